@@ -1,0 +1,183 @@
+//! A file for a recipient: a [`tink_stream`] under a fresh key that is wrapped for the recipient's public key.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 7 | magic: `89 53 52 53 45 41 4C` (`\x89SRSEAL`) |
+//! | 1 | version, 1 |
+//! | 4 | length *n* of the header, big-endian, at most 16,384 |
+//! | *n* | header: JSON `{"key":JWE}`, the file key's 32 bytes as a JWE in flattened JSON form ([`strongroom_wire::jwe`]) |
+//! | rest | [`tink_stream`] with the file key and segments of [`tink_stream::SEGMENT_SIZE`] bytes |
+//!
+//! The stream's associated data is every byte before it (magic to header, as they are in the file) followed by the file's
+//! name. The prefix tells its own length, so no two pairs of prefix and name give the same associated data. The name
+//! is not in the file; a reader must know it.
+//!
+//! It hides the content from all but the recipient and shows changes to whoever opens it. It does **not** say who sealed it: anyone
+//! can seal a file for a public key.
+
+use std::io::{self, BufRead, Read, Write};
+
+use serde::{Deserialize, Serialize};
+use strongroom_wire::jwe::{self, DecryptionKey, Jwe};
+use strongroom_wire::jwk::TeePublicKey;
+use zeroize::Zeroizing;
+
+use crate::stream::read_full;
+use crate::{CipherfileError, FileKey, tink_stream};
+
+/// The version that this crate reads and writes.
+pub(crate) const VERSION: u8 = 1;
+
+pub(crate) const MAGIC: [u8; 7] = *b"\x89SRSEAL";
+
+const MAX_HEADER_LEN: usize = 16 * 1024;
+
+/// Magic, version and the header's length.
+const PREFIX_LEN: usize = MAGIC.len() + 1 + 4;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    key: Jwe,
+}
+
+/// Encrypts what is written to it for one recipient.
+///
+/// The caller must call [`finish`](Self::finish): without it the file has no end and no reader accepts it.
+pub struct Sealer<W: Write>(tink_stream::Encryptor<W>);
+
+impl<W: Write> Sealer<W> {
+    /// Draws a file key, wraps it for `recipient` and writes the header to `inner`. Readers must give the same `name`.
+    ///
+    /// # Errors
+    /// When `recipient` is not a usable key, or the random generator or `inner` fails.
+    pub fn new(
+        mut inner: W,
+        recipient: &TeePublicKey,
+        name: &[u8],
+    ) -> Result<Self, CipherfileError> {
+        let key = FileKey::generate()?;
+        let wrapped =
+            jwe::encrypt(recipient, key.expose_bytes()).map_err(CipherfileError::KeyWrap)?;
+        let header =
+            serde_json::to_vec(&Header { key: wrapped }).map_err(CipherfileError::HeaderJson)?;
+        let mut bound = prefix(header.len())?.to_vec();
+        bound.extend_from_slice(&header);
+        inner.write_all(&bound)?;
+        bound.extend_from_slice(name);
+        tink_stream::Encryptor::new(inner, &key, &bound).map(Self)
+    }
+
+    /// Seals the end, flushes, and returns the writer underneath.
+    ///
+    /// # Errors
+    /// When an earlier write failed, or the writer underneath fails now.
+    pub fn finish(self) -> io::Result<W> {
+        self.0.finish()
+    }
+}
+
+impl<W: Write> Write for Sealer<W> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.write(data)
+    }
+
+    /// Flushes the writer underneath. An unfinished segment stays here.
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Decrypts a sealed file, with all the promises of [`tink_stream::Decryptor`].
+pub struct Opener<R: Read>(tink_stream::Decryptor<R>);
+
+impl<R: Read> Opener<R> {
+    /// Reads the header and unwraps the file key. A wrong name shows only when the first segment is read.
+    ///
+    /// # Errors
+    /// When `inner` fails, is not a sealed file, or is sealed for another key.
+    pub fn new(
+        mut inner: R,
+        recipient: &DecryptionKey,
+        name: &[u8],
+    ) -> Result<Self, CipherfileError> {
+        let mut bound = read_prefix_and_header(&mut inner)?;
+        let header: Header =
+            serde_json::from_slice(&bound[PREFIX_LEN..]).map_err(CipherfileError::HeaderJson)?;
+        let key: Zeroizing<Vec<u8>> = recipient
+            .decrypt(&header.key)
+            .map_err(CipherfileError::KeyWrap)?;
+        let key = FileKey::from_slice(&key)?;
+        bound.extend_from_slice(name);
+        tink_stream::Decryptor::new(inner, &key, &bound).map(Self)
+    }
+}
+
+impl<R: Read> BufRead for Opener<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.0.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.0.consume(amount);
+    }
+}
+
+impl<R: Read> Read for Opener<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.0.read(out)
+    }
+}
+
+fn prefix(header_len: usize) -> Result<[u8; PREFIX_LEN], CipherfileError> {
+    let too_long = CipherfileError::HeaderTooLong {
+        found: header_len,
+        max: MAX_HEADER_LEN,
+    };
+    let length = match u32::try_from(header_len) {
+        Ok(length) if header_len <= MAX_HEADER_LEN => length,
+        _ => return Err(too_long),
+    };
+    let mut prefix = [0; PREFIX_LEN];
+    prefix[..MAGIC.len()].copy_from_slice(&MAGIC);
+    prefix[MAGIC.len()] = VERSION;
+    prefix[MAGIC.len() + 1..].copy_from_slice(&length.to_be_bytes());
+    Ok(prefix)
+}
+
+/// Everything before the stream, exactly as it is in the file. The length is checked before it is allocated.
+fn read_prefix_and_header(inner: &mut impl Read) -> Result<Vec<u8>, CipherfileError> {
+    let mut bytes = vec![0; PREFIX_LEN];
+    let found = read_full(inner, &mut bytes)?;
+    if !MAGIC.starts_with(&bytes[..found.min(MAGIC.len())]) {
+        return Err(CipherfileError::NotSealed);
+    }
+    if found < PREFIX_LEN {
+        return Err(CipherfileError::HeaderCut {
+            found,
+            wanted: PREFIX_LEN,
+        });
+    }
+    let (version, length) = (bytes[MAGIC.len()], &bytes[MAGIC.len() + 1..]);
+    if version != VERSION {
+        return Err(CipherfileError::SealedVersion { found: version });
+    }
+    let length = length
+        .iter()
+        .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+    if length > MAX_HEADER_LEN {
+        return Err(CipherfileError::HeaderTooLong {
+            found: length,
+            max: MAX_HEADER_LEN,
+        });
+    }
+    bytes.resize(PREFIX_LEN + length, 0);
+    let found = read_full(inner, &mut bytes[PREFIX_LEN..])?;
+    if found < length {
+        return Err(CipherfileError::HeaderCut {
+            found: PREFIX_LEN + found,
+            wanted: PREFIX_LEN + length,
+        });
+    }
+    Ok(bytes)
+}
