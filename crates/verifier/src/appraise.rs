@@ -1,0 +1,311 @@
+//! Appraisal: verified evidence and reference values in, an AR4SI trust vector out.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use strongroom_wire::ear::TrustVector;
+use strongroom_wire::jwk::TeePublicKey;
+use strongroom_wire::tee::Tee;
+
+use crate::policy::{PolicyError, Rego};
+use crate::{Assurance, ReferenceValues, VerifiedEvidence};
+
+/// A policy that grades evidence: package `policy`, rule `trust_claims`, and perhaps `extensions`.
+#[derive(Clone, Debug)]
+pub struct AppraisalPolicy {
+    rego: Rego,
+    extensions: bool,
+}
+
+impl AppraisalPolicy {
+    /// Parses a policy and tries it on empty input, so that one that does not parse, does not end, or
+    /// returns claims that do not exist is refused when it is set and not when a guest waits.
+    ///
+    /// # Errors
+    /// [`PolicyError`], with line and column where the text is at fault.
+    pub fn compile(id: &str, rego: &str) -> Result<Self, PolicyError> {
+        let rego = Rego::compile(id, rego, TRUST_CLAIMS)?.prepared(TRUST_CLAIMS)?;
+        let policy = Self { extensions: rego.declares(EXTENSIONS), rego };
+        match policy.evaluate(Value::Object(Map::new()), Arc::default(), 0) {
+            Ok(_) | Err(PolicyError::NoClaims { .. }) => Ok(policy),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The policy for CPU platforms that ships: [`Self::DEFAULT_CPU`].
+    pub fn default_cpu() -> Self {
+        Self::compile(DEFAULT_CPU_ID, Self::DEFAULT_CPU).expect("the shipped policy compiles, as its test shows")
+    }
+
+    /// The text of the policy for CPU platforms that ships.
+    pub const DEFAULT_CPU: &'static str = include_str!("policies/default_cpu.rego");
+
+    /// The policy's id, as `ear.appraisal-policy-id` has it: without the platform class.
+    pub fn id(&self) -> &str {
+        self.rego.id().split_once('_').map_or(self.rego.id(), |(id, _class)| id)
+    }
+
+    fn evaluate(
+        &self,
+        input: Value,
+        values: Arc<ReferenceValues>,
+        now: u64,
+    ) -> Result<(TrustVector, Map<String, Value>), PolicyError> {
+        let mut evaluation = self.rego.evaluation(input).with_reference_values(values, now)?;
+        let vector = self.trust_vector(evaluation.value(TRUST_CLAIMS)?)?;
+        let extensions = match self.extensions {
+            true => evaluation.value(EXTENSIONS)?.map(|list| self.extensions(list)).transpose()?,
+            false => None,
+        };
+        Ok((vector, extensions.unwrap_or_default()))
+    }
+
+    fn trust_vector(&self, claims: Option<Value>) -> Result<TrustVector, PolicyError> {
+        let policy = || self.rego.id().to_owned();
+        let Some(Value::Object(claims)) = claims else {
+            return Err(PolicyError::NoClaims { policy: policy() });
+        };
+        let mut vector = TrustVector::default();
+        for (name, value) in claims {
+            let Some(tier) = value.as_i64().and_then(|number| i8::try_from(number).ok()) else {
+                return Err(PolicyError::ClaimValue { policy: policy(), name, value: value.to_string() });
+            };
+            let slot = match name.as_str() {
+                "instance-identity" => &mut vector.instance_identity,
+                "configuration" => &mut vector.configuration,
+                "executables" => &mut vector.executables,
+                "file-system" => &mut vector.file_system,
+                "hardware" => &mut vector.hardware,
+                "runtime-opaque" => &mut vector.runtime_opaque,
+                "storage-opaque" => &mut vector.storage_opaque,
+                "sourced-data" => &mut vector.sourced_data,
+                _ => return Err(PolicyError::UnknownClaim { policy: policy(), name }),
+            };
+            *slot = tier;
+        }
+        Ok(vector)
+    }
+
+    /// Upstream's form of an extension is `{name, key, value}`; the token carries name and value.
+    fn extensions(&self, list: Value) -> Result<Map<String, Value>, PolicyError> {
+        let malformed = || PolicyError::Evaluation {
+            policy: self.rego.id().to_owned(),
+            message: "`extensions` must be an array of objects with `name`, `key` and `value`".to_owned(),
+        };
+        let Value::Array(list) = list else { return Err(malformed()) };
+        list.into_iter()
+            .map(|extension| {
+                let Value::Object(mut members) = extension else { return Err(malformed()) };
+                match (members.remove("name"), members.remove("value")) {
+                    (Some(Value::String(name)), Some(value)) if !RESERVED.contains(&name.as_str()) => {
+                        Ok((name, value))
+                    }
+                    _ => Err(malformed()),
+                }
+            })
+            .collect()
+    }
+}
+
+/// Grades verified evidence.
+///
+/// # Errors
+/// [`AppraiseError`] when the policy fails; evidence that it grades badly is no error but a bad grade.
+pub fn appraise(
+    verified: VerifiedEvidence,
+    values: &Arc<ReferenceValues>,
+    policy: &AppraisalPolicy,
+    now: u64,
+) -> Result<AppraisedClaims, AppraiseError> {
+    let annotated_evidence = verified.policy_input();
+    let (trust_vector, extensions) =
+        policy.evaluate(Value::Object(annotated_evidence.clone()), Arc::clone(values), now)?;
+    Ok(AppraisedClaims {
+        tee: verified.tee,
+        tee_key: verified.tee_key,
+        assurance: verified.assurance,
+        trust_vector,
+        annotated_evidence,
+        extensions,
+        policy_id: policy.id().to_owned(),
+    })
+}
+
+/// What an appraisal found: the only thing from which a token is issued.
+#[derive(Clone, Debug)]
+pub struct AppraisedClaims {
+    tee: Tee,
+    tee_key: TeePublicKey,
+    assurance: Assurance,
+    trust_vector: TrustVector,
+    annotated_evidence: Map<String, Value>,
+    extensions: Map<String, Value>,
+    policy_id: String,
+}
+
+impl AppraisedClaims {
+    /// The platform of the evidence.
+    pub fn tee(&self) -> Tee {
+        self.tee
+    }
+
+    /// The key that the evidence binds: whatever is released is encrypted to it.
+    pub fn tee_key(&self) -> &TeePublicKey {
+        &self.tee_key
+    }
+
+    /// What the evidence rests on.
+    pub fn assurance(&self) -> Assurance {
+        self.assurance
+    }
+
+    /// The grades.
+    pub fn trust_vector(&self) -> &TrustVector {
+        &self.trust_vector
+    }
+
+    /// The policy's input, which the token carries as `ear.veraison.annotated-evidence`.
+    pub fn annotated_evidence(&self) -> &Map<String, Value> {
+        &self.annotated_evidence
+    }
+
+    /// Further members of the token's submodule that the policy asked for.
+    pub fn extensions(&self) -> &Map<String, Value> {
+        &self.extensions
+    }
+
+    /// The policy that graded.
+    pub fn policy_id(&self) -> &str {
+        &self.policy_id
+    }
+}
+
+/// Why evidence could not be graded.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppraiseError {
+    /// The policy failed.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+}
+
+/// The id under which the policy for CPU platforms is stored and set.
+pub const DEFAULT_CPU_ID: &str = "default_cpu";
+
+const TRUST_CLAIMS: &str = "data.policy.trust_claims";
+const EXTENSIONS: &str = "data.policy.extensions";
+/// Members of a submodule that no extension may replace.
+const RESERVED: [&str; 4] = [
+    "ear.status",
+    "ear.trustworthiness-vector",
+    "ear.appraisal-policy-id",
+    "ear.veraison.annotated-evidence",
+];
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+    use strongroom_wire::ear::Tier;
+
+    use super::*;
+    use crate::ReferenceValue;
+
+    fn grade(input: Value, values: &[(&str, Value)]) -> TrustVector {
+        let values = values
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), ReferenceValue { value: value.clone(), expires: 100 }))
+            .collect();
+        AppraisalPolicy::default_cpu().evaluate(input, Arc::new(values), 50).unwrap().0
+    }
+
+    fn sample() -> Value {
+        json!({"sample": {"svn": "1", "launch_digest": "abcde", "debug": false, "platform_version": {"major": 1, "minor": 4}}})
+    }
+
+    fn reference_values() -> Vec<(&'static str, Value)> {
+        vec![
+            ("launch_digest", json!(["abcde"])),
+            ("svn", json!(["1"])),
+            ("major_version", json!(1)),
+            ("minimum_minor_version", json!(1)),
+        ]
+    }
+
+    #[test]
+    fn sample_that_meets_every_reference_value_is_affirming() {
+        let vector = grade(sample(), &reference_values());
+        assert_eq!((vector.executables, vector.hardware, vector.configuration), (3, 2, 2));
+        assert_eq!(vector.status(), Tier::Affirming);
+    }
+
+    #[test]
+    fn empty_input_is_contraindicated() {
+        let vector = grade(json!({}), &reference_values());
+        assert_eq!((vector.executables, vector.hardware, vector.configuration), (33, 97, 36));
+        assert_eq!(vector.status(), Tier::Contraindicated);
+    }
+
+    #[test]
+    fn each_missing_reference_value_spoils_the_grade() {
+        for missing in ["launch_digest", "svn", "major_version", "minimum_minor_version"] {
+            let values: Vec<_> = reference_values().into_iter().filter(|(name, _)| *name != missing).collect();
+            assert_ne!(grade(sample(), &values).status(), Tier::Affirming, "{missing}");
+        }
+    }
+
+    #[test]
+    fn null_launch_digest_does_not_match_an_absent_reference_value() {
+        let mut input = sample();
+        input["sample"]["launch_digest"] = Value::Null;
+        let values: Vec<_> = reference_values().into_iter().skip(1).collect();
+        assert_eq!(grade(input, &values).executables, 33);
+    }
+
+    #[test]
+    fn debug_sample_keeps_the_contraindicated_configuration() {
+        let mut input = sample();
+        input["sample"]["debug"] = json!(true);
+        assert_eq!(grade(input, &reference_values()).configuration, 36);
+    }
+
+    #[test]
+    fn unbound_initdata_keeps_the_contraindicated_configuration() {
+        let mut input = sample();
+        input["init_data_bound"] = json!(false);
+        assert_eq!(grade(input.clone(), &reference_values()).configuration, 36);
+        input["init_data_bound"] = json!(true);
+        assert_eq!(grade(input, &reference_values()).configuration, 2);
+    }
+
+    #[test]
+    fn claim_that_ar4si_does_not_know_is_refused_when_the_policy_is_set() {
+        let error = AppraisalPolicy::compile("p", "package policy\n\ntrust_claims := {\"hardwear\": 2}").unwrap_err();
+        assert_eq!(error, PolicyError::UnknownClaim { policy: "p".into(), name: "hardwear".into() });
+    }
+
+    #[test]
+    fn claim_that_is_no_small_integer_is_refused() {
+        for value in ["\"2\"", "2.5", "128", "-129", "null", "true"] {
+            let text = format!("package policy\n\ntrust_claims := {{\"hardware\": {value}}}");
+            assert!(
+                matches!(AppraisalPolicy::compile("p", &text), Err(PolicyError::ClaimValue { .. })),
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn extension_cannot_replace_the_verdict() {
+        let text = "package policy\n\ntrust_claims := {}\n\nextensions := [{\"name\": \"ear.status\", \"key\": 1, \"value\": \"affirming\"}]";
+        assert!(matches!(AppraisalPolicy::compile("p", text), Err(PolicyError::Evaluation { .. })));
+    }
+
+    #[test]
+    fn upstream_style_extension_is_carried() {
+        let text = "package policy\n\ntrust_claims := {\"hardware\": 2}\n\nextensions := [{\"name\": \"ear.trustee.identifiers\", \"key\": -18, \"value\": {\"validated\": {}}}]";
+        let policy = AppraisalPolicy::compile("p", text).unwrap();
+        let (_, extensions) = policy.evaluate(json!({}), Arc::default(), 0).unwrap();
+        assert_eq!(extensions["ear.trustee.identifiers"], json!({"validated": {}}));
+    }
+}

@@ -1,0 +1,283 @@
+//! Rego by regorus: parsed and analysed once per policy version, evaluated on a clone.
+//!
+//! A policy that does not parse, lacks its rule, or does not end is refused here, whoever wrote it.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use regorus::utils::limits::ExecutionTimerConfig;
+use regorus::{Engine, LimitError, Value};
+
+use crate::ReferenceValues;
+
+/// Why a policy cannot be used, or failed when it was.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// The text is not Rego.
+    #[error("policy {policy:?}, line {line}, column {column}: {message}")]
+    Syntax {
+        /// Which policy.
+        policy: String,
+        /// The line, from 1.
+        line: u32,
+        /// The column, from 1.
+        column: u32,
+        /// What is wrong there.
+        message: String,
+    },
+    /// The text is longer than allowed.
+    #[error("the policy has {actual} bytes, at most {limit}")]
+    TooLarge {
+        /// Its length.
+        actual: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The package or the rule that is asked for is not there.
+    #[error("policy {policy:?} does not define {rule}")]
+    MissingRule {
+        /// Which policy.
+        policy: String,
+        /// The rule asked for.
+        rule: String,
+    },
+    /// It calls a function whose cost nothing bounds.
+    #[error("policy {policy:?} calls {function}, which can allocate without bound and is not available")]
+    UnboundedFunction {
+        /// Which policy.
+        policy: String,
+        /// The function.
+        function: &'static str,
+    },
+    /// The evaluation did not end in time.
+    #[error("policy {policy:?} did not end within {limit_milliseconds} ms")]
+    TimeLimit {
+        /// Which policy.
+        policy: String,
+        /// The limit.
+        limit_milliseconds: u64,
+    },
+    /// The evaluation failed, as by two rules that give different values.
+    #[error("policy {policy:?} failed: {message}")]
+    Evaluation {
+        /// Which policy.
+        policy: String,
+        /// What the evaluator says.
+        message: String,
+    },
+    /// A trust claim has a name that AR4SI does not know.
+    #[error("policy {policy:?} returns the trust claim {name:?}, which does not exist")]
+    UnknownClaim {
+        /// Which policy.
+        policy: String,
+        /// The name.
+        name: String,
+    },
+    /// A trust claim is not an integer of -128 to 127.
+    #[error("policy {policy:?} returns {value} for the trust claim {name:?}, wanted an integer from -128 to 127")]
+    ClaimValue {
+        /// Which policy.
+        policy: String,
+        /// The claim.
+        name: String,
+        /// The value, as JSON.
+        value: String,
+    },
+    /// `trust_claims` has no value, or one that is not an object.
+    #[error("policy {policy:?} gives no trust claims")]
+    NoClaims {
+        /// Which policy.
+        policy: String,
+    },
+}
+
+/// A parsed policy. Evaluations share it and leave it as it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Rego {
+    id: String,
+    engine: Engine,
+}
+
+impl Rego {
+    /// Parses `text` and demands `rule`, such as `data.policy.allow`.
+    pub(crate) fn compile(id: &str, text: &str, rule: &str) -> Result<Self, PolicyError> {
+        if text.len() > MAX_BYTES {
+            return Err(PolicyError::TooLarge { actual: text.len(), limit: MAX_BYTES });
+        }
+        if let Some(function) = UNBOUNDED.into_iter().find(|name| text.contains(name)) {
+            return Err(PolicyError::UnboundedFunction { policy: id.to_owned(), function });
+        }
+        let mut engine = Engine::new();
+        engine.set_execution_timer_config(ExecutionTimerConfig {
+            limit: TIME_LIMIT,
+            check_interval: CHECK_INTERVAL,
+        });
+        engine
+            .add_policy(id.to_owned(), text.to_owned())
+            .map_err(|e| error(id, e.to_string(), e.downcast_ref()))?;
+        let policy = Self { id: id.to_owned(), engine };
+        if !policy.declares(rule) {
+            return Err(PolicyError::MissingRule { policy: policy.id, rule: rule.to_owned() });
+        }
+        Ok(policy)
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Whether the text has a rule of this name.
+    pub(crate) fn declares(&self, rule: &str) -> bool {
+        self.engine.has_declared_rule_rooted_at(&self.id, rule).unwrap_or(false)
+    }
+
+    /// Analyses the policy now, so that evaluations on clones do not.
+    pub(crate) fn prepared(mut self, rule: &str) -> Result<Self, PolicyError> {
+        self.engine
+            .compile_with_entrypoint(&rule.into())
+            .map_err(|e| error(&self.id, e.to_string(), e.downcast_ref()))?;
+        Ok(self)
+    }
+
+    /// Starts an evaluation over `input`.
+    pub(crate) fn evaluation(&self, input: serde_json::Value) -> Evaluation {
+        let mut engine = self.engine.clone();
+        engine.set_input(Value::from(input));
+        Evaluation { id: self.id.clone(), engine }
+    }
+}
+
+/// One evaluation: an input, perhaps data and reference values, and the rules asked for.
+pub(crate) struct Evaluation {
+    id: String,
+    engine: Engine,
+}
+
+impl Evaluation {
+    /// Sets the `data` document.
+    pub(crate) fn with_data(mut self, data: serde_json::Value) -> Result<Self, PolicyError> {
+        self.engine
+            .add_data(Value::from(data))
+            .map_err(|e| error(&self.id, e.to_string(), e.downcast_ref()))?;
+        Ok(self)
+    }
+
+    /// Answers `query_reference_value(name)` from `values`: null when absent or expired.
+    pub(crate) fn with_reference_values(
+        mut self,
+        values: Arc<ReferenceValues>,
+        now: u64,
+    ) -> Result<Self, PolicyError> {
+        let query = move |arguments: Vec<Value>| {
+            let value = match arguments.first() {
+                Some(Value::String(name)) => values.value(name, now).cloned(),
+                _ => None,
+            };
+            Ok(value.map_or(Value::Null, Value::from))
+        };
+        self.engine
+            .add_extension("query_reference_value".to_owned(), 1, Box::new(query))
+            .map_err(|e| error(&self.id, e.to_string(), e.downcast_ref()))?;
+        Ok(self)
+    }
+
+    /// The value of a rule; `None` when it is undefined.
+    pub(crate) fn value(&mut self, rule: &str) -> Result<Option<serde_json::Value>, PolicyError> {
+        let value = self
+            .engine
+            .eval_rule(rule.to_owned())
+            .map_err(|e| error(&self.id, e.to_string(), e.downcast_ref()))?;
+        if value == Value::Undefined {
+            return Ok(None);
+        }
+        serde_json::to_value(&value)
+            .map(Some)
+            .map_err(|e| PolicyError::Evaluation { policy: self.id.clone(), message: e.to_string() })
+    }
+}
+
+/// Sorts a regorus error by what it says: it has a place in the text, a limit, or neither.
+fn error(id: &str, text: String, limit: Option<&LimitError>) -> PolicyError {
+    if let Some(LimitError::TimeLimitExceeded { .. }) = limit {
+        return PolicyError::TimeLimit {
+            policy: id.to_owned(),
+            limit_milliseconds: u64::try_from(TIME_LIMIT.as_millis()).unwrap_or(u64::MAX),
+        };
+    }
+    let message = text.rsplit_once("error: ").map_or(text.as_str(), |(_, message)| message);
+    let message: String = message.trim().chars().take(MAX_MESSAGE).collect();
+    match place(id, &text) {
+        Some((line, column)) => PolicyError::Syntax { policy: id.to_owned(), line, column, message },
+        None => PolicyError::Evaluation { policy: id.to_owned(), message },
+    }
+}
+
+/// Finds `--> <id>:<line>:<column>`, which regorus puts before each message that has a place.
+fn place(id: &str, text: &str) -> Option<(u32, u32)> {
+    let after = text.split_once(&format!("--> {id}:"))?.1;
+    let mut numbers = after.lines().next()?.split(':');
+    Some((numbers.next()?.trim().parse().ok()?, numbers.next()?.trim().parse().ok()?))
+}
+
+const MAX_BYTES: usize = 256 * 1024;
+const MAX_MESSAGE: usize = 512;
+const TIME_LIMIT: Duration = Duration::from_millis(500);
+const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(64).expect("64 is not zero");
+/// These allocate from one number in their arguments, before any limit is looked at.
+const UNBOUNDED: [&str; 3] = ["numbers.range", "bits.lsh", "strings.repeat"];
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn syntax_error_names_line_and_column() {
+        let error = Rego::compile("p", "package policy\n\nallow := if {", "data.policy.allow").unwrap_err();
+        let PolicyError::Syntax { line, column, .. } = error else { unreachable!("{error}") };
+        assert_eq!((line, column), (3, 10));
+    }
+
+    #[test]
+    fn policy_of_another_package_is_refused() {
+        assert!(matches!(
+            Rego::compile("p", "package other\n\ndefault allow := true", "data.policy.allow"),
+            Err(PolicyError::MissingRule { .. })
+        ));
+    }
+
+    #[test]
+    fn policy_that_does_not_end_is_stopped() {
+        let digits = "[0,1,2,3,4,5,6,7,8,9]";
+        let text = format!(
+            "package policy\n\nimport rego.v1\n\nd := {digits}\n\nallow if {{\n count([1 | some a in d; some b in d; some c in d; some e in d; some f in d; some g in d; some h in d; some i in d; some j in d]) > 0\n}}"
+        );
+        let policy = Rego::compile("p", &text, "data.policy.allow").unwrap();
+        let outcome = policy.evaluation(serde_json::json!({})).value("data.policy.allow");
+        assert!(matches!(outcome, Err(PolicyError::TimeLimit { .. })), "{outcome:?}");
+    }
+
+    #[test]
+    fn function_that_allocates_without_bound_is_refused() {
+        let text = "package policy\n\nallow := numbers.range(1, 1000000000000)";
+        assert!(matches!(
+            Rego::compile("p", text, "data.policy.allow"),
+            Err(PolicyError::UnboundedFunction { function: "numbers.range", .. })
+        ));
+    }
+
+    #[test]
+    fn rules_that_contradict_each_other_are_an_error() {
+        let text = "package policy\n\nimport rego.v1\n\nallow := true if input.a\n\nallow := false if input.a";
+        let policy = Rego::compile("p", text, "data.policy.allow").unwrap();
+        assert!(policy.evaluation(serde_json::json!({"a": true})).value("data.policy.allow").is_err());
+    }
+
+    #[test]
+    fn oversized_policy_is_refused() {
+        let text = format!("package policy\n# {}", "x".repeat(MAX_BYTES));
+        assert!(matches!(Rego::compile("p", &text, "data.policy.allow"), Err(PolicyError::TooLarge { .. })));
+    }
+}

@@ -1,0 +1,502 @@
+//! Release policies: whether a token may have a resource, and if not, why.
+//!
+//! Upstream's input shape: `input` is the token's payload, `data` has `plugin`, `resource-path` and `query`,
+//! the verdict is `data.policy.allow`. Ours may also define `data.policy.denials`, entries of
+//! `{rule, claim, expected, actual}`, which explain a denial to the owner and decide nothing.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use strongroom_wire::ear::Tier;
+use strongroom_wire::resource::ResourcePath;
+
+use crate::Assurance;
+use crate::policy::{PolicyError, Rego};
+
+/// A parsed release policy.
+#[derive(Clone, Debug)]
+pub struct ReleasePolicy {
+    rego: Rego,
+    denials: bool,
+}
+
+impl ReleasePolicy {
+    /// Parses a policy and tries it on an empty token, so that one that does not parse or does not end is
+    /// refused when it is set.
+    ///
+    /// # Errors
+    /// [`PolicyError`], with line and column where the text is at fault.
+    pub fn compile(rego: &str) -> Result<Self, PolicyError> {
+        let rego = Rego::compile(POLICY_ID, rego, ALLOW)?;
+        let policy = Self { denials: rego.declares(DENIALS), rego };
+        let mut evaluation = policy.rego.evaluation(json!({})).with_data(data(["", "", ""], &BTreeMap::new()))?;
+        evaluation.value(ALLOW)?;
+        Ok(policy)
+    }
+
+    /// The policy that holds until the owner sets one: [`Self::DEFAULT`].
+    pub fn closed_by_default() -> Self {
+        Self::compile(Self::DEFAULT).expect("the shipped policy compiles, as its test shows")
+    }
+
+    /// The text of the policy that ships: affirming, on hardware, init-data bound.
+    pub const DEFAULT: &'static str = include_str!("policies/default_release.rego");
+
+    /// Decides over a token's payload and the resource asked for. Only the boolean `true` allows.
+    ///
+    /// # Errors
+    /// [`PolicyError`] when the evaluation fails; the caller owes to treat that as a denial.
+    pub fn evaluate(
+        &self,
+        token: &Value,
+        path: &ResourcePath,
+        query: &BTreeMap<String, String>,
+    ) -> Result<Decision, PolicyError> {
+        let data = data([path.repo(), path.r#type(), path.tag()], query);
+        let mut evaluation = self.rego.evaluation(token.clone()).with_data(data)?;
+        let verdict = evaluation.value(ALLOW)?;
+        if verdict == Some(Value::Bool(true)) {
+            return Ok(Decision::Allow);
+        }
+        let denials = match self.denials {
+            // An explanation that fails must not hide the denial that it explains.
+            true => evaluation.value(DENIALS).ok().flatten().map(reasons).unwrap_or_default(),
+            false => Vec::new(),
+        };
+        let reasons = match denials.is_empty() {
+            true => vec![Reason {
+                rule: ALLOW.to_owned(),
+                claim: path.to_string(),
+                expected: json!(true),
+                actual: verdict.unwrap_or_else(|| json!("undefined")),
+            }],
+            false => denials,
+        };
+        Ok(Decision::Deny { reasons })
+    }
+}
+
+/// What a release policy says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// The resource may leave.
+    Allow,
+    /// It may not.
+    Deny {
+        /// Why, at least one.
+        reasons: Vec<Reason>,
+    },
+}
+
+/// One reason of a denial: which rule, which claim it looked at, what it wanted and what it found.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Reason {
+    /// The rule, in the policy's own words.
+    pub rule: String,
+    /// The claim that it looked at.
+    pub claim: String,
+    /// What would have passed.
+    pub expected: Value,
+    /// What was there.
+    pub actual: Value,
+}
+
+/// One rule of a policy that nobody has to write Rego for: who may have the resources that a pattern names.
+///
+/// A guest passes when it meets every requirement that is set. Every submodule of its token must reach
+/// `tier`, which is affirming unless lowered.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Requirement {
+    pattern: String,
+    tier: Option<Tier>,
+    assurance: Option<Assurance>,
+    initdata_digest: Option<String>,
+    claims: Vec<(Vec<String>, Value)>,
+}
+
+impl Requirement {
+    /// Starts a rule for resources like `default/fraud-*/*`: three parts, each a name that may end in `*`.
+    ///
+    /// # Errors
+    /// [`PatternError`] for anything else.
+    pub fn for_resources(pattern: &str) -> Result<Self, PatternError> {
+        let parts: Vec<&str> = pattern.split('/').collect();
+        let well_formed = |part: &&str| {
+            let stem = part.strip_suffix('*').unwrap_or(part);
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+            !part.is_empty() && !stem.starts_with('.') && stem.chars().all(plain) && part.len() <= MAX_PART
+        };
+        if parts.len() != 3 || !parts.iter().all(well_formed) {
+            return Err(PatternError { pattern: pattern.chars().take(64).collect() });
+        }
+        Ok(Self {
+            pattern: pattern.to_owned(),
+            tier: Some(Tier::Affirming),
+            assurance: None,
+            initdata_digest: None,
+            claims: Vec::new(),
+        })
+    }
+
+    /// Demands exactly this tier of every submodule.
+    #[must_use]
+    pub fn tier(mut self, tier: Tier) -> Self {
+        self.tier = Some(tier);
+        self
+    }
+
+    /// Demands no tier: the other requirements alone decide.
+    #[must_use]
+    pub fn insecure_any_tier(mut self) -> Self {
+        self.tier = None;
+        self
+    }
+
+    /// Demands this assurance of every submodule.
+    #[must_use]
+    pub fn assurance(mut self, assurance: Assurance) -> Self {
+        self.assurance = Some(assurance);
+        self
+    }
+
+    /// Demands that the platform's register holds this init-data digest.
+    #[must_use]
+    pub fn initdata_digest(mut self, digest: &[u8]) -> Self {
+        self.initdata_digest = Some(hex::encode(digest));
+        self
+    }
+
+    /// Demands a value of a claim of `cpu0`, by its path in the annotated evidence, such as
+    /// `["snp", "measurement"]`.
+    #[must_use]
+    pub fn claim(mut self, path: &[&str], value: Value) -> Self {
+        self.claims.push((path.iter().map(|part| (*part).to_owned()).collect(), value));
+        self
+    }
+
+    /// The checks of one submodule, as Rego objects: the verdict and its explanation both read them.
+    fn checks(&self) -> (Vec<String>, Vec<String>) {
+        let rule = |what: &str| json!(format!("{}: {what}", self.pattern)).to_string();
+        let check = |what: &str, claim: String, expected: Value, actual: String| {
+            format!(
+                "\t{{\"rule\": {}, \"claim\": {claim}, \"expected\": {expected}, \"actual\": {actual}}},\n",
+                rule(what)
+            )
+        };
+        let claim = |name: &str| format!("sprintf(\"submods.%s.{name}\", [name])");
+        let evidence = |path: &[String]| {
+            let mut full = vec![json!(ANNOTATED)];
+            full.extend(path.iter().map(|part| json!(part)));
+            format!("object.get(submod, {}, \"absent\")", Value::Array(full))
+        };
+        let mut every = Vec::new();
+        if let Some(tier) = self.tier {
+            every.push(check(
+                "tier",
+                claim("ear.status"),
+                json!(tier),
+                "object.get(submod, \"ear.status\", \"absent\")".to_owned(),
+            ));
+        }
+        if let Some(assurance) = self.assurance {
+            let path = ["assurance".to_owned()];
+            every.push(check("assurance", claim("assurance"), json!(assurance.as_str()), evidence(&path)));
+        }
+        let mut cpu = Vec::new();
+        if let Some(digest) = &self.initdata_digest {
+            let path = ["init_data".to_owned()];
+            cpu.push(check("init-data", claim("init_data"), json!(digest), evidence(&path)));
+            let path = ["init_data_bound".to_owned()];
+            cpu.push(check("init-data is bound", claim("init_data_bound"), json!(true), evidence(&path)));
+        }
+        for (path, value) in &self.claims {
+            let name = format!("sprintf(\"submods.%s.%s\", [name, {}])", json!(path.join(".")));
+            cpu.push(check("claim", name, value.clone(), evidence(path)));
+        }
+        (every, cpu)
+    }
+
+    /// The pattern as an anchored regular expression; its only special characters are `.` and the final `*`.
+    fn expression(&self) -> String {
+        let parts: Vec<String> = self
+            .pattern
+            .split('/')
+            .map(|part| match part.strip_suffix('*') {
+                Some(stem) => format!("{}[^/]*", stem.replace('.', "[.]")),
+                None => part.replace('.', "[.]"),
+            })
+            .collect();
+        format!("^{}$", parts.join("/"))
+    }
+}
+
+/// Writes the Rego of a policy that allows what one of `requirements` allows, and nothing else.
+pub fn requiring(requirements: &[Requirement]) -> String {
+    let mut text = String::from(PREAMBLE);
+    for (number, requirement) in (1..).zip(requirements) {
+        let (every, cpu) = requirement.checks();
+        let pattern = &requirement.pattern;
+        let expression = requirement.expression();
+        // Writing to a string cannot fail.
+        let _: Result<(), std::fmt::Error> = write!(
+            text,
+            "\n##### {pattern} #####\n\nmatches_{number} if regex.match(`{expression}`, path)\n\n\
+             checks_{number}(name, submod) := array.concat([\n{every}], cpu_checks_{number}(name, submod))\n\n\
+             default cpu_checks_{number}(_, _) := []\n\n\
+             cpu_checks_{number}(name, submod) := [\n{cpu}] if name == \"cpu0\"\n\n\
+             allow if {{\n\tdata.plugin == \"resource\"\n\tmatches_{number}\n\tinput.submods.cpu0\n\
+             \tevery name, submod in input.submods {{\n\t\tevery check in checks_{number}(name, submod) {{\n\
+             \t\t\tcheck.actual == check.expected\n\t\t}}\n\t}}\n}}\n\n\
+             denials contains check if {{\n\tmatches_{number}\n\tsome name, submod in input.submods\n\
+             \tsome check in checks_{number}(name, submod)\n\tcheck.actual != check.expected\n}}\n\n\
+             covered if matches_{number}\n",
+            every = every.concat(),
+            cpu = cpu.concat(),
+        );
+    }
+    text
+}
+
+/// A pattern that does not name resources.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{pattern:?} is no resource pattern: three parts, repository/type/tag, each a name that may end in *")]
+pub struct PatternError {
+    pattern: String,
+}
+
+fn data(path: [&str; 3], query: &BTreeMap<String, String>) -> Value {
+    json!({"plugin": "resource", "resource-path": path, "query": query})
+}
+
+/// Reads what it can of the explanation; an entry of another form is shown as it is.
+fn reasons(denials: Value) -> Vec<Reason> {
+    let Value::Array(entries) = denials else { return Vec::new() };
+    entries
+        .into_iter()
+        .take(MAX_REASONS)
+        .map(|entry| {
+            serde_json::from_value(entry.clone()).unwrap_or_else(|_| Reason {
+                rule: DENIALS.to_owned(),
+                claim: String::new(),
+                expected: Value::Null,
+                actual: entry,
+            })
+        })
+        .collect()
+}
+
+/// The id under which upstream's clients set and list the release policy.
+pub const POLICY_ID: &str = "resource-policy";
+
+const ALLOW: &str = "data.policy.allow";
+const DENIALS: &str = "data.policy.denials";
+const ANNOTATED: &str = "ear.veraison.annotated-evidence";
+const MAX_REASONS: usize = 32;
+const MAX_PART: usize = 128;
+const PREAMBLE: &str = "\
+# Written by strongroom from a list of requirements. What no rule below covers is denied.
+package policy
+
+import rego.v1
+
+default allow := false
+
+path := concat(\"/\", data[\"resource-path\"])
+
+default covered := false
+
+denials contains {\"rule\": \"a rule covers the resource\", \"claim\": \"resource-path\", \"expected\": \"a path that a rule names\", \"actual\": path} if {
+\tnot covered
+}
+
+denials contains {\"rule\": \"a token attests a CPU\", \"claim\": \"submods.cpu0\", \"expected\": \"present\", \"actual\": \"absent\"} if {
+\tcovered
+\tnot input.submods.cpu0
+}
+";
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn token(status: &str, evidence: Value) -> Value {
+        json!({"submods": {"cpu0": {"ear.status": status, ANNOTATED: evidence}}})
+    }
+
+    fn decide(policy: &ReleasePolicy, token: &Value, path: &str) -> Decision {
+        policy.evaluate(token, &path.parse().unwrap(), &BTreeMap::new()).unwrap()
+    }
+
+    fn reasons_of(decision: Decision) -> Vec<Reason> {
+        let Decision::Deny { reasons } = decision else { unreachable!("allowed") };
+        reasons
+    }
+
+    #[test]
+    fn default_allows_affirming_hardware_with_bound_initdata() {
+        let policy = ReleasePolicy::closed_by_default();
+        let evidence = json!({"assurance": "hardware", "init_data_bound": true});
+        assert_eq!(decide(&policy, &token("affirming", evidence), "a/b/c"), Decision::Allow);
+        assert_eq!(decide(&policy, &token("affirming", json!({"assurance": "hardware"})), "a/b/c"), Decision::Allow);
+    }
+
+    #[test]
+    fn default_explains_what_is_missing() {
+        let policy = ReleasePolicy::closed_by_default();
+        let token = token("contraindicated", json!({"assurance": "development", "init_data_bound": false}));
+        let mut reasons = reasons_of(decide(&policy, &token, "a/b/c"));
+        reasons.sort_by(|a, b| a.claim.cmp(&b.claim));
+        let seen: Vec<_> = reasons.iter().map(|r| (r.claim.as_str(), &r.expected, &r.actual)).collect();
+        assert_eq!(
+            seen,
+            [
+                ("submods.cpu0.assurance", &json!("hardware"), &json!("development")),
+                ("submods.cpu0.ear.status", &json!("affirming"), &json!("contraindicated")),
+                ("submods.cpu0.init_data_bound", &json!(true), &json!(false)),
+            ]
+        );
+    }
+
+    #[test]
+    fn default_denies_a_token_without_submodules() {
+        let policy = ReleasePolicy::closed_by_default();
+        for token in [json!({}), json!({"submods": {}}), json!({"submods": null}), json!(null), json!({"submods": {"cpu0": null}})] {
+            assert!(!reasons_of(decide(&policy, &token, "a/b/c")).is_empty(), "{token}");
+        }
+    }
+
+    #[test]
+    fn default_denies_when_one_of_two_submodules_falls_short() {
+        let policy = ReleasePolicy::closed_by_default();
+        let good = json!({"ear.status": "affirming", ANNOTATED: {"assurance": "hardware"}});
+        let bad = json!({"ear.status": "warning", ANNOTATED: {"assurance": "hardware"}});
+        let reasons = reasons_of(decide(&policy, &json!({"submods": {"cpu0": good, "gpu0": bad}}), "a/b/c"));
+        assert_eq!(reasons.len(), 1);
+        assert_eq!(reasons[0].claim, "submods.gpu0.ear.status");
+    }
+
+    #[test]
+    fn verdict_that_is_not_true_denies() {
+        for verdict in ["\"true\"", "1", "null", "[true]", "{}", "false"] {
+            let policy = ReleasePolicy::compile(&format!("package policy\n\nallow := {verdict}")).unwrap();
+            assert!(matches!(decide(&policy, &json!({}), "a/b/c"), Decision::Deny { .. }), "{verdict}");
+        }
+    }
+
+    #[test]
+    fn undefined_verdict_denies_and_names_the_rule() {
+        let policy = ReleasePolicy::compile("package policy\n\nimport rego.v1\n\nallow if input.never").unwrap();
+        let reasons = reasons_of(decide(&policy, &json!({}), "a/b/c"));
+        assert_eq!((reasons[0].rule.as_str(), &reasons[0].actual), (ALLOW, &json!("undefined")));
+    }
+
+    #[test]
+    fn upstream_affirming_policy_runs_unchanged() {
+        let text = "package policy\n\nimport rego.v1\n\ndefault allow = false\n\nplugin = data.plugin\n\nallow if {\n\tplugin == \"resource\"\n\tcount(input.submods) > 0\n\tevery _, submod in input.submods {\n\t\tsubmod[\"ear.status\"] == \"affirming\"\n\t}\n}\n";
+        let policy = ReleasePolicy::compile(text).unwrap();
+        assert_eq!(decide(&policy, &token("affirming", json!({})), "a/b/c"), Decision::Allow);
+        assert!(matches!(decide(&policy, &token("warning", json!({})), "a/b/c"), Decision::Deny { .. }));
+    }
+
+    #[test]
+    fn policy_sees_path_and_query() {
+        let text = "package policy\n\nimport rego.v1\n\nallow if {\n\tdata[\"resource-path\"] == [\"a\", \"b\", \"c\"]\n\tdata.query.x == \"1\"\n}";
+        let policy = ReleasePolicy::compile(text).unwrap();
+        let query = BTreeMap::from([("x".to_owned(), "1".to_owned())]);
+        assert_eq!(policy.evaluate(&json!({}), &"a/b/c".parse().unwrap(), &query).unwrap(), Decision::Allow);
+        assert_ne!(decide(&policy, &json!({}), "a/b/c"), Decision::Allow);
+    }
+
+    #[test]
+    fn one_evaluation_leaves_nothing_for_the_next() {
+        let text = "package policy\n\nimport rego.v1\n\nallow if data[\"resource-path\"][0] == \"a\"";
+        let policy = ReleasePolicy::compile(text).unwrap();
+        assert_eq!(decide(&policy, &json!({}), "a/b/c"), Decision::Allow);
+        assert_ne!(decide(&policy, &json!({}), "x/b/c"), Decision::Allow);
+        assert_eq!(decide(&policy, &json!({}), "a/b/c"), Decision::Allow);
+    }
+
+    fn fraud() -> ReleasePolicy {
+        let requirement = Requirement::for_resources("default/fraud-*/*").unwrap().initdata_digest(&[0xab; 4]);
+        ReleasePolicy::compile(&requiring(&[requirement])).unwrap()
+    }
+
+    fn fraud_evidence() -> Value {
+        json!({"init_data": "abababab", "init_data_bound": true, "assurance": "development"})
+    }
+
+    #[test]
+    fn written_policy_allows_what_meets_it() {
+        let token = token("affirming", fraud_evidence());
+        assert_eq!(decide(&fraud(), &token, "default/fraud-dataset/key"), Decision::Allow);
+    }
+
+    #[test]
+    fn written_policy_names_expected_and_actual_initdata() {
+        let mut evidence = fraud_evidence();
+        evidence["init_data"] = json!("cdcdcdcd");
+        let reasons = reasons_of(decide(&fraud(), &token("affirming", evidence), "default/fraud-dataset/key"));
+        assert_eq!(
+            reasons,
+            [Reason {
+                rule: "default/fraud-*/*: init-data".into(),
+                claim: "submods.cpu0.init_data".into(),
+                expected: json!("abababab"),
+                actual: json!("cdcdcdcd"),
+            }]
+        );
+    }
+
+    #[test]
+    fn written_policy_denies_unbound_initdata_of_the_right_digest() {
+        let mut evidence = fraud_evidence();
+        evidence["init_data_bound"] = json!(false);
+        let reasons = reasons_of(decide(&fraud(), &token("affirming", evidence), "default/fraud-dataset/key"));
+        assert_eq!(reasons[0].claim, "submods.cpu0.init_data_bound");
+    }
+
+    #[test]
+    fn written_policy_covers_no_other_path() {
+        let token = token("affirming", fraud_evidence());
+        for path in ["default/other/key", "xdefault/fraud-dataset/key", "default/afraud-x/key"] {
+            let reasons = reasons_of(decide(&fraud(), &token, path));
+            assert_eq!((reasons[0].claim.as_str(), &reasons[0].actual), ("resource-path", &json!(path)));
+        }
+    }
+
+    #[test]
+    fn written_policy_without_requirements_denies_everything() {
+        let policy = ReleasePolicy::compile(&requiring(&[])).unwrap();
+        assert_ne!(decide(&policy, &token("affirming", json!({})), "a/b/c"), Decision::Allow);
+    }
+
+    #[test]
+    fn written_policy_denies_a_token_without_a_cpu() {
+        let token = json!({"submods": {"gpu0": {"ear.status": "affirming"}}});
+        let reasons = reasons_of(decide(&fraud(), &token, "default/fraud-dataset/key"));
+        assert_eq!(reasons[0].claim, "submods.cpu0");
+    }
+
+    #[test]
+    fn second_rule_lets_in_what_the_first_refuses() {
+        let policy = requiring(&[
+            Requirement::for_resources("a/b/*").unwrap().claim(&["snp", "measurement"], json!("00")),
+            Requirement::for_resources("a/b/c.d").unwrap().tier(Tier::Warning).assurance(Assurance::Hardware),
+        ]);
+        let policy = ReleasePolicy::compile(&policy).unwrap();
+        let token = token("warning", json!({"assurance": "hardware"}));
+        assert_eq!(decide(&policy, &token, "a/b/c.d"), Decision::Allow);
+        assert_ne!(decide(&policy, &token, "a/b/cxd"), Decision::Allow);
+    }
+
+    #[test]
+    fn pattern_cannot_carry_rego_or_regex() {
+        for pattern in ["a/b", "a/b/c/d", "a//c", "a/b/`", "a/b/c|d", "a/*b/c", "a/b/..", "a/b/\n", ""] {
+            assert!(Requirement::for_resources(pattern).is_err(), "{pattern:?}");
+        }
+        assert!(Requirement::for_resources("*/*/*").is_ok());
+    }
+}
