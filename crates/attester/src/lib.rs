@@ -1,0 +1,1 @@
+//! Evidence from this machine's TEE device.

@@ -1,0 +1,1 @@
+//! Key broker, attestation service and reference values: the trusted side.

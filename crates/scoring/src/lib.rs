@@ -1,0 +1,2 @@
+//! Batch scoring.
+pub mod generate;

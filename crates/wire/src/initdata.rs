@@ -1,0 +1,320 @@
+//! Init-data: the configuration that a confidential VM measures at launch.
+//!
+//! A TOML document with `version`, `algorithm` and a `[data]` table of strings. Its digest is over the exact
+//! bytes, so the text is kept as it came and never printed again. On a pod it travels as base64 of gzip in the
+//! annotation `io.katacontainers.config.hypervisor.cc_init_data`.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+
+use serde::Deserialize;
+
+use crate::b64;
+use crate::canonical::HashAlgorithm;
+
+/// The annotation that carries init-data on a pod.
+pub const ANNOTATION: &str = "io.katacontainers.config.hypervisor.cc_init_data";
+
+/// The largest document accepted: 1 MiB, sixteen times the largest real one known.
+pub const MAX_DOCUMENT: usize = 1024 * 1024;
+
+/// The longest annotation accepted: Kubernetes allows 256 KiB for all of a pod's annotations together.
+pub const MAX_ANNOTATION: usize = 256 * 1024;
+
+/// A parsed init-data document that remembers its exact bytes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Initdata {
+    text: String,
+    algorithm: HashAlgorithm,
+    data: BTreeMap<String, String>,
+}
+
+impl Initdata {
+    /// Parses a document.
+    ///
+    /// # Errors
+    /// [`InitdataError`] when it is too long, not TOML, of another version, or names another hash.
+    pub fn parse(text: &str) -> Result<Self, InitdataError> {
+        #[derive(Deserialize)]
+        struct Document {
+            version: String,
+            algorithm: String,
+            #[serde(default)]
+            data: BTreeMap<String, String>,
+        }
+        if text.len() > MAX_DOCUMENT {
+            return Err(InitdataError::TooLong {
+                limit: MAX_DOCUMENT,
+            });
+        }
+        let document: Document = toml::from_str(text)
+            .map_err(|error| InitdataError::Toml(error.message().to_owned()))?;
+        if document.version != "0.1.0" {
+            return Err(InitdataError::Version(
+                document.version.chars().take(32).collect(),
+            ));
+        }
+        let algorithm = document
+            .algorithm
+            .parse()
+            .map_err(InitdataError::Algorithm)?;
+        Ok(Self {
+            text: text.to_owned(),
+            algorithm,
+            data: document.data,
+        })
+    }
+
+    /// Parses what a pod's annotation holds: standard base64 of gzip of the document.
+    ///
+    /// # Errors
+    /// As [`Self::parse`], and when the base64 or gzip is broken, or expands beyond [`MAX_DOCUMENT`].
+    pub fn from_annotation(annotation: &str) -> Result<Self, InitdataError> {
+        if annotation.len() > MAX_ANNOTATION {
+            return Err(InitdataError::TooLong {
+                limit: MAX_ANNOTATION,
+            });
+        }
+        let compressed = b64::std_decode(annotation.trim_end())
+            .map_err(|error| InitdataError::Base64(error.to_string()))?;
+        let mut text = Vec::new();
+        let limit = u64::try_from(MAX_DOCUMENT).expect("1 MiB fits") + 1;
+        flate2::read::GzDecoder::new(compressed.as_slice())
+            .take(limit)
+            .read_to_end(&mut text)
+            .map_err(|error| InitdataError::Gzip(error.to_string()))?;
+        if text.len() > MAX_DOCUMENT {
+            return Err(InitdataError::TooLong {
+                limit: MAX_DOCUMENT,
+            });
+        }
+        Self::parse(
+            &String::from_utf8(text)
+                .map_err(|_| InitdataError::Toml("the document is not UTF-8".to_owned()))?,
+        )
+    }
+
+    /// Prints the form a pod's annotation holds.
+    pub fn to_annotation(&self) -> String {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        let compressed = gzip
+            .write_all(self.text.as_bytes())
+            .and_then(|()| gzip.finish());
+        b64::std_encode(compressed.expect("writing to memory does not fail"))
+    }
+
+    /// The document, byte for byte.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The hash that the document names.
+    pub fn algorithm(&self) -> HashAlgorithm {
+        self.algorithm
+    }
+
+    /// The digest over the exact bytes: 32, 48 or 64 of them.
+    pub fn digest(&self) -> Vec<u8> {
+        self.algorithm.digest(self.text.as_bytes())
+    }
+
+    /// The files in the `[data]` table, such as `aa.toml`, `cdh.toml` and `policy.rego`.
+    pub fn data(&self) -> &BTreeMap<String, String> {
+        &self.data
+    }
+}
+
+/// Writes a document from its files. The text is stable: the same files give the same digest.
+///
+/// # Errors
+/// [`InitdataError`] when the result would not parse, as when it is too long.
+pub fn compose(
+    algorithm: HashAlgorithm,
+    files: &BTreeMap<String, String>,
+) -> Result<Initdata, InitdataError> {
+    let mut text = format!(
+        "version = \"0.1.0\"\nalgorithm = \"{}\"\n\n[data]\n",
+        algorithm.as_str()
+    );
+    for (name, content) in files {
+        let key = toml::Value::String(name.clone());
+        // A literal block keeps the file readable; one that itself holds ''' or control characters is quoted instead.
+        let plain = !content.contains("'''")
+            && content
+                .chars()
+                .all(|c| c == '\n' || c == '\t' || !c.is_control());
+        if plain {
+            text.push_str(&format!("{key} = '''\n{content}'''\n\n"));
+        } else {
+            text.push_str(&format!(
+                "{key} = {}\n\n",
+                toml::Value::String(content.clone())
+            ));
+        }
+    }
+    Initdata::parse(&text)
+}
+
+/// Why a document is no init-data.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InitdataError {
+    /// The hash is unknown.
+    #[error("init-data: {0}")]
+    Algorithm(crate::canonical::UnknownHash),
+    /// The annotation is not standard base64 with padding.
+    #[error("init-data annotation is not standard base64 with its padding: {0}")]
+    Base64(String),
+    /// The annotation does not unpack.
+    #[error("init-data annotation does not unpack as gzip: {0}")]
+    Gzip(String),
+    /// Not the expected TOML. Only the parser's own words are kept, never the document's.
+    #[error("init-data is not the expected TOML: {0}")]
+    Toml(String),
+    /// Too long.
+    #[error("init-data is larger than the {limit} bytes allowed")]
+    TooLong {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// Another version.
+    #[error("init-data has version {0:?}; only \"0.1.0\" is known")]
+    Version(String),
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const DOCUMENT: &str = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n\"a\" = 'b'\n";
+
+    #[test]
+    fn upstream_documents_and_annotations_have_the_expected_digests() {
+        let Some(expected) = crate::fixtures::json("guest/initdata/expected.json") else {
+            return;
+        };
+        for (name, want) in expected.as_object().unwrap() {
+            let read = |ext| {
+                String::from_utf8(
+                    crate::fixtures::read(&format!("guest/initdata/{name}.{ext}")).unwrap(),
+                )
+                .unwrap()
+            };
+            let annotation = read("annotation");
+            if want["padding_missing"] != 0 {
+                assert!(
+                    matches!(
+                        Initdata::from_annotation(&annotation),
+                        Err(InitdataError::Base64(_))
+                    ),
+                    "{name}"
+                );
+                continue;
+            }
+            let parsed = Initdata::from_annotation(&annotation).unwrap();
+            assert_eq!(parsed.as_str(), read("toml"), "{name}");
+            assert_eq!(hex::encode(parsed.digest()), want["digest_hex"], "{name}");
+            assert_eq!(parsed.algorithm().as_str(), want["algorithm"], "{name}");
+            assert_eq!(
+                serde_json::to_value(parsed.data().keys().collect::<Vec<_>>()).unwrap(),
+                want["data_keys"],
+                "{name}"
+            );
+            assert_eq!(
+                Initdata::from_annotation(&parsed.to_annotation()).unwrap(),
+                parsed,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn upstream_document_of_real_size_parses() {
+        let path = "trustee/integration-tests/tests/init-data-with-policy.toml";
+        let Some(text) = crate::fixtures::read(path) else {
+            return;
+        };
+        let parsed = Initdata::parse(std::str::from_utf8(&text).unwrap()).unwrap();
+        assert_eq!(
+            hex::encode(parsed.digest()),
+            "0deccded0d87ec44702c7330fac3eb936b68dcca5c9f6b5df1fb3480c0b525ac"
+        );
+    }
+
+    #[test]
+    fn one_changed_byte_changes_the_digest() {
+        let one = Initdata::parse(DOCUMENT).unwrap();
+        let other = Initdata::parse(&format!("{DOCUMENT}\n")).unwrap();
+        assert_eq!(one.data(), other.data());
+        assert_ne!(one.digest(), other.digest());
+    }
+
+    #[test]
+    fn gzip_bomb_stops_at_the_limit() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        gzip.write_all(&vec![b' '; 64 * MAX_DOCUMENT]).unwrap();
+        let bomb = b64::std_encode(gzip.finish().unwrap());
+        assert!(bomb.len() < MAX_ANNOTATION);
+        assert_eq!(
+            Initdata::from_annotation(&bomb),
+            Err(InitdataError::TooLong {
+                limit: MAX_DOCUMENT
+            })
+        );
+    }
+
+    #[test]
+    fn iana_hash_name_is_refused_with_the_right_spelling() {
+        let error = Initdata::parse(&DOCUMENT.replace("sha256", "sha-256")).unwrap_err();
+        assert!(error.to_string().contains("use sha256"));
+    }
+
+    #[test]
+    fn other_version_is_refused() {
+        assert_eq!(
+            Initdata::parse(&DOCUMENT.replace("0.1.0", "0.2.0")),
+            Err(InitdataError::Version("0.2.0".to_owned()))
+        );
+    }
+
+    #[test]
+    fn truncated_gzip_is_refused() {
+        let annotation = Initdata::parse(DOCUMENT).unwrap().to_annotation();
+        let compressed = b64::std_decode(&annotation).unwrap();
+        let cut = b64::std_encode(&compressed[..compressed.len() - 9]);
+        assert!(matches!(
+            Initdata::from_annotation(&cut),
+            Err(InitdataError::Gzip(_))
+        ));
+    }
+
+    #[test]
+    fn toml_error_does_not_repeat_the_document() {
+        let error = Initdata::parse(
+            "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\nsecret = hunter2\n",
+        )
+        .unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn composed_document_keeps_its_files() {
+        let files = BTreeMap::from([
+            (
+                "aa.toml".to_owned(),
+                "[token_configs.kbs]\nurl = \"https://broker:8080\"\n".to_owned(),
+            ),
+            (
+                "odd.txt".to_owned(),
+                "three ''' quotes\r\nand a \u{1} control".to_owned(),
+            ),
+        ]);
+        let composed = compose(HashAlgorithm::Sha384, &files).unwrap();
+        assert_eq!(composed.data(), &files);
+        assert_eq!(
+            compose(HashAlgorithm::Sha384, &files).unwrap().digest(),
+            composed.digest()
+        );
+    }
+}

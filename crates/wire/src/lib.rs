@@ -1,0 +1,21 @@
+//! Formats that others also speak: parse and print, nothing else.
+//!
+//! One file per format: the KBS protocol's messages, its JWE answers, tokens, sealed secrets,
+//! init-data and resource names. This crate has no IO, no clock and no environment; randomness
+//! is drawn only where a format needs a fresh key or nonce.
+
+pub mod admin;
+mod b64;
+pub mod canonical;
+pub mod ear;
+pub mod error_information;
+pub mod initdata;
+pub mod jwe;
+pub mod jwk;
+pub mod kbs;
+pub mod resource;
+pub mod sealed_secret;
+pub mod tee;
+
+#[cfg(test)]
+pub(crate) mod fixtures;
