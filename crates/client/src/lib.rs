@@ -5,7 +5,7 @@
 
 pub mod admin;
 pub mod clock;
-mod error;
+pub mod error;
 pub mod guest_api;
 pub mod handshake;
 pub mod http;

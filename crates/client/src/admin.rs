@@ -1,0 +1,434 @@
+//! A broker's admin: signs a short-lived token per request with the key file, and speaks the admin routes.
+//!
+//! Tokens are JWTs under `EdDSA` or ES256, with name and role, valid for two minutes and for brokers only.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use reqwest::Method;
+use serde_json::{Value, json};
+use strongroom_wire::admin::{AUDIENCE, AdminClaims};
+use strongroom_wire::resource::ResourcePath;
+use zeroize::Zeroizing;
+
+use crate::clock::Clock;
+use crate::error::{Cause, ClientError};
+use crate::http::{Answer, Endpoint, EndpointOptions, Outgoing, Refused, Roots};
+
+/// An admin's client of one broker.
+#[derive(Clone)]
+pub struct AdminClient {
+    endpoint: Endpoint,
+    key: std::sync::Arc<AdminKey>,
+    clock: Clock,
+}
+
+impl AdminClient {
+    /// Prepares a client; nothing is sent yet. `roots` is the broker's certificate (PEM), if it has its own.
+    ///
+    /// # Errors
+    /// [`ClientError::BadUrl`], [`ClientError::BadRoots`].
+    pub fn new(url: &str, roots: Option<String>, key: AdminKey) -> Result<Self, ClientError> {
+        Self::with_options(
+            url,
+            EndpointOptions {
+                roots: Roots::from(roots),
+                ..EndpointOptions::default()
+            },
+            key,
+        )
+    }
+
+    /// Prepares a client that reaches the broker in another way.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_options(
+        url: &str,
+        options: EndpointOptions,
+        key: AdminKey,
+    ) -> Result<Self, ClientError> {
+        Ok(Self {
+            endpoint: Endpoint::new(url, options)?,
+            key: std::sync::Arc::new(key),
+            clock: Clock::system(),
+        })
+    }
+
+    /// Stores a resource, replacing the one of that name.
+    ///
+    /// # Errors
+    /// [`ClientError::AdminRefused`], [`ClientError::Rejected`] (too large), or how the broker could not be reached.
+    pub async fn put_resource(
+        &self,
+        path: &ResourcePath,
+        secret: &[u8],
+    ) -> Result<(), ClientError> {
+        let what = format!("storing {path}");
+        let body = ("application/octet-stream", secret.to_vec());
+        self.call(Method::POST, &resource_path(path), None, Some(body), &what)
+            .await
+            .map(drop)
+    }
+
+    /// Removes a resource.
+    ///
+    /// # Errors
+    /// [`ClientError::NotFound`] besides those of [`Self::put_resource`].
+    pub async fn delete_resource(&self, path: &ResourcePath) -> Result<(), ClientError> {
+        self.call(
+            Method::DELETE,
+            &resource_path(path),
+            None,
+            None,
+            &format!("deleting {path}"),
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Names and metadata of the resources; never their contents.
+    ///
+    /// # Errors
+    /// As [`Self::put_resource`].
+    pub async fn list_resources(&self) -> Result<Vec<Value>, ClientError> {
+        let answer = self
+            .call(
+                Method::GET,
+                "/strongroom/v1/resource",
+                None,
+                None,
+                "listing resources",
+            )
+            .await?;
+        answer.json("a list of resources")
+    }
+
+    /// Sets the policy that decides each release.
+    ///
+    /// # Errors
+    /// [`ClientError::Rejected`] with line and column when it does not compile, besides those of
+    /// [`Self::put_resource`].
+    pub async fn set_resource_policy(&self, rego: &str) -> Result<(), ClientError> {
+        let message = json!({ "policy": URL_SAFE_NO_PAD.encode(rego) });
+        self.post(
+            "/kbs/v0/resource-policy",
+            &message,
+            "setting the release policy",
+        )
+        .await
+    }
+
+    /// The policy that decides each release.
+    ///
+    /// # Errors
+    /// As [`Self::put_resource`].
+    pub async fn resource_policy(&self) -> Result<String, ClientError> {
+        let what = "reading the release policy";
+        let answer = self
+            .call(
+                Method::GET,
+                "/strongroom/v1/resource-policy",
+                None,
+                None,
+                what,
+            )
+            .await?;
+        match std::str::from_utf8(&answer.body) {
+            Ok(rego) => Ok(rego.to_owned()),
+            Err(_) => Err(answer.protocol("its policy is not UTF-8".to_owned())),
+        }
+    }
+
+    /// Sets an appraisal policy, such as `default_cpu`.
+    ///
+    /// # Errors
+    /// As [`Self::set_resource_policy`].
+    pub async fn set_attestation_policy(&self, id: &str, rego: &str) -> Result<(), ClientError> {
+        let message =
+            json!({ "type": "rego", "policy_id": id, "policy": URL_SAFE_NO_PAD.encode(rego) });
+        self.post(
+            "/kbs/v0/attestation-policy",
+            &message,
+            "setting the attestation policy",
+        )
+        .await
+    }
+
+    /// Sets reference values: by name, the list of values that count as good.
+    ///
+    /// # Errors
+    /// As [`Self::put_resource`].
+    pub async fn put_reference_values(
+        &self,
+        values: &BTreeMap<String, Value>,
+    ) -> Result<(), ClientError> {
+        let payload = serde_json::to_vec(values).map_err(|error| ClientError::Rejected {
+            what: "setting reference values".to_owned(),
+            status: 400,
+            detail: error.to_string(),
+        })?;
+        let message =
+            json!({ "version": "0.1.0", "type": "sample", "payload": STANDARD.encode(payload) });
+        self.post(
+            "/kbs/v0/reference-value",
+            &message,
+            "setting reference values",
+        )
+        .await
+    }
+
+    /// One reference value.
+    ///
+    /// # Errors
+    /// [`ClientError::NotFound`] besides those of [`Self::put_resource`].
+    pub async fn get_reference_value(&self, id: &str) -> Result<Value, ClientError> {
+        let path = format!("/kbs/v0/reference-value/{id}");
+        let answer = self
+            .call(
+                Method::GET,
+                &path,
+                None,
+                None,
+                &format!("the reference value {id}"),
+            )
+            .await?;
+        answer.json("a reference value")
+    }
+
+    /// The newest entries of the record of releases, denials and admin actions.
+    ///
+    /// # Errors
+    /// As [`Self::put_resource`].
+    pub async fn audit(&self, limit: u32) -> Result<Vec<Value>, ClientError> {
+        let query = format!("limit={limit}");
+        let answer = self
+            .call(
+                Method::GET,
+                "/strongroom/v1/audit",
+                Some(&query),
+                None,
+                "reading the audit log",
+            )
+            .await?;
+        answer.json("a list of audit entries")
+    }
+
+    async fn post(&self, path: &str, message: &Value, what: &str) -> Result<(), ClientError> {
+        let body = ("application/json", message.to_string().into_bytes());
+        self.call(Method::POST, path, None, Some(body), what)
+            .await
+            .map(drop)
+    }
+
+    /// Admin requests change things, so none is sent a second time by itself.
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        query: Option<&str>,
+        body: Option<(&'static str, Vec<u8>)>,
+        what: &str,
+    ) -> Result<Answer, ClientError> {
+        let token = self.key.token(self.clock.now())?;
+        let outgoing = Outgoing {
+            query,
+            body,
+            bearer: Some(&token),
+            ..Outgoing::new(method, path)
+        };
+        self.endpoint
+            .send(outgoing)
+            .await?
+            .success()
+            .map_err(|refused| match refused {
+                Refused::ByBroker(_, status, refusal)
+                    if matches!(refusal.cause, Cause::Unauthenticated | Cause::Denied) =>
+                {
+                    ClientError::AdminRefused {
+                        what: what.to_owned(),
+                        status,
+                        detail: refusal.detail,
+                    }
+                }
+                other => other.into_error(what),
+            })
+    }
+}
+
+fn resource_path(path: &ResourcePath) -> String {
+    format!("/kbs/v0/resource/{path}")
+}
+
+/// An admin's private key with the name that the broker knows it by.
+pub struct AdminKey {
+    name: String,
+    role: String,
+    algorithm: Algorithm,
+    key: EncodingKey,
+}
+
+impl AdminKey {
+    /// Reads the key file that `strongroom broker init` wrote, or any PKCS#8 PEM of an Ed25519 or P-256 key.
+    ///
+    /// # Errors
+    /// [`ClientError::BadAdminKey`] saying what the file holds instead.
+    pub fn from_pem(name: impl Into<String>, pem: &str) -> Result<Self, ClientError> {
+        let bad = |reason: &str| ClientError::BadAdminKey {
+            reason: reason.to_owned(),
+        };
+        if pem.contains("BEGIN PUBLIC KEY") {
+            return Err(bad(
+                "this is the public half, which belongs into the broker's configuration",
+            ));
+        }
+        if pem.contains("BEGIN EC PRIVATE KEY") {
+            return Err(bad(
+                "it is in the SEC1 form; convert it with `openssl pkcs8 -topk8 -nocrypt`",
+            ));
+        }
+        if pem.contains("BEGIN ENCRYPTED PRIVATE KEY") {
+            return Err(bad(
+                "it is encrypted with a pass phrase; decrypt it with `openssl pkcs8` first",
+            ));
+        }
+        let (algorithm, key) = EncodingKey::from_ed_pem(pem.as_bytes())
+            .map(|key| (Algorithm::EdDSA, key))
+            .or_else(|_| EncodingKey::from_ec_pem(pem.as_bytes()).map(|key| (Algorithm::ES256, key)))
+            .map_err(|_| bad("it is not an Ed25519 or P-256 private key in PKCS#8 PEM (\"BEGIN PRIVATE KEY\")"))?;
+        let key = Self {
+            name: name.into(),
+            role: "admin".to_owned(),
+            algorithm,
+            key,
+        };
+        // An elliptic curve key on another curve shows only when it signs.
+        key.token(0)
+            .map_err(|_| bad("it is not on the curve P-256, and not Ed25519"))?;
+        Ok(key)
+    }
+
+    /// Asks for another role than `admin`.
+    #[must_use]
+    pub fn with_role(mut self, role: impl Into<String>) -> Self {
+        self.role = role.into();
+        self
+    }
+
+    /// The name that the broker knows this key by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Mints the token of one request.
+    fn token(&self, now: u64) -> Result<Zeroizing<String>, ClientError> {
+        let failed = |_| ClientError::Crypto {
+            doing: "signing an admin token",
+        };
+        let mut id = [0u8; 16];
+        aws_lc_rs::rand::fill(&mut id).map_err(|_| ClientError::Crypto {
+            doing: "drawing a token id",
+        })?;
+        let claims = AdminClaims {
+            sub: self.name.clone(),
+            role: self.role.clone(),
+            aud: AUDIENCE.to_owned(),
+            iat: now,
+            exp: now + LIFETIME_SECONDS,
+            jti: hex::encode(id),
+        };
+        jsonwebtoken::encode(&Header::new(self.algorithm), &claims, &self.key)
+            .map(Zeroizing::new)
+            .map_err(failed)
+    }
+}
+
+const LIFETIME_SECONDS: u64 = 120;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use jsonwebtoken::{DecodingKey, Validation};
+    use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+
+    fn claims_of(algorithm: &'static rcgen::SignatureAlgorithm) -> (Algorithm, AdminClaims) {
+        let pair = KeyPair::generate_for(algorithm).unwrap();
+        let key = AdminKey::from_pem("ann", &pair.serialize_pem()).unwrap();
+        let public = pair.public_key_pem();
+        let decoding = match key.algorithm {
+            Algorithm::EdDSA => DecodingKey::from_ed_pem(public.as_bytes()).unwrap(),
+            _ => DecodingKey::from_ec_pem(public.as_bytes()).unwrap(),
+        };
+        let mut validation = Validation::new(key.algorithm);
+        validation.set_audience(&[AUDIENCE]);
+        validation.validate_exp = false;
+        let token = key.token(1_000).unwrap();
+        let data =
+            jsonwebtoken::decode::<AdminClaims>(token.as_str(), &decoding, &validation).unwrap();
+        (key.algorithm, data.claims)
+    }
+
+    #[test]
+    fn both_kinds_of_key_sign_what_their_public_half_verifies() {
+        for (kind, algorithm) in [
+            (&PKCS_ED25519, Algorithm::EdDSA),
+            (&PKCS_ECDSA_P256_SHA256, Algorithm::ES256),
+        ] {
+            let (used, claims) = claims_of(kind);
+            assert_eq!(used, algorithm);
+            assert_eq!(
+                (
+                    claims.sub.as_str(),
+                    claims.role.as_str(),
+                    claims.iat,
+                    claims.exp
+                ),
+                ("ann", "admin", 1_000, 1_120)
+            );
+        }
+    }
+
+    #[test]
+    fn no_two_tokens_share_an_id() {
+        assert_ne!(
+            claims_of(&PKCS_ED25519).1.jti,
+            claims_of(&PKCS_ED25519).1.jti
+        );
+    }
+
+    fn refused(pem: &str) -> String {
+        AdminKey::from_pem("ann", pem).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn public_half_is_named_as_such() {
+        let public = KeyPair::generate_for(&PKCS_ED25519)
+            .unwrap()
+            .public_key_pem();
+        assert!(refused(&public).contains("public half"));
+    }
+
+    #[test]
+    fn key_on_another_curve_is_refused_at_once() {
+        let pem = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)
+            .unwrap()
+            .serialize_pem();
+        assert!(refused(&pem).contains("P-256"));
+    }
+
+    #[test]
+    fn sec1_form_names_the_command_that_converts_it() {
+        assert!(
+            refused("-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----")
+                .contains("openssl pkcs8")
+        );
+    }
+
+    #[test]
+    fn arbitrary_text_is_refused_without_being_repeated() {
+        assert!(!refused("hunter2").contains("hunter2"));
+    }
+}
