@@ -1,7 +1,7 @@
 //! How fast files are encrypted and decrypted, on one core, memory to memory.
 //!
-//! `cargo bench -p strongroom-cipherfile` prints GB/s for 64 MiB: the best and the median round. The
-//! variants take turns, so that a busy machine hits all of them. Decides
+//! `cargo bench -p strongroom-cipherfile` prints GB/s for 64 MiB: the best and the median round.
+//! The variants take turns, so that a busy machine hits all of them. Decides
 //! `docs/decisions/0004-file-segments.md`.
 
 use std::error::Error;

@@ -4,9 +4,10 @@ use std::io;
 
 /// Why a file could not be encrypted or decrypted.
 ///
-/// Readers and writers return it inside an [`io::Error`] of kind [`InvalidData`](io::ErrorKind::InvalidData) (or
-/// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) for a file that ends too early); `CipherfileError::from(io_error)` takes
-/// it out again. It never holds key or plaintext bytes.
+/// Readers and writers return it inside an [`io::Error`] of kind
+/// [`InvalidData`](io::ErrorKind::InvalidData) (or [`UnexpectedEof`](io::ErrorKind::UnexpectedEof)
+/// for a file that ends too early); `CipherfileError::from(io_error)` takes it out again. It never
+/// holds key or plaintext bytes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CipherfileError {
@@ -68,14 +69,15 @@ pub enum CipherfileError {
 
     /// The first segment did not authenticate, so nothing is known of the file yet.
     #[error(
-        "segment 0 failed authentication: the key or the name is wrong, or the file was changed at its start"
+        "segment 0 failed authentication: the key or the name is wrong, \
+         or the file was changed at its start"
     )]
     FirstSegment,
 
     /// A later segment did not authenticate. The segments before it did: key and name are right.
     #[error(
-        "segment {number} failed authentication: the file was changed there, by an altered, moved, missing or added part \
-         (the key and the name are right)"
+        "segment {number} failed authentication: the file was changed there, by an altered, moved, \
+         missing or added part (the key and the name are right)"
     )]
     Segment {
         /// The segment, counted from 0.
@@ -91,7 +93,8 @@ pub enum CipherfileError {
 
     /// What remains of the file is too short to be a segment.
     #[error(
-        "the file ends {found} bytes into segment {number}, fewer than its 16-byte tag: it was cut off, or bytes were added"
+        "the file ends {found} bytes into segment {number}, fewer than its 16-byte tag: \
+         it was cut off, or bytes were added"
     )]
     SegmentCut {
         /// The segment, counted from 0.
@@ -110,8 +113,8 @@ pub enum CipherfileError {
 
     /// A CBC body that no encryption makes.
     #[error(
-        "wrong final block length: the encrypted part has {found} bytes, AES-CBC makes a multiple of 16 and at least 16; \
-         the file was cut off, or it is a CFB file"
+        "wrong final block length: the encrypted part has {found} bytes, AES-CBC makes a multiple \
+         of 16 and at least 16; the file was cut off, or it is a CFB file"
     )]
     CbcLength {
         /// Bytes after the salt.
@@ -128,7 +131,8 @@ pub enum CipherfileError {
 
     /// The key file's first line has fewer than two bytes. `openssl` says "zero length password".
     #[error(
-        "zero length password: openssl uses a key file's first line without its line end, and refuses one of fewer than two bytes"
+        "zero length password: openssl uses a key file's first line without its line end, \
+         and refuses one of fewer than two bytes"
     )]
     KeyFileZeroLength,
 
@@ -137,7 +141,10 @@ pub enum CipherfileError {
     NotSealed,
 
     /// A sealed file of a version that this program does not know.
-    #[error("sealed file of version {found}; this program reads version {known}", known = crate::sealed::VERSION)]
+    #[error(
+        "sealed file of version {found}; this program reads version {}",
+        crate::sealed::VERSION
+    )]
     SealedVersion {
         /// The version byte.
         found: u8,

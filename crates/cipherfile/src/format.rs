@@ -6,7 +6,8 @@ use crate::{openssl_enc, sealed, tink_stream};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Format {
-    /// A [`tink_stream`]. Its only mark is its first byte, 40 (`(`), so this is a guess until its first segment opens.
+    /// A [`tink_stream`]. Its only mark is its first byte, 40 (`(`), so this is a guess until its
+    /// first segment opens.
     Tink,
     /// `Salted__`: a file of `openssl enc`, see [`openssl_enc`].
     OpensslSalted,
@@ -20,7 +21,8 @@ impl Format {
     /// How many bytes from a file's beginning [`Self::detect`] looks at.
     pub const DETECT_LEN: usize = 8;
 
-    /// Recognises a format by the first bytes of a file. Fewer than [`Self::DETECT_LEN`] are taken for the whole file.
+    /// Recognises a format by the first bytes of a file. Fewer than [`Self::DETECT_LEN`] are taken
+    /// for the whole file.
     ///
     /// It proves nothing: whoever holds the file chose these bytes.
     #[must_use]

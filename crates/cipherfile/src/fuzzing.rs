@@ -1,4 +1,5 @@
-//! One entry point per decoder of untrusted bytes, for fuzz targets. None may panic, whatever the bytes.
+//! One entry point per decoder of untrusted bytes, for fuzz targets. None may panic, whatever the
+//! bytes.
 
 use std::io::{self, Cursor, Read};
 use std::sync::LazyLock;
@@ -8,7 +9,8 @@ use strongroom_wire::jwe::{DecryptionKey, KeyAlgorithm};
 use crate::openssl_enc::{Cipher, KeyAndIv, Passphrase, UnauthenticatedDecryptor};
 use crate::{FileKey, Format, sealed, tink_stream};
 
-/// A [`tink_stream`] under a fixed key, with the least segment size so that short inputs have many segments.
+/// A [`tink_stream`] under a fixed key, with the least segment size so that short inputs have many
+/// segments.
 ///
 /// # Panics
 /// When unauthenticated bytes came out.
@@ -70,6 +72,54 @@ pub fn key_file(data: &[u8]) {
     if let Ok((_passphrase, warnings)) = Passphrase::from_key_file(data) {
         for warning in warnings {
             assert!((2..=127).contains(&warning.used) && warning.used < warning.length);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// Without the fuzzer: every prefix of a good file of each format, and each with one byte
+    /// changed.
+    #[test]
+    fn no_entry_point_panics_on_files_that_are_nearly_right() {
+        let key = FileKey::from_slice(&[0x5a; FileKey::LEN]).unwrap();
+        let mut writer = tink_stream::Encryptor::with_segment_size(
+            Vec::new(),
+            &key,
+            b"fuzz",
+            tink_stream::MIN_SEGMENT_SIZE,
+        )
+        .unwrap();
+        writer.write_all(&[7; 200]).unwrap();
+        let tink = writer.finish().unwrap();
+
+        let recipient = DecryptionKey::generate(KeyAlgorithm::EcdhP256).unwrap();
+        let mut writer = sealed::Sealer::new(Vec::new(), recipient.public(), b"fuzz").unwrap();
+        writer.write_all(&[7; 20]).unwrap();
+        let sealed_file = writer.finish().unwrap();
+
+        for file in [
+            &tink[..],
+            &sealed_file,
+            b"Salted__saltsalt",
+            b"key\r\n\0file",
+            b"",
+        ] {
+            for length in 0..=file.len() {
+                for entry in [tink_stream, sealed, openssl_enc, key_file] {
+                    entry(&file[..length]);
+                    let mut changed = file.to_vec();
+                    if let Some(byte) = changed.get_mut(length) {
+                        *byte ^= 0x41;
+                    }
+                    entry(&changed);
+                }
+            }
         }
     }
 }

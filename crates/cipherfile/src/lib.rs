@@ -6,8 +6,9 @@
 //! | [`sealed`] | a [`tink_stream`] under a fresh key that only a recipient can unwrap | the same, and the header |
 //! | [`openssl_enc`] | `openssl enc -aes-256-{cfb,cbc} -pbkdf2`, for files that others made | **none** |
 //!
-//! Everything here works on a [`Read`](std::io::Read) or [`Write`](std::io::Write) that the caller opened: no file,
-//! clock or environment is touched. Plaintext buffers are overwritten with zeros when they are dropped.
+//! Everything here works on a [`Read`](std::io::Read) or [`Write`](std::io::Write) that the caller
+//! opened: no file, clock or environment is touched. Plaintext buffers are overwritten with zeros
+//! when they are dropped.
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_macros))]
 

@@ -1,19 +1,20 @@
-//! A file for a recipient: a [`tink_stream`] under a fresh key that is wrapped for the recipient's public key.
+//! A file for a recipient: a [`tink_stream`] under a fresh key that is wrapped for the recipient's
+//! public key.
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 7 | magic: `89 53 52 53 45 41 4C` (`\x89SRSEAL`) |
 //! | 1 | version, 1 |
 //! | 4 | length *n* of the header, big-endian, at most 16,384 |
-//! | *n* | header: JSON `{"key":JWE}`, the file key's 32 bytes as a JWE in flattened JSON form ([`strongroom_wire::jwe`]) |
+//! | *n* | header: JSON `{"key":JWE}`, the file key's 32 bytes as a flattened [JWE](Jwe) |
 //! | rest | [`tink_stream`] with the file key and segments of [`tink_stream::SEGMENT_SIZE`] bytes |
 //!
-//! The stream's associated data is every byte before it (magic to header, as they are in the file) followed by the file's
-//! name. The prefix tells its own length, so no two pairs of prefix and name give the same associated data. The name
-//! is not in the file; a reader must know it.
+//! The stream's associated data is every byte before it (magic to header, as they are in the file)
+//! followed by the file's name. The prefix tells its own length, so no two pairs of prefix and name
+//! give the same associated data. The name is not in the file; a reader must know it.
 //!
-//! It hides the content from all but the recipient and shows changes to whoever opens it. It does **not** say who sealed it: anyone
-//! can seal a file for a public key.
+//! It hides the content from all but the recipient and shows changes to whoever opens it. It does
+//! **not** say who sealed it: anyone can seal a file for a public key.
 
 use std::io::{self, BufRead, Read, Write};
 
@@ -43,11 +44,13 @@ struct Header {
 
 /// Encrypts what is written to it for one recipient.
 ///
-/// The caller must call [`finish`](Self::finish): without it the file has no end and no reader accepts it.
+/// The caller must call [`finish`](Self::finish): without it the file has no end and no reader
+/// accepts it.
 pub struct Sealer<W: Write>(tink_stream::Encryptor<W>);
 
 impl<W: Write> Sealer<W> {
-    /// Draws a file key, wraps it for `recipient` and writes the header to `inner`. Readers must give the same `name`.
+    /// Draws a file key, wraps it for `recipient` and writes the header to `inner`. Readers must
+    /// give the same `name`.
     ///
     /// # Errors
     /// When `recipient` is not a usable key, or the random generator or `inner` fails.
@@ -92,7 +95,8 @@ impl<W: Write> Write for Sealer<W> {
 pub struct Opener<R: Read>(tink_stream::Decryptor<R>);
 
 impl<R: Read> Opener<R> {
-    /// Reads the header and unwraps the file key. A wrong name shows only when the first segment is read.
+    /// Reads the header and unwraps the file key. A wrong name shows only when the first segment is
+    /// read.
     ///
     /// # Errors
     /// When `inner` fails, is not a sealed file, or is sealed for another key.
@@ -145,7 +149,8 @@ fn prefix(header_len: usize) -> Result<[u8; PREFIX_LEN], CipherfileError> {
     Ok(prefix)
 }
 
-/// Everything before the stream, exactly as it is in the file. The length is checked before it is allocated.
+/// Everything before the stream, exactly as it is in the file. The length is checked before it is
+/// allocated.
 fn read_prefix_and_header(inner: &mut impl Read) -> Result<Vec<u8>, CipherfileError> {
     let mut bytes = vec![0; PREFIX_LEN];
     let found = read_full(inner, &mut bytes)?;
@@ -180,4 +185,199 @@ fn read_prefix_and_header(inner: &mut impl Read) -> Result<Vec<u8>, CipherfileEr
         });
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use strongroom_wire::jwe::KeyAlgorithm;
+
+    use super::*;
+
+    const NAME: &[u8] = b"results-2024.jsonl";
+
+    fn recipient() -> DecryptionKey {
+        DecryptionKey::generate(KeyAlgorithm::EcdhP256).unwrap()
+    }
+
+    fn sealed(recipient: &DecryptionKey, plaintext: &[u8]) -> Vec<u8> {
+        let mut writer = Sealer::new(Vec::new(), recipient.public(), NAME).unwrap();
+        writer.write_all(plaintext).unwrap();
+        writer.finish().unwrap()
+    }
+
+    fn opened(
+        file: &[u8],
+        recipient: &DecryptionKey,
+        name: &[u8],
+    ) -> Result<Vec<u8>, CipherfileError> {
+        let mut bytes = Vec::new();
+        Opener::new(file, recipient, name)?.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn header_len(file: &[u8]) -> usize {
+        u32::from_be_bytes(file[8..PREFIX_LEN].try_into().unwrap()) as usize
+    }
+
+    #[test]
+    fn every_kind_of_recipient_opens_what_was_sealed_for_it() {
+        for algorithm in [
+            KeyAlgorithm::EcdhP256,
+            KeyAlgorithm::EcdhP521,
+            KeyAlgorithm::RsaOaep256,
+        ] {
+            let recipient = DecryptionKey::generate(algorithm).unwrap();
+            for text in [vec![], vec![7; 1], vec![7; (2 << 20) + 5]] {
+                let file = sealed(&recipient, &text);
+                assert!(opened(&file, &recipient, NAME).unwrap() == text);
+            }
+        }
+    }
+
+    #[test]
+    fn layout_is_as_documented() {
+        let recipient = recipient();
+        let file = sealed(&recipient, b"text");
+        assert_eq!(file[..8], *b"\x89SRSEAL\x01");
+        let stream = PREFIX_LEN + header_len(&file);
+        let header: serde_json::Value = serde_json::from_slice(&file[PREFIX_LEN..stream]).unwrap();
+        let jwe: Jwe = serde_json::from_value(header["key"].clone()).unwrap();
+        let key = FileKey::from_slice(&recipient.decrypt(&jwe).unwrap()).unwrap();
+
+        let bound = [&file[..stream], NAME].concat();
+        let mut text = String::new();
+        tink_stream::Decryptor::new(&file[stream..], &key, &bound)
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, "text");
+    }
+
+    #[test]
+    fn another_recipient_cannot_open() {
+        let file = sealed(&recipient(), b"text");
+        let error = opened(&file, &recipient(), NAME).unwrap_err();
+        assert!(matches!(error, CipherfileError::KeyWrap(_)), "{error}");
+    }
+
+    #[test]
+    fn renamed_file_fails() {
+        let recipient = recipient();
+        let file = sealed(&recipient, b"text");
+        let error = opened(&file, &recipient, b"results-2023.jsonl").unwrap_err();
+        assert!(matches!(error, CipherfileError::FirstSegment));
+    }
+
+    #[test]
+    fn two_files_of_one_recipient_cannot_swap_their_headers() {
+        let recipient = recipient();
+        let (a, b) = (sealed(&recipient, b"one"), sealed(&recipient, b"two"));
+        let (end_a, end_b) = (PREFIX_LEN + header_len(&a), PREFIX_LEN + header_len(&b));
+        let mixed = [&a[..end_a], &b[end_b..]].concat();
+        let error = opened(&mixed, &recipient, NAME).unwrap_err();
+        assert!(matches!(error, CipherfileError::FirstSegment));
+    }
+
+    #[test]
+    fn header_written_another_way_fails_though_its_key_is_right() {
+        let recipient = recipient();
+        let file = sealed(&recipient, b"text");
+        let end = PREFIX_LEN + header_len(&file);
+        let mut longer = prefix(header_len(&file) + 1).unwrap().to_vec();
+        longer.extend_from_slice(&file[PREFIX_LEN..end]);
+        longer.push(b' ');
+        longer.extend_from_slice(&file[end..]);
+        let error = opened(&longer, &recipient, NAME).unwrap_err();
+        assert!(matches!(error, CipherfileError::FirstSegment));
+    }
+
+    #[test]
+    fn flipped_bit_anywhere_is_an_error() {
+        let recipient = recipient();
+        let file = sealed(&recipient, b"text");
+        for position in 0..file.len() {
+            let mut changed = file.clone();
+            changed[position] ^= 1;
+            assert!(opened(&changed, &recipient, NAME).is_err(), "{position}");
+        }
+    }
+
+    #[test]
+    fn cut_anywhere_is_an_error() {
+        let recipient = recipient();
+        let file = sealed(&recipient, b"text");
+        for length in 0..file.len() {
+            assert!(
+                opened(&file[..length], &recipient, NAME).is_err(),
+                "{length}"
+            );
+        }
+    }
+
+    #[test]
+    fn cut_header_says_how_much_is_missing() {
+        let recipient = recipient();
+        let file = sealed(&recipient, b"text");
+        let wanted = PREFIX_LEN + header_len(&file);
+        let error = opened(&file[..100], &recipient, NAME).unwrap_err();
+        assert!(
+            matches!(error, CipherfileError::HeaderCut { found: 100, wanted: all } if all == wanted)
+        );
+    }
+
+    #[test]
+    fn claimed_header_of_4_gib_is_not_allocated() {
+        let mut file = b"\x89SRSEAL\x01".to_vec();
+        file.extend([0xff; 4]);
+        let error = opened(&file, &recipient(), NAME).unwrap_err();
+        assert!(matches!(
+            error,
+            CipherfileError::HeaderTooLong {
+                found: 0xffff_ffff,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn later_version_is_named() {
+        let error = opened(b"\x89SRSEAL\x02\0\0\0\0", &recipient(), NAME).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "sealed file of version 2; this program reads version 1"
+        );
+    }
+
+    #[test]
+    fn other_file_is_not_sealed() {
+        for file in [&b"Salted__abcdefgh"[..], b"distance_from_home", b"("] {
+            let error = opened(file, &recipient(), NAME).unwrap_err();
+            assert!(matches!(error, CipherfileError::NotSealed));
+        }
+    }
+
+    #[test]
+    fn unknown_header_member_is_refused() {
+        let recipient = recipient();
+        let file = sealed(&recipient, b"text");
+        let end = PREFIX_LEN + header_len(&file);
+        let header = [&b"{\"alg\":\"none\","[..], &file[PREFIX_LEN + 1..end]].concat();
+        let mut changed = prefix(header.len()).unwrap().to_vec();
+        changed.extend_from_slice(&header);
+        changed.extend_from_slice(&file[end..]);
+        let error = opened(&changed, &recipient, NAME).unwrap_err();
+        assert!(matches!(error, CipherfileError::HeaderJson(_)));
+    }
+
+    #[test]
+    fn wrapped_key_of_the_wrong_length_is_refused() {
+        let recipient = recipient();
+        let key = jwe::encrypt(recipient.public(), &[7; 16]).unwrap();
+        let header = serde_json::to_vec(&Header { key }).unwrap();
+        let mut file = prefix(header.len()).unwrap().to_vec();
+        file.extend_from_slice(&header);
+        let error = opened(&file, &recipient, NAME).unwrap_err();
+        assert!(matches!(error, CipherfileError::KeyLength { found: 16 }));
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::io::{self, Read};
 
-/// Where a reader or writer stands. Once failed it stays so, whatever its caller does with the error.
+/// Where a reader or writer stands. Once failed it stays so, whatever its caller does with the
+/// error.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Open,
@@ -28,7 +29,8 @@ pub(crate) fn read_full(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result
 pub(crate) mod doubles {
     use super::*;
 
-    /// Hands out its bytes in pieces of the given sizes, over and over, with an `Interrupted` before each.
+    /// Hands out its bytes in pieces of the given sizes, over and over, with an `Interrupted`
+    /// before each.
     pub(crate) struct Dribble<'a> {
         pub(crate) bytes: &'a [u8],
         pub(crate) sizes: &'a [usize],
@@ -59,7 +61,8 @@ pub(crate) mod doubles {
         }
     }
 
-    /// Reads to the end in pieces of the given sizes, over and over; keeps what came before an error.
+    /// Reads to the end in pieces of the given sizes, over and over; keeps what came before an
+    /// error.
     pub(crate) fn drain(reader: &mut impl Read, sizes: &[usize]) -> (Vec<u8>, Option<io::Error>) {
         let mut all = Vec::new();
         for size in sizes.iter().cycle() {
