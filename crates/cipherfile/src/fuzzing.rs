@@ -9,7 +9,7 @@ use strongroom_wire::jwe::{DecryptionKey, KeyAlgorithm};
 use crate::openssl_enc::{Cipher, KeyAndIv, Passphrase, UnauthenticatedDecryptor};
 use crate::{FileKey, Format, sealed, tink_stream};
 
-/// A [`tink_stream`] under a fixed key, with the least segment size so that short inputs have many
+/// A [`mod@tink_stream`] under a fixed key, with the least segment size so that short inputs have many
 /// segments.
 ///
 /// # Panics
@@ -35,7 +35,7 @@ pub fn tink_stream(data: &[u8]) {
     }
 }
 
-/// A [`sealed`] file for a key made at the first call.
+/// A [`mod@sealed`] file for a key made at the first call.
 pub fn sealed(data: &[u8]) {
     static KEY: LazyLock<Option<DecryptionKey>> =
         LazyLock::new(|| DecryptionKey::generate(KeyAlgorithm::EcdhP256).ok());

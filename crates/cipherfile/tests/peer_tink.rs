@@ -1,4 +1,4 @@
-//! Our Tink streams against the PyPI package `tink`, in both directions.
+//! Our Tink streams against the `PyPI` package `tink`, in both directions.
 //!
 //! The interpreter is the one that `STRONGROOM_PEERS_PYTHON` names, or `.peers/venv/bin/python3` in
 //! the workspace. Without one that can `import tink` a test prints SKIPPED, and fails when
