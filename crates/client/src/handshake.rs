@@ -3,6 +3,8 @@
 //! Each step's type is the next step's only input: [`Handshake`] → [`Challenged`] → [`Answered`] → [`Attested`].
 //! Nothing here sends, waits or reads a clock; `http` and `kbs` do.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_macros))]
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;

@@ -4,6 +4,8 @@
 //! plaintext on the guest's. The key id is the sealed secret's own word, so the key it names must come from the broker:
 //! a key from anywhere else would let whoever wrote the sealed text sign it as well.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_macros))]
+
 use strongroom_wire::resource::{ResourceError, ResourceUri};
 use strongroom_wire::sealed_secret::{
     Content, SealedSecret, SealedSecretError, SigningJwk, UnverifiedSealedSecret, VerifyingJwk,

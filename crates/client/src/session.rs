@@ -3,6 +3,8 @@
 //! A core: time comes in as `now`, chance as `jitter`. One token serves many secrets until shortly before it expires;
 //! a refusal is never retried.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_macros))]
+
 use std::sync::Arc;
 use std::time::Duration;
 

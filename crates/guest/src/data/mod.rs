@@ -1,0 +1,4 @@
+//! The data hub: resources of the broker, and sealed secrets that point to them.
+
+pub mod resource;
+pub mod unseal;

@@ -1,0 +1,100 @@
+//! What can go wrong in the guest. Texts name the cause and the next step, never a secret.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use strongroom_attester::{AttestError, NoTee};
+use strongroom_client::ClientError;
+use strongroom_client::seal::SealError;
+
+/// Why the guest cannot do what it was asked.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GuestError {
+    /// The broker, or the way to it.
+    #[error(transparent)]
+    Broker(#[from] ClientError),
+    /// This machine's evidence.
+    #[error(transparent)]
+    Attester(#[from] AttestError),
+    /// No TEE on this machine.
+    #[error(transparent)]
+    NoTee(#[from] NoTee),
+    /// A sealed secret's own form or signature.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The key that a sealed secret is signed with could not be fetched.
+    #[error("the signing key of the sealed secret: {0}")]
+    SigningKey(ClientError),
+    /// The secret that a sealed secret points to could not be fetched.
+    #[error("what the sealed secret points to: {0}")]
+    SealedResource(ClientError),
+    /// The REST API was to listen where others can reach it.
+    #[error(
+        "{address} is not a loopback address: whoever reaches this API gets the secrets; \
+         listen on 127.0.0.1, or name the insecure exposure explicitly"
+    )]
+    NotLoopback {
+        /// Where it was to listen.
+        address: SocketAddr,
+    },
+    /// The REST API cannot be served.
+    #[error("the guest's API cannot be served: {reason}")]
+    Serve {
+        /// The system's words.
+        reason: String,
+    },
+    /// The configuration file.
+    #[error("configuration {}: {reason}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and column where it has them.
+        reason: String,
+    },
+    /// A variable of the environment could not be unsealed.
+    #[error("environment variable {name}: {source}")]
+    Variable {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<Self>,
+    },
+    /// A sealed file could not be unsealed or its plaintext could not be placed.
+    #[error("file {}: {source}", path.display())]
+    File {
+        /// The sealed file, or the place of its plaintext.
+        path: PathBuf,
+        /// Why.
+        source: Box<Self>,
+    },
+    /// A file to unseal is given in another form.
+    #[error("{given:?} is not SEALED=PLAINTEXT, two paths with an equals sign between them")]
+    FileMapping {
+        /// What was given.
+        given: String,
+    },
+    /// The system refused a file operation.
+    #[error("{doing}: {reason}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The system's words.
+        reason: String,
+    },
+    /// The place for plaintext is on a disk.
+    #[error(
+        "{} lies on a disk or network file system ({filesystem}), where plaintext would stay; \
+         choose a place on tmpfs or ramfs (such as /run or /dev/shm), or name the insecure placement explicitly",
+        path.display()
+    )]
+    NotInMemory {
+        /// The folder.
+        path: PathBuf,
+        /// The file system's magic number.
+        filesystem: String,
+    },
+    /// Plaintext that cannot be what was asked for.
+    #[error("{0}")]
+    UnusablePlaintext(&'static str),
+}

@@ -1,0 +1,443 @@
+//! An application's environment and files, unsealed before it starts: all of them, or none and no start.
+//!
+//! This prepares; the caller then replaces itself by the application (`exec(2)`). Plaintext files go to memory file
+//! systems only, mode 0600, each by one rename; the sealed text is never passed on.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::str::FromStr;
+
+use strongroom_wire::sealed_secret::is_sealed;
+use tempfile::NamedTempFile;
+use zeroize::Zeroizing;
+
+use crate::data::resource::Source;
+use crate::data::unseal::unseal;
+use crate::error::GuestError;
+
+/// Unseals every value of `environment` that starts with `sealed.`, and every file.
+///
+/// Where plaintext would lie is checked before anything is asked of the broker; everything is unsealed before the first
+/// file is placed.
+///
+/// # Errors
+/// The first failure, naming the variable or file. Then nothing is left behind, and the application must not start.
+pub async fn prepare(
+    source: &Source,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    files: &[SealedFile],
+    placement: Placement,
+) -> Result<Prepared, GuestError> {
+    check_destinations(files, placement)?;
+    let sealed_files = files
+        .iter()
+        .map(SealedFile::read)
+        .collect::<Result<Vec<_>, _>>()?;
+
+    let variables = unseal_environment(source, environment).await?;
+    let mut staged = Vec::with_capacity(files.len());
+    for (file, sealed) in files.iter().zip(sealed_files) {
+        let plaintext = unseal(source, &sealed)
+            .await
+            .map_err(|error| file_error(&file.source, error))?;
+        staged.push(stage(file, &plaintext, placement)?);
+    }
+
+    let mut prepared = Prepared {
+        variables,
+        placed: Vec::with_capacity(staged.len()),
+    };
+    for (temporary, destination) in staged {
+        temporary.persist(&destination).map_err(|error| {
+            file_error(
+                &destination,
+                io("putting the plaintext in its place")(error.error),
+            )
+        })?;
+        prepared.placed.push(destination);
+    }
+    if placement == Placement::MemoryOnly && !prepared.placed.is_empty() {
+        warn_of_swap();
+    }
+    Ok(prepared)
+}
+
+/// Unseals every value that starts with `sealed.`; the others are left out.
+///
+/// # Errors
+/// The first failure, naming the variable. Plaintext must be UTF-8 without NUL, as an environment wants it.
+pub async fn unseal_environment(
+    source: &Source,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Vec<Variable>, GuestError> {
+    let mut variables = Vec::new();
+    for (name, value) in environment {
+        let value = Zeroizing::new(value.into_vec());
+        if !is_sealed(&value) {
+            continue;
+        }
+        let outcome = match std::str::from_utf8(&value) {
+            Ok(text) => unseal(source, text).await.and_then(environment_text),
+            Err(_) => Err(GuestError::UnusablePlaintext(
+                "the sealed value is not UTF-8",
+            )),
+        };
+        let value = outcome.map_err(|error| GuestError::Variable {
+            name: name.to_string_lossy().into_owned(),
+            source: Box::new(error),
+        })?;
+        variables.push(Variable { name, value });
+    }
+    Ok(variables)
+}
+
+/// What was unsealed for one application.
+///
+/// Dropping it removes the files again, so a failed `exec(2)` leaves no plaintext; a successful one never drops.
+pub struct Prepared {
+    variables: Vec<Variable>,
+    placed: Vec<PathBuf>,
+}
+
+impl Prepared {
+    /// The variables that were unsealed.
+    pub fn variables(&self) -> &[Variable] {
+        &self.variables
+    }
+
+    /// The files that were placed.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.placed
+    }
+
+    /// The application with this environment over the process's own. Keep `self` until `exec(2)` has failed.
+    pub fn command(&self, program: &OsStr, arguments: &[OsString]) -> Command {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        for variable in &self.variables {
+            command.env(&variable.name, variable.value.as_str());
+        }
+        command
+    }
+
+    /// Leaves the files in place.
+    pub fn keep(mut self) {
+        self.placed.clear();
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        for path in &self.placed {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::error!(path = %path.display(), %error, "plaintext could not be removed");
+            }
+        }
+    }
+}
+
+/// An unsealed variable.
+pub struct Variable {
+    name: OsString,
+    value: Zeroizing<String>,
+}
+
+impl Variable {
+    /// Its name.
+    pub fn name(&self) -> &OsStr {
+        &self.name
+    }
+
+    /// Its plaintext.
+    pub fn expose(&self) -> &str {
+        &self.value
+    }
+}
+
+/// A sealed file and the place of its plaintext.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SealedFile {
+    /// The file that holds `sealed.…`.
+    pub source: PathBuf,
+    /// Where the plaintext goes.
+    pub destination: PathBuf,
+}
+
+impl FromStr for SealedFile {
+    type Err = GuestError;
+
+    /// Parses `SEALED=PLAINTEXT`.
+    fn from_str(given: &str) -> Result<Self, GuestError> {
+        match given.split_once('=') {
+            Some((source, destination)) if !source.is_empty() && !destination.is_empty() => {
+                Ok(Self {
+                    source: source.into(),
+                    destination: destination.into(),
+                })
+            }
+            _ => Err(GuestError::FileMapping {
+                given: given.chars().take(200).collect(),
+            }),
+        }
+    }
+}
+
+impl SealedFile {
+    fn read(&self) -> Result<String, GuestError> {
+        let failed = |error| file_error(&self.source, error);
+        let file = File::open(&self.source).map_err(|error| failed(io("opening")(error)))?;
+        let mut bytes = Vec::new();
+        file.take(MAX_SEALED_FILE + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| failed(io("reading")(error)))?;
+        if bytes.len() as u64 > MAX_SEALED_FILE {
+            return Err(failed(GuestError::UnusablePlaintext(
+                "it is longer than a sealed secret can be (1 MiB)",
+            )));
+        }
+        String::from_utf8(bytes).map_err(|_| {
+            failed(GuestError::UnusablePlaintext(
+                "it is not a sealed secret: not even UTF-8",
+            ))
+        })
+    }
+
+    fn folder(&self) -> &Path {
+        match self.destination.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        }
+    }
+}
+
+/// Where plaintext may lie.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Placement {
+    /// On tmpfs and ramfs.
+    #[default]
+    MemoryOnly,
+    /// Anywhere, disks included, where it outlives the machine.
+    InsecureAnyFilesystem,
+}
+
+/// Two sealed files for one place would leave only one of them.
+fn check_destinations(files: &[SealedFile], placement: Placement) -> Result<(), GuestError> {
+    let mut seen = BTreeSet::new();
+    for file in files {
+        let folder = File::open(file.folder()).map_err(|error| {
+            file_error(
+                &file.destination,
+                io("opening the folder for the plaintext")(error),
+            )
+        })?;
+        check_filesystem(&folder, file.folder(), placement)?;
+        if file.destination.is_dir() {
+            return Err(file_error(
+                &file.destination,
+                GuestError::UnusablePlaintext("the place for the plaintext is a folder"),
+            ));
+        }
+        let name = (
+            std::fs::canonicalize(file.folder()).ok(),
+            file.destination.file_name(),
+        );
+        if !seen.insert(name) {
+            return Err(file_error(
+                &file.destination,
+                GuestError::UnusablePlaintext("it is the place of two sealed files"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Writes the plaintext beside its place; dropping the result removes it.
+fn stage(
+    file: &SealedFile,
+    plaintext: &[u8],
+    placement: Placement,
+) -> Result<(NamedTempFile, PathBuf), GuestError> {
+    let failed = |error| file_error(&file.destination, error);
+    // Created by O_EXCL with mode 0600.
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".unsealing-")
+        .tempfile_in(file.folder())
+        .map_err(|error| failed(io("making a file for the plaintext")(error)))?;
+    // Asked again of the file itself: the folder may have been mounted over since.
+    check_filesystem(temporary.as_file(), file.folder(), placement)?;
+    temporary
+        .write_all(plaintext)
+        .map_err(|error| failed(io("writing the plaintext")(error)))?;
+    Ok((temporary, file.destination.clone()))
+}
+
+fn check_filesystem(on: impl AsFd, folder: &Path, placement: Placement) -> Result<(), GuestError> {
+    if placement == Placement::InsecureAnyFilesystem {
+        return Ok(());
+    }
+    let found = rustix::fs::fstatfs(on)
+        .map_err(|error| file_error(folder, io("asking for the file system")(error.into())))?
+        .f_type;
+    if found == TMPFS_MAGIC || found == RAMFS_MAGIC {
+        return Ok(());
+    }
+    Err(GuestError::NotInMemory {
+        path: folder.to_owned(),
+        filesystem: format!("magic {found:#x}"),
+    })
+}
+
+/// What tmpfs holds may be swapped out; that it may is the machine's owner's to mend.
+fn warn_of_swap() {
+    let Ok(swaps) = std::fs::read_to_string("/proc/swaps") else {
+        return;
+    };
+    for device in swap_on_disk(&swaps) {
+        tracing::warn!(
+            device,
+            "swap is on: plaintext on tmpfs can reach this disk; turn swap off (swapoff -a)"
+        );
+    }
+}
+
+/// The swap areas in `/proc/swaps` that are not compressed memory.
+fn swap_on_disk(swaps: &str) -> impl Iterator<Item = &str> {
+    swaps
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| !name.starts_with("/dev/zram"))
+}
+
+fn environment_text(plaintext: Zeroizing<Vec<u8>>) -> Result<Zeroizing<String>, GuestError> {
+    if plaintext.contains(&0) {
+        return Err(GuestError::UnusablePlaintext(
+            "the plaintext holds a NUL byte, which no environment variable can; use a file",
+        ));
+    }
+    match std::str::from_utf8(&plaintext) {
+        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+        Err(_) => Err(GuestError::UnusablePlaintext(
+            "the plaintext is not UTF-8, as an environment variable should be; use a file",
+        )),
+    }
+}
+
+fn file_error(path: &Path, source: GuestError) -> GuestError {
+    match source {
+        named @ (GuestError::File { .. } | GuestError::NotInMemory { .. }) => named,
+        source => GuestError::File {
+            path: path.to_owned(),
+            source: Box::new(source),
+        },
+    }
+}
+
+fn io(doing: &'static str) -> impl Fn(std::io::Error) -> GuestError {
+    move |error| GuestError::Io {
+        doing,
+        reason: error.to_string(),
+    }
+}
+
+const MAX_SEALED_FILE: u64 = 1024 * 1024;
+/// linux/magic.h
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
+/// linux/magic.h
+const RAMFS_MAGIC: rustix::fs::FsWord = 0x8584_58f6;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn text(plaintext: &[u8]) -> Result<Zeroizing<String>, GuestError> {
+        environment_text(Zeroizing::new(plaintext.to_vec()))
+    }
+
+    #[test]
+    fn nul_in_an_environment_value_is_refused() {
+        assert!(matches!(
+            text(b"a\0b"),
+            Err(GuestError::UnusablePlaintext(_))
+        ));
+    }
+
+    #[test]
+    fn plaintext_that_is_not_utf8_is_no_environment_value() {
+        assert!(matches!(
+            text(&[0xff]),
+            Err(GuestError::UnusablePlaintext(_))
+        ));
+    }
+
+    #[test]
+    fn newline_at_the_end_of_a_plaintext_is_kept() {
+        assert_eq!(text(b"secret\n").unwrap().as_str(), "secret\n");
+    }
+
+    #[test]
+    fn mapping_without_both_paths_is_refused() {
+        for bad in ["a", "=b", "a=", ""] {
+            assert!(bad.parse::<SealedFile>().is_err(), "{bad:?}");
+        }
+        assert_eq!(
+            "a=/run/b=c".parse::<SealedFile>().unwrap().destination,
+            Path::new("/run/b=c")
+        );
+    }
+
+    #[test]
+    fn two_files_for_one_place_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| SealedFile {
+            source: "s".into(),
+            destination: folder.path().join(name),
+        };
+        let files = [file("x"), file("./x")];
+        let error = check_destinations(&files, Placement::InsecureAnyFilesystem).unwrap_err();
+        assert!(error.to_string().contains("two sealed files"), "{error}");
+    }
+
+    #[test]
+    fn staged_plaintext_is_private_and_goes_with_its_owner() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let file = SealedFile {
+            source: "s".into(),
+            destination: folder.path().join("x"),
+        };
+        let (temporary, _) = stage(&file, b"plain", Placement::InsecureAnyFilesystem).unwrap();
+        assert_eq!(
+            temporary.as_file().metadata().unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        drop(temporary);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn failed_start_leaves_no_plaintext() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        std::fs::write(&path, "plain").unwrap();
+        drop(Prepared {
+            variables: Vec::new(),
+            placed: vec![path.clone()],
+        });
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn swap_on_a_disk_is_told_from_compressed_memory() {
+        let swaps = "Filename Type Size Used Priority\n/dev/zram0 partition 1 0 100\n/dev/sda2 partition 1 0 -2\n";
+        assert_eq!(swap_on_disk(swaps).collect::<Vec<_>>(), ["/dev/sda2"]);
+        assert_eq!(swap_on_disk("").count(), 0);
+    }
+}

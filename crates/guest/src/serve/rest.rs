@@ -1,0 +1,394 @@
+//! The REST API of guest-components (api-server-rest), with honest statuses.
+//!
+//! Paths are not percent-decoded, as upstream; error bodies are plain text that names cause and next step. All routes
+//! and the one mapping from error to status are on this screen.
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Query, Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use strongroom_attester::AttestError;
+use strongroom_client::ClientError;
+use strongroom_wire::resource::ResourcePath;
+use strongroom_wire::tee::Tee;
+use zeroize::Zeroizing;
+
+use crate::attestation::Agent;
+use crate::error::GuestError;
+use crate::serve::{Exposure, ServeOptions};
+
+/// All routes. The service must be made with the peer's address as connect info.
+pub fn router(agent: Agent, options: ServeOptions) -> Router {
+    Router::new()
+        .route("/cdh/resource", get(resource))
+        .route("/cdh/resource/", get(resource))
+        .route("/cdh/resource/{*path}", get(resource))
+        .route("/aa/token", get(token))
+        .route("/aa/evidence", get(evidence))
+        .route("/aa/additional-evidence", get(additional_evidence))
+        .route("/info", get(info))
+        .route("/healthz", get(async || "ok\n"))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(options, admit))
+        .with_state(Guest { agent, options })
+}
+
+#[derive(Clone)]
+struct Guest {
+    agent: Agent,
+    options: ServeOptions,
+}
+
+/// Only processes of this machine, and only under a loopback name: a web page that rebinds its own name to 127.0.0.1
+/// still sends that name.
+async fn admit(
+    State(options): State<ServeOptions>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Failure> {
+    if options.exposure == Exposure::LoopbackOnly {
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        if !peer.is_some_and(|ConnectInfo(address)| address.ip().to_canonical().is_loopback()) {
+            return Err(Failure::new(
+                StatusCode::FORBIDDEN,
+                "this API answers processes of its own machine only",
+            ));
+        }
+        if !host(request.headers(), request.uri()).is_some_and(is_loopback_host) {
+            return Err(Failure::new(
+                StatusCode::FORBIDDEN,
+                "the Host header does not name this machine's loopback; ask http://127.0.0.1:8006 or http://localhost:8006",
+            ));
+        }
+    }
+    Ok(next.run(request).await)
+}
+
+async fn resource(State(guest): State<Guest>, uri: Uri) -> Result<Response, Failure> {
+    guest.needs(guest.options.features.resource(), "resource")?;
+    let path = uri
+        .path()
+        .strip_prefix("/cdh/resource")
+        .unwrap_or_default()
+        .trim_start_matches('/');
+    let path: ResourcePath = path.parse().map_err(|error| {
+        Failure::new(
+            StatusCode::BAD_REQUEST,
+            format!("{error}; ask /cdh/resource/repository/type/tag"),
+        )
+    })?;
+    let secret = guest
+        .agent
+        .get_resource(&path.into())
+        .await
+        .map_err(GuestError::from)?;
+    Ok(octets(secret))
+}
+
+#[derive(Deserialize)]
+struct TokenQuery {
+    token_type: Option<String>,
+}
+
+async fn token(
+    State(guest): State<Guest>,
+    query: Result<Query<TokenQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Failure> {
+    #[derive(Serialize)]
+    struct TokenAnswer<'a> {
+        token: &'a str,
+        tee_keypair: &'a str,
+    }
+    guest.needs(guest.options.features.attestation(), "attestation")?;
+    match parsed(query)?.token_type.as_deref() {
+        Some("kbs") => {}
+        Some("coco_as") => {
+            return Err(Failure::new(
+                StatusCode::NOT_IMPLEMENTED,
+                "tokens straight from an attestation service are not made here; ask for token_type=kbs",
+            ));
+        }
+        _ => {
+            return Err(Failure::new(
+                StatusCode::BAD_REQUEST,
+                "name the token: /aa/token?token_type=kbs",
+            ));
+        }
+    }
+    let attested = guest.agent.token().await.map_err(GuestError::from)?;
+    let key = attested.key().expose_pkcs8_pem().map_err(|_| {
+        GuestError::Broker(ClientError::Crypto {
+            doing: "writing the attested key",
+        })
+    })?;
+    let answer = TokenAnswer {
+        token: attested.token().expose(),
+        tee_keypair: &key,
+    };
+    let json = serde_json::to_vec(&answer)
+        .map(Zeroizing::new)
+        .map_err(|_| {
+            Failure::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the token has no JSON form",
+            )
+        })?;
+    Ok(octets(json))
+}
+
+#[derive(Deserialize)]
+struct EvidenceQuery {
+    runtime_data: Option<String>,
+    encoding: Option<String>,
+}
+
+impl EvidenceQuery {
+    fn into_bytes(self) -> Result<Vec<u8>, Failure> {
+        let bad = |text| Failure::new(StatusCode::BAD_REQUEST, text);
+        let data = self.runtime_data.ok_or_else(|| {
+            bad("name what the evidence shall contain: ?runtime_data=TEXT, or base64url with &encoding=base64")
+        })?;
+        match self.encoding.as_deref() {
+            None => Ok(data.into_bytes()),
+            Some("base64") => URL_SAFE_NO_PAD.decode(data).map_err(|_| {
+                bad("runtime_data is not base64url without padding, as encoding=base64 says")
+            }),
+            Some(_) => Err(bad(
+                "the only encoding is base64 (base64url without padding)",
+            )),
+        }
+    }
+}
+
+type EvidenceQueryResult = Result<Query<EvidenceQuery>, axum::extract::rejection::QueryRejection>;
+
+async fn evidence(
+    State(guest): State<Guest>,
+    query: EvidenceQueryResult,
+) -> Result<Response, Failure> {
+    guest.needs(guest.options.features.attestation(), "attestation")?;
+    let evidence = guest.agent.evidence(parsed(query)?.into_bytes()?).await?;
+    Ok(octets(Zeroizing::new(evidence.get().as_bytes().to_vec())))
+}
+
+async fn additional_evidence(
+    State(guest): State<Guest>,
+    query: EvidenceQueryResult,
+) -> Result<Response, Failure> {
+    guest.needs(guest.options.features.attestation(), "attestation")?;
+    let evidence = guest
+        .agent
+        .additional_evidence(parsed(query)?.into_bytes()?)
+        .await?;
+    Ok(octets(Zeroizing::new(evidence.into_bytes())))
+}
+
+async fn info(State(guest): State<Guest>) -> Response {
+    #[derive(Serialize)]
+    struct Info<'a> {
+        version: &'static str,
+        tee: Tee,
+        feature: &'static str,
+        broker: &'a str,
+    }
+    axum::Json(Info {
+        version: concat!("Strongroom ", env!("CARGO_PKG_VERSION")),
+        tee: guest.agent.tee(),
+        feature: guest.options.features.as_str(),
+        broker: guest.agent.broker(),
+    })
+    .into_response()
+}
+
+async fn unknown() -> Failure {
+    Failure::new(
+        StatusCode::NOT_FOUND,
+        "no such path; there are /cdh/resource/repository/type/tag, /aa/token, /aa/evidence, /aa/additional-evidence, \
+         /info and /healthz",
+    )
+}
+
+async fn wrong_method() -> Failure {
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this path is read with GET")
+}
+
+impl Guest {
+    fn needs(&self, enabled: bool, feature: &str) -> Result<(), Failure> {
+        if enabled {
+            return Ok(());
+        }
+        let text = format!(
+            "the feature {feature:?} is not enabled here; start the guest with it, or with \"all\""
+        );
+        Err(Failure::new(StatusCode::NOT_FOUND, text))
+    }
+}
+
+/// An error answer: status and one line of plain text.
+struct Failure {
+    status: StatusCode,
+    text: String,
+}
+
+impl Failure {
+    fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self {
+            status,
+            text: text.into(),
+        }
+    }
+}
+
+impl From<GuestError> for Failure {
+    fn from(error: GuestError) -> Self {
+        Self {
+            status: status(&error),
+            text: error.to_string(),
+        }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        tracing::debug!(status = self.status.as_u16(), text = %self.text, "refused");
+        (
+            self.status,
+            [(CONTENT_TYPE, "text/plain; charset=utf-8")],
+            self.text + "\n",
+        )
+            .into_response()
+    }
+}
+
+/// The one mapping from error to status: what the broker decided is the caller's answer, what kept the guest from
+/// asking it is a bad gateway.
+fn status(error: &GuestError) -> StatusCode {
+    match error {
+        GuestError::Broker(error) => match error {
+            ClientError::NotFound { .. } => StatusCode::NOT_FOUND,
+            ClientError::Denied { .. } | ClientError::EvidenceRefused { .. } => {
+                StatusCode::FORBIDDEN
+            }
+            ClientError::Evidence { .. } | ClientError::Crypto { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            _ => StatusCode::BAD_GATEWAY,
+        },
+        GuestError::Attester(AttestError::ReportData { .. }) => StatusCode::BAD_REQUEST,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// Raw bytes, wiped when they are sent, and kept by no cache.
+fn octets(bytes: Zeroizing<Vec<u8>>) -> Response {
+    let headers = [
+        (CONTENT_TYPE, "application/octet-stream"),
+        (CACHE_CONTROL, "no-store"),
+    ];
+    (headers, Body::from(Bytes::from_owner(bytes))).into_response()
+}
+
+fn parsed<T>(
+    query: Result<Query<T>, axum::extract::rejection::QueryRejection>,
+) -> Result<T, Failure> {
+    query
+        .map(|Query(query)| query)
+        .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))
+}
+
+fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {
+    let mut named = headers.get_all(HOST).iter();
+    match (named.next(), named.next()) {
+        (Some(host), None) => host.to_str().ok(),
+        (None, None) => uri.authority().map(axum::http::uri::Authority::as_str),
+        _ => None,
+    }
+}
+
+/// Whether a Host header names loopback: `localhost`, `127.x.y.z` or `[::1]`, with any port. Never-panic entry for
+/// untrusted Host headers.
+pub fn is_loopback_host(host: &str) -> bool {
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) => (address, port.strip_prefix(':')),
+            None => return false,
+        },
+        None => match host.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (host, None),
+        },
+    };
+    if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        return false;
+    }
+    name.eq_ignore_ascii_case("localhost")
+        || name
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_only_look_like_loopback_are_refused() {
+        for bad in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "127.0.0.1@evil",
+            "[::1",
+            "",
+            "8.8.8.8:8006",
+            "[::2]",
+            "localhost:x",
+            "127.0.0.1:99999",
+        ] {
+            assert!(!is_loopback_host(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn every_spelling_of_loopback_is_taken() {
+        for good in [
+            "localhost",
+            "LocalHost:8006",
+            "127.0.0.1",
+            "127.0.0.1:8006",
+            "127.1.2.3:1",
+            "[::1]",
+            "[::1]:8006",
+        ] {
+            assert!(is_loopback_host(good), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn refused_evidence_is_no_bad_gateway() {
+        let error = ClientError::EvidenceRefused {
+            detail: String::new(),
+        };
+        assert_eq!(status(&error.into()), StatusCode::FORBIDDEN);
+    }
+
+    #[test]
+    fn two_host_headers_name_nothing() {
+        let mut headers = HeaderMap::new();
+        headers.append(HOST, "localhost".parse().unwrap());
+        headers.append(HOST, "evil.example".parse().unwrap());
+        assert_eq!(host(&headers, &Uri::from_static("/info")), None);
+    }
+}
