@@ -1,1 +1,358 @@
-//! Key broker, attestation service and reference values: the trusted side.
+//! The trusted side: key broker, attestation service and reference values in one process.
+//!
+//! [`init`] makes a broker's folder once; [`Broker::open`] reads its configuration; [`Broker::serve`] answers. The
+//! path that matters is `http/kbs/*` → `session` → `attest` → `tokens` → `release` → `audit`.
+
+mod admin;
+mod attest;
+pub mod audit;
+mod config;
+mod http;
+mod init;
+mod key_file;
+mod policies;
+mod release;
+mod session;
+mod store;
+mod tls;
+mod tokens;
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use axum_server::tls_rustls::RustlsConfig;
+use hyper_util::rt::TokioTimer;
+use rustls::ServerConfig;
+
+pub use admin::AdminKeyError;
+pub use audit::{ChainError, Entry, EventId, verify_chain};
+pub use config::{
+    AdminConfig, Config, DevelopmentConfig, LimitsConfig, Loosening, Role, SessionConfig,
+    StoreConfig, TlsConfig, TokenConfig,
+};
+pub use init::{InitOptions, InitSummary, init};
+pub use store::{ResourceMetadata, SealError, StoreError};
+pub use tokens::TokenKeyError;
+
+use admin::Admins;
+use audit::{Kind, Outcome, Record};
+use policies::{LoadError, Policies};
+use session::Sessions;
+use store::{Change, MemoryStore, SqliteStore, StorageKey, Store};
+use tokens::Issuer;
+
+/// Gives the time, in seconds since 1970.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// A broker, ready to serve.
+pub struct Broker {
+    inner: Arc<Inner>,
+    tls: Option<Arc<ServerConfig>>,
+}
+
+/// What every request shares.
+pub(crate) struct Inner {
+    config: Config,
+    clock: Clock,
+    store: Box<dyn Store>,
+    storage_key: StorageKey,
+    issuer: Issuer,
+    admins: Admins,
+    policies: Policies,
+    sessions: Mutex<Sessions>,
+}
+
+impl Broker {
+    /// Reads the keys, opens the store and compiles the policies that a configuration names.
+    ///
+    /// # Errors
+    /// [`BrokerError`], naming the file or the setting at fault.
+    pub fn open(config: Config) -> Result<Self, BrokerError> {
+        Self::open_with_clock(config, Arc::new(system_clock))
+    }
+
+    /// As [`Self::open`], with a clock of the caller's.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with_clock(config: Config, clock: Clock) -> Result<Self, BrokerError> {
+        let store = Box::new(SqliteStore::open(&config.store.path)?);
+        Self::assemble(config, clock, store)
+    }
+
+    /// As [`Self::open_with_clock`], with a store that forgets: for tests.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_in_memory(config: Config, clock: Clock) -> Result<Self, BrokerError> {
+        Self::assemble(config, clock, Box::new(MemoryStore::default()))
+    }
+
+    fn assemble(config: Config, clock: Clock, store: Box<dyn Store>) -> Result<Self, BrokerError> {
+        let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
+        let storage_key = StorageKey::from_text(&key_file::read_private(&config.store.key_file)?)
+            .map_err(StoreError::from)?;
+        let issuer = Issuer::new(
+            &key_file::read_private(&config.token.signing_key)?,
+            &key_file::read_certificates(&config.token.certificate_chain)?,
+            config.token.issuer.clone(),
+            config.token.lifetime_seconds,
+        )?;
+        let admins = Admins::new(&config.admin)?;
+        let policies = Policies::load(&*store).map_err(|error| match error {
+            LoadError::Store(error) => BrokerError::Store(error),
+            LoadError::Policy(error) => BrokerError::Policy(error),
+        })?;
+        let sessions = Mutex::new(Sessions::new(
+            config.session.lifetime_seconds,
+            config.session.max,
+        ));
+        let inner = Inner {
+            config,
+            clock,
+            store,
+            storage_key,
+            issuer,
+            admins,
+            policies,
+            sessions,
+        };
+        inner.record_start()?;
+        Ok(Self {
+            inner: Arc::new(inner),
+            tls,
+        })
+    }
+
+    /// What whoever starts this broker must know: every setting that lets through what the default refuses.
+    pub fn warnings(&self) -> Vec<String> {
+        let loosenings = self.inner.config.loosenings();
+        loosenings
+            .into_iter()
+            .map(|loosening| loosening.warning().to_owned())
+            .collect()
+    }
+
+    /// The routes, to be called without a network.
+    pub fn router(&self) -> axum::Router {
+        http::router(Arc::clone(&self.inner))
+    }
+
+    /// Serves until `shutdown` completes, then lets requests in flight end, for ten seconds at most.
+    ///
+    /// # Errors
+    /// [`BrokerError::Serve`] when the listener fails.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), BrokerError> {
+        listener.set_nonblocking(true).map_err(BrokerError::Serve)?;
+        let handle = axum_server::Handle::new();
+        let ending = handle.clone();
+        let waiting = tokio::spawn(async move {
+            shutdown.await;
+            ending.graceful_shutdown(Some(GRACE));
+        });
+        let head = Duration::from_secs(self.inner.config.limits.header_seconds);
+        let service = self.router().into_make_service();
+        let served = match self.tls {
+            Some(tls) => {
+                let tls = RustlsConfig::from_config(tls);
+                let mut server = axum_server::from_tcp_rustls(listener, tls)
+                    .map_err(BrokerError::Serve)?
+                    .handle(handle)
+                    .http1_only();
+                server
+                    .http_builder()
+                    .http1()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(head);
+                server.serve(service).await
+            }
+            None => {
+                let mut server = axum_server::from_tcp(listener)
+                    .map_err(BrokerError::Serve)?
+                    .handle(handle)
+                    .http1_only();
+                server
+                    .http_builder()
+                    .http1()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(head);
+                server.serve(service).await
+            }
+        };
+        waiting.abort();
+        served.map_err(BrokerError::Serve)
+    }
+}
+
+impl Inner {
+    pub(crate) fn now(&self) -> u64 {
+        (self.clock)()
+    }
+
+    pub(crate) fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        // Each call leaves the sessions whole, so a panic elsewhere does not spoil them.
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The settings that every answer over this listener rests on.
+    pub(crate) fn connection_loosenings(&self) -> Vec<String> {
+        match self.config.insecure_http {
+            true => vec![Loosening::InsecureHttp.name().to_owned()],
+            false => Vec::new(),
+        }
+    }
+
+    /// Records a refusal. Nothing hangs on the entry but the record, so failing to write it is logged and the
+    /// refusal stands.
+    pub(crate) fn record(&self, record: Record) {
+        let event = record.event.clone();
+        if let Err(error) = self.store.commit(Change::Nothing, record) {
+            tracing::error!(%event, %error, "a refusal could not be recorded");
+        }
+    }
+
+    fn record_start(&self) -> Result<(), StoreError> {
+        let mut record = Record::new(Kind::Start, Outcome::Allowed, "start broker", self.now());
+        record.detail = Some(format!("strongroom-broker {}", env!("CARGO_PKG_VERSION")));
+        record.policy = Some(self.policies.release().digest.clone());
+        record.loosenings = self
+            .config
+            .loosenings()
+            .into_iter()
+            .map(|loosening| loosening.name().to_owned())
+            .collect();
+        self.store.commit(Change::Nothing, record).map(drop)
+    }
+
+    /// Runs what blocks, on a thread that may.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, http::ApiError> + Send + 'static,
+    ) -> Result<T, http::ApiError> {
+        let broker = Arc::clone(self);
+        tokio::task::spawn_blocking(move || work(&broker))
+            .await
+            .unwrap_or_else(|error| {
+                tracing::error!(%error, "a request panicked");
+                Err(http::ApiError::Panicked)
+            })
+    }
+}
+
+/// Why a broker cannot be made, opened or served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrokerError {
+    /// `init` found something in its folder.
+    #[error(
+        "{dir} is not empty. If it is a broker's folder, start that one: strongroom broker run --config {dir}/broker.toml. \
+         Its keys are not made twice; for another broker name another folder"
+    )]
+    AlreadyInitialised {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// An option of `init` is of no use.
+    #[error("{option} {message}")]
+    Option {
+        /// Which option.
+        option: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A configuration, or a file that it names, does not hold what it should.
+    #[error("{path}: {message}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Others may read a private file.
+    #[error("{path} has mode {mode:03o}, and only its owner may read it: chmod 600 {path}")]
+    LooseMode {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The token key is of no use.
+    #[error(transparent)]
+    TokenKey(#[from] TokenKeyError),
+    /// An admin's key is of no use.
+    #[error(transparent)]
+    AdminKey(#[from] AdminKeyError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stored policy cannot be put in force.
+    #[error("a stored policy cannot be put in force: {0}")]
+    Policy(strongroom_verifier::PolicyError),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+    /// A key or certificate cannot be made.
+    #[error("a certificate cannot be made: {0}")]
+    Certificate(#[from] rcgen::Error),
+    /// The listener failed.
+    #[error("the listener failed: {0}")]
+    Serve(std::io::Error),
+}
+
+impl BrokerError {
+    fn file(path: &Path, source: std::io::Error) -> Self {
+        Self::File {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// The decoders that strangers reach, as functions of bytes that never panic: the entries for fuzzing.
+#[doc(hidden)]
+pub mod fuzz {
+    /// The name in a request's path, as it was sent.
+    pub fn resource_path(sent: &str) -> bool {
+        crate::http::resource_path(sent).is_ok()
+    }
+
+    /// The body of `POST /kbs/v0/auth`.
+    pub fn auth_body(body: &[u8]) -> bool {
+        crate::http::auth_body(body).is_ok()
+    }
+
+    /// The body of `POST /kbs/v0/attest`, its init-data too.
+    pub fn attest_body(body: &[u8]) -> bool {
+        let message: Result<strongroom_wire::kbs::Attestation, _> = serde_json::from_slice(body);
+        message.is_ok_and(|message| {
+            message.init_data.is_none_or(|body| crate::attest::parse_initdata(&body).is_ok())
+        })
+    }
+
+    /// A `Cookie` header.
+    pub fn cookie(value: &[u8]) -> bool {
+        crate::http::session_cookie(value)
+    }
+}
+
+fn system_clock() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+const GRACE: Duration = Duration::from_secs(10);

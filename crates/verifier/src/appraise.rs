@@ -25,7 +25,10 @@ impl AppraisalPolicy {
     /// [`PolicyError`], with line and column where the text is at fault.
     pub fn compile(id: &str, rego: &str) -> Result<Self, PolicyError> {
         let rego = Rego::compile(id, rego, TRUST_CLAIMS)?.prepared(TRUST_CLAIMS)?;
-        let policy = Self { extensions: rego.declares(EXTENSIONS), rego };
+        let policy = Self {
+            extensions: rego.declares(EXTENSIONS),
+            rego,
+        };
         match policy.evaluate(Value::Object(Map::new()), Arc::default(), 0) {
             Ok(_) | Err(PolicyError::NoClaims { .. }) => Ok(policy),
             Err(error) => Err(error),
@@ -34,7 +37,8 @@ impl AppraisalPolicy {
 
     /// The policy for CPU platforms that ships: [`Self::DEFAULT_CPU`].
     pub fn default_cpu() -> Self {
-        Self::compile(DEFAULT_CPU_ID, Self::DEFAULT_CPU).expect("the shipped policy compiles, as its test shows")
+        Self::compile(DEFAULT_CPU_ID, Self::DEFAULT_CPU)
+            .expect("the shipped policy compiles, as its test shows")
     }
 
     /// The text of the policy for CPU platforms that ships.
@@ -42,7 +46,10 @@ impl AppraisalPolicy {
 
     /// The policy's id, as `ear.appraisal-policy-id` has it: without the platform class.
     pub fn id(&self) -> &str {
-        self.rego.id().split_once('_').map_or(self.rego.id(), |(id, _class)| id)
+        self.rego
+            .id()
+            .split_once('_')
+            .map_or(self.rego.id(), |(id, _class)| id)
     }
 
     fn evaluate(
@@ -51,10 +58,16 @@ impl AppraisalPolicy {
         values: Arc<ReferenceValues>,
         now: u64,
     ) -> Result<(TrustVector, Map<String, Value>), PolicyError> {
-        let mut evaluation = self.rego.evaluation(input).with_reference_values(values, now)?;
+        let mut evaluation = self
+            .rego
+            .evaluation(input)
+            .with_reference_values(values, now)?;
         let vector = self.trust_vector(evaluation.value(TRUST_CLAIMS)?)?;
         let extensions = match self.extensions {
-            true => evaluation.value(EXTENSIONS)?.map(|list| self.extensions(list)).transpose()?,
+            true => evaluation
+                .value(EXTENSIONS)?
+                .map(|list| self.extensions(list))
+                .transpose()?,
             false => None,
         };
         Ok((vector, extensions.unwrap_or_default()))
@@ -68,7 +81,11 @@ impl AppraisalPolicy {
         let mut vector = TrustVector::default();
         for (name, value) in claims {
             let Some(tier) = value.as_i64().and_then(|number| i8::try_from(number).ok()) else {
-                return Err(PolicyError::ClaimValue { policy: policy(), name, value: value.to_string() });
+                return Err(PolicyError::ClaimValue {
+                    policy: policy(),
+                    name,
+                    value: value.to_string(),
+                });
             };
             let slot = match name.as_str() {
                 "instance-identity" => &mut vector.instance_identity,
@@ -79,7 +96,12 @@ impl AppraisalPolicy {
                 "runtime-opaque" => &mut vector.runtime_opaque,
                 "storage-opaque" => &mut vector.storage_opaque,
                 "sourced-data" => &mut vector.sourced_data,
-                _ => return Err(PolicyError::UnknownClaim { policy: policy(), name }),
+                _ => {
+                    return Err(PolicyError::UnknownClaim {
+                        policy: policy(),
+                        name,
+                    });
+                }
             };
             *slot = tier;
         }
@@ -90,14 +112,21 @@ impl AppraisalPolicy {
     fn extensions(&self, list: Value) -> Result<Map<String, Value>, PolicyError> {
         let malformed = || PolicyError::Evaluation {
             policy: self.rego.id().to_owned(),
-            message: "`extensions` must be an array of objects with `name`, `key` and `value`".to_owned(),
+            message: "`extensions` must be an array of objects with `name`, `key` and `value`"
+                .to_owned(),
         };
-        let Value::Array(list) = list else { return Err(malformed()) };
+        let Value::Array(list) = list else {
+            return Err(malformed());
+        };
         list.into_iter()
             .map(|extension| {
-                let Value::Object(mut members) = extension else { return Err(malformed()) };
+                let Value::Object(mut members) = extension else {
+                    return Err(malformed());
+                };
                 match (members.remove("name"), members.remove("value")) {
-                    (Some(Value::String(name)), Some(value)) if !RESERVED.contains(&name.as_str()) => {
+                    (Some(Value::String(name)), Some(value))
+                        if !RESERVED.contains(&name.as_str()) =>
+                    {
                         Ok((name, value))
                     }
                     _ => Err(malformed()),
@@ -118,8 +147,11 @@ pub fn appraise(
     now: u64,
 ) -> Result<AppraisedClaims, AppraiseError> {
     let annotated_evidence = verified.policy_input();
-    let (trust_vector, extensions) =
-        policy.evaluate(Value::Object(annotated_evidence.clone()), Arc::clone(values), now)?;
+    let (trust_vector, extensions) = policy.evaluate(
+        Value::Object(annotated_evidence.clone()),
+        Arc::clone(values),
+        now,
+    )?;
     Ok(AppraisedClaims {
         tee: verified.tee,
         tee_key: verified.tee_key,
@@ -214,9 +246,20 @@ mod tests {
     fn grade(input: Value, values: &[(&str, Value)]) -> TrustVector {
         let values = values
             .iter()
-            .map(|(name, value)| ((*name).to_owned(), ReferenceValue { value: value.clone(), expires: 100 }))
+            .map(|(name, value)| {
+                (
+                    (*name).to_owned(),
+                    ReferenceValue {
+                        value: value.clone(),
+                        expires: 100,
+                    },
+                )
+            })
             .collect();
-        AppraisalPolicy::default_cpu().evaluate(input, Arc::new(values), 50).unwrap().0
+        AppraisalPolicy::default_cpu()
+            .evaluate(input, Arc::new(values), 50)
+            .unwrap()
+            .0
     }
 
     fn sample() -> Value {
@@ -235,22 +278,40 @@ mod tests {
     #[test]
     fn sample_that_meets_every_reference_value_is_affirming() {
         let vector = grade(sample(), &reference_values());
-        assert_eq!((vector.executables, vector.hardware, vector.configuration), (3, 2, 2));
+        assert_eq!(
+            (vector.executables, vector.hardware, vector.configuration),
+            (3, 2, 2)
+        );
         assert_eq!(vector.status(), Tier::Affirming);
     }
 
     #[test]
     fn empty_input_is_contraindicated() {
         let vector = grade(json!({}), &reference_values());
-        assert_eq!((vector.executables, vector.hardware, vector.configuration), (33, 97, 36));
+        assert_eq!(
+            (vector.executables, vector.hardware, vector.configuration),
+            (33, 97, 36)
+        );
         assert_eq!(vector.status(), Tier::Contraindicated);
     }
 
     #[test]
     fn each_missing_reference_value_spoils_the_grade() {
-        for missing in ["launch_digest", "svn", "major_version", "minimum_minor_version"] {
-            let values: Vec<_> = reference_values().into_iter().filter(|(name, _)| *name != missing).collect();
-            assert_ne!(grade(sample(), &values).status(), Tier::Affirming, "{missing}");
+        for missing in [
+            "launch_digest",
+            "svn",
+            "major_version",
+            "minimum_minor_version",
+        ] {
+            let values: Vec<_> = reference_values()
+                .into_iter()
+                .filter(|(name, _)| *name != missing)
+                .collect();
+            assert_ne!(
+                grade(sample(), &values).status(),
+                Tier::Affirming,
+                "{missing}"
+            );
         }
     }
 
@@ -280,17 +341,26 @@ mod tests {
 
     #[test]
     fn claim_that_ar4si_does_not_know_is_refused_when_the_policy_is_set() {
-        let error = AppraisalPolicy::compile("p", "package policy\n\ntrust_claims := {\"hardwear\": 2}").unwrap_err();
-        assert_eq!(error, PolicyError::UnknownClaim { policy: "p".into(), name: "hardwear".into() });
+        let error =
+            AppraisalPolicy::compile("p", "package policy\n\ntrust_claims := {\"hardwear\": 2}")
+                .unwrap_err();
+        assert_eq!(
+            error,
+            PolicyError::UnknownClaim {
+                policy: "p".into(),
+                name: "hardwear".into()
+            }
+        );
     }
 
     #[test]
     fn claim_that_is_no_small_integer_is_refused() {
         for value in ["\"2\"", "2.5", "128", "-129", "null", "true"] {
             let text = format!("package policy\n\ntrust_claims := {{\"hardware\": {value}}}");
+            let outcome = AppraisalPolicy::compile("p", &text);
             assert!(
-                matches!(AppraisalPolicy::compile("p", &text), Err(PolicyError::ClaimValue { .. })),
-                "{value}"
+                matches!(outcome, Err(PolicyError::ClaimValue { .. })),
+                "{value}: {outcome:?}"
             );
         }
     }
@@ -298,7 +368,10 @@ mod tests {
     #[test]
     fn extension_cannot_replace_the_verdict() {
         let text = "package policy\n\ntrust_claims := {}\n\nextensions := [{\"name\": \"ear.status\", \"key\": 1, \"value\": \"affirming\"}]";
-        assert!(matches!(AppraisalPolicy::compile("p", text), Err(PolicyError::Evaluation { .. })));
+        assert!(matches!(
+            AppraisalPolicy::compile("p", text),
+            Err(PolicyError::Evaluation { .. })
+        ));
     }
 
     #[test]
@@ -306,6 +379,9 @@ mod tests {
         let text = "package policy\n\ntrust_claims := {\"hardware\": 2}\n\nextensions := [{\"name\": \"ear.trustee.identifiers\", \"key\": -18, \"value\": {\"validated\": {}}}]";
         let policy = AppraisalPolicy::compile("p", text).unwrap();
         let (_, extensions) = policy.evaluate(json!({}), Arc::default(), 0).unwrap();
-        assert_eq!(extensions["ear.trustee.identifiers"], json!({"validated": {}}));
+        assert_eq!(
+            extensions["ear.trustee.identifiers"],
+            json!({"validated": {}})
+        );
     }
 }

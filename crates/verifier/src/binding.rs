@@ -69,7 +69,9 @@ impl Binding {
 
     /// The claims `init_data` (hex) and `init_data_claims` of the document that was sent.
     pub(crate) fn initdata_claims(&self) -> Option<(String, &Value)> {
-        self.initdata.as_ref().map(|sent| (hex::encode(&sent.digest), &sent.claims))
+        self.initdata
+            .as_ref()
+            .map(|sent| (hex::encode(&sent.digest), &sent.claims))
     }
 
     /// Compares the report data that a platform carries with the one wanted, to the last byte.
@@ -98,9 +100,10 @@ impl Binding {
             (Some(register), Some(sent)) if register == sent.digest => Ok(Some(true)),
             (Some(register), sent) => Err(VerifyError::Initdata {
                 expected: hex::encode(register),
-                actual: sent
-                    .as_ref()
-                    .map_or_else(|| "no init-data".to_owned(), |sent| hex::encode(&sent.digest)),
+                actual: sent.as_ref().map_or_else(
+                    || "no init-data".to_owned(),
+                    |sent| hex::encode(&sent.digest),
+                ),
             }),
         }
     }
@@ -128,14 +131,16 @@ fn to_json(value: toml::Value) -> Value {
     match value {
         toml::Value::String(text) => json!(text),
         toml::Value::Integer(number) => json!(number),
-        toml::Value::Float(number) => {
-            serde_json::Number::from_f64(number).map_or_else(|| json!(number.to_string()), Value::Number)
-        }
+        toml::Value::Float(number) => serde_json::Number::from_f64(number)
+            .map_or_else(|| json!(number.to_string()), Value::Number),
         toml::Value::Boolean(truth) => json!(truth),
         toml::Value::Datetime(time) => json!(time.to_string()),
         toml::Value::Array(items) => Value::Array(items.into_iter().map(to_json).collect()),
-        toml::Value::Table(table) => {
-            Value::Object(table.into_iter().map(|(name, value)| (name, to_json(value))).collect())
-        }
+        toml::Value::Table(table) => Value::Object(
+            table
+                .into_iter()
+                .map(|(name, value)| (name, to_json(value)))
+                .collect(),
+        ),
     }
 }

@@ -127,7 +127,10 @@ impl VerifiedEvidence {
     fn new(tee: Tee, verdict: PlatformVerdict, binding: &Binding) -> Self {
         let mut bound = Map::new();
         bound.insert("report_data".into(), json!(verdict.report_data));
-        bound.insert("runtime_data_claims".into(), binding.runtime_data_claims().clone());
+        bound.insert(
+            "runtime_data_claims".into(),
+            binding.runtime_data_claims().clone(),
+        );
         if let (Some(held), Some((digest, claims))) =
             (verdict.initdata_bound, binding.initdata_claims())
         {
@@ -162,7 +165,10 @@ impl VerifiedEvidence {
     /// A policy's input: the claims under the platform's name, beside what the evidence binds.
     fn policy_input(&self) -> Map<String, Value> {
         let mut input = self.bound.clone();
-        input.insert(self.tee.as_str().to_owned(), Value::Object(self.claims.clone()));
+        input.insert(
+            self.tee.as_str().to_owned(),
+            Value::Object(self.claims.clone()),
+        );
         input.insert("assurance".to_owned(), json!(self.assurance.as_str()));
         input
     }
@@ -209,7 +215,9 @@ pub enum VerifyError {
     #[error("additional evidence of devices is not supported")]
     AdditionalEvidence,
     /// The report data does not bind this nonce and this key.
-    #[error("report data does not bind the nonce and key of this session: expected {expected}, actual {actual}")]
+    #[error(
+        "report data does not bind the nonce and key of this session: expected {expected}, actual {actual}"
+    )]
     ReportData {
         /// The hash of the runtime data, in hex.
         expected: String,

@@ -44,7 +44,9 @@ pub enum PolicyError {
         rule: String,
     },
     /// It calls a function whose cost nothing bounds.
-    #[error("policy {policy:?} calls {function}, which can allocate without bound and is not available")]
+    #[error(
+        "policy {policy:?} calls {function}, which can allocate without bound and is not available"
+    )]
     UnboundedFunction {
         /// Which policy.
         policy: String,
@@ -76,7 +78,9 @@ pub enum PolicyError {
         name: String,
     },
     /// A trust claim is not an integer of -128 to 127.
-    #[error("policy {policy:?} returns {value} for the trust claim {name:?}, wanted an integer from -128 to 127")]
+    #[error(
+        "policy {policy:?} returns {value} for the trust claim {name:?}, wanted an integer from -128 to 127"
+    )]
     ClaimValue {
         /// Which policy.
         policy: String,
@@ -104,22 +108,34 @@ impl Rego {
     /// Parses `text` and demands `rule`, such as `data.policy.allow`.
     pub(crate) fn compile(id: &str, text: &str, rule: &str) -> Result<Self, PolicyError> {
         if text.len() > MAX_BYTES {
-            return Err(PolicyError::TooLarge { actual: text.len(), limit: MAX_BYTES });
+            return Err(PolicyError::TooLarge {
+                actual: text.len(),
+                limit: MAX_BYTES,
+            });
         }
         if let Some(function) = UNBOUNDED.into_iter().find(|name| text.contains(name)) {
-            return Err(PolicyError::UnboundedFunction { policy: id.to_owned(), function });
+            return Err(PolicyError::UnboundedFunction {
+                policy: id.to_owned(),
+                function,
+            });
         }
         let mut engine = Engine::new();
         engine.set_execution_timer_config(ExecutionTimerConfig {
             limit: TIME_LIMIT,
             check_interval: CHECK_INTERVAL,
         });
-        engine
+        let package = engine
             .add_policy(id.to_owned(), text.to_owned())
             .map_err(|e| error(id, e.to_string(), e.downcast_ref()))?;
-        let policy = Self { id: id.to_owned(), engine };
-        if !policy.declares(rule) {
-            return Err(PolicyError::MissingRule { policy: policy.id, rule: rule.to_owned() });
+        let policy = Self {
+            id: id.to_owned(),
+            engine,
+        };
+        if package != PACKAGE || !policy.declares(rule) {
+            return Err(PolicyError::MissingRule {
+                policy: policy.id,
+                rule: rule.to_owned(),
+            });
         }
         Ok(policy)
     }
@@ -130,7 +146,14 @@ impl Rego {
 
     /// Whether the text has a rule of this name.
     pub(crate) fn declares(&self, rule: &str) -> bool {
-        self.engine.has_declared_rule_rooted_at(&self.id, rule).unwrap_or(false)
+        // Heads are written relative to their package.
+        rule.strip_prefix(PACKAGE)
+            .and_then(|rest| rest.strip_prefix('.'))
+            .is_some_and(|name| {
+                self.engine
+                    .has_declared_rule_rooted_at(&self.id, name)
+                    .unwrap_or(false)
+            })
     }
 
     /// Analyses the policy now, so that evaluations on clones do not.
@@ -145,7 +168,10 @@ impl Rego {
     pub(crate) fn evaluation(&self, input: serde_json::Value) -> Evaluation {
         let mut engine = self.engine.clone();
         engine.set_input(Value::from(input));
-        Evaluation { id: self.id.clone(), engine }
+        Evaluation {
+            id: self.id.clone(),
+            engine,
+        }
     }
 }
 
@@ -160,7 +186,7 @@ impl Evaluation {
     pub(crate) fn with_data(mut self, data: serde_json::Value) -> Result<Self, PolicyError> {
         self.engine
             .add_data(Value::from(data))
-            .map_err(|e| error(&self.id, e.to_string(), e.downcast_ref()))?;
+            .map_err(|e| failed(&self.id, e.to_string(), e.downcast_ref()))?;
         Ok(self)
     }
 
@@ -179,7 +205,7 @@ impl Evaluation {
         };
         self.engine
             .add_extension("query_reference_value".to_owned(), 1, Box::new(query))
-            .map_err(|e| error(&self.id, e.to_string(), e.downcast_ref()))?;
+            .map_err(|e| failed(&self.id, e.to_string(), e.downcast_ref()))?;
         Ok(self)
     }
 
@@ -188,13 +214,32 @@ impl Evaluation {
         let value = self
             .engine
             .eval_rule(rule.to_owned())
-            .map_err(|e| error(&self.id, e.to_string(), e.downcast_ref()))?;
+            .map_err(|e| failed(&self.id, e.to_string(), e.downcast_ref()))?;
         if value == Value::Undefined {
             return Ok(None);
         }
         serde_json::to_value(&value)
             .map(Some)
-            .map_err(|e| PolicyError::Evaluation { policy: self.id.clone(), message: e.to_string() })
+            .map_err(|e| PolicyError::Evaluation {
+                policy: self.id.clone(),
+                message: e.to_string(),
+            })
+    }
+}
+
+/// As [`error`], for a policy that parsed and then failed at its work.
+fn failed(id: &str, text: String, limit: Option<&LimitError>) -> PolicyError {
+    match error(id, text, limit) {
+        PolicyError::Syntax {
+            policy,
+            line,
+            column,
+            message,
+        } => PolicyError::Evaluation {
+            policy,
+            message: format!("line {line}, column {column}: {message}"),
+        },
+        other => other,
     }
 }
 
@@ -206,11 +251,21 @@ fn error(id: &str, text: String, limit: Option<&LimitError>) -> PolicyError {
             limit_milliseconds: u64::try_from(TIME_LIMIT.as_millis()).unwrap_or(u64::MAX),
         };
     }
-    let message = text.rsplit_once("error: ").map_or(text.as_str(), |(_, message)| message);
+    let message = text
+        .rsplit_once("error: ")
+        .map_or(text.as_str(), |(_, message)| message);
     let message: String = message.trim().chars().take(MAX_MESSAGE).collect();
     match place(id, &text) {
-        Some((line, column)) => PolicyError::Syntax { policy: id.to_owned(), line, column, message },
-        None => PolicyError::Evaluation { policy: id.to_owned(), message },
+        Some((line, column)) => PolicyError::Syntax {
+            policy: id.to_owned(),
+            line,
+            column,
+            message,
+        },
+        None => PolicyError::Evaluation {
+            policy: id.to_owned(),
+            message,
+        },
     }
 }
 
@@ -218,9 +273,14 @@ fn error(id: &str, text: String, limit: Option<&LimitError>) -> PolicyError {
 fn place(id: &str, text: &str) -> Option<(u32, u32)> {
     let after = text.split_once(&format!("--> {id}:"))?.1;
     let mut numbers = after.lines().next()?.split(':');
-    Some((numbers.next()?.trim().parse().ok()?, numbers.next()?.trim().parse().ok()?))
+    Some((
+        numbers.next()?.trim().parse().ok()?,
+        numbers.next()?.trim().parse().ok()?,
+    ))
 }
 
+/// Upstream's package for both kinds of policy.
+const PACKAGE: &str = "data.policy";
 const MAX_BYTES: usize = 256 * 1024;
 const MAX_MESSAGE: usize = 512;
 const TIME_LIMIT: Duration = Duration::from_millis(500);
@@ -235,15 +295,22 @@ mod tests {
 
     #[test]
     fn syntax_error_names_line_and_column() {
-        let error = Rego::compile("p", "package policy\n\nallow := if {", "data.policy.allow").unwrap_err();
-        let PolicyError::Syntax { line, column, .. } = error else { unreachable!("{error}") };
+        let error =
+            Rego::compile("p", "package policy\n\nallow := if {", "data.policy.allow").unwrap_err();
+        let PolicyError::Syntax { line, column, .. } = error else {
+            unreachable!("{error}")
+        };
         assert_eq!((line, column), (3, 10));
     }
 
     #[test]
     fn policy_of_another_package_is_refused() {
         assert!(matches!(
-            Rego::compile("p", "package other\n\ndefault allow := true", "data.policy.allow"),
+            Rego::compile(
+                "p",
+                "package other\n\ndefault allow := true",
+                "data.policy.allow"
+            ),
             Err(PolicyError::MissingRule { .. })
         ));
     }
@@ -255,8 +322,13 @@ mod tests {
             "package policy\n\nimport rego.v1\n\nd := {digits}\n\nallow if {{\n count([1 | some a in d; some b in d; some c in d; some e in d; some f in d; some g in d; some h in d; some i in d; some j in d]) > 0\n}}"
         );
         let policy = Rego::compile("p", &text, "data.policy.allow").unwrap();
-        let outcome = policy.evaluation(serde_json::json!({})).value("data.policy.allow");
-        assert!(matches!(outcome, Err(PolicyError::TimeLimit { .. })), "{outcome:?}");
+        let outcome = policy
+            .evaluation(serde_json::json!({}))
+            .value("data.policy.allow");
+        assert!(
+            matches!(outcome, Err(PolicyError::TimeLimit { .. })),
+            "{outcome:?}"
+        );
     }
 
     #[test]
@@ -264,7 +336,10 @@ mod tests {
         let text = "package policy\n\nallow := numbers.range(1, 1000000000000)";
         assert!(matches!(
             Rego::compile("p", text, "data.policy.allow"),
-            Err(PolicyError::UnboundedFunction { function: "numbers.range", .. })
+            Err(PolicyError::UnboundedFunction {
+                function: "numbers.range",
+                ..
+            })
         ));
     }
 
@@ -272,12 +347,20 @@ mod tests {
     fn rules_that_contradict_each_other_are_an_error() {
         let text = "package policy\n\nimport rego.v1\n\nallow := true if input.a\n\nallow := false if input.a";
         let policy = Rego::compile("p", text, "data.policy.allow").unwrap();
-        assert!(policy.evaluation(serde_json::json!({"a": true})).value("data.policy.allow").is_err());
+        assert!(
+            policy
+                .evaluation(serde_json::json!({"a": true}))
+                .value("data.policy.allow")
+                .is_err()
+        );
     }
 
     #[test]
     fn oversized_policy_is_refused() {
         let text = format!("package policy\n# {}", "x".repeat(MAX_BYTES));
-        assert!(matches!(Rego::compile("p", &text, "data.policy.allow"), Err(PolicyError::TooLarge { .. })));
+        assert!(matches!(
+            Rego::compile("p", &text, "data.policy.allow"),
+            Err(PolicyError::TooLarge { .. })
+        ));
     }
 }

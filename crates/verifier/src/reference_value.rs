@@ -32,21 +32,29 @@ impl ReferenceValues {
     /// # Errors
     /// [`ReferenceValueError`] for another type or version, a payload that is not such a map, or too much of it.
     pub fn parse_message(json: &[u8], now: u64) -> Result<Self, ReferenceValueError> {
-        let message: Message =
-            serde_json::from_slice(json).map_err(|e| ReferenceValueError::Malformed(e.to_string()))?;
+        let message: Message = serde_json::from_slice(json)
+            .map_err(|e| ReferenceValueError::Malformed(e.to_string()))?;
         if message.version != MESSAGE_VERSION {
-            return Err(ReferenceValueError::Version { actual: shorten(&message.version) });
+            return Err(ReferenceValueError::Version {
+                actual: shorten(&message.version),
+            });
         }
         if message.r#type != "sample" {
-            return Err(ReferenceValueError::Type { actual: shorten(&message.r#type) });
+            return Err(ReferenceValueError::Type {
+                actual: shorten(&message.r#type),
+            });
         }
-        let payload = STANDARD
-            .decode(&message.payload)
-            .map_err(|e| ReferenceValueError::Malformed(format!("payload is not standard base64: {e}")))?;
-        let values: Map<String, Value> = serde_json::from_slice(&payload)
-            .map_err(|e| ReferenceValueError::Malformed(format!("payload is not a JSON map: {e}")))?;
+        let payload = STANDARD.decode(&message.payload).map_err(|e| {
+            ReferenceValueError::Malformed(format!("payload is not standard base64: {e}"))
+        })?;
+        let values: Map<String, Value> = serde_json::from_slice(&payload).map_err(|e| {
+            ReferenceValueError::Malformed(format!("payload is not a JSON map: {e}"))
+        })?;
         if values.is_empty() || values.len() > MAX_VALUES {
-            return Err(ReferenceValueError::Count { actual: values.len(), limit: MAX_VALUES });
+            return Err(ReferenceValueError::Count {
+                actual: values.len(),
+                limit: MAX_VALUES,
+            });
         }
         let expires = now.saturating_add(DEFAULT_LIFE_SECONDS);
         values
@@ -63,7 +71,10 @@ impl ReferenceValues {
 
     /// The value of a name, unless it has expired at `now`.
     pub fn value(&self, name: &str, now: u64) -> Option<&Value> {
-        self.0.get(name).filter(|known| now < known.expires).map(|known| &known.value)
+        self.0
+            .get(name)
+            .filter(|known| now < known.expires)
+            .map(|known| &known.value)
     }
 
     /// Adds or replaces one value.
@@ -146,7 +157,9 @@ mod tests {
     use super::*;
 
     fn message(r#type: &str, payload: &str) -> Vec<u8> {
-        json!({"version": "0.1.0", "type": r#type, "payload": STANDARD.encode(payload)}).to_string().into_bytes()
+        json!({"version": "0.1.0", "type": r#type, "payload": STANDARD.encode(payload)})
+            .to_string()
+            .into_bytes()
     }
 
     #[test]
@@ -156,12 +169,16 @@ mod tests {
             1_000,
         )
         .unwrap();
-        assert_eq!(values.value("launch_digest", 1_000), Some(&json!(["abcde"])));
+        assert_eq!(
+            values.value("launch_digest", 1_000),
+            Some(&json!(["abcde"]))
+        );
     }
 
     #[test]
     fn expired_value_is_absent() {
-        let values = ReferenceValues::parse_message(&message("sample", r#"{"svn":["1"]}"#), 1_000).unwrap();
+        let values =
+            ReferenceValues::parse_message(&message("sample", r#"{"svn":["1"]}"#), 1_000).unwrap();
         let end = 1_000 + DEFAULT_LIFE_SECONDS;
         assert!(values.value("svn", end - 1).is_some());
         assert_eq!(values.value("svn", end), None);
@@ -170,7 +187,12 @@ mod tests {
     #[test]
     fn unsupported_extractor_is_refused_by_name() {
         let error = ReferenceValues::parse_message(&message("corim", "{}"), 0).unwrap_err();
-        assert_eq!(error, ReferenceValueError::Type { actual: "corim".into() });
+        assert_eq!(
+            error,
+            ReferenceValueError::Type {
+                actual: "corim".into()
+            }
+        );
     }
 
     #[test]

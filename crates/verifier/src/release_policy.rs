@@ -29,9 +29,15 @@ impl ReleasePolicy {
     /// # Errors
     /// [`PolicyError`], with line and column where the text is at fault.
     pub fn compile(rego: &str) -> Result<Self, PolicyError> {
-        let rego = Rego::compile(POLICY_ID, rego, ALLOW)?;
-        let policy = Self { denials: rego.declares(DENIALS), rego };
-        let mut evaluation = policy.rego.evaluation(json!({})).with_data(data(["", "", ""], &BTreeMap::new()))?;
+        let rego = Rego::compile(POLICY_ID, rego, ALLOW)?.prepared(ALLOW)?;
+        let policy = Self {
+            denials: rego.declares(DENIALS),
+            rego,
+        };
+        let mut evaluation = policy
+            .rego
+            .evaluation(json!({}))
+            .with_data(data(["", "", ""], &BTreeMap::new()))?;
         evaluation.value(ALLOW)?;
         Ok(policy)
     }
@@ -62,7 +68,12 @@ impl ReleasePolicy {
         }
         let denials = match self.denials {
             // An explanation that fails must not hide the denial that it explains.
-            true => evaluation.value(DENIALS).ok().flatten().map(reasons).unwrap_or_default(),
+            true => evaluation
+                .value(DENIALS)
+                .ok()
+                .flatten()
+                .map(reasons)
+                .unwrap_or_default(),
             false => Vec::new(),
         };
         let reasons = match denials.is_empty() {
@@ -126,10 +137,15 @@ impl Requirement {
         let well_formed = |part: &&str| {
             let stem = part.strip_suffix('*').unwrap_or(part);
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-            !part.is_empty() && !stem.starts_with('.') && stem.chars().all(plain) && part.len() <= MAX_PART
+            !part.is_empty()
+                && !stem.starts_with('.')
+                && stem.chars().all(plain)
+                && part.len() <= MAX_PART
         };
         if parts.len() != 3 || !parts.iter().all(well_formed) {
-            return Err(PatternError { pattern: pattern.chars().take(64).collect() });
+            return Err(PatternError {
+                pattern: pattern.chars().take(64).collect(),
+            });
         }
         Ok(Self {
             pattern: pattern.to_owned(),
@@ -172,7 +188,8 @@ impl Requirement {
     /// `["snp", "measurement"]`.
     #[must_use]
     pub fn claim(mut self, path: &[&str], value: Value) -> Self {
-        self.claims.push((path.iter().map(|part| (*part).to_owned()).collect(), value));
+        self.claims
+            .push((path.iter().map(|part| (*part).to_owned()).collect(), value));
         self
     }
 
@@ -202,17 +219,35 @@ impl Requirement {
         }
         if let Some(assurance) = self.assurance {
             let path = ["assurance".to_owned()];
-            every.push(check("assurance", claim("assurance"), json!(assurance.as_str()), evidence(&path)));
+            every.push(check(
+                "assurance",
+                claim("assurance"),
+                json!(assurance.as_str()),
+                evidence(&path),
+            ));
         }
         let mut cpu = Vec::new();
         if let Some(digest) = &self.initdata_digest {
             let path = ["init_data".to_owned()];
-            cpu.push(check("init-data", claim("init_data"), json!(digest), evidence(&path)));
+            cpu.push(check(
+                "init-data",
+                claim("init_data"),
+                json!(digest),
+                evidence(&path),
+            ));
             let path = ["init_data_bound".to_owned()];
-            cpu.push(check("init-data is bound", claim("init_data_bound"), json!(true), evidence(&path)));
+            cpu.push(check(
+                "init-data is bound",
+                claim("init_data_bound"),
+                json!(true),
+                evidence(&path),
+            ));
         }
         for (path, value) in &self.claims {
-            let name = format!("sprintf(\"submods.%s.%s\", [name, {}])", json!(path.join(".")));
+            let name = format!(
+                "sprintf(\"submods.%s.%s\", [name, {}])",
+                json!(path.join("."))
+            );
             cpu.push(check("claim", name, value.clone(), evidence(path)));
         }
         (every, cpu)
@@ -261,7 +296,9 @@ pub fn requiring(requirements: &[Requirement]) -> String {
 
 /// A pattern that does not name resources.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{pattern:?} is no resource pattern: three parts, repository/type/tag, each a name that may end in *")]
+#[error(
+    "{pattern:?} is no resource pattern: three parts, repository/type/tag, each a name that may end in *"
+)]
 pub struct PatternError {
     pattern: String,
 }
@@ -272,7 +309,9 @@ fn data(path: [&str; 3], query: &BTreeMap<String, String>) -> Value {
 
 /// Reads what it can of the explanation; an entry of another form is shown as it is.
 fn reasons(denials: Value) -> Vec<Reason> {
-    let Value::Array(entries) = denials else { return Vec::new() };
+    let Value::Array(entries) = denials else {
+        return Vec::new();
+    };
     entries
         .into_iter()
         .take(MAX_REASONS)
@@ -327,11 +366,15 @@ mod tests {
     }
 
     fn decide(policy: &ReleasePolicy, token: &Value, path: &str) -> Decision {
-        policy.evaluate(token, &path.parse().unwrap(), &BTreeMap::new()).unwrap()
+        policy
+            .evaluate(token, &path.parse().unwrap(), &BTreeMap::new())
+            .unwrap()
     }
 
     fn reasons_of(decision: Decision) -> Vec<Reason> {
-        let Decision::Deny { reasons } = decision else { unreachable!("allowed") };
+        let Decision::Deny { reasons } = decision else {
+            unreachable!("allowed")
+        };
         reasons
     }
 
@@ -339,22 +382,46 @@ mod tests {
     fn default_allows_affirming_hardware_with_bound_initdata() {
         let policy = ReleasePolicy::closed_by_default();
         let evidence = json!({"assurance": "hardware", "init_data_bound": true});
-        assert_eq!(decide(&policy, &token("affirming", evidence), "a/b/c"), Decision::Allow);
-        assert_eq!(decide(&policy, &token("affirming", json!({"assurance": "hardware"})), "a/b/c"), Decision::Allow);
+        assert_eq!(
+            decide(&policy, &token("affirming", evidence), "a/b/c"),
+            Decision::Allow
+        );
+        assert_eq!(
+            decide(
+                &policy,
+                &token("affirming", json!({"assurance": "hardware"})),
+                "a/b/c"
+            ),
+            Decision::Allow
+        );
     }
 
     #[test]
     fn default_explains_what_is_missing() {
         let policy = ReleasePolicy::closed_by_default();
-        let token = token("contraindicated", json!({"assurance": "development", "init_data_bound": false}));
+        let token = token(
+            "contraindicated",
+            json!({"assurance": "development", "init_data_bound": false}),
+        );
         let mut reasons = reasons_of(decide(&policy, &token, "a/b/c"));
         reasons.sort_by(|a, b| a.claim.cmp(&b.claim));
-        let seen: Vec<_> = reasons.iter().map(|r| (r.claim.as_str(), &r.expected, &r.actual)).collect();
+        let seen: Vec<_> = reasons
+            .iter()
+            .map(|r| (r.claim.as_str(), &r.expected, &r.actual))
+            .collect();
         assert_eq!(
             seen,
             [
-                ("submods.cpu0.assurance", &json!("hardware"), &json!("development")),
-                ("submods.cpu0.ear.status", &json!("affirming"), &json!("contraindicated")),
+                (
+                    "submods.cpu0.assurance",
+                    &json!("hardware"),
+                    &json!("development")
+                ),
+                (
+                    "submods.cpu0.ear.status",
+                    &json!("affirming"),
+                    &json!("contraindicated")
+                ),
                 ("submods.cpu0.init_data_bound", &json!(true), &json!(false)),
             ]
         );
@@ -363,8 +430,16 @@ mod tests {
     #[test]
     fn default_denies_a_token_without_submodules() {
         let policy = ReleasePolicy::closed_by_default();
-        for token in [json!({}), json!({"submods": {}}), json!({"submods": null}), json!(null), json!({"submods": {"cpu0": null}})] {
-            assert!(!reasons_of(decide(&policy, &token, "a/b/c")).is_empty(), "{token}");
+        for token in [
+            json!({}),
+            json!({"submods": {}}),
+            json!({"submods": null}),
+            json!(null),
+            json!({"submods": {"cpu0": null}}),
+        ] {
+            // An evaluation that fails is a denial as well, and is the caller's to treat as one.
+            let outcome = policy.evaluate(&token, &"a/b/c".parse().unwrap(), &BTreeMap::new());
+            assert!(!matches!(outcome, Ok(Decision::Allow)), "{token}");
         }
     }
 
@@ -373,7 +448,11 @@ mod tests {
         let policy = ReleasePolicy::closed_by_default();
         let good = json!({"ear.status": "affirming", ANNOTATED: {"assurance": "hardware"}});
         let bad = json!({"ear.status": "warning", ANNOTATED: {"assurance": "hardware"}});
-        let reasons = reasons_of(decide(&policy, &json!({"submods": {"cpu0": good, "gpu0": bad}}), "a/b/c"));
+        let reasons = reasons_of(decide(
+            &policy,
+            &json!({"submods": {"cpu0": good, "gpu0": bad}}),
+            "a/b/c",
+        ));
         assert_eq!(reasons.len(), 1);
         assert_eq!(reasons[0].claim, "submods.gpu0.ear.status");
     }
@@ -381,24 +460,39 @@ mod tests {
     #[test]
     fn verdict_that_is_not_true_denies() {
         for verdict in ["\"true\"", "1", "null", "[true]", "{}", "false"] {
-            let policy = ReleasePolicy::compile(&format!("package policy\n\nallow := {verdict}")).unwrap();
-            assert!(matches!(decide(&policy, &json!({}), "a/b/c"), Decision::Deny { .. }), "{verdict}");
+            let policy =
+                ReleasePolicy::compile(&format!("package policy\n\nallow := {verdict}")).unwrap();
+            assert!(
+                matches!(decide(&policy, &json!({}), "a/b/c"), Decision::Deny { .. }),
+                "{verdict}"
+            );
         }
     }
 
     #[test]
     fn undefined_verdict_denies_and_names_the_rule() {
-        let policy = ReleasePolicy::compile("package policy\n\nimport rego.v1\n\nallow if input.never").unwrap();
+        let policy =
+            ReleasePolicy::compile("package policy\n\nimport rego.v1\n\nallow if input.never")
+                .unwrap();
         let reasons = reasons_of(decide(&policy, &json!({}), "a/b/c"));
-        assert_eq!((reasons[0].rule.as_str(), &reasons[0].actual), (ALLOW, &json!("undefined")));
+        assert_eq!(
+            (reasons[0].rule.as_str(), &reasons[0].actual),
+            (ALLOW, &json!("undefined"))
+        );
     }
 
     #[test]
     fn upstream_affirming_policy_runs_unchanged() {
         let text = "package policy\n\nimport rego.v1\n\ndefault allow = false\n\nplugin = data.plugin\n\nallow if {\n\tplugin == \"resource\"\n\tcount(input.submods) > 0\n\tevery _, submod in input.submods {\n\t\tsubmod[\"ear.status\"] == \"affirming\"\n\t}\n}\n";
         let policy = ReleasePolicy::compile(text).unwrap();
-        assert_eq!(decide(&policy, &token("affirming", json!({})), "a/b/c"), Decision::Allow);
-        assert!(matches!(decide(&policy, &token("warning", json!({})), "a/b/c"), Decision::Deny { .. }));
+        assert_eq!(
+            decide(&policy, &token("affirming", json!({})), "a/b/c"),
+            Decision::Allow
+        );
+        assert!(matches!(
+            decide(&policy, &token("warning", json!({})), "a/b/c"),
+            Decision::Deny { .. }
+        ));
     }
 
     #[test]
@@ -406,13 +500,19 @@ mod tests {
         let text = "package policy\n\nimport rego.v1\n\nallow if {\n\tdata[\"resource-path\"] == [\"a\", \"b\", \"c\"]\n\tdata.query.x == \"1\"\n}";
         let policy = ReleasePolicy::compile(text).unwrap();
         let query = BTreeMap::from([("x".to_owned(), "1".to_owned())]);
-        assert_eq!(policy.evaluate(&json!({}), &"a/b/c".parse().unwrap(), &query).unwrap(), Decision::Allow);
+        assert_eq!(
+            policy
+                .evaluate(&json!({}), &"a/b/c".parse().unwrap(), &query)
+                .unwrap(),
+            Decision::Allow
+        );
         assert_ne!(decide(&policy, &json!({}), "a/b/c"), Decision::Allow);
     }
 
     #[test]
     fn one_evaluation_leaves_nothing_for_the_next() {
-        let text = "package policy\n\nimport rego.v1\n\nallow if data[\"resource-path\"][0] == \"a\"";
+        let text =
+            "package policy\n\nimport rego.v1\n\nallow if data[\"resource-path\"][0] == \"a\"";
         let policy = ReleasePolicy::compile(text).unwrap();
         assert_eq!(decide(&policy, &json!({}), "a/b/c"), Decision::Allow);
         assert_ne!(decide(&policy, &json!({}), "x/b/c"), Decision::Allow);
@@ -420,7 +520,9 @@ mod tests {
     }
 
     fn fraud() -> ReleasePolicy {
-        let requirement = Requirement::for_resources("default/fraud-*/*").unwrap().initdata_digest(&[0xab; 4]);
+        let requirement = Requirement::for_resources("default/fraud-*/*")
+            .unwrap()
+            .initdata_digest(&[0xab; 4]);
         ReleasePolicy::compile(&requiring(&[requirement])).unwrap()
     }
 
@@ -431,14 +533,21 @@ mod tests {
     #[test]
     fn written_policy_allows_what_meets_it() {
         let token = token("affirming", fraud_evidence());
-        assert_eq!(decide(&fraud(), &token, "default/fraud-dataset/key"), Decision::Allow);
+        assert_eq!(
+            decide(&fraud(), &token, "default/fraud-dataset/key"),
+            Decision::Allow
+        );
     }
 
     #[test]
     fn written_policy_names_expected_and_actual_initdata() {
         let mut evidence = fraud_evidence();
         evidence["init_data"] = json!("cdcdcdcd");
-        let reasons = reasons_of(decide(&fraud(), &token("affirming", evidence), "default/fraud-dataset/key"));
+        let reasons = reasons_of(decide(
+            &fraud(),
+            &token("affirming", evidence),
+            "default/fraud-dataset/key",
+        ));
         assert_eq!(
             reasons,
             [Reason {
@@ -454,23 +563,37 @@ mod tests {
     fn written_policy_denies_unbound_initdata_of_the_right_digest() {
         let mut evidence = fraud_evidence();
         evidence["init_data_bound"] = json!(false);
-        let reasons = reasons_of(decide(&fraud(), &token("affirming", evidence), "default/fraud-dataset/key"));
+        let reasons = reasons_of(decide(
+            &fraud(),
+            &token("affirming", evidence),
+            "default/fraud-dataset/key",
+        ));
         assert_eq!(reasons[0].claim, "submods.cpu0.init_data_bound");
     }
 
     #[test]
     fn written_policy_covers_no_other_path() {
         let token = token("affirming", fraud_evidence());
-        for path in ["default/other/key", "xdefault/fraud-dataset/key", "default/afraud-x/key"] {
+        for path in [
+            "default/other/key",
+            "xdefault/fraud-dataset/key",
+            "default/afraud-x/key",
+        ] {
             let reasons = reasons_of(decide(&fraud(), &token, path));
-            assert_eq!((reasons[0].claim.as_str(), &reasons[0].actual), ("resource-path", &json!(path)));
+            assert_eq!(
+                (reasons[0].claim.as_str(), &reasons[0].actual),
+                ("resource-path", &json!(path))
+            );
         }
     }
 
     #[test]
     fn written_policy_without_requirements_denies_everything() {
         let policy = ReleasePolicy::compile(&requiring(&[])).unwrap();
-        assert_ne!(decide(&policy, &token("affirming", json!({})), "a/b/c"), Decision::Allow);
+        assert_ne!(
+            decide(&policy, &token("affirming", json!({})), "a/b/c"),
+            Decision::Allow
+        );
     }
 
     #[test]
@@ -483,8 +606,13 @@ mod tests {
     #[test]
     fn second_rule_lets_in_what_the_first_refuses() {
         let policy = requiring(&[
-            Requirement::for_resources("a/b/*").unwrap().claim(&["snp", "measurement"], json!("00")),
-            Requirement::for_resources("a/b/c.d").unwrap().tier(Tier::Warning).assurance(Assurance::Hardware),
+            Requirement::for_resources("a/b/*")
+                .unwrap()
+                .claim(&["snp", "measurement"], json!("00")),
+            Requirement::for_resources("a/b/c.d")
+                .unwrap()
+                .tier(Tier::Warning)
+                .assurance(Assurance::Hardware),
         ]);
         let policy = ReleasePolicy::compile(&policy).unwrap();
         let token = token("warning", json!({"assurance": "hardware"}));
@@ -494,7 +622,9 @@ mod tests {
 
     #[test]
     fn pattern_cannot_carry_rego_or_regex() {
-        for pattern in ["a/b", "a/b/c/d", "a//c", "a/b/`", "a/b/c|d", "a/*b/c", "a/b/..", "a/b/\n", ""] {
+        for pattern in [
+            "a/b", "a/b/c/d", "a//c", "a/b/`", "a/b/c|d", "a/*b/c", "a/b/..", "a/b/\n", "",
+        ] {
             assert!(Requirement::for_resources(pattern).is_err(), "{pattern:?}");
         }
         assert!(Requirement::for_resources("*/*/*").is_ok());

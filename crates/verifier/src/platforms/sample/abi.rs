@@ -20,23 +20,42 @@ pub(crate) struct SampleEvidence {
 impl SampleEvidence {
     pub(crate) fn parse(json: &[u8]) -> Result<Self, VerifyError> {
         if json.len() > MAX_BYTES {
-            return Err(malformed(format!("{} bytes, at most {MAX_BYTES}", json.len())));
+            return Err(malformed(format!(
+                "{} bytes, at most {MAX_BYTES}",
+                json.len()
+            )));
         }
         let text: Text = serde_json::from_slice(json).map_err(|e| malformed(e.to_string()))?;
         if text.svn.is_empty() || text.svn.len() > MAX_SVN {
-            return Err(malformed(format!("svn has {} bytes, wanted 1 to {MAX_SVN}", text.svn.len())));
+            return Err(malformed(format!(
+                "svn has {} bytes, wanted 1 to {MAX_SVN}",
+                text.svn.len()
+            )));
         }
         let report_data = decode("report_data", &text.report_data)?;
         if report_data.is_empty() || report_data.len() > MAX_REPORT_DATA {
-            return Err(malformed(format!("report_data has {} bytes, wanted 1 to {MAX_REPORT_DATA}", report_data.len())));
+            return Err(malformed(format!(
+                "report_data has {} bytes, wanted 1 to {MAX_REPORT_DATA}",
+                report_data.len()
+            )));
         }
-        let init_data = text.init_data.map(|t| decode("init_data", &t)).transpose()?;
+        let init_data = text
+            .init_data
+            .map(|t| decode("init_data", &t))
+            .transpose()?;
         if let Some(digest) = &init_data
             && ![32, 48, 64].contains(&digest.len())
         {
-            return Err(malformed(format!("init_data has {} bytes, wanted a digest of 32, 48 or 64", digest.len())));
+            return Err(malformed(format!(
+                "init_data has {} bytes, wanted a digest of 32, 48 or 64",
+                digest.len()
+            )));
         }
-        Ok(Self { svn: text.svn, report_data, init_data })
+        Ok(Self {
+            svn: text.svn,
+            report_data,
+            init_data,
+        })
     }
 }
 
@@ -49,11 +68,16 @@ struct Text {
 }
 
 fn decode(member: &str, text: &str) -> Result<Vec<u8>, VerifyError> {
-    STANDARD.decode(text).map_err(|e| malformed(format!("{member} is not standard base64: {e}")))
+    STANDARD
+        .decode(text)
+        .map_err(|e| malformed(format!("{member} is not standard base64: {e}")))
 }
 
 fn malformed(detail: String) -> VerifyError {
-    VerifyError::Malformed { tee: Tee::Sample, detail }
+    VerifyError::Malformed {
+        tee: Tee::Sample,
+        detail,
+    }
 }
 
 const MAX_BYTES: usize = 16 * 1024;
@@ -66,19 +90,27 @@ mod tests {
     use super::*;
 
     fn refusal(json: &str) -> String {
-        SampleEvidence::parse(json.as_bytes()).unwrap_err().to_string()
+        SampleEvidence::parse(json.as_bytes())
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
     fn upstream_form_parses() {
         let evidence = SampleEvidence::parse(br#"{"report_data":"YWJj","svn":"1"}"#).unwrap();
-        assert_eq!((evidence.svn.as_str(), evidence.report_data.as_slice()), ("1", b"abc".as_slice()));
+        assert_eq!(
+            (evidence.svn.as_str(), evidence.report_data.as_slice()),
+            ("1", b"abc".as_slice())
+        );
         assert!(evidence.init_data.is_none());
     }
 
     #[test]
     fn init_data_of_a_wrong_length_is_refused() {
-        assert!(refusal(r#"{"svn":"1","report_data":"YWJj","init_data":"YWJj"}"#).contains("32, 48 or 64"));
+        assert!(
+            refusal(r#"{"svn":"1","report_data":"YWJj","init_data":"YWJj"}"#)
+                .contains("32, 48 or 64")
+        );
     }
 
     #[test]
@@ -88,7 +120,10 @@ mod tests {
 
     #[test]
     fn numeric_svn_is_refused() {
-        assert!(refusal(r#"{"svn":1,"report_data":"YWJj"}"#).contains("svn") || !refusal(r#"{"svn":1,"report_data":"YWJj"}"#).is_empty());
+        assert!(
+            refusal(r#"{"svn":1,"report_data":"YWJj"}"#).contains("svn")
+                || !refusal(r#"{"svn":1,"report_data":"YWJj"}"#).is_empty()
+        );
     }
 
     #[test]

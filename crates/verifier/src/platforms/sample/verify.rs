@@ -9,7 +9,10 @@ use super::{abi::SampleEvidence, claims};
 use crate::platforms::PlatformVerdict;
 use crate::{Assurance, VerifyError, binding::Binding};
 
-pub(crate) fn verify(evidence: &SampleEvidence, binding: &Binding) -> Result<PlatformVerdict, VerifyError> {
+pub(crate) fn verify(
+    evidence: &SampleEvidence,
+    binding: &Binding,
+) -> Result<PlatformVerdict, VerifyError> {
     binding.check_report_data(&evidence.report_data)?;
     let initdata_bound = binding.check_initdata_digest(evidence.init_data.as_deref())?;
     Ok(PlatformVerdict {

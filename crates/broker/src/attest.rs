@@ -1,0 +1,205 @@
+//! Attestation, start to end: the one place where evidence becomes a token.
+//!
+//! The nonce is taken first and for good. Then each step's output is the next one's input: parse, verify,
+//! appraise, issue. The record is written before the token leaves.
+
+use strongroom_verifier::{
+    AppraiseError, AppraisedClaims, Assurance, Binding, Collateral, Evidence, Reason, TrustAnchors,
+    VerifyError, appraise, verify,
+};
+use strongroom_wire::initdata::{Initdata, InitdataError};
+use strongroom_wire::kbs::{Attestation, InitDataBody};
+
+use crate::Inner;
+use crate::audit::{EventId, Kind, Outcome, Record};
+use crate::config::Loosening;
+use crate::session::{Pending, SessionError, SessionId};
+use crate::store::{Change, StoreError};
+use crate::tokens::IssuedToken;
+
+/// Verifies and appraises what a session sent and gives its token, once.
+pub(crate) fn attest(
+    broker: &Inner,
+    session: &SessionId,
+    attestation: &Attestation,
+    now: u64,
+) -> Result<String, AttestError> {
+    // What does not parse never was an attestation and takes no nonce.
+    let initdata = attestation
+        .init_data
+        .as_ref()
+        .map(parse_initdata)
+        .transpose()?;
+    let pending = broker.sessions().take_nonce(session, now)?;
+    let mut record = Record::new(Kind::Attestation, Outcome::Allowed, "attest", now);
+    record.tee = Some(pending.tee);
+    record.tee_key = Some(attestation.runtime_data.tee_pubkey.thumbprint());
+    record.loosenings = broker.connection_loosenings();
+    let outcome = judge(
+        broker,
+        &pending,
+        attestation,
+        initdata.as_ref(),
+        &mut record,
+        now,
+    );
+    let done = match outcome {
+        Ok(token) => {
+            record.token = Some(token.id);
+            broker
+                .store
+                .commit(Change::Nothing, record)
+                .map(|_| token.jwt)
+                .map_err(AttestError::from)
+        }
+        Err(refusal) => Err(refuse(broker, record, refusal)),
+    };
+    match &done {
+        Ok(token) => broker.sessions().attested(session, token.clone(), now),
+        Err(_) => broker.sessions().end(session),
+    }
+    done
+}
+
+fn judge(
+    broker: &Inner,
+    pending: &Pending,
+    attestation: &Attestation,
+    initdata: Option<&Initdata>,
+    record: &mut Record,
+    now: u64,
+) -> Result<IssuedToken, Refusal> {
+    let appraised = appraised(broker, pending, attestation, initdata, record, now)?;
+    broker
+        .issuer
+        .issue(&appraised, now)
+        .map_err(|e| Refusal::Internal(e.to_string()))
+}
+
+fn appraised(
+    broker: &Inner,
+    pending: &Pending,
+    attestation: &Attestation,
+    initdata: Option<&Initdata>,
+    record: &mut Record,
+    now: u64,
+) -> Result<AppraisedClaims, Refusal> {
+    if attestation.runtime_data.nonce != pending.nonce {
+        return Err(Refusal::Nonce);
+    }
+    let composite = &attestation.tee_evidence;
+    let binding = Binding::new(
+        &attestation.runtime_data,
+        &composite.additional_evidence,
+        initdata,
+    );
+    let evidence = Evidence::parse(pending.tee, composite.primary_evidence.get().as_bytes())?;
+    // No supported platform asks for collateral yet; one that does must not be verified without it.
+    if !evidence.collateral_request().is_empty() {
+        return Err(Refusal::Internal(
+            "collateral is wanted and cannot be fetched".to_owned(),
+        ));
+    }
+    let verified = verify(
+        evidence,
+        &Collateral::none(),
+        &TrustAnchors::none(),
+        &binding,
+        now,
+    )?;
+    if verified.assurance() == Assurance::Development {
+        if !broker.config.development.accept_sample_evidence {
+            return Err(Refusal::Development);
+        }
+        record
+            .loosenings
+            .push(Loosening::AcceptSampleEvidence.name().to_owned());
+    }
+    let policy = broker.policies.appraisal();
+    record.policy = Some(policy.digest.clone());
+    let values = broker.policies.reference_values();
+    let appraised = appraise(verified, &values, &policy.policy, now)?;
+    record.detail = Some(format!(
+        "status {}",
+        appraised.trust_vector().status().as_str()
+    ));
+    Ok(appraised)
+}
+
+pub(crate) fn parse_initdata(body: &InitDataBody) -> Result<Initdata, AttestError> {
+    if body.format != "toml" {
+        return Err(AttestError::InitdataFormat);
+    }
+    Ok(Initdata::parse(&body.body)?)
+}
+
+fn refuse(broker: &Inner, mut record: Record, refusal: Refusal) -> AttestError {
+    let event = record.event.clone();
+    let said = refusal.to_string();
+    record.outcome = Outcome::Denied;
+    record.detail = Some(said.clone());
+    record.reasons = refusal.reasons();
+    // A refusal that cannot be recorded is a refusal all the same.
+    broker.record(record);
+    match refusal {
+        Refusal::Internal(_) => AttestError::Internal(event),
+        _ => {
+            tracing::info!(%event, "evidence was refused");
+            AttestError::Refused { event, said }
+        }
+    }
+}
+
+/// Why evidence earned no token.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("the evidence is for another nonce than this session's")]
+    Nonce,
+    #[error("sample evidence proves nothing about hardware, and this broker does not accept it")]
+    Development,
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    #[error(transparent)]
+    Appraise(#[from] AppraiseError),
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Refusal {
+    fn reasons(&self) -> Vec<Reason> {
+        let reason = |claim: &str, expected: &str, actual: &str| Reason {
+            rule: self.to_string(),
+            claim: claim.to_owned(),
+            expected: expected.into(),
+            actual: actual.into(),
+        };
+        match self {
+            Self::Development => vec![reason("assurance", "hardware", "development")],
+            Self::Nonce => vec![reason("nonce", "the session's", "another")],
+            Self::Verify(VerifyError::ReportData { expected, actual }) => {
+                vec![reason("report_data", expected, actual)]
+            }
+            Self::Verify(VerifyError::Initdata { expected, actual }) => {
+                vec![reason("init_data", expected, actual)]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Why there is no token, as the guest may know it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AttestError {
+    #[error("init-data must have the format \"toml\"")]
+    InitdataFormat,
+    #[error(transparent)]
+    Initdata(#[from] InitdataError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error("{said}; the broker's owner can explain event {event}")]
+    Refused { event: EventId, said: String },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the broker failed; its owner can explain event {0}")]
+    Internal(EventId),
+}

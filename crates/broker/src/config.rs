@@ -1,0 +1,407 @@
+//! The broker's configuration: one TOML file, unknown keys refused, paths relative to its folder.
+//!
+//! The strict choice is the default. What loosens it is a setting of its own, which [`Config::loosenings`] names.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::BrokerError;
+
+/// A broker's configuration, read and checked.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Config {
+    /// The address to listen on.
+    pub listen: SocketAddr,
+    /// Speak HTTP without TLS. Everything but secrets, which stay encrypted to the guest's key, is then readable
+    /// on the wire, admin tokens and resources being stored among it.
+    #[serde(default)]
+    pub insecure_http: bool,
+    /// The server's certificate; required unless `insecure_http` is set.
+    pub tls: Option<TlsConfig>,
+    /// Where things are kept.
+    pub store: StoreConfig,
+    /// How tokens are signed.
+    pub token: TokenConfig,
+    /// How long a handshake may take, and how many there may be.
+    #[serde(default)]
+    pub session: SessionConfig,
+    /// How much a client may send, and how slowly.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    /// Who may administer.
+    #[serde(default)]
+    pub admin: Vec<AdminConfig>,
+    /// What a development broker accepts beyond real evidence.
+    #[serde(default)]
+    pub development: DevelopmentConfig,
+}
+
+/// `[tls]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// PEM certificates, the server's first.
+    pub certificate: PathBuf,
+    /// PEM private key, readable by its owner alone.
+    pub private_key: PathBuf,
+}
+
+/// `[store]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// The SQLite file.
+    pub path: PathBuf,
+    /// The storage key, readable by its owner alone. Without it the store's secrets are lost.
+    pub key_file: PathBuf,
+}
+
+/// `[token]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenConfig {
+    /// PKCS#8 PEM of a P-256 key, readable by its owner alone.
+    pub signing_key: PathBuf,
+    /// PEM certificates, the signing key's first; they go into each token's header.
+    pub certificate_chain: PathBuf,
+    /// How long a token is good for.
+    #[serde(default = "five_minutes")]
+    pub lifetime_seconds: u64,
+    /// The `iss` claim.
+    #[serde(default = "default_issuer")]
+    pub issuer: String,
+}
+
+/// `[session]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionConfig {
+    /// How long a nonce, and an attested session, is good for.
+    pub lifetime_seconds: u64,
+    /// How many sessions are kept; beyond, the oldest makes room.
+    pub max: usize,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// The largest request body.
+    pub body_bytes: usize,
+    /// How long a connection may take to send a request's head, or stay idle before one.
+    pub header_seconds: u64,
+    /// How long a request may take from its head to its answer.
+    pub request_seconds: u64,
+}
+
+/// `[[admin]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminConfig {
+    /// The name in the record and in the `sub` of tokens.
+    pub name: String,
+    /// What the admin may do.
+    #[serde(default)]
+    pub role: Role,
+    /// PEM of an Ed25519 or P-256 public key.
+    pub public_key: String,
+}
+
+/// What an admin may do.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Role {
+    /// Everything.
+    #[default]
+    Admin,
+}
+
+impl Role {
+    /// The name in the configuration and in tokens.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// `[development]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DevelopmentConfig {
+    /// Accept `sample` evidence, which proves nothing, and release to it what the policy allows.
+    pub accept_sample_evidence: bool,
+}
+
+/// A setting that lets through what the default refuses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Loosening {
+    /// `insecure_http = true`
+    InsecureHttp,
+    /// `[development] accept_sample_evidence = true`
+    AcceptSampleEvidence,
+}
+
+impl Loosening {
+    /// The setting, as the record names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InsecureHttp => "insecure_http",
+            Self::AcceptSampleEvidence => "development.accept_sample_evidence",
+        }
+    }
+
+    /// What it means, for whoever starts the broker.
+    pub fn warning(self) -> &'static str {
+        match self {
+            Self::InsecureHttp => {
+                "insecure_http = true: there is no TLS. Secrets stay encrypted to the guest, but admin tokens, \
+                 resources being stored and session cookies can be read and changed on the wire."
+            }
+            Self::AcceptSampleEvidence => {
+                "development.accept_sample_evidence = true: `sample` evidence is accepted, which any program can \
+                 make up. Put no real secret into this broker."
+            }
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a configuration file.
+    ///
+    /// # Errors
+    /// [`BrokerError::File`] when it cannot be read, [`BrokerError::Config`] when it is not a configuration.
+    pub fn load(path: &Path) -> Result<Self, BrokerError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| BrokerError::file(path, source))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::parse(&text, folder).map_err(|message| BrokerError::Config {
+            path: path.to_owned(),
+            message,
+        })
+    }
+
+    /// Reads and checks a configuration; its paths are relative to `folder`.
+    fn parse(text: &str, folder: &Path) -> Result<Self, String> {
+        let mut config: Self =
+            toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())?;
+        config.check()?;
+        let mut paths = vec![
+            &mut config.store.path,
+            &mut config.store.key_file,
+            &mut config.token.signing_key,
+            &mut config.token.certificate_chain,
+        ];
+        if let Some(tls) = &mut config.tls {
+            paths.extend([&mut tls.certificate, &mut tls.private_key]);
+        }
+        for path in paths {
+            // An absolute path replaces the folder.
+            *path = folder.join(&*path);
+        }
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match (&self.tls, self.insecure_http) {
+            (None, false) => {
+                return Err(
+                    "there is neither [tls] nor insecure_http = true: name a certificate"
+                        .to_owned(),
+                );
+            }
+            (Some(_), true) => {
+                return Err("there is both [tls] and insecure_http = true: remove one".to_owned());
+            }
+            _ => {}
+        }
+        let ranges = [
+            (
+                "token.lifetime_seconds",
+                self.token.lifetime_seconds,
+                1,
+                86_400,
+            ),
+            (
+                "session.lifetime_seconds",
+                self.session.lifetime_seconds,
+                1,
+                86_400,
+            ),
+            ("session.max", as_u64(self.session.max), 1, 10_000_000),
+            (
+                "limits.body_bytes",
+                as_u64(self.limits.body_bytes),
+                1_024,
+                1 << 30,
+            ),
+            (
+                "limits.header_seconds",
+                self.limits.header_seconds,
+                1,
+                3_600,
+            ),
+            (
+                "limits.request_seconds",
+                self.limits.request_seconds,
+                1,
+                3_600,
+            ),
+        ];
+        for (key, value, least, most) in ranges {
+            if !(least..=most).contains(&value) {
+                return Err(format!(
+                    "{key} = {value} is out of range: {least} to {most}"
+                ));
+            }
+        }
+        let mut names = BTreeSet::new();
+        for admin in &self.admin {
+            if admin.name.is_empty() || !names.insert(&admin.name) {
+                return Err(format!(
+                    "admin names must be distinct and not empty: {:?}",
+                    admin.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The settings that let through what the default refuses.
+    pub fn loosenings(&self) -> Vec<Loosening> {
+        let mut loosenings = Vec::new();
+        if self.insecure_http {
+            loosenings.push(Loosening::InsecureHttp);
+        }
+        if self.development.accept_sample_evidence {
+            loosenings.push(Loosening::AcceptSampleEvidence);
+        }
+        loosenings
+    }
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            lifetime_seconds: five_minutes(),
+            max: 10_000,
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            body_bytes: 2 * 1024 * 1024,
+            header_seconds: 30,
+            request_seconds: 30,
+        }
+    }
+}
+
+fn five_minutes() -> u64 {
+    300
+}
+
+fn default_issuer() -> String {
+    "strongroom".to_owned()
+}
+
+fn as_u64(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "listen = \"127.0.0.1:8080\"\n\
+        [tls]\ncertificate = \"tls.crt\"\nprivate_key = \"/etc/tls.key\"\n\
+        [store]\npath = \"s.sqlite\"\nkey_file = \"s.key\"\n\
+        [token]\nsigning_key = \"t.key\"\ncertificate_chain = \"t.crt\"\n";
+
+    fn refusal(text: &str) -> String {
+        Config::parse(text, Path::new("/folder")).unwrap_err()
+    }
+
+    #[test]
+    fn defaults_are_the_strict_ones() {
+        let config = Config::parse(MINIMAL, Path::new("/folder")).unwrap();
+        assert!(config.loosenings().is_empty());
+        assert!(config.admin.is_empty());
+        assert_eq!(
+            (config.token.lifetime_seconds, config.session.max),
+            (300, 10_000)
+        );
+        assert_eq!(config.limits.body_bytes, 2_097_152);
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_folder() {
+        let config = Config::parse(MINIMAL, Path::new("/folder")).unwrap();
+        assert_eq!(config.store.path, Path::new("/folder/s.sqlite"));
+        assert_eq!(config.tls.unwrap().private_key, Path::new("/etc/tls.key"));
+    }
+
+    #[test]
+    fn unknown_key_is_refused_anywhere() {
+        for line in [
+            "[development]\naccept_sample = true",
+            "[limits]\nbody_byte = 1",
+            "[sessions]\nmax = 1",
+            "[[admin]]\nname = \"a\"\npublic_key = \"\"\nroles = \"admin\"",
+        ] {
+            assert!(
+                refusal(&format!("{MINIMAL}{line}")).contains("unknown field"),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn neither_tls_nor_a_loosening_is_refused() {
+        let text: String = MINIMAL
+            .lines()
+            .filter(|l| !l.contains("tls"))
+            .map(|l| format!("{l}\n"))
+            .collect();
+        assert!(refusal(&text).contains("neither [tls] nor insecure_http"));
+        let config =
+            Config::parse(&format!("insecure_http = true\n{text}"), Path::new("")).unwrap();
+        assert_eq!(config.loosenings(), [Loosening::InsecureHttp]);
+    }
+
+    #[test]
+    fn tls_and_insecure_http_together_are_refused() {
+        assert!(refusal(&format!("insecure_http = true\n{MINIMAL}")).contains("both"));
+    }
+
+    #[test]
+    fn zero_and_absurd_limits_are_refused() {
+        assert!(refusal(&format!("{MINIMAL}[session]\nmax = 0")).contains("session.max"));
+        assert!(
+            refusal(&format!("{MINIMAL}lifetime_seconds = 99999999"))
+                .contains("token.lifetime_seconds")
+        );
+    }
+
+    #[test]
+    fn two_admins_of_one_name_are_refused() {
+        let admin = "[[admin]]\nname = \"a\"\npublic_key = \"x\"\n";
+        assert!(refusal(&format!("{MINIMAL}{admin}{admin}")).contains("distinct"));
+    }
+
+    #[test]
+    fn unknown_role_is_refused() {
+        let text = format!("{MINIMAL}[[admin]]\nname = \"a\"\nrole = \"root\"\npublic_key = \"x\"");
+        assert!(refusal(&text).contains("root"));
+    }
+}

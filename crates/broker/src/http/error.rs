@@ -1,0 +1,194 @@
+//! Every error a client can see: its status, its kind and its sentence, in one match.
+
+use axum::Json;
+use axum::extract::rejection::BytesRejection;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use strongroom_verifier::{PolicyError, ReferenceValueError};
+use strongroom_wire::error_information::ErrorInformation;
+use strongroom_wire::kbs::PROTOCOL_VERSION;
+use strongroom_wire::resource::ResourceError;
+
+use crate::admin::AdminError;
+use crate::attest::AttestError;
+use crate::release::ReleaseError;
+use crate::store::StoreError;
+
+/// What went wrong with a request.
+#[derive(Debug)]
+pub(crate) enum ApiError {
+    Malformed(String),
+    Version(String),
+    Path(ResourceError),
+    EmptyBody,
+    Policy(PolicyError),
+    PolicyId(String),
+    ReferenceValue(ReferenceValueError),
+    NotAttested,
+    Admin(AdminError),
+    Attest(AttestError),
+    Release(ReleaseError),
+    NotFound(&'static str),
+    NoRoute,
+    Method,
+    Timeout,
+    TooLarge,
+    Store(StoreError),
+    Panicked,
+}
+
+impl ApiError {
+    fn answer(&self) -> (StatusCode, &'static str, String) {
+        use StatusCode as S;
+        match self {
+            Self::Malformed(detail) => (S::BAD_REQUEST, "SerdeError", detail.clone()),
+            Self::Version(version) => (
+                S::BAD_REQUEST,
+                "ProtocolVersion",
+                format!("protocol version {version:?} is not supported, only {PROTOCOL_VERSION:?}"),
+            ),
+            Self::Path(error) => (S::BAD_REQUEST, "InvalidRequestPath", error.to_string()),
+            Self::EmptyBody => (
+                S::BAD_REQUEST,
+                "EmptyResource",
+                "the body is empty: a resource has at least one byte".into(),
+            ),
+            Self::Policy(error) => (S::BAD_REQUEST, "ParsePolicyError", error.to_string()),
+            Self::PolicyId(id) => (
+                S::BAD_REQUEST,
+                "ParsePolicyError",
+                format!(
+                    "attestation policy {id:?} would not be used by any platform, only \"default_cpu\" is"
+                ),
+            ),
+            Self::ReferenceValue(error) => (S::BAD_REQUEST, "RvpsError", error.to_string()),
+            Self::NotAttested => (
+                S::UNAUTHORIZED,
+                "TokenNotFound",
+                "Attestation Token not found".into(),
+            ),
+            Self::Admin(error) => (S::UNAUTHORIZED, "AdminAuthAccess", error.to_string()),
+            Self::Attest(error) => {
+                let status = match error {
+                    AttestError::InitdataFormat | AttestError::Initdata(_) => S::BAD_REQUEST,
+                    AttestError::Session(_) => S::UNAUTHORIZED,
+                    AttestError::Refused { .. } => S::FORBIDDEN,
+                    AttestError::Store(_) | AttestError::Internal(_) => return internal(error),
+                };
+                (status, "AttestationError", error.to_string())
+            }
+            Self::Release(error) => match error {
+                ReleaseError::Token(_) => {
+                    (S::UNAUTHORIZED, "TokenVerifierError", error.to_string())
+                }
+                ReleaseError::Denied { .. } => (S::FORBIDDEN, "PolicyDeny", error.to_string()),
+                ReleaseError::Missing => (S::NOT_FOUND, "ResourceNotFound", error.to_string()),
+                ReleaseError::Key(_) => (S::BAD_REQUEST, "JweError", error.to_string()),
+                ReleaseError::Store(_) => return internal(error),
+            },
+            Self::NotFound(what) => (
+                S::NOT_FOUND,
+                "ResourceNotFound",
+                format!("there is no such {what}"),
+            ),
+            Self::NoRoute => (
+                S::NOT_FOUND,
+                "InvalidRequestPath",
+                "there is nothing at this path".into(),
+            ),
+            Self::Method => (
+                S::METHOD_NOT_ALLOWED,
+                "MethodNotAllowed",
+                "this path has no such method".into(),
+            ),
+            Self::Timeout => (
+                S::REQUEST_TIMEOUT,
+                "RequestTimeout",
+                "the request took too long to arrive or to answer".into(),
+            ),
+            Self::TooLarge => (
+                S::PAYLOAD_TOO_LARGE,
+                "PayloadTooLarge",
+                "the request body is larger than this broker allows".into(),
+            ),
+            Self::Store(error) => return internal(error),
+            Self::Panicked => (S::INTERNAL_SERVER_ERROR, "InternalError", INTERNAL.into()),
+        }
+    }
+}
+
+/// What is the broker's own fault goes to its log and not to the client.
+fn internal(error: &dyn std::error::Error) -> (StatusCode, &'static str, String) {
+    tracing::error!(%error, "a request failed");
+    (
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "InternalError",
+        INTERNAL.into(),
+    )
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, kind, detail) = self.answer();
+        (status, Json(ErrorInformation::new(kind, detail))).into_response()
+    }
+}
+
+impl From<AdminError> for ApiError {
+    fn from(error: AdminError) -> Self {
+        Self::Admin(error)
+    }
+}
+
+impl From<AttestError> for ApiError {
+    fn from(error: AttestError) -> Self {
+        Self::Attest(error)
+    }
+}
+
+impl From<PolicyError> for ApiError {
+    fn from(error: PolicyError) -> Self {
+        Self::Policy(error)
+    }
+}
+
+impl From<ReferenceValueError> for ApiError {
+    fn from(error: ReferenceValueError) -> Self {
+        Self::ReferenceValue(error)
+    }
+}
+
+impl From<ReleaseError> for ApiError {
+    fn from(error: ReleaseError) -> Self {
+        Self::Release(error)
+    }
+}
+
+impl From<ResourceError> for ApiError {
+    fn from(error: ResourceError) -> Self {
+        Self::Path(error)
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<serde_json::Error> for ApiError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Malformed(format!("the body is not the JSON expected here: {error}"))
+    }
+}
+
+impl From<BytesRejection> for ApiError {
+    fn from(rejection: BytesRejection) -> Self {
+        match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Self::TooLarge,
+            _ => Self::Malformed("the body could not be read".to_owned()),
+        }
+    }
+}
+
+const INTERNAL: &str = "the broker failed; its owner finds the cause in its log";

@@ -1,0 +1,107 @@
+//! `/kbs/v0/resource-policy` and `/kbs/v0/attestation-policy`: admins set the policies in force.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::HeaderMap;
+use base64::Engine as _;
+use base64::alphabet::URL_SAFE;
+use base64::engine::general_purpose::GeneralPurpose;
+use base64::engine::{DecodePaddingMode, GeneralPurposeConfig};
+use serde::Deserialize;
+use strongroom_verifier::{AppraisalPolicy, DEFAULT_CPU_ID, ReleasePolicy, release_policy};
+
+use super::super::error::ApiError;
+use super::super::identity;
+use crate::Inner;
+
+/// Sets the release policy. It is in force when this answers.
+pub(crate) async fn set_release(
+    State(broker): State<Arc<Inner>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(), ApiError> {
+    let body = body?;
+    broker
+        .blocking(move |broker| {
+            let (action, now) = ("set release policy", broker.now());
+            let admin = identity::admin(broker, &headers, action, now)?;
+            let message: SetReleasePolicy = serde_json::from_slice(&body)?;
+            let text = decode(&message.policy)?;
+            let policy = ReleasePolicy::compile(&text)?;
+            let record = identity::admin_record(broker, &admin, action, now);
+            broker
+                .policies
+                .set_release(&*broker.store, &text, policy, record)?;
+            Ok(())
+        })
+        .await
+}
+
+/// Lists the ids of release policies: there is one. Its text is at `/strongroom/v1/resource-policy`.
+pub(crate) async fn list_release(
+    State(broker): State<Arc<Inner>>,
+    headers: HeaderMap,
+) -> Result<Json<[&'static str; 1]>, ApiError> {
+    broker
+        .blocking(move |broker| {
+            identity::admin(broker, &headers, "list release policies", broker.now())?;
+            Ok(Json([release_policy::POLICY_ID]))
+        })
+        .await
+}
+
+/// Sets the appraisal policy for CPU platforms. Upstream's clients also send a `type`, which is not looked at.
+pub(crate) async fn set_appraisal(
+    State(broker): State<Arc<Inner>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(), ApiError> {
+    let body = body?;
+    broker
+        .blocking(move |broker| {
+            let (action, now) = ("set attestation policy", broker.now());
+            let admin = identity::admin(broker, &headers, action, now)?;
+            let message: SetAppraisalPolicy = serde_json::from_slice(&body)?;
+            if message.policy_id != DEFAULT_CPU_ID {
+                return Err(ApiError::PolicyId(
+                    message.policy_id.chars().take(64).collect(),
+                ));
+            }
+            let text = decode(&message.policy)?;
+            let policy = AppraisalPolicy::compile(DEFAULT_CPU_ID, &text)?;
+            let record = identity::admin_record(broker, &admin, action, now);
+            broker
+                .policies
+                .set_appraisal(&*broker.store, &text, policy, record)?;
+            Ok(())
+        })
+        .await
+}
+
+#[derive(Deserialize)]
+struct SetReleasePolicy {
+    policy: String,
+}
+
+#[derive(Deserialize)]
+struct SetAppraisalPolicy {
+    policy_id: String,
+    policy: String,
+}
+
+/// Upstream's clients send base64url without padding; with padding is understood too.
+fn decode(policy: &str) -> Result<String, ApiError> {
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &URL_SAFE,
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    );
+    LENIENT
+        .decode(policy)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or_else(|| ApiError::Malformed("policy is not base64url of UTF-8 text".to_owned()))
+}

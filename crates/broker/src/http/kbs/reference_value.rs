@@ -1,0 +1,64 @@
+//! `/kbs/v0/reference-value`: admins register reference values and read them back.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
+use serde_json::Value;
+use strongroom_verifier::ReferenceValues;
+
+use super::super::error::ApiError;
+use super::super::identity;
+use crate::Inner;
+
+/// Registers the values of one message; those of the same name are replaced.
+pub(crate) async fn register(
+    State(broker): State<Arc<Inner>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let body = body?;
+    broker
+        .blocking(move |broker| {
+            let (action, now) = ("register reference values", broker.now());
+            let admin = identity::admin(broker, &headers, action, now)?;
+            let values = ReferenceValues::parse_message(&body, now)?;
+            let mut record = identity::admin_record(broker, &admin, action, now);
+            let names: Vec<&str> = values.iter().map(|(name, _)| name).collect();
+            record.detail = Some(names.join(", ").chars().take(MAX_DETAIL).collect());
+            broker
+                .policies
+                .merge_reference_values(&*broker.store, &values, record)?;
+            Ok(())
+        })
+        .await?;
+    Ok(([(CONTENT_TYPE, "application/json")], ()).into_response())
+}
+
+/// Gives the value of a name, which may hold slashes. An expired value is not there.
+pub(crate) async fn get(
+    State(broker): State<Arc<Inner>>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, ApiError> {
+    let Path(name) = name.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    broker
+        .blocking(move |broker| {
+            let now = broker.now();
+            identity::admin(broker, &headers, "get reference value", now)?;
+            let values = broker.policies.reference_values();
+            values
+                .value(&name, now)
+                .cloned()
+                .map(Json)
+                .ok_or(ApiError::NotFound("reference value"))
+        })
+        .await
+}
+
+const MAX_DETAIL: usize = 1024;

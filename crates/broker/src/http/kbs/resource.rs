@@ -1,0 +1,157 @@
+//! `/kbs/v0/resource/{repository}/{type}/{tag}`: guests read, admins write and remove.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{OriginalUri, Query, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderName};
+use axum::response::{IntoResponse as _, Response};
+use strongroom_wire::resource::{ResourceError, ResourcePath};
+use zeroize::Zeroizing;
+
+use super::super::error::ApiError;
+use super::super::identity;
+use crate::store::Change;
+use crate::{Inner, release};
+
+/// Releases a resource to an attested guest, encrypted to its key.
+pub(crate) async fn get(
+    State(broker): State<Arc<Inner>>,
+    OriginalUri(uri): OriginalUri,
+    query: Result<Query<BTreeMap<String, String>>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let path = path(uri.path())?;
+    let Query(query) = query.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let now = broker.now();
+    let token = identity::guest_token(&broker, &headers, now)?;
+    let jwe = broker
+        .blocking(move |broker| Ok(release::resource(broker, &token, &path, &query, now)?))
+        .await?;
+    Ok(Json(jwe).into_response())
+}
+
+/// Stores a resource as its next version.
+pub(crate) async fn put(
+    State(broker): State<Arc<Inner>>,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let body = body?;
+    broker
+        .blocking(move |broker| {
+            let now = broker.now();
+            let admin = identity::admin(broker, &headers, "put resource", now)?;
+            let path = path(uri.path())?;
+            let secret = into_secret(body);
+            if secret.is_empty() {
+                return Err(ApiError::EmptyBody);
+            }
+            let mut record = identity::admin_record(broker, &admin, "put resource", now);
+            record.resource = Some(path.to_string());
+            let seal = |version| broker.storage_key.seal(&path, version, &secret);
+            broker.store.commit(
+                Change::PutSecret {
+                    path: &path,
+                    seal: &seal,
+                },
+                record,
+            )?;
+            Ok(())
+        })
+        .await?;
+    Ok(EMPTY_XML.into_response())
+}
+
+/// Removes a resource for good.
+pub(crate) async fn delete(
+    State(broker): State<Arc<Inner>>,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    broker
+        .blocking(move |broker| {
+            let now = broker.now();
+            let admin = identity::admin(broker, &headers, "delete resource", now)?;
+            let path = path(uri.path())?;
+            let mut record = identity::admin_record(broker, &admin, "delete resource", now);
+            record.resource = Some(path.to_string());
+            match broker
+                .store
+                .commit(Change::DeleteSecret { path: &path }, record.clone())
+            {
+                Err(crate::StoreError::NotFound) => {
+                    record.outcome = crate::audit::Outcome::Missing;
+                    broker.store.commit(Change::Nothing, record)?;
+                    Err(ApiError::NotFound("resource"))
+                }
+                other => other.map(drop).map_err(ApiError::from),
+            }
+        })
+        .await?;
+    Ok(EMPTY_XML.into_response())
+}
+
+/// A request that names nothing.
+pub(crate) async fn unnamed() -> ApiError {
+    ApiError::Path(ResourceError::Parts(0))
+}
+
+/// Reads the name from the path as it was sent: no name holds a percent sign, so nothing is decoded.
+pub(crate) fn path(sent: &str) -> Result<ResourcePath, ResourceError> {
+    sent.strip_prefix("/kbs/v0/resource/")
+        .unwrap_or_default()
+        .parse()
+}
+
+/// Takes the body over into memory that is zeroed. The bytes it came in are zeroed too when nobody shares them.
+fn into_secret(body: Bytes) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(match body.try_into_mut() {
+        Ok(mut unique) => {
+            let secret = unique.to_vec();
+            unique.fill(0);
+            secret
+        }
+        Err(shared) => shared.to_vec(),
+    })
+}
+
+/// Upstream answers writes with an empty body of this type.
+const EMPTY_XML: ([(HeaderName, &str); 1], ()) = ([(CONTENT_TYPE, "text/xml")], ());
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_names_are_refused() {
+        for name in [
+            "",
+            "a",
+            "a/b",
+            "a/b/c/d",
+            "a//c",
+            "/b/c",
+            "a/b/",
+            "../b/c",
+            "a/../c",
+            "a/b/..",
+            "%2e%2e/b/c",
+            "a/b/%2e",
+            "a%2fb/c/d",
+            "a/b/c%00",
+            "a/.b/c",
+            "a/b/c d",
+            "a/b/\u{e9}",
+        ] {
+            assert!(path(&format!("/kbs/v0/resource/{name}")).is_err(), "{name}");
+        }
+        assert!(path("/kbs/v0/resource/a/b/c.d").is_ok());
+    }
+}

@@ -1,0 +1,75 @@
+//! Every route of the broker.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderValue, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{any, get, post};
+
+use super::error::ApiError;
+use super::{admin, kbs};
+use crate::Inner;
+
+/// All routes. What is not here is 404, a method that is not here is 405, both with an error body.
+pub(crate) fn router(broker: Arc<Inner>) -> Router {
+    let limits = broker.config.limits.clone();
+    let request_time = Duration::from_secs(limits.request_seconds);
+    let resource = get(kbs::resource::get)
+        .post(kbs::resource::put)
+        .put(kbs::resource::put)
+        .delete(kbs::resource::delete)
+        // Without this a HEAD would release a secret to nobody.
+        .head(method_not_allowed);
+    Router::new()
+        .route("/healthz", get(healthz))
+        // The KBS protocol, for guests
+        .route("/kbs/v0/auth", post(kbs::auth::auth))
+        .route("/kbs/v0/attest", post(kbs::attest::attest))
+        // One route for every name, good or bad, so that a bad one is told what is wrong with it
+        .route("/kbs/v0/resource/{*path}", resource)
+        .route("/kbs/v0/resource/", any(kbs::resource::unnamed))
+        .route("/kbs/v0/resource", any(kbs::resource::unnamed))
+        // The KBS protocol, for admins
+        .route(
+            "/kbs/v0/resource-policy",
+            post(kbs::policy::set_release).get(kbs::policy::list_release),
+        )
+        .route("/kbs/v0/attestation-policy", post(kbs::policy::set_appraisal))
+        .route("/kbs/v0/reference-value", post(kbs::reference_value::register))
+        .route("/kbs/v0/reference-value/{*id}", get(kbs::reference_value::get))
+        // Ours, for admins
+        .route("/strongroom/v1/audit", get(admin::audit::list))
+        .route("/strongroom/v1/resource", get(admin::resources::list))
+        .route("/strongroom/v1/resource-policy", get(admin::policy::text))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(limits.body_bytes))
+        .layer(from_fn(move |request, next| within(request_time, request, next)))
+        .with_state(broker)
+}
+
+async fn healthz() {}
+
+async fn not_found() -> ApiError {
+    ApiError::NoRoute
+}
+
+async fn method_not_allowed() -> ApiError {
+    ApiError::Method
+}
+
+/// Bounds a request's time, reading its body included, and forbids caches.
+async fn within(limit: Duration, request: Request, next: Next) -> Response {
+    let mut response = match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::Timeout.into_response(),
+    };
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

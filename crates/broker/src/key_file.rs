@@ -1,0 +1,85 @@
+//! Files that hold keys: read only when nobody else can, written once.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use zeroize::Zeroizing;
+
+use crate::BrokerError;
+
+/// Reads a private file; one that its group or others may touch is refused.
+pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<String>, BrokerError> {
+    let failed = |source| BrokerError::file(path, source);
+    let mut file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(BrokerError::LooseMode {
+            path: path.to_owned(),
+            mode,
+        });
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.read_to_string(&mut text).map_err(failed)?;
+    Ok(text)
+}
+
+/// Reads the certificates of a PEM file, in order.
+pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BrokerError> {
+    let text = std::fs::read(path).map_err(|source| BrokerError::file(path, source))?;
+    CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<_, _>>()
+        .map_err(|e| BrokerError::Config {
+            path: path.to_owned(),
+            message: format!("not PEM certificates: {e}"),
+        })
+}
+
+/// Writes a file that must not be there yet, and syncs it.
+pub(crate) fn write_new(path: &Path, mode: u32, content: &[u8]) -> Result<(), BrokerError> {
+    let write = || {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(path)?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    write().map_err(|source| BrokerError::file(path, source))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_file_that_others_may_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for (mode, accepted) in [
+            (0o600, true),
+            (0o400, true),
+            (0o640, false),
+            (0o604, false),
+            (0o660, false),
+        ] {
+            let path = folder.path().join(format!("{mode:o}"));
+            write_new(&path, 0o600, b"key").unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(read_private(&path).is_ok(), accepted, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn existing_file_is_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        write_new(&path, 0o600, b"first").unwrap();
+        assert!(write_new(&path, 0o600, b"second").is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
+    }
+}

@@ -1,0 +1,154 @@
+//! Authorisation and release: the only way from a token to a secret.
+//!
+//! [`authorize`] makes a [`Grant`] for one path and one key. [`release`] uses it up: it alone opens a secret, and
+//! the answer leaves after its entry is in the record, or not at all. A guest that is denied does not learn
+//! whether the resource exists.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use strongroom_verifier::{Assurance, Decision, Reason};
+use strongroom_wire::jwe::{self, Jwe, JweError};
+use strongroom_wire::jwk::TeePublicKey;
+use strongroom_wire::resource::ResourcePath;
+
+use crate::Inner;
+use crate::audit::{EventId, Kind, Outcome, Record};
+use crate::config::Loosening;
+use crate::store::{Change, StoreError};
+use crate::tokens::{TokenError, VerifiedToken};
+
+/// Decides over a presented token and releases, or records why not.
+pub(crate) fn resource(
+    broker: &Inner,
+    presented: &str,
+    path: &ResourcePath,
+    query: &BTreeMap<String, String>,
+    now: u64,
+) -> Result<Jwe, ReleaseError> {
+    let token = broker.issuer.verify(presented, now)?;
+    match authorize(broker, &token, path, query, now) {
+        Ok(grant) => release(broker, grant),
+        Err(denial) => Err(denial.record(broker)),
+    }
+}
+
+/// The right to release one resource to one key, once.
+#[must_use = "a grant that is not used leaves no record"]
+pub(crate) struct Grant {
+    path: ResourcePath,
+    recipient: TeePublicKey,
+    record: Record,
+}
+
+/// A refusal that is not recorded yet.
+#[must_use = "a denial that is dropped leaves no record"]
+pub(crate) struct Denial {
+    record: Record,
+}
+
+/// Asks the hard gate and then the policy in force.
+pub(crate) fn authorize(
+    broker: &Inner,
+    token: &VerifiedToken,
+    path: &ResourcePath,
+    query: &BTreeMap<String, String>,
+    now: u64,
+) -> Result<Grant, Denial> {
+    let policy = broker.policies.release();
+    let mut record = Record::new(Kind::Release, Outcome::Allowed, "get resource", now);
+    record.tee = token.tee();
+    record.tee_key = Some(token.tee_key().thumbprint());
+    record.token = Some(token.id().to_owned());
+    record.resource = Some(path.to_string());
+    record.policy = Some(policy.digest.clone());
+    record.loosenings = broker.connection_loosenings();
+    if token.assurance() == Assurance::Development {
+        if !broker.config.development.accept_sample_evidence {
+            record.policy = None;
+            return Err(Denial::new(record, vec![development()]));
+        }
+        record
+            .loosenings
+            .push(Loosening::AcceptSampleEvidence.name().to_owned());
+    }
+    match policy.policy.evaluate(token.payload(), path, query) {
+        Ok(Decision::Allow) => Ok(Grant {
+            path: path.clone(),
+            recipient: token.tee_key().clone(),
+            record,
+        }),
+        Ok(Decision::Deny { reasons }) => Err(Denial::new(record, reasons)),
+        Err(error) => {
+            record.detail = Some(error.to_string());
+            Err(Denial::new(record, Vec::new()))
+        }
+    }
+}
+
+/// Uses a grant up: opens the secret, encrypts it to the grant's key, records, answers.
+pub(crate) fn release(broker: &Inner, grant: Grant) -> Result<Jwe, ReleaseError> {
+    let Grant {
+        path,
+        recipient,
+        mut record,
+    } = grant;
+    let Some(sealed) = broker.store.sealed_secret(&path)? else {
+        record.outcome = Outcome::Missing;
+        broker.store.commit(Change::Nothing, record)?;
+        return Err(ReleaseError::Missing);
+    };
+    record.version = Some(sealed.version);
+    let answer = broker
+        .storage_key
+        .open(&path, &sealed)
+        .map_err(|e| ReleaseError::Store(e.into()))
+        .and_then(|secret| jwe::encrypt(&recipient, secret.expose()).map_err(ReleaseError::from));
+    if let Err(error) = &answer {
+        record.outcome = Outcome::Failed;
+        record.detail = Some(error.to_string());
+    }
+    broker.store.commit(Change::Nothing, record)?;
+    answer
+}
+
+impl Denial {
+    fn new(mut record: Record, reasons: Vec<Reason>) -> Self {
+        record.outcome = Outcome::Denied;
+        record.reasons = reasons;
+        Self { record }
+    }
+
+    /// Records why, and gives what the guest may know.
+    fn record(self, broker: &Inner) -> ReleaseError {
+        let event = self.record.event.clone();
+        tracing::info!(%event, "a release was denied");
+        broker.record(self.record);
+        ReleaseError::Denied { event }
+    }
+}
+
+/// The gate in front of every policy: rehearsal is not proof.
+fn development() -> Reason {
+    Reason {
+        rule: "development evidence meets no policy".to_owned(),
+        claim: "assurance".to_owned(),
+        expected: json!(Assurance::Hardware.as_str()),
+        actual: json!(Assurance::Development.as_str()),
+    }
+}
+
+/// Why nothing is released, as the guest may know it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReleaseError {
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("denied by policy; the broker's owner can explain event {event}")]
+    Denied { event: EventId },
+    #[error("there is no such resource")]
+    Missing,
+    #[error("the key of the token cannot be encrypted to: {0}")]
+    Key(#[from] JweError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

@@ -1,0 +1,230 @@
+//! Attestation tokens: issued only from an appraisal, believed only when this broker's key signed them.
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::rand;
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jsonwebtoken::jwk::{
+    AlgorithmParameters, CommonParameters, EllipticCurve, EllipticCurveKeyParameters,
+    EllipticCurveKeyType, Jwk, KeyAlgorithm, ThumbprintHash,
+};
+use jsonwebtoken::{DecodingKey, EncodingKey};
+use rustls_pki_types::CertificateDer;
+use serde_json::Value;
+use strongroom_verifier::{AppraisedClaims, Assurance};
+use strongroom_wire::ear::{self, EarClaims, EarError, Submod, UnverifiedEar, VerifierId};
+use strongroom_wire::jwk::TeePublicKey;
+use strongroom_wire::tee::Tee;
+
+/// The broker's signing key and what it writes into tokens.
+pub(crate) struct Issuer {
+    signing: EncodingKey,
+    verifying: DecodingKey,
+    jwk: Jwk,
+    kid: String,
+    name: String,
+    lifetime: u64,
+}
+
+/// A token as it was issued.
+pub(crate) struct IssuedToken {
+    pub(crate) jwt: String,
+    pub(crate) id: String,
+}
+
+impl Issuer {
+    /// Takes the P-256 key pair, as PKCS#8 PEM, and its certificate chain, leaf first.
+    pub(crate) fn new(
+        private_key_pem: &str,
+        chain: &[CertificateDer<'_>],
+        name: String,
+        lifetime: u64,
+    ) -> Result<Self, TokenKeyError> {
+        let pair = rcgen::KeyPair::from_pem(private_key_pem).map_err(|_| TokenKeyError::NotP256)?;
+        let (x, y) = p256_point(&pair).ok_or(TokenKeyError::NotP256)?;
+        let leaf = chain.first().ok_or(TokenKeyError::NoCertificate)?;
+        // The key's point stands in its certificate's SubjectPublicKeyInfo and nowhere else by chance.
+        if !leaf
+            .windows(pair.public_key_raw().len())
+            .any(|bytes| bytes == pair.public_key_raw())
+        {
+            return Err(TokenKeyError::OtherCertificate);
+        }
+        let jwk = Jwk {
+            common: CommonParameters {
+                key_algorithm: Some(KeyAlgorithm::ES256),
+                x509_chain: Some(chain.iter().map(|der| STANDARD.encode(der)).collect()),
+                ..CommonParameters::default()
+            },
+            algorithm: AlgorithmParameters::EllipticCurve(EllipticCurveKeyParameters {
+                key_type: EllipticCurveKeyType::EC,
+                curve: EllipticCurve::P256,
+                x: x.clone(),
+                y: y.clone(),
+            }),
+        };
+        Ok(Self {
+            signing: EncodingKey::from_ec_pem(private_key_pem.as_bytes())
+                .map_err(|_| TokenKeyError::NotP256)?,
+            verifying: DecodingKey::from_ec_components(&x, &y)
+                .map_err(|_| TokenKeyError::NotP256)?,
+            kid: jwk
+                .thumbprint(ThumbprintHash::SHA256)
+                .map_err(|_| TokenKeyError::NotP256)?,
+            jwk,
+            name,
+            lifetime,
+        })
+    }
+
+    /// Signs what an appraisal found.
+    pub(crate) fn issue(
+        &self,
+        appraised: &AppraisedClaims,
+        now: u64,
+    ) -> Result<IssuedToken, EarError> {
+        let id = random_id();
+        let submod = Submod {
+            status: appraised.trust_vector().status(),
+            trust_vector: *appraised.trust_vector(),
+            policy_id: Some(appraised.policy_id().to_owned()),
+            annotated_evidence: appraised.annotated_evidence().clone(),
+            extensions: appraised.extensions().clone().into_iter().collect(),
+        };
+        let claims = EarClaims {
+            eat_profile: ear::PROFILE.to_owned(),
+            iat: now,
+            verifier_id: VerifierId {
+                developer: "strongroom".to_owned(),
+                build: concat!("strongroom-broker ", env!("CARGO_PKG_VERSION")).to_owned(),
+            },
+            submods: BTreeMap::from([(format!("{}0", appraised.tee().class()), submod)]),
+            exp: now.saturating_add(self.lifetime),
+            iss: self.name.clone(),
+            jti: Some(id.clone()),
+        };
+        let jwt = ear::sign(&claims, &self.signing, self.jwk.clone(), &self.kid)?;
+        Ok(IssuedToken { jwt, id })
+    }
+
+    /// Believes a token that this key signed and that has not expired. The key that a token brings along is
+    /// never looked at.
+    pub(crate) fn verify(&self, presented: &str, now: u64) -> Result<VerifiedToken, TokenError> {
+        let token = UnverifiedEar::parse(presented)?;
+        if token.kid() != Some(&self.kid) {
+            return Err(TokenError::OtherIssuer);
+        }
+        VerifiedToken::from_claims(token.verify(&self.verifying, now)?)
+    }
+}
+
+/// A token that this broker issued. Only [`Issuer::verify`] makes it.
+pub(crate) struct VerifiedToken {
+    tee_key: TeePublicKey,
+    tee: Option<Tee>,
+    assurance: Assurance,
+    id: String,
+    payload: Value,
+}
+
+impl VerifiedToken {
+    fn from_claims(claims: EarClaims) -> Result<Self, TokenError> {
+        let evidence = &claims
+            .submods
+            .get("cpu0")
+            .ok_or(TokenError::NoKey)?
+            .annotated_evidence;
+        let tee_key = evidence
+            .get("runtime_data_claims")
+            .and_then(|claims| claims.get("tee-pubkey"))
+            .and_then(|key| serde_json::from_value(key.clone()).ok())
+            .ok_or(TokenError::NoKey)?;
+        let hardware = |submod: &Submod| {
+            submod
+                .annotated_evidence
+                .get("assurance")
+                .and_then(Value::as_str)
+                == Some(Assurance::Hardware.as_str())
+        };
+        let assurance = match claims.submods.values().all(hardware) {
+            true => Assurance::Hardware,
+            false => Assurance::Development,
+        };
+        let tee = evidence.keys().find_map(|name| name.parse().ok());
+        let id = claims.jti.clone().unwrap_or_default();
+        let payload = serde_json::to_value(&claims).map_err(|_| TokenError::NoKey)?;
+        Ok(Self {
+            tee_key,
+            tee,
+            assurance,
+            id,
+            payload,
+        })
+    }
+
+    /// The one key that anything released on this token is encrypted to.
+    pub(crate) fn tee_key(&self) -> &TeePublicKey {
+        &self.tee_key
+    }
+
+    pub(crate) fn tee(&self) -> Option<Tee> {
+        self.tee
+    }
+
+    /// What the weakest piece of evidence rests on; anything that does not say counts as development.
+    pub(crate) fn assurance(&self) -> Assurance {
+        self.assurance
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The payload: a release policy's input.
+    pub(crate) fn payload(&self) -> &Value {
+        &self.payload
+    }
+}
+
+/// Why a token is not believed.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum TokenError {
+    #[error(transparent)]
+    Ear(#[from] EarError),
+    #[error("the attestation token is not of this broker: attest here first")]
+    OtherIssuer,
+    #[error("the attestation token binds no key")]
+    NoKey,
+}
+
+/// Why a key cannot sign tokens.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenKeyError {
+    /// It is another kind of key.
+    #[error("the token key is not a P-256 private key in PKCS#8 PEM")]
+    NotP256,
+    /// The chain file has no certificate.
+    #[error("the token certificate chain holds no certificate")]
+    NoCertificate,
+    /// The chain's first certificate is for another key.
+    #[error("the first certificate of the token chain is not of the token key")]
+    OtherCertificate,
+}
+
+/// The coordinates of a P-256 public key, base64url.
+fn p256_point(pair: &rcgen::KeyPair) -> Option<(String, String)> {
+    let point = pair.public_key_raw();
+    if pair.algorithm() != &rcgen::PKCS_ECDSA_P256_SHA256 || point.len() != 65 {
+        return None;
+    }
+    let (x, y) = point.get(1..)?.split_at(32);
+    Some((URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y)))
+}
+
+fn random_id() -> String {
+    let mut bytes = [0u8; 16];
+    rand::fill(&mut bytes).expect("the system has randomness, or no key could have been made");
+    hex::encode(bytes)
+}
