@@ -1,2 +1,71 @@
-//! The strongroom binary.
-fn main() {}
+//! The `strongroom` binary: the composition root. Each command is one file in `commands/`.
+
+mod cleanup;
+mod commands;
+mod connect;
+mod files;
+mod input;
+mod keys;
+mod outcome;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::commands::Command;
+
+/// Strongroom scores data that stays encrypted until the machine that will read it has proved what it is.
+///
+/// Start with `strongroom demo`: the whole story on this machine, in seconds, nothing installed.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, arg_required_else_help = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Print one JSON document instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// Say more in the log: -v for what happens, -vv for every request.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    start_log(args.verbose);
+    // Whoever links another provider in must not change ours.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        eprintln!("error: another TLS provider is already installed in this process");
+        return ExitCode::FAILURE;
+    }
+    if let Err(error) = cleanup::install() {
+        eprintln!("error: signals cannot be handled here: {error}");
+        return ExitCode::FAILURE;
+    }
+    let json = args.json;
+    match args.command.run(json).and_then(|outcome| outcome.print(json)) {
+        Ok(code) => code,
+        Err(error) => {
+            outcome::print_error(&error, json);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs go to standard error, so that standard output holds only the answer.
+fn start_log(verbose: u8) {
+    let default = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("STRONGROOM_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+}

@@ -1,0 +1,129 @@
+//! `strongroom broker`: makes the trusted side's folder, and runs it.
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use serde_json::json;
+use strongroom_broker::{Broker, Config, InitOptions};
+
+use crate::connect::url_of;
+use crate::outcome::Outcome;
+
+/// Run the trusted side: key broker, attestation service, reference values.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Make the broker's folder: certificate, keys, configuration, and the first admin's key. Works once
+    Init(InitArgs),
+    /// Run the broker until it is told to stop
+    Run(RunArgs),
+}
+
+#[derive(clap::Args)]
+struct InitArgs {
+    /// The folder to make.
+    #[arg(default_value = "broker")]
+    dir: PathBuf,
+
+    /// Where the broker will listen.
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    listen: SocketAddr,
+
+    /// A further name or address for the certificate, as guests will write it.
+    #[arg(long, value_name = "NAME")]
+    name: Vec<String>,
+
+    /// The first admin's name.
+    #[arg(long, default_value = "admin")]
+    admin: String,
+
+    /// Take evidence that anybody can make up (platform `sample`): for trying things out, never for real secrets.
+    #[arg(long)]
+    insecure_accept_sample_evidence: bool,
+}
+
+#[derive(clap::Args)]
+struct RunArgs {
+    /// The folder that `broker init` made, or a configuration file.
+    #[arg(default_value = "broker")]
+    config: PathBuf,
+
+    /// Listen here instead of where the configuration says; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+
+    #[command(flatten)]
+    parent: super::guest::ParentArgs,
+}
+
+pub(crate) fn run(args: Args, json: bool) -> anyhow::Result<Outcome> {
+    match args.action {
+        Action::Init(args) => init(&args),
+        Action::Run(args) => serve(&args, json),
+    }
+}
+
+fn init(args: &InitArgs) -> anyhow::Result<Outcome> {
+    let mut options = InitOptions::new(args.listen);
+    options.dns_names.clone_from(&args.name);
+    options.admin_name.clone_from(&args.admin);
+    options.accept_sample_evidence = args.insecure_accept_sample_evidence;
+    let summary = strongroom_broker::init(&args.dir, options)?;
+    let dir = args.dir.display();
+    let mut text = format!(
+        "Made the broker's folder {dir}:\n  configuration  {}\n  certificate    {}  (give it to guests)\n  admin's key    {}  (keep it with the admin, not on the broker)",
+        summary.config.display(),
+        summary.certificate.display(),
+        summary.admin_key.display(),
+    );
+    if args.insecure_accept_sample_evidence {
+        text.push_str("\n\nThis broker takes evidence that anybody can make up. Put no real secret into it.");
+    }
+    let document = json!({
+        "config": summary.config, "certificate": summary.certificate,
+        "admin_key": summary.admin_key, "admin": summary.admin_name,
+    });
+    Ok(Outcome::new(text, document)
+        .next(format!("strongroom broker run {dir}"))
+        .next(format!("strongroom resource --dir {dir} put default/fraud-dataset/dataset_key KEYFILE")))
+}
+
+fn serve(args: &RunArgs, json: bool) -> anyhow::Result<Outcome> {
+    args.parent.follow()?;
+    let path = if args.config.is_dir() { args.config.join("broker.toml") } else { args.config.clone() };
+    let mut config = Config::load(&path).with_context(|| "make a broker first with `strongroom broker init`".to_owned())?;
+    if let Some(listen) = args.listen {
+        config.listen = listen;
+    }
+    let listener = TcpListener::bind(config.listen).with_context(|| format!("cannot listen on {}", config.listen))?;
+    config.listen = listener.local_addr()?;
+    let url = url_of(&config);
+    let broker = Broker::open(config)?;
+    let warnings = broker.warnings();
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
+    }
+    crate::cleanup::take_over();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let stop = super::guest::told_to_stop()?;
+        let mut out = std::io::stdout().lock();
+        if json {
+            writeln!(out, "{}", json!({ "ready": true, "url": url, "warnings": warnings }))?;
+        } else {
+            writeln!(out, "The broker is ready at {url}. Stop it with Ctrl-C.")?;
+        }
+        out.flush()?;
+        drop(out);
+        anyhow::Ok(broker.serve(listener, stop).await?)
+    })?;
+    Ok(Outcome::silent())
+}

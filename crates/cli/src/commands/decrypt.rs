@@ -1,0 +1,59 @@
+//! `strongroom decrypt`: the whole file verified, or an error and no file.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use crate::files::{Existing, Output};
+use crate::input::OpenArgs;
+use crate::keys::GuestArgs;
+use crate::outcome::Outcome;
+
+/// Decrypt a file.
+///
+/// The output appears only when every byte is verified. To standard output, verified parts are written as they come
+/// and the exit code says whether the end was reached.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The file to decrypt, - for standard input.
+    input: PathBuf,
+
+    /// Where to write [default: INPUT without ".enc"], - for standard output.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Replace an existing file.
+    #[arg(long)]
+    force: bool,
+
+    #[command(flatten)]
+    open: OpenArgs,
+
+    #[command(flatten)]
+    guest: GuestArgs,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let input = args.input.display().to_string();
+    let target = match (&args.output, input.strip_suffix(".enc")) {
+        (Some(target), _) => target.clone(),
+        (None, _) if input == "-" => PathBuf::from("-"),
+        (None, Some(stem)) => PathBuf::from(stem),
+        (None, None) => anyhow::bail!("say where to write with --output FILE: {input} does not end in .enc"),
+    };
+    let mut opened = args.open.open(&args.input, &args.guest)?;
+    anyhow::ensure!(opened.encrypted, "{input} is not encrypted in a known form");
+    for warning in &opened.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let mut output = Output::create(&target, Existing::from_force(args.force), 0o600)?;
+    let bytes = io::copy(&mut opened.reader, &mut output).with_context(|| format!("cannot decrypt {input}"))?;
+    output.commit()?;
+    if target == Path::new("-") {
+        return Ok(Outcome::silent());
+    }
+    let document = json!({ "output": target, "bytes": bytes, "warnings": opened.warnings });
+    Ok(Outcome::new(format!("Decrypted {bytes} bytes to {} (readable by you alone).", target.display()), document))
+}

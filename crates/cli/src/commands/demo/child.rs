@@ -1,0 +1,103 @@
+//! The demo's child processes: this same binary, each with its log in a file, all gone when the demo ends.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use anyhow::{Context as _, bail};
+use serde_json::Value;
+
+use crate::cleanup;
+
+/// A server that runs until it is dropped.
+pub(crate) struct Server {
+    child: Child,
+    name: &'static str,
+    /// What it said when it was ready.
+    pub(crate) ready: Value,
+    /// Held so that the child never writes into a closed pipe.
+    _output: BufReader<ChildStdout>,
+}
+
+impl Server {
+    /// Starts `strongroom ARGS --json` and waits for its ready line.
+    pub(crate) fn start(name: &'static str, args: &[&str], logs: &Path) -> anyhow::Result<Self> {
+        let parent = std::process::id().to_string();
+        let mut child = command(args)?
+            .args(["--exit-with-parent", &parent])
+            .stdout(Stdio::piped())
+            .stderr(File::create(logs.join(format!("{name}.log")))?)
+            .spawn()
+            .with_context(|| format!("cannot start the {name}"))?;
+        if let Some(pid) = pid(&child) {
+            cleanup::register_child(pid);
+        }
+        let mut output = BufReader::new(child.stdout.take().context("the child has no output")?);
+        let mut line = String::new();
+        output.read_line(&mut line)?;
+        let Ok(ready) = serde_json::from_str::<Value>(&line) else {
+            stop(&mut child);
+            let log = std::fs::read_to_string(logs.join(format!("{name}.log"))).unwrap_or_default();
+            bail!("the {name} did not start: {}", log.trim());
+        };
+        Ok(Self { child, name, ready, _output: output })
+    }
+
+    /// Where it serves.
+    pub(crate) fn url(&self) -> anyhow::Result<String> {
+        Ok(self.ready["url"].as_str().with_context(|| format!("the {} did not say where it serves", self.name))?.to_owned())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        stop(&mut self.child);
+    }
+}
+
+/// Runs `strongroom ARGS --json` to its end and returns its document. Its progress bar stays visible.
+pub(crate) fn run(name: &str, args: &[&str], logs: &Path) -> anyhow::Result<Value> {
+    let log = logs.join(format!("{name}.log"));
+    let mut child = command(args)?
+        .stdout(Stdio::piped())
+        .stderr(if console::Term::stderr().is_term() { Stdio::inherit() } else { File::create(&log)?.into() })
+        .spawn()
+        .with_context(|| format!("cannot start {name}"))?;
+    let registered = pid(&child).inspect(|pid| cleanup::register_child(*pid));
+    let mut text = String::new();
+    child.stdout.take().context("the child has no output")?.read_to_string(&mut text)?;
+    let status = child.wait()?;
+    if let Some(pid) = registered {
+        cleanup::unregister_child(pid);
+    }
+    let document: Value = serde_json::from_str(&text).unwrap_or_default();
+    if !status.success() {
+        bail!("{name} failed: {}; {}", document["error"].as_str().unwrap_or("no reason given"), document["causes"]);
+    }
+    Ok(document)
+}
+
+fn command(args: &[&str]) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("cannot find this program's own file")?);
+    command.args(args).arg("--json").stdin(Stdio::null());
+    // The children take their orders from the command line alone.
+    for name in ["STRONGROOM_BROKER", "STRONGROOM_BROKER_CERT", "STRONGROOM_BROKER_DIR", "STRONGROOM_GUEST", "STRONGROOM_LOG"] {
+        command.env_remove(name);
+    }
+    Ok(command)
+}
+
+fn pid(child: &Child) -> Option<rustix::process::Pid> {
+    i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw)
+}
+
+/// Asks first, so that the server finishes what it is writing.
+fn stop(child: &mut Child) {
+    if let Some(pid) = pid(child) {
+        // It may have ended by itself; waiting tells.
+        let _: rustix::io::Result<()> = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _: std::io::Result<std::process::ExitStatus> = child.wait();
+        cleanup::unregister_child(pid);
+    }
+}

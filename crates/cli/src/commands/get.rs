@@ -1,0 +1,43 @@
+//! `strongroom get`: one resource, through the guest that has attested.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::files::{Existing, Output};
+use crate::keys::{GuestArgs, KeySource};
+use crate::outcome::Outcome;
+
+/// Fetch one resource through a running guest.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// kbs:///repository/type/tag
+    uri: KeySource,
+
+    /// Where to write, readable by you alone; - for standard output.
+    #[arg(short, long, default_value = "-", value_name = "FILE")]
+    output: PathBuf,
+
+    /// Replace an existing file.
+    #[arg(long)]
+    force: bool,
+
+    #[command(flatten)]
+    guest: GuestArgs,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let KeySource::Resource(path) = &args.uri else {
+        anyhow::bail!("{} is no resource: write kbs:///repository/type/tag", args.uri);
+    };
+    let secret = args.guest.resource(path)?;
+    let mut output = Output::create(&args.output, Existing::from_force(args.force), 0o600)?;
+    output.write_all(&secret)?;
+    output.commit()?;
+    if args.output.as_os_str() == "-" {
+        return Ok(Outcome::silent());
+    }
+    let text = format!("Wrote {} bytes to {}.", secret.len(), args.output.display());
+    Ok(Outcome::new(text, json!({ "output": args.output, "bytes": secret.len() })))
+}

@@ -1,0 +1,61 @@
+//! `strongroom reference-value`: the measurements that count as good.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use crate::connect::{AdminArgs, block_on};
+use crate::outcome::Outcome;
+
+/// Tell the broker which measurements are good.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Set values: NAME=VALUE, a JSON list or one value; text needs no quotes
+    Set {
+        /// Such as launch_digest=abcde or svn='["1","2"]'.
+        #[arg(required = true, value_name = "NAME=VALUE", value_parser = parse_pair)]
+        values: Vec<(String, Value)>,
+    },
+    /// Show one value
+    Get {
+        /// The value's name.
+        name: String,
+    },
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let client = args.admin.client()?;
+    match &args.action {
+        Action::Set { values } => {
+            let values: BTreeMap<String, Value> = values.iter().cloned().collect();
+            block_on(client.put_reference_values(&values))??;
+            let names: Vec<&String> = values.keys().collect();
+            let text = format!("Set {} reference value(s): {}.", values.len(), names.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", "));
+            Ok(Outcome::new(text, json!({ "set": values })))
+        }
+        Action::Get { name } => {
+            let value = block_on(client.get_reference_value(name))??;
+            Ok(Outcome::new(format!("{name} = {value}"), json!({ "name": name, "value": value })))
+        }
+    }
+}
+
+/// A value that is no JSON is a text; a single value becomes a list of one, as policies expect lists.
+fn parse_pair(text: &str) -> anyhow::Result<(String, Value)> {
+    let (name, value) = text.split_once('=').context("write NAME=VALUE")?;
+    anyhow::ensure!(!name.is_empty(), "write NAME=VALUE");
+    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+    let value = if value.is_array() || name.starts_with("minimum_") || name == "major_version" { value } else { json!([value]) };
+    Ok((name.to_owned(), value))
+}

@@ -1,0 +1,171 @@
+//! Output files: whole or not at all, never over an existing one unless told, private keys for their owner alone.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+use crate::cleanup;
+
+/// Whether an existing file may be replaced.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Existing {
+    Refuse,
+    Replace,
+}
+
+impl Existing {
+    pub(crate) fn from_force(force: bool) -> Self {
+        if force { Self::Replace } else { Self::Refuse }
+    }
+}
+
+/// Where a command writes: a file that appears when it is complete, or standard output.
+pub(crate) enum Output {
+    File { file: BufWriter<File>, temporary: PathBuf, target: PathBuf, existing: Existing, keep: bool },
+    Stdout(io::Stdout),
+}
+
+impl Output {
+    /// Opens `target`, `-` being standard output. `mode` is the file's, such as `0o600`.
+    pub(crate) fn create(target: &Path, existing: Existing, mode: u32) -> anyhow::Result<Self> {
+        if target == Path::new("-") {
+            return Ok(Self::Stdout(io::stdout()));
+        }
+        if existing == Existing::Refuse && target.exists() {
+            bail!("{} exists already: choose another name, or replace it with --force", target.display());
+        }
+        let name = target.file_name().with_context(|| format!("{} names no file", target.display()))?;
+        let temporary = target.with_file_name(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id()));
+        cleanup::register(&temporary);
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);
+        let file = file.with_context(|| format!("cannot write in the folder of {}", target.display()))?;
+        Ok(Self::File { file: BufWriter::new(file), temporary, target: target.to_owned(), existing, keep: false })
+    }
+
+    /// Makes the file appear under its name, once everything is on the disk.
+    pub(crate) fn commit(mut self) -> anyhow::Result<()> {
+        self.flush()?;
+        if let Self::File { file, temporary, target, existing, keep } = &mut self {
+            file.get_ref().sync_all()?;
+            let named = match existing {
+                Existing::Replace => std::fs::rename(&*temporary, &*target),
+                // A hard link fails where another process has made the name meanwhile.
+                Existing::Refuse => std::fs::hard_link(&*temporary, &*target).and_then(|()| std::fs::remove_file(&*temporary)),
+            };
+            named.with_context(|| format!("cannot name the finished file {}", target.display()))?;
+            *keep = true;
+            cleanup::unregister(temporary);
+        }
+        Ok(())
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::File { file, .. } => file.write(bytes),
+            Self::Stdout(out) => out.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::File { file, .. } => file.flush(),
+            Self::Stdout(out) => out.flush(),
+        }
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if let Self::File { temporary, keep: false, .. } = self {
+            // Best effort: the error that brought us here is the one to report.
+            let _: io::Result<()> = std::fs::remove_file(&*temporary);
+            cleanup::unregister(temporary);
+        }
+    }
+}
+
+/// Writes a whole file.
+pub(crate) fn write(target: &Path, existing: Existing, mode: u32, bytes: &[u8]) -> anyhow::Result<()> {
+    let mut output = Output::create(target, existing, mode)?;
+    output.write_all(bytes)?;
+    output.commit()
+}
+
+/// Opens a file to read, `-` being standard input.
+pub(crate) fn open(source: &Path) -> anyhow::Result<Box<dyn Read>> {
+    if source == Path::new("-") {
+        return Ok(Box::new(io::stdin()));
+    }
+    let file = File::open(source).with_context(|| format!("cannot read {}", source.display()))?;
+    if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        bail!("{} is a folder where a file is expected", source.display());
+    }
+    Ok(Box::new(file))
+}
+
+/// Reads a small file whole, refusing more than `limit` bytes.
+pub(crate) fn read_limited(source: &Path, limit: u64) -> anyhow::Result<zeroize::Zeroizing<Vec<u8>>> {
+    let mut bytes = zeroize::Zeroizing::new(Vec::new());
+    open(source)?.take(limit + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", source.display()))?;
+    if bytes.len() as u64 > limit {
+        bail!("{} is larger than the {limit} bytes that are read here", source.display());
+    }
+    Ok(bytes)
+}
+
+/// A file's name without its folder: what an encrypted file is bound to unless a name is given.
+pub(crate) fn base_name(path: &Path) -> anyhow::Result<String> {
+    let name = path.file_name().with_context(|| format!("{} names no file", path.display()))?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropped_output_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out");
+        let mut output = Output::create(&target, Existing::Refuse, 0o600).unwrap();
+        output.write_all(b"half").unwrap();
+        drop(output);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn existing_file_is_kept_unless_forced() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out");
+        write(&target, Existing::Refuse, 0o600, b"one").unwrap();
+        assert!(write(&target, Existing::Refuse, 0o600, b"two").unwrap_err().to_string().contains("--force"));
+        write(&target, Existing::Replace, 0o600, b"two").unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"two");
+    }
+
+    #[test]
+    fn name_taken_while_writing_is_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out");
+        let output = Output::create(&target, Existing::Refuse, 0o600).unwrap();
+        std::fs::write(&target, b"other").unwrap();
+        assert!(output.commit().is_err());
+        assert_eq!(std::fs::read(&target).unwrap(), b"other");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn private_file_is_for_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("key");
+        write(&target, Existing::Refuse, 0o600, b"k").unwrap();
+        assert_eq!(std::fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,117 @@
+//! Opens what may be encrypted: tells the format by its first bytes, and hands on verified plaintext only.
+
+use std::io::{BufReader, Chain, Cursor, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use strongroom_cipherfile::{Format, openssl_enc, sealed, tink_stream};
+
+use crate::files;
+use crate::keys::{GuestArgs, KeySource, identity};
+
+/// The cipher of an `openssl enc` file, which the file itself does not name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum OpensslCipher {
+    /// AES-256-CFB, the workshop's datasets
+    Cfb,
+    /// AES-256-CBC, the workshop's models
+    Cbc,
+}
+
+impl From<OpensslCipher> for openssl_enc::Cipher {
+    fn from(cipher: OpensslCipher) -> Self {
+        match cipher {
+            OpensslCipher::Cfb => Self::Aes256Cfb,
+            OpensslCipher::Cbc => Self::Aes256Cbc,
+        }
+    }
+}
+
+/// How an encrypted file is opened.
+#[derive(Args, Clone, Default)]
+pub(crate) struct OpenArgs {
+    /// The key: a file with 32 raw bytes, or kbs:///repository/type/tag to be fetched by a guest that attests.
+    #[arg(long, value_name = "FILE|URI")]
+    pub(crate) key: Option<KeySource>,
+
+    /// The private key of a recipient, for a file that was encrypted --to its public key.
+    #[arg(long, value_name = "PEM", conflicts_with = "key")]
+    pub(crate) identity: Option<PathBuf>,
+
+    /// What the file was encrypted as [default: its name without ".enc"].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Read a file of `openssl enc -pbkdf2 -kfile` with this cipher. Such files are not protected against changes.
+    #[arg(long, value_enum, value_name = "CIPHER")]
+    pub(crate) openssl_cipher: Option<OpensslCipher>,
+}
+
+/// An opened input, and what its reader should be warned of.
+pub(crate) struct Opened {
+    pub(crate) reader: Box<dyn Read>,
+    pub(crate) encrypted: bool,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl OpenArgs {
+    /// Opens `path`. A plain file passes through only when nothing asked for decryption.
+    pub(crate) fn open(&self, path: &Path, guest: &GuestArgs) -> anyhow::Result<Opened> {
+        let source = files::open(path)?;
+        self.open_stream(source, &path.display().to_string(), &bound_name(path)?, guest)
+    }
+
+    /// Opens a stream that is called `label` in errors and bound to `default_name`.
+    pub(crate) fn open_stream(
+        &self,
+        mut source: Box<dyn Read>,
+        label: &str,
+        default_name: &str,
+        guest: &GuestArgs,
+    ) -> anyhow::Result<Opened> {
+        let mut head = Vec::new();
+        let length = u64::try_from(Format::DETECT_LEN)?;
+        source.by_ref().take(length).read_to_end(&mut head).with_context(|| format!("cannot read {label}"))?;
+        let format = Format::detect(&head);
+        let stream: Chain<Cursor<Vec<u8>>, Box<dyn Read>> = Cursor::new(head).chain(source);
+        let name = self.name.as_deref().unwrap_or(default_name).as_bytes();
+        let mut warnings = Vec::new();
+        let encrypted = self.key.is_some() || self.identity.is_some();
+        let reader: Box<dyn Read> = match (format, &self.key, &self.identity) {
+            (Format::OpensslSalted, Some(key), _) => {
+                let Some(cipher) = self.openssl_cipher else {
+                    bail!("{label} was made by `openssl enc`: say which cipher with --openssl-cipher cfb (datasets) or cbc (models)");
+                };
+                let (passphrase, cut) = openssl_enc::Passphrase::from_key_file(&guest.bytes(key)?)?;
+                warnings.extend(cut.iter().map(|warning| format!("{key}: {warning}")));
+                let reader = openssl_enc::UnauthenticatedDecryptor::new(BufReader::new(stream), &passphrase, cipher.into())?;
+                warnings.push(reader.warning().to_string());
+                Box::new(reader)
+            }
+            (_, Some(_), _) if self.openssl_cipher.is_some() => {
+                bail!("{label} was not made by `openssl enc`: it does not start with \"Salted__\"")
+            }
+            (Format::Sealed, None, Some(pem)) => Box::new(sealed::Opener::new(stream, &identity(pem)?, name)?),
+            (Format::Sealed, Some(_), _) => bail!("{label} was encrypted to a recipient: open it with --identity and the private key"),
+            (Format::Tink, Some(key), _) => {
+                Box::new(tink_stream::Decryptor::new(stream, &guest.file_key(key)?, name).with_context(|| format!("cannot decrypt {label}"))?)
+            }
+            (_, None, Some(_)) => bail!("{label} was not encrypted to a recipient: open it with --key"),
+            (Format::Unknown, Some(_), _) => bail!("{label} is not encrypted in a known form, but a key was given; leave --key out to read it as it is"),
+            (Format::Unknown, None, None) => Box::new(stream),
+            (_, None, None) => bail!("{label} is encrypted: give its key with --key FILE, --key kbs:///repository/type/tag or --identity PEM"),
+            _ => bail!("{label} is in a form that this version does not read"),
+        };
+        Ok(Opened { reader, encrypted, warnings })
+    }
+}
+
+/// The name that a file is bound to: its base name, without `.enc`.
+pub(crate) fn bound_name(path: &Path) -> anyhow::Result<String> {
+    if path == Path::new("-") {
+        return Ok(String::new());
+    }
+    let name = files::base_name(path)?;
+    Ok(name.strip_suffix(".enc").map_or(name.clone(), str::to_owned))
+}

@@ -1,0 +1,116 @@
+//! Where keys come from: a file, or a resource that a running guest fetches after it has attested.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use strongroom_cipherfile::FileKey;
+use strongroom_client::guest_api::GuestApi;
+use strongroom_wire::jwe::DecryptionKey;
+use strongroom_wire::jwk::TeePublicKey;
+use strongroom_wire::resource::{ResourcePath, ResourceUri};
+use zeroize::Zeroizing;
+
+use crate::connect::block_on;
+use crate::files;
+
+const MAX_KEY: u64 = 64 * 1024;
+
+/// A file, or `kbs:///repository/type/tag`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum KeySource {
+    File(PathBuf),
+    Resource(ResourcePath),
+}
+
+impl FromStr for KeySource {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !text.starts_with("kbs:") && !text.starts_with("kbs+") {
+            return Ok(Self::File(PathBuf::from(text)));
+        }
+        let uri: ResourceUri = text.parse().map_err(|error| format!("{error}"))?;
+        uri.to_resource_path().map(Self::Resource).map_err(|error| error.to_string())
+    }
+}
+
+impl std::fmt::Display for KeySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Resource(path) => f.write_str(&path.to_uri()),
+        }
+    }
+}
+
+/// The guest that fetches `kbs:///` keys.
+#[derive(Args, Clone)]
+pub(crate) struct GuestArgs {
+    /// The running guest that fetches kbs:/// keys (see `strongroom guest run`).
+    #[arg(long, env = "STRONGROOM_GUEST", default_value = GuestApi::DEFAULT_URL, value_name = "URL")]
+    pub(crate) guest: String,
+}
+
+impl GuestArgs {
+    /// Fetches a resource through the guest.
+    pub(crate) fn resource(&self, path: &ResourcePath) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        let guest = GuestApi::new(&self.guest)?;
+        block_on(guest.resource(path))?.with_context(|| format!("cannot fetch {} from the guest at {}", path.to_uri(), self.guest))
+    }
+
+    /// Reads a key from where it is.
+    pub(crate) fn bytes(&self, source: &KeySource) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        match source {
+            KeySource::File(path) => files::read_limited(path, MAX_KEY),
+            KeySource::Resource(path) => self.resource(path),
+        }
+    }
+
+    /// Reads a data key: 32 raw bytes.
+    pub(crate) fn file_key(&self, source: &KeySource) -> anyhow::Result<FileKey> {
+        let bytes = self.bytes(source)?;
+        if bytes.len() != 32 {
+            bail!(
+                "the key {source} has {} bytes, not the 32 raw bytes of a data key: make one with `strongroom keygen`{}",
+                bytes.len(),
+                if bytes.len() > 32 { "; for a passphrase file of `openssl enc`, name the cipher with --openssl-cipher" } else { "" }
+            );
+        }
+        Ok(FileKey::from_slice(&bytes)?)
+    }
+
+    /// Reads a recipient's public key: a JWK.
+    pub(crate) fn recipient(&self, source: &KeySource) -> anyhow::Result<TeePublicKey> {
+        let bytes = self.bytes(source)?;
+        serde_json::from_slice(&bytes)
+            .with_context(|| format!("{source} is not a recipient's public key (a JWK, from `strongroom keygen --kind recipient`)"))
+    }
+}
+
+/// Reads a recipient's private key: PKCS#8 PEM.
+pub(crate) fn identity(path: &std::path::Path) -> anyhow::Result<DecryptionKey> {
+    let pem = files::read_limited(path, MAX_KEY)?;
+    let pem = std::str::from_utf8(&pem).ok();
+    pem.and_then(|pem| DecryptionKey::from_pkcs8_pem(pem).ok())
+        .with_context(|| format!("{} is not a recipient's private key (PEM, from `strongroom keygen --kind recipient`)", path.display()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resource_uri_and_file_name_are_told_apart() {
+        assert_eq!("k/ey.bin".parse(), Ok(KeySource::File(PathBuf::from("k/ey.bin"))));
+        assert_eq!("kbs:///a/b/c".parse(), Ok(KeySource::Resource("a/b/c".parse().unwrap())));
+    }
+
+    #[test]
+    fn malformed_uri_is_no_file_name() {
+        assert!("kbs:///a/b".parse::<KeySource>().is_err());
+        assert!("kbs+pkcs11:///a/b/c".parse::<KeySource>().is_err());
+    }
+}

@@ -1,0 +1,68 @@
+//! What a command ends with: a text for people, a document for programs, and the next commands to try.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+/// The end of a command that did what it was asked.
+pub(crate) struct Outcome {
+    text: String,
+    document: Value,
+    next: Vec<String>,
+    code: u8,
+}
+
+impl Outcome {
+    /// An end that is worth these lines and this document.
+    pub(crate) fn new(text: impl Into<String>, document: Value) -> Self {
+        Self { text: text.into(), document, next: Vec::new(), code: 0 }
+    }
+
+    /// An end that has said everything already.
+    pub(crate) fn silent() -> Self {
+        Self::new(String::new(), Value::Null)
+    }
+
+    /// Names a command that follows naturally.
+    pub(crate) fn next(mut self, command: impl Into<String>) -> Self {
+        self.next.push(command.into());
+        self
+    }
+
+    /// Makes the process exit with this code: for checks that answered "no".
+    pub(crate) fn code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// Prints the end in the form asked for.
+    pub(crate) fn print(self, json: bool) -> anyhow::Result<ExitCode> {
+        let mut out = std::io::stdout().lock();
+        let written = if json && !self.document.is_null() {
+            writeln!(out, "{}", self.document)
+        } else if json || self.text.is_empty() {
+            Ok(())
+        } else {
+            let next: String = self.next.iter().map(|command| format!("\n  {command}")).collect();
+            let next = if next.is_empty() { next } else { format!("\n\nNext:{next}") };
+            writeln!(out, "{}{next}", self.text.trim_end())
+        };
+        match written {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(ExitCode::from(self.code)),
+        }
+    }
+}
+
+/// Prints an error with its causes, each on a line of its own.
+pub(crate) fn print_error(error: &anyhow::Error, json: bool) {
+    let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+    if json {
+        println!("{}", json!({ "error": error.to_string(), "causes": causes }));
+    }
+    eprintln!("error: {error}");
+    for cause in causes {
+        eprintln!("  because: {cause}");
+    }
+}
