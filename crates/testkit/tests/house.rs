@@ -52,8 +52,10 @@ fn a_document_that_names_a_file_which_is_not_there() {
     let mut named = 0;
     let mut wrong = Vec::new();
     for document in documents {
-        let text = fs::read_to_string(&document)
-            .unwrap_or_else(|error| panic!("{}: {error}", document.display()));
+        let Ok(text) = fs::read_to_string(&document) else {
+            wrong.push(format!("{} is missing", document.display()));
+            continue;
+        };
         let folder = document.parent().unwrap().strip_prefix(&root).unwrap();
         let here = document.strip_prefix(&root).unwrap().display();
         for path in paths_named_in(&text, folder, &files) {

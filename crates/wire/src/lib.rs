@@ -4,6 +4,8 @@
 //! init-data and resource names. This crate has no IO, no clock and no environment; randomness
 //! is drawn only where a format needs a fresh key or nonce.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_macros))]
+
 pub mod admin;
 mod b64;
 pub mod canonical;
