@@ -1,0 +1,115 @@
+//! A batch: rows in as CSV, in any order of columns, results out, one tile of rows in memory.
+
+mod input;
+mod output;
+mod score;
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+pub use input::HeaderError;
+pub use score::score;
+
+use crate::model::ModelError;
+pub use crate::results::{BadReason, BadRow, Counts, Summary};
+
+/// How a batch is scored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// Flags above this instead of the bundle's threshold.
+    pub threshold: Option<f64>,
+    /// Counts bad rows instead of stopping at the first. What is wrong with the file as a whole
+    /// (its header, its encryption) stops the batch either way.
+    pub skip_bad_rows: bool,
+    /// Which rows the owner gets.
+    pub results: Results,
+    /// What to call the data set in errors and in the results.
+    pub file_name: String,
+}
+
+/// Which rows go into the results.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Results {
+    /// Those that count as fraud.
+    #[default]
+    Flagged,
+    /// Every row that has a score.
+    All,
+    /// None: the summary alone.
+    Summary,
+}
+
+/// How far a batch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Data rows read.
+    pub rows: u64,
+    /// Bytes of CSV read.
+    pub bytes: u64,
+}
+
+/// Whether a probability counts as fraud: above the threshold, and at exactly 1 whatever the
+/// threshold, so that 1 as a threshold leaves the certain cases. (The workshop's container takes a
+/// probability of exactly 1 for no fraud; that is a fault, and not kept.)
+pub fn is_fraud(probability: f64, threshold: f64) -> bool {
+    probability > threshold || probability >= 1.0
+}
+
+/// Why a batch stopped. No text of it holds a value of a row.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScoreError {
+    /// The input could not be read; where it is encrypted, also that it is not what was encrypted.
+    #[error("{file}: {source}")]
+    Read {
+        /// The data set.
+        file: String,
+        /// What the reader says.
+        source: io::Error,
+    },
+    /// The header row does not fit the model.
+    #[error("{file}: {source}")]
+    Header {
+        /// The data set.
+        file: String,
+        /// What is wrong with it.
+        source: HeaderError,
+    },
+    /// A row that cannot be scored, and bad rows are not skipped.
+    #[error("{file}: {row}")]
+    Row {
+        /// The data set.
+        file: String,
+        /// Where and why.
+        row: BadRow,
+    },
+    /// A line that no row could need.
+    #[error("{file}: line {line} is longer than {limit} bytes")]
+    LineTooLong {
+        /// The data set.
+        file: String,
+        /// Which line.
+        line: u64,
+        /// The most that is read.
+        limit: u64,
+    },
+    /// The threshold is not a probability.
+    #[error("the threshold must lie between 0 and 1")]
+    Threshold,
+    /// The model gave a number that is not a probability.
+    #[error("{file}: row {row}: the model gives a score that is not between 0 and 1")]
+    NotAProbability {
+        /// The data set.
+        file: String,
+        /// Which row.
+        row: u64,
+    },
+    /// The engine failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The results could not be written.
+    #[error("the results cannot be written: {0}")]
+    Write(#[source] io::Error),
+}

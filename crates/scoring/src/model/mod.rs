@@ -1,0 +1,58 @@
+//! The model bundle: `model.onnx`, and the `preprocessing.json` without which it means nothing.
+
+mod bundle;
+mod graph;
+mod onnx;
+mod preprocessing;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use bundle::Bundle;
+pub use onnx::{Network, Scorer};
+pub use preprocessing::Preprocessing;
+
+/// Why a bundle is not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A file of the bundle could not be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A bundle lacks one of its files.
+    #[error("the bundle has no {0}")]
+    Missing(&'static str),
+    /// Something is longer than it may be.
+    #[error("{what} is longer than {limit} bytes")]
+    TooLarge {
+        /// Which file.
+        what: &'static str,
+        /// The most that is read.
+        limit: usize,
+    },
+    /// The tar form of a bundle is not one.
+    #[error("not a bundle: {0}")]
+    Tar(String),
+    /// `preprocessing.json` says something that cannot be.
+    #[error("preprocessing.json: {0}")]
+    Preprocessing(String),
+    /// `metrics.json` is not a JSON object.
+    #[error("metrics.json: {0}")]
+    Metrics(String),
+    /// `model.onnx` is not a model that is understood.
+    #[error("model.onnx: {0}")]
+    Onnx(String),
+    /// The graph and `preprocessing.json` speak of different numbers of columns.
+    #[error("model.onnx takes {graph} columns, preprocessing.json names {preprocessing}")]
+    WidthMismatch {
+        /// Columns of the graph's input.
+        graph: usize,
+        /// Columns that `preprocessing.json` names.
+        preprocessing: usize,
+    },
+}

@@ -1,0 +1,733 @@
+//! What a batch hands to its owner, as JSON lines: a header, rows, and a summary that closes them.
+//!
+//! The reader takes nothing on trust: a file without its summary was cut, and one whose rows and
+//! summary disagree was put together from two. Keep what is in here inside the TEE or with the
+//! owner: it holds features and scores. [`Summary::counts`] is what may be logged.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Read};
+
+use serde::{Deserialize, Serialize};
+
+use crate::batch::{Results, is_fraud};
+
+/// The first line: what the rows below it mean.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// Always [`FORMAT`].
+    pub format: String,
+    /// What the data set was called.
+    pub input: String,
+    /// The bundle that scored it.
+    pub model_digest: String,
+    /// A row is fraud above this, and at a probability of exactly 1.
+    pub threshold: f64,
+    /// Which rows follow.
+    pub results: Results,
+    /// The names of the features, in the order of the rows.
+    pub columns: Vec<String>,
+}
+
+/// A scored row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResultRow {
+    /// Its number among the data rows of the input, the first being 1.
+    pub row: u64,
+    /// The probability of fraud.
+    pub probability: f64,
+    /// Its features, in the order of [`Header::columns`].
+    pub features: Vec<f64>,
+}
+
+/// The last line: the whole data set in numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Summary {
+    /// Data rows in the input, good and bad.
+    pub rows: u64,
+    /// Rows that were skipped.
+    pub bad_rows: u64,
+    /// How many of them for which reason.
+    pub bad_rows_by_reason: BTreeMap<BadReason, u64>,
+    /// Where the first of them are.
+    pub first_bad_rows: Vec<BadRow>,
+    /// Rows that count as fraud.
+    pub flagged: u64,
+    /// The threshold they were flagged by.
+    pub threshold: f64,
+    /// How many probabilities lie in each twentieth of 0 to 1.
+    pub histogram: [u64; HISTOGRAM_BINS],
+    /// The greatest probability; none without rows.
+    pub max: Option<f64>,
+    /// The mean probability; none without rows.
+    pub mean: Option<f64>,
+    /// Bytes of the input as CSV.
+    pub bytes: u64,
+    /// The bundle that scored it.
+    pub model_digest: String,
+}
+
+impl Summary {
+    /// Rows that have a score.
+    pub fn scored(&self) -> u64 {
+        self.rows - self.bad_rows
+    }
+
+    /// The part that says nothing of any row or score.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            rows: self.rows,
+            flagged: self.flagged,
+            bad_rows: self.bad_rows,
+        }
+    }
+
+    /// What must hold between the numbers themselves.
+    fn check(&self) -> Result<(), ResultsError> {
+        let in_bins = sum(&self.histogram);
+        let by_reason = sum(self.bad_rows_by_reason.values());
+        let scored = self.rows.checked_sub(self.bad_rows);
+        let holds = scored.is_some()
+            && in_bins == scored
+            && by_reason == Some(self.bad_rows)
+            && scored >= Some(self.flagged)
+            && (scored == Some(0)) == self.max.is_none()
+            && self.max.is_some() == self.mean.is_some();
+        if holds {
+            Ok(())
+        } else {
+            Err(ResultsError::Disagreement("the summary with itself"))
+        }
+    }
+}
+
+/// The numbers of a batch that may be logged. They print as a sentence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Data rows in the input.
+    pub rows: u64,
+    /// Rows that count as fraud.
+    pub flagged: u64,
+    /// Rows that were skipped.
+    pub bad_rows: u64,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            rows,
+            flagged,
+            bad_rows,
+        } = self;
+        write!(f, "{rows} rows, {flagged} flagged, {bad_rows} skipped")
+    }
+}
+
+/// Why a row has no score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum BadReason {
+    /// Fewer fields than the header.
+    ShortRow,
+    /// More fields than the header.
+    LongRow,
+    /// A quoted field without its closing quote on the same line.
+    OpenQuote,
+    /// Nothing where a number belongs.
+    Empty,
+    /// Text where a number belongs.
+    NotANumber,
+    /// NaN or infinite.
+    NotFinite,
+    /// A number so large that the model cannot take it.
+    TooLarge,
+    /// The model overflowed and gave no number.
+    NoScore,
+}
+
+impl fmt::Display for BadReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ShortRow => "fewer fields than the header has",
+            Self::LongRow => "more fields than the header has",
+            Self::OpenQuote => "a quoted field that does not end on its line",
+            Self::Empty => "nothing where a number belongs",
+            Self::NotANumber => "text where a number belongs",
+            Self::NotFinite => "NaN or infinity where a number belongs",
+            Self::TooLarge => "a number too large for the model",
+            Self::NoScore => "the model gives no number for it",
+        })
+    }
+}
+
+/// Where a bad row is: never what it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BadRow {
+    /// Its number among the data rows, the first being 1.
+    pub row: u64,
+    /// Its line in the file; the header is on line 1.
+    pub line: u64,
+    /// The column at fault, where one is.
+    pub column: Option<String>,
+    /// What is wrong.
+    pub reason: BadReason,
+}
+
+impl fmt::Display for BadRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "row {} (line {})", self.row, self.line)?;
+        if let Some(column) = &self.column {
+            write!(f, ", column \"{}\"", crate::shown(column))?;
+        }
+        write!(f, ": {}", self.reason)
+    }
+}
+
+/// The format of the header's `format` member.
+pub const FORMAT: &str = "strongroom-results/1";
+
+/// Bins of a [`Summary`]'s histogram.
+pub const HISTOGRAM_BINS: usize = 20;
+
+/// The bin of a probability; 1 belongs to the last.
+pub(crate) fn histogram_bin(probability: f64) -> usize {
+    ((probability * HISTOGRAM_BINS as f64) as usize).min(HISTOGRAM_BINS - 1)
+}
+
+/// A line of a result file.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(crate) enum Line<H, R, S> {
+    Header(H),
+    Row(R),
+    Summary(S),
+}
+
+/// Reads a result file, row by row.
+pub struct ResultReader<R> {
+    lines: Lines<R>,
+    header: Header,
+    seen: Seen,
+    summary: Option<Summary>,
+}
+
+impl<R: Read> ResultReader<R> {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// When the first line is not the header of this format.
+    pub fn open(input: R) -> Result<Self, ResultsError> {
+        let mut lines = Lines {
+            input: BufReader::new(input),
+            number: 0,
+            line: Vec::new(),
+        };
+        let Some(Line::Header(header)) = lines.next()? else {
+            return Err(ResultsError::NoHeader);
+        };
+        if header.format != FORMAT {
+            return Err(ResultsError::NoHeader);
+        }
+        Ok(Self {
+            lines,
+            header,
+            seen: Seen::default(),
+            summary: None,
+        })
+    }
+
+    /// What the rows mean.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The next row; `None` once the summary was read and agrees with every row before it. Until
+    /// then the rows are those of a file that may yet turn out to be cut.
+    ///
+    /// # Errors
+    /// When the file ends without a summary, or what it says cannot be.
+    pub fn next_row(&mut self) -> Result<Option<ResultRow>, ResultsError> {
+        if self.summary.is_some() {
+            return Ok(None);
+        }
+        match self.lines.next()? {
+            Some(Line::Row(row)) => {
+                self.seen.add(&row, &self.header)?;
+                Ok(Some(row))
+            }
+            Some(Line::Summary(summary)) => {
+                summary.check()?;
+                self.seen.check(&summary, &self.header)?;
+                if self.lines.next()?.is_some() {
+                    return Err(ResultsError::AfterSummary);
+                }
+                self.summary = Some(summary);
+                Ok(None)
+            }
+            Some(Line::Header(_)) => Err(ResultsError::Disagreement("two headers")),
+            None => Err(ResultsError::Cut),
+        }
+    }
+
+    /// Reads what is left and hands out the summary.
+    ///
+    /// # Errors
+    /// As [`ResultReader::next_row`].
+    pub fn finish(mut self) -> Result<Summary, ResultsError> {
+        while self.next_row()?.is_some() {}
+        self.summary.ok_or(ResultsError::Cut)
+    }
+}
+
+/// A result file in short: its header, its summary, and its most suspicious rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Top {
+    /// The first line.
+    pub header: Header,
+    /// The last line.
+    pub summary: Summary,
+    /// The rows of the greatest probability, greatest first, and the earlier row first among equals.
+    pub rows: Vec<ResultRow>,
+}
+
+/// Reads a whole result file and keeps at most `count` of its rows in memory.
+///
+/// # Errors
+/// As [`ResultReader::next_row`].
+pub fn top(input: impl Read, count: usize) -> Result<Top, ResultsError> {
+    let mut reader = ResultReader::open(input)?;
+    let mut kept = BinaryHeap::new();
+    while let Some(row) = reader.next_row()? {
+        kept.push(LeastSuspiciousFirst(row));
+        if kept.len() > count {
+            kept.pop();
+        }
+    }
+    let rows = kept
+        .into_sorted_vec()
+        .into_iter()
+        .map(|LeastSuspiciousFirst(row)| row)
+        .collect();
+    Ok(Top {
+        header: reader.header.clone(),
+        summary: reader.finish()?,
+        rows,
+    })
+}
+
+/// Why a result file is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResultsError {
+    /// It could not be read, or not be decrypted.
+    #[error("the results cannot be read: {0}")]
+    Read(#[from] io::Error),
+    /// It does not begin as one.
+    #[error("not a result file of the format {FORMAT}")]
+    NoHeader,
+    /// A line is not one of a result file.
+    #[error("line {0} is not one of a result file")]
+    Line(u64),
+    /// It ends before its summary.
+    #[error("the results are cut: they have no summary line")]
+    Cut,
+    /// It goes on after its summary.
+    #[error("the results go on after their summary line")]
+    AfterSummary,
+    /// Two parts of it cannot both be true.
+    #[error("the results disagree: {0}")]
+    Disagreement(&'static str),
+}
+
+/// The longest line that is read: 4,096 features at their longest fit.
+const MAX_LINE: u64 = 1 << 18;
+
+struct Lines<R> {
+    input: BufReader<R>,
+    number: u64,
+    line: Vec<u8>,
+}
+
+impl<R: Read> Lines<R> {
+    fn next(&mut self) -> Result<Option<Line<Header, ResultRow, Summary>>, ResultsError> {
+        self.line.clear();
+        self.number += 1;
+        self.input
+            .by_ref()
+            .take(MAX_LINE)
+            .read_until(b'\n', &mut self.line)?;
+        if self.line.is_empty() {
+            return Ok(None);
+        }
+        if self.line.last() != Some(&b'\n') {
+            return Err(match self.line.len() as u64 {
+                MAX_LINE => ResultsError::Line(self.number),
+                _ => ResultsError::Cut,
+            });
+        }
+        serde_json::from_slice(&self.line)
+            .map(Some)
+            .map_err(|_| ResultsError::Line(self.number))
+    }
+}
+
+/// What the rows add up to, to be held against the summary.
+#[derive(Default)]
+struct Seen {
+    rows: u64,
+    flagged: u64,
+    last_row: u64,
+    max: Option<f64>,
+    histogram: [u64; HISTOGRAM_BINS],
+}
+
+impl Seen {
+    fn add(&mut self, row: &ResultRow, header: &Header) -> Result<(), ResultsError> {
+        if row.row <= self.last_row {
+            return Err(ResultsError::Disagreement("the order of the rows"));
+        }
+        if row.features.len() != header.columns.len() {
+            return Err(ResultsError::Disagreement(
+                "a row with the columns of the header",
+            ));
+        }
+        if !(0.0..=1.0).contains(&row.probability) {
+            return Err(ResultsError::Disagreement("a probability with its range"));
+        }
+        self.last_row = row.row;
+        self.rows += 1;
+        self.flagged += u64::from(is_fraud(row.probability, header.threshold));
+        self.max = Some(
+            self.max
+                .map_or(row.probability, |max| max.max(row.probability)),
+        );
+        self.histogram[histogram_bin(row.probability)] += 1;
+        Ok(())
+    }
+
+    fn check(&self, summary: &Summary, header: &Header) -> Result<(), ResultsError> {
+        if summary.model_digest != header.model_digest || summary.threshold != header.threshold {
+            return Err(ResultsError::Disagreement("the summary with the header"));
+        }
+        let agrees = match header.results {
+            Results::Flagged => self.rows == summary.flagged && self.flagged == summary.flagged,
+            Results::All => {
+                self.rows == summary.scored()
+                    && self.flagged == summary.flagged
+                    && self.histogram == summary.histogram
+                    && self.max == summary.max
+            }
+            Results::Summary => self.rows == 0,
+        };
+        if !agrees || self.last_row > summary.rows {
+            return Err(ResultsError::Disagreement("the rows with the summary"));
+        }
+        Ok(())
+    }
+}
+
+fn sum<'a>(counts: impl IntoIterator<Item = &'a u64>) -> Option<u64> {
+    counts
+        .into_iter()
+        .try_fold(0_u64, |sum, &count| sum.checked_add(count))
+}
+
+/// The order of a heap that gives up its least suspicious row.
+struct LeastSuspiciousFirst(ResultRow);
+
+impl Ord for LeastSuspiciousFirst {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let by_score = other.0.probability.total_cmp(&self.0.probability);
+        by_score.then(self.0.row.cmp(&other.0.row))
+    }
+}
+
+impl PartialOrd for LeastSuspiciousFirst {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for LeastSuspiciousFirst {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for LeastSuspiciousFirst {}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn header(results: &str) -> Value {
+        json!({"kind": "header", "format": FORMAT, "input": "a.csv", "model_digest": "sha256:0",
+            "threshold": 0.5, "results": results, "columns": ["x", "y"]})
+    }
+
+    fn row(number: u64, probability: f64) -> Value {
+        json!({"kind": "row", "row": number, "probability": probability, "features": [0.1, 2.0]})
+    }
+
+    /// Five rows, of which one is bad, two are flagged (0.75 and 1.0) and two are not (0.25, 0.5).
+    fn summary() -> Value {
+        let mut histogram = [0; HISTOGRAM_BINS];
+        for bin in [5, 10, 15, 19] {
+            histogram[bin] = 1;
+        }
+        json!({"kind": "summary", "rows": 5, "bad_rows": 1, "bad_rows_by_reason": {"short_row": 1},
+            "first_bad_rows": [{"row": 2, "line": 3, "column": null, "reason": "short_row"}],
+            "flagged": 2, "threshold": 0.5, "histogram": histogram, "max": 1.0, "mean": 0.625,
+            "bytes": 100, "model_digest": "sha256:0"})
+    }
+
+    fn flagged() -> Vec<Value> {
+        vec![header("flagged"), row(3, 0.75), row(5, 1.0), summary()]
+    }
+
+    fn all() -> Vec<Value> {
+        vec![
+            header("all"),
+            row(1, 0.25),
+            row(3, 0.75),
+            row(4, 0.5),
+            row(5, 1.0),
+            summary(),
+        ]
+    }
+
+    fn text(lines: &[Value]) -> String {
+        lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    fn read(text: &str) -> Result<Top, ResultsError> {
+        top(text.as_bytes(), 10)
+    }
+
+    /// The refusal after one member of one line was replaced.
+    fn refusal(mut lines: Vec<Value>, line: usize, pointer: &str, value: Value) -> String {
+        *lines[line].pointer_mut(pointer).unwrap() = value;
+        read(&text(&lines)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn whole_results_are_refused() {
+        assert_eq!(read(&text(&flagged())).unwrap().rows.len(), 2);
+        assert_eq!(read(&text(&all())).unwrap().rows.len(), 4);
+        let summary = read(&text(&[header("summary"), summary()]))
+            .unwrap()
+            .summary;
+        assert_eq!(summary.counts().to_string(), "5 rows, 2 flagged, 1 skipped");
+    }
+
+    #[test]
+    fn cut_between_lines() {
+        let whole = flagged();
+        for kept in 1..whole.len() {
+            assert!(matches!(
+                read(&text(&whole[..kept])),
+                Err(ResultsError::Cut)
+            ));
+        }
+    }
+
+    #[test]
+    fn cut_within_a_line() {
+        let whole = text(&flagged());
+        for kept in 1..whole.len() {
+            let error = read(&whole[..kept]).unwrap_err();
+            assert!(matches!(error, ResultsError::Cut), "{kept}: {error}");
+        }
+    }
+
+    #[test]
+    fn empty_file() {
+        assert!(matches!(read(""), Err(ResultsError::NoHeader)));
+    }
+
+    #[test]
+    fn later_format() {
+        let error = refusal(flagged(), 0, "/format", json!("strongroom-results/2"));
+        assert!(error.contains("not a result file"));
+    }
+
+    #[test]
+    fn rows_without_header() {
+        assert!(matches!(
+            read(&text(&flagged()[1..])),
+            Err(ResultsError::NoHeader)
+        ));
+    }
+
+    #[test]
+    fn two_headers() {
+        let mut lines = flagged();
+        lines.insert(1, header("flagged"));
+        assert!(
+            read(&text(&lines))
+                .unwrap_err()
+                .to_string()
+                .contains("two headers")
+        );
+    }
+
+    #[test]
+    fn row_left_out() {
+        for lines in [flagged(), all()] {
+            let mut lines = lines;
+            lines.remove(1);
+            let error = read(&text(&lines)).unwrap_err().to_string();
+            assert!(error.contains("the rows with the summary"), "{error}");
+        }
+    }
+
+    #[test]
+    fn row_put_in_twice() {
+        let mut lines = flagged();
+        lines.insert(1, row(3, 0.75));
+        assert!(
+            read(&text(&lines))
+                .unwrap_err()
+                .to_string()
+                .contains("order")
+        );
+    }
+
+    #[test]
+    fn unflagged_row_among_the_flagged() {
+        assert!(refusal(flagged(), 1, "/probability", json!(0.5)).contains("with the summary"));
+    }
+
+    #[test]
+    fn score_changed_within_its_side_of_the_threshold() {
+        assert!(refusal(all(), 1, "/probability", json!(0.35)).contains("with the summary"));
+    }
+
+    #[test]
+    fn rows_in_a_summary_only_file() {
+        assert!(refusal(flagged(), 0, "/results", json!("summary")).contains("with the summary"));
+    }
+
+    #[test]
+    fn row_past_the_end() {
+        assert!(refusal(flagged(), 2, "/row", json!(6)).contains("with the summary"));
+    }
+
+    #[test]
+    fn probability_out_of_range() {
+        assert!(refusal(flagged(), 1, "/probability", json!(1.5)).contains("its range"));
+    }
+
+    #[test]
+    fn row_of_another_width() {
+        assert!(refusal(flagged(), 1, "/features", json!([1.0])).contains("columns"));
+    }
+
+    #[test]
+    fn summary_of_another_model() {
+        assert!(refusal(flagged(), 3, "/model_digest", json!("sha256:1")).contains("the header"));
+    }
+
+    #[test]
+    fn summary_of_another_threshold() {
+        assert!(refusal(flagged(), 3, "/threshold", json!(0.6)).contains("the header"));
+    }
+
+    #[test]
+    fn summary_that_contradicts_itself() {
+        for (pointer, value) in [
+            ("/rows", json!(6)),
+            ("/bad_rows", json!(2)),
+            ("/bad_rows", json!(6)),
+            ("/bad_rows_by_reason/short_row", json!(2)),
+            ("/histogram/0", json!(1)),
+            ("/histogram/0", json!(u64::MAX)),
+            ("/max", json!(null)),
+            ("/mean", json!(null)),
+        ] {
+            let error = refusal(flagged(), 3, pointer, value);
+            assert!(error.contains("with itself"), "{pointer}: {error}");
+        }
+    }
+
+    #[test]
+    fn text_after_the_summary() {
+        let mut lines = flagged();
+        lines.push(row(6, 0.9));
+        assert!(matches!(
+            read(&text(&lines)),
+            Err(ResultsError::AfterSummary)
+        ));
+    }
+
+    #[test]
+    fn unknown_member() {
+        for line in 0..4 {
+            let mut lines = flagged();
+            lines[line]["more"] = json!(1);
+            let error = read(&text(&lines)).unwrap_err().to_string();
+            assert!(error.contains("not"), "{error}");
+        }
+    }
+
+    #[test]
+    fn refused_line_is_quoted() {
+        let error = refusal(flagged(), 1, "/features/0", json!("4111-1111"));
+        assert_eq!(error, "line 2 is not one of a result file");
+    }
+
+    #[test]
+    fn line_without_end() {
+        let long = format!(
+            "{}{}",
+            text(&flagged()[..1]),
+            " ".repeat(2 * MAX_LINE as usize)
+        );
+        assert!(matches!(read(&long), Err(ResultsError::Line(2))));
+    }
+
+    #[test]
+    fn top_takes_the_least_suspicious_or_the_later_of_equals() {
+        let lines = [
+            header("flagged"),
+            row(1, 0.75),
+            row(3, 0.9),
+            row(4, 0.75),
+            row(5, 0.8),
+            {
+                let mut summary = summary();
+                summary["flagged"] = json!(4);
+                summary
+            },
+        ];
+        let top = top(text(&lines).as_bytes(), 3).unwrap();
+        assert_eq!(
+            top.rows.iter().map(|row| row.row).collect::<Vec<_>>(),
+            [3, 5, 1]
+        );
+    }
+
+    #[test]
+    fn numbers_come_back_one_bit_off() {
+        let mut lines = flagged();
+        lines[1]["features"][0] = json!(123.456_789_012_345_67_f64);
+        lines[1]["probability"] = json!(f64::from(0.752_345_7_f32));
+        let rows = read(&text(&lines)).unwrap().rows;
+        assert_eq!(
+            rows[1].features[0].to_bits(),
+            123.456_789_012_345_67_f64.to_bits()
+        );
+        assert_eq!(
+            rows[1].probability.to_bits(),
+            f64::from(0.752_345_7_f32).to_bits()
+        );
+    }
+}
