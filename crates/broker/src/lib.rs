@@ -339,7 +339,9 @@ pub mod fuzz {
     pub fn attest_body(body: &[u8]) -> bool {
         let message: Result<strongroom_wire::kbs::Attestation, _> = serde_json::from_slice(body);
         message.is_ok_and(|message| {
-            message.init_data.is_none_or(|body| crate::attest::parse_initdata(&body).is_ok())
+            message
+                .init_data
+                .is_none_or(|body| crate::attest::parse_initdata(&body).is_ok())
         })
     }
 

@@ -1,0 +1,304 @@
+//! The admin's side: closed until init, closed to everyone else, and what it answers.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use strongroom_broker::audit::{Kind, Outcome};
+use strongroom_wire::admin::{AUDIENCE, AdminClaims};
+
+use crate::support::{Answer, Guest, Running};
+
+/// Every route that only admins may use.
+const ROUTES: [(Method, &str); 10] = [
+    (Method::POST, "/kbs/v0/resource/a/b/c"),
+    (Method::PUT, "/kbs/v0/resource/a/b/c"),
+    (Method::DELETE, "/kbs/v0/resource/a/b/c"),
+    (Method::POST, "/kbs/v0/resource-policy"),
+    (Method::GET, "/kbs/v0/resource-policy"),
+    (Method::POST, "/kbs/v0/attestation-policy"),
+    (Method::POST, "/kbs/v0/reference-value"),
+    (Method::GET, "/kbs/v0/reference-value/launch_digest"),
+    (Method::GET, "/strongroom/v1/audit"),
+    (Method::GET, "/strongroom/v1/resource"),
+];
+
+async fn knock(broker: &Running, method: Method, path: &str, token: Option<&str>) -> Answer {
+    let mut request = broker.request(method, path).body("x");
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    Answer::of(request.send().await.unwrap()).await
+}
+
+fn claims(broker: &Running) -> AdminClaims {
+    AdminClaims {
+        sub: "admin".into(),
+        role: "admin".into(),
+        aud: AUDIENCE.into(),
+        iat: broker.now(),
+        exp: broker.now() + 60,
+        jti: "1".into(),
+    }
+}
+
+#[tokio::test]
+async fn every_admin_route_is_closed_to_everyone_else() {
+    let broker = Running::development().await;
+    let (_, guest) = broker.attest(&Guest::new()).await;
+    for (method, path) in ROUTES {
+        for token in [None, Some("x"), Some(guest.as_str())] {
+            let answer = knock(&broker, method.clone(), path, token).await;
+            answer.refused(StatusCode::UNAUTHORIZED, "AdminAuthAccess");
+        }
+    }
+    let refused = broker.audit().await;
+    let refused = refused
+        .iter()
+        .filter(|e| e.record.kind == Kind::Admin && e.record.outcome == Outcome::Denied);
+    assert_eq!(refused.count(), ROUTES.len() * 3);
+}
+
+#[tokio::test]
+async fn release_policy_text_is_for_admins_alone() {
+    let broker = Running::strict().await;
+    let answer = knock(&broker, Method::GET, "/strongroom/v1/resource-policy", None).await;
+    answer.refused(StatusCode::UNAUTHORIZED, "AdminAuthAccess");
+}
+
+#[tokio::test]
+async fn broker_without_an_admin_is_closed() {
+    let broker =
+        Running::start(|config| config.split("[[admin]]").next().unwrap().to_owned()).await;
+    let token = broker.admin_token();
+    for (method, path) in ROUTES {
+        let answer = knock(&broker, method, path, Some(&token)).await;
+        let detail = answer.refused(StatusCode::UNAUTHORIZED, "AdminAuthAccess");
+        assert!(detail.contains("broker init"), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn admin_key_of_another_broker_is_refused() {
+    let (ours, theirs) = (Running::strict().await, Running::strict().await);
+    let answer = knock(
+        &ours,
+        Method::GET,
+        "/strongroom/v1/audit",
+        Some(&theirs.admin_token()),
+    )
+    .await;
+    answer.refused(StatusCode::UNAUTHORIZED, "AdminAuthAccess");
+}
+
+#[tokio::test]
+async fn admin_token_that_is_old_long_lived_or_for_something_else_is_refused() {
+    let broker = Running::strict().await;
+    let change: [fn(&mut AdminClaims); 6] = [
+        |c| (c.iat, c.exp) = (c.iat - 100, c.iat),
+        |c| c.exp += 100_000,
+        |c| c.iat += 1_000,
+        |c| c.aud = "kbs".into(),
+        |c| c.role = "auditor".into(),
+        |c| c.sub = "root".into(),
+    ];
+    for change in change {
+        let mut claims = claims(&broker);
+        change(&mut claims);
+        let answer = knock(
+            &broker,
+            Method::GET,
+            "/strongroom/v1/audit",
+            Some(&broker.sign(&claims)),
+        )
+        .await;
+        answer.refused(StatusCode::UNAUTHORIZED, "AdminAuthAccess");
+    }
+    broker
+        .admin(Method::GET, "/strongroom/v1/audit", "")
+        .await
+        .expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn writes_answer_as_upstream_does() {
+    let broker = Running::strict().await;
+    for method in [Method::POST, Method::PUT, Method::DELETE] {
+        let answer = broker
+            .admin(method, "/kbs/v0/resource/a/b/c", "secret")
+            .await
+            .expect(StatusCode::OK);
+        assert_eq!(answer.content_type.as_deref(), Some("text/xml"));
+        assert!(answer.body.is_empty());
+    }
+    let body =
+        json!({"policy": URL_SAFE_NO_PAD.encode("package policy\n\nallow := false")}).to_string();
+    let answer = broker
+        .admin(Method::POST, "/kbs/v0/resource-policy", body)
+        .await
+        .expect(StatusCode::OK);
+    assert!(answer.body.is_empty());
+    let answer = broker
+        .admin(Method::GET, "/kbs/v0/resource-policy", "")
+        .await
+        .expect(StatusCode::OK);
+    assert_eq!(answer.json(), json!(["resource-policy"]));
+}
+
+#[tokio::test]
+async fn deleting_what_is_not_there_is_404_and_recorded() {
+    let broker = Running::strict().await;
+    let answer = broker
+        .admin(Method::DELETE, "/kbs/v0/resource/a/b/c", "")
+        .await;
+    answer.refused(StatusCode::NOT_FOUND, "ResourceNotFound");
+    let entry = broker.last_entry().await;
+    assert_eq!(
+        (entry.record.outcome, entry.record.resource.as_deref()),
+        (Outcome::Missing, Some("a/b/c"))
+    );
+}
+
+#[tokio::test]
+async fn empty_resource_is_refused() {
+    let broker = Running::strict().await;
+    let answer = broker
+        .admin(Method::POST, "/kbs/v0/resource/a/b/c", "")
+        .await;
+    answer.refused(StatusCode::BAD_REQUEST, "EmptyResource");
+}
+
+#[tokio::test]
+async fn resources_are_listed_without_contents() {
+    let broker = Running::strict().await;
+    broker.put("b/b/b", "second").await;
+    broker.put("a/a/a", "first").await;
+    broker.put("a/a/a", "first again").await;
+    let list = broker
+        .admin(Method::GET, "/strongroom/v1/resource", "")
+        .await
+        .expect(StatusCode::OK)
+        .json();
+    let stored_at = crate::support::START;
+    assert_eq!(
+        list,
+        json!([
+            {"path": "a/a/a", "version": 2, "size": 11, "stored_at": stored_at, "stored_by": "admin"},
+            {"path": "b/b/b", "version": 1, "size": 6, "stored_at": stored_at, "stored_by": "admin"},
+        ])
+    );
+}
+
+#[tokio::test]
+async fn policy_that_does_not_parse_is_refused_with_its_place_and_the_old_one_stays() {
+    let broker = Running::strict().await;
+    let before = broker
+        .admin(Method::GET, "/strongroom/v1/resource-policy", "")
+        .await
+        .body;
+    let post = async |path: &str, body: serde_json::Value| {
+        broker.admin(Method::POST, path, body.to_string()).await
+    };
+    let bad = URL_SAFE_NO_PAD.encode("package policy\n\nallow := if {");
+    let detail = post("/kbs/v0/resource-policy", json!({"policy": bad}))
+        .await
+        .refused(StatusCode::BAD_REQUEST, "ParsePolicyError");
+    assert!(detail.contains("line 3"), "{detail}");
+    let body = json!({"policy_id": "default_cpu", "type": "rego", "policy": bad});
+    let detail = post("/kbs/v0/attestation-policy", body)
+        .await
+        .refused(StatusCode::BAD_REQUEST, "ParsePolicyError");
+    assert!(detail.contains("line 3"), "{detail}");
+    post("/kbs/v0/resource-policy", json!({"policy": "no base64!"}))
+        .await
+        .refused(StatusCode::BAD_REQUEST, "SerdeError");
+    post("/kbs/v0/resource-policy", json!({}))
+        .await
+        .refused(StatusCode::BAD_REQUEST, "SerdeError");
+    assert_eq!(
+        broker
+            .admin(Method::GET, "/strongroom/v1/resource-policy", "")
+            .await
+            .body,
+        before
+    );
+}
+
+#[tokio::test]
+async fn attestation_policy_that_no_platform_would_use_is_refused() {
+    let broker = Running::strict().await;
+    let policy = URL_SAFE_NO_PAD.encode("package policy\n\ntrust_claims := {}");
+    let body = json!({"policy_id": "default", "policy": policy}).to_string();
+    let answer = broker
+        .admin(Method::POST, "/kbs/v0/attestation-policy", body)
+        .await;
+    assert!(
+        answer
+            .refused(StatusCode::BAD_REQUEST, "ParsePolicyError")
+            .contains("default_cpu")
+    );
+}
+
+#[tokio::test]
+async fn attestation_policy_grades_from_when_it_is_set() {
+    let broker = Running::development().await;
+    broker.put("a/b/c", "secret").await;
+    let guest = Guest::new();
+    let policy = URL_SAFE_NO_PAD.encode("package policy\n\ntrust_claims := {\"hardware\": 97}");
+    let body = json!({"policy_id": "default_cpu", "type": "rego", "policy": policy}).to_string();
+    broker
+        .admin(Method::POST, "/kbs/v0/attestation-policy", body)
+        .await
+        .expect(StatusCode::OK);
+    let (_, token) = broker.attest(&guest).await;
+    broker
+        .get_with_token("a/b/c", &token)
+        .await
+        .refused(StatusCode::FORBIDDEN, "PolicyDeny");
+}
+
+#[tokio::test]
+async fn reference_values_are_read_back_until_they_expire() {
+    let broker = Running::strict().await;
+    let get = async |id: &str| {
+        broker
+            .admin(Method::GET, &format!("/kbs/v0/reference-value/{id}"), "")
+            .await
+    };
+    get("svn")
+        .await
+        .refused(StatusCode::NOT_FOUND, "ResourceNotFound");
+    let payload = STANDARD.encode(json!({"svn": ["1", 2], "a/b": true}).to_string());
+    let body = json!({"version": "0.1.0", "type": "sample", "payload": payload}).to_string();
+    let answer = broker
+        .admin(Method::POST, "/kbs/v0/reference-value", body)
+        .await
+        .expect(StatusCode::OK);
+    assert_eq!(
+        (answer.content_type.as_deref(), answer.body.len()),
+        (Some("application/json"), 0)
+    );
+    assert_eq!(
+        get("svn").await.expect(StatusCode::OK).json(),
+        json!(["1", 2])
+    );
+    assert_eq!(get("a/b").await.expect(StatusCode::OK).json(), json!(true));
+    broker.pass(365 * 24 * 60 * 60);
+    get("svn")
+        .await
+        .refused(StatusCode::NOT_FOUND, "ResourceNotFound");
+}
+
+#[tokio::test]
+async fn reference_values_of_an_unknown_type_are_refused() {
+    let broker = Running::strict().await;
+    let body = json!({"version": "0.1.0", "type": "swid", "payload": ""}).to_string();
+    let answer = broker
+        .admin(Method::POST, "/kbs/v0/reference-value", body)
+        .await;
+    assert!(
+        answer
+            .refused(StatusCode::BAD_REQUEST, "RvpsError")
+            .contains("swid")
+    );
+}

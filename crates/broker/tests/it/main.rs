@@ -1,0 +1,10 @@
+//! The broker from outside: real TLS over loopback, real requests, an injected clock.
+#![allow(clippy::unwrap_used)]
+
+mod admin;
+mod attest;
+mod audit;
+mod limits;
+mod recorded;
+mod release;
+mod support;
