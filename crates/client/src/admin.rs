@@ -8,13 +8,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use reqwest::Method;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use strongroom_wire::admin::{AUDIENCE, AdminClaims};
 use strongroom_wire::resource::ResourcePath;
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
-use crate::error::{Cause, ClientError};
+use crate::error::{Cause, ClientError, one_line};
 use crate::http::{Answer, Endpoint, EndpointOptions, Outgoing, Refused, Roots};
 
 /// An admin's client of one broker.
@@ -93,7 +94,7 @@ impl AdminClient {
     ///
     /// # Errors
     /// As [`Self::put_resource`].
-    pub async fn list_resources(&self) -> Result<Vec<Value>, ClientError> {
+    pub async fn list_resources(&self) -> Result<Vec<ResourceSummary>, ClientError> {
         let answer = self
             .call(
                 Method::GET,
@@ -185,7 +186,15 @@ impl AdminClient {
     /// # Errors
     /// [`ClientError::NotFound`] besides those of [`Self::put_resource`].
     pub async fn get_reference_value(&self, id: &str) -> Result<Value, ClientError> {
-        let path = format!("/kbs/v0/reference-value/{id}");
+        // A name is a path of the URL, where these would mean another one.
+        if id.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(ClientError::Rejected {
+                what: format!("the reference value {}", one_line(id, 200)),
+                status: 400,
+                detail: "a name has no empty part and none that is . or ..".to_owned(),
+            });
+        }
+        let path = format!("/kbs/v0/reference-value/{}", id.replace('%', "%25"));
         let answer = self
             .call(
                 Method::GET,
@@ -256,6 +265,22 @@ impl AdminClient {
                 other => other.into_error(what),
             })
     }
+}
+
+/// What an admin may know of a resource without reading it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ResourceSummary {
+    /// Its path.
+    pub path: ResourcePath,
+    /// How often this path was stored.
+    pub version: u64,
+    /// Its length in bytes.
+    pub size: u64,
+    /// When it was stored, in seconds since 1970.
+    pub stored_at: u64,
+    /// Who stored it.
+    pub stored_by: String,
 }
 
 fn resource_path(path: &ResourcePath) -> String {

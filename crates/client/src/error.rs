@@ -193,7 +193,7 @@ pub fn refusal(status: u16, body: &[u8]) -> Option<Refusal> {
         // Upstream's answer to a resource that does not exist.
         (401, "PluginInternalError") => Cause::NotFound,
         (401, _) => Cause::Unauthenticated,
-        (429 | 500.., _) => Cause::Unavailable,
+        (408 | 429 | 500.., _) => Cause::Unavailable,
         _ => Cause::Rejected,
     };
     Some(Refusal { cause, detail })

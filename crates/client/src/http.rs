@@ -3,7 +3,7 @@
 //! It bounds time and length, follows no redirect, takes no proxy from the environment unless asked, and trusts the
 //! roots it is given and no others. It knows nothing of what is asked for; `kbs`, `admin` and `guest_api` do.
 
-use std::error::Error as _;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -414,25 +414,22 @@ fn append(body: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
     body.extend_from_slice(chunk);
 }
 
-fn find_tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
-    let mut next = error.source();
-    while let Some(error) = next {
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return Some(tls);
-        }
-        let inside = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref);
-        if let Some(tls) = inside.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            return Some(tls);
-        }
-        next = error.source();
+/// An `io::Error` does not name what it wraps as its source, so both ways are looked down.
+fn find_tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return Some(tls);
     }
-    None
+    let wrapped = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref);
+    match wrapped {
+        Some(inner) => find_tls_error(inner),
+        None => error.source().and_then(find_tls_error),
+    }
 }
 
 /// The words of the deepest cause, which alone says what happened.
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;

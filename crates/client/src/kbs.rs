@@ -157,8 +157,11 @@ struct Inner {
 #[derive(Default)]
 struct State {
     session: Session,
-    flight: Option<watch::Receiver<Option<Result<Arc<Attested>, ClientError>>>>,
+    flight: Option<watch::Receiver<Option<Landed>>>,
 }
+
+/// What one handshake came to, for all who wait for it.
+type Landed = Result<Arc<Attested>, ClientError>;
 
 type Collect = Arc<dyn Fn(&Challenged) -> Result<CompositeEvidence, String> + Send + Sync>;
 

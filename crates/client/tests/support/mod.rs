@@ -93,6 +93,11 @@ impl ScriptedBroker {
     }
 
     pub fn start_at(address: SocketAddr) -> Self {
+        Self::try_start_at(address).unwrap()
+    }
+
+    /// `None` while the address is taken.
+    pub fn try_start_at(address: SocketAddr) -> Option<Self> {
         let script = Arc::new(Script {
             auths: AtomicUsize::new(0),
             attests: AtomicUsize::new(0),
@@ -112,7 +117,7 @@ impl ScriptedBroker {
             keys: Mutex::default(),
             serial: AtomicU64::new(0),
         });
-        let listener = std::net::TcpListener::bind(address).unwrap();
+        let listener = std::net::TcpListener::bind(address).ok()?;
         listener.set_nonblocking(true).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -127,11 +132,11 @@ impl ScriptedBroker {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             axum::serve(listener, app).await.unwrap();
         });
-        Self {
+        Some(Self {
             url,
             script,
             runtime: Some(runtime),
-        }
+        })
     }
 
     pub fn with_resource(self, path: &str, plaintext: &[u8]) -> Self {

@@ -29,11 +29,13 @@ use crate::serve::{Exposure, ServeOptions};
 
 /// All routes. The service must be made with the peer's address as connect info.
 pub fn router(agent: Agent, options: ServeOptions) -> Router {
+    // A HEAD would release a secret to nobody.
+    let resource = get(resource).head(wrong_method);
     Router::new()
-        .route("/cdh/resource", get(resource))
-        .route("/cdh/resource/", get(resource))
-        .route("/cdh/resource/{*path}", get(resource))
-        .route("/aa/token", get(token))
+        .route("/cdh/resource", resource.clone())
+        .route("/cdh/resource/", resource.clone())
+        .route("/cdh/resource/{*path}", resource)
+        .route("/aa/token", get(token).head(wrong_method))
         .route("/aa/evidence", get(evidence))
         .route("/aa/additional-evidence", get(additional_evidence))
         .route("/info", get(info))

@@ -1,0 +1,420 @@
+//! The guest's REST API on a real socket, before a broker that misbehaves in one way per test.
+
+#[path = "../../client/tests/support/mod.rs"]
+mod broker;
+mod support;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use broker::{ScriptedBroker, error, page};
+use serde_json::Value;
+use strongroom_guest::{Exposure, Features, GuestError, ServeOptions, serve};
+use strongroom_wire::jwe::DecryptionKey;
+use support::{Guest, agent, request};
+
+const KEY: &str = "default/fraud-dataset/dataset_key";
+const SECRET: &[u8] = b"0123456789abcdef\0\xff";
+
+fn started() -> (ScriptedBroker, Guest) {
+    let broker = ScriptedBroker::start().with_resource(KEY, SECRET);
+    let guest = Guest::start(agent(&broker.url), ServeOptions::default());
+    (broker, guest)
+}
+
+#[test]
+fn resource_comes_as_its_raw_bytes() {
+    let (_broker, guest) = started();
+    let answer = guest.get(&format!("/cdh/resource/{KEY}"));
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (200, "application/octet-stream")
+    );
+    assert_eq!(answer.body, SECRET);
+    assert_eq!(answer.header("cache-control"), "no-store");
+}
+
+#[test]
+fn stopped_broker_is_a_bad_gateway_with_the_reason() {
+    let (mut broker, guest) = started();
+    assert_eq!(guest.get(&format!("/cdh/resource/{KEY}")).status, 200);
+    broker.stop();
+    let answer = guest.get(&format!("/cdh/resource/{KEY}"));
+    assert_eq!(answer.status, 502);
+    assert!(
+        answer.text().contains(&broker.url) && answer.text().contains("cannot be reached"),
+        "{}",
+        answer.text()
+    );
+}
+
+#[test]
+fn broker_that_comes_back_is_used_again() {
+    let (mut broker, guest) = started();
+    broker.stop();
+    assert_eq!(guest.get(&format!("/cdh/resource/{KEY}")).status, 502);
+    let address = broker.url.trim_start_matches("http://").parse().unwrap();
+    let _broker =
+        support::eventually(|| ScriptedBroker::try_start_at(address)).with_resource(KEY, SECRET);
+    assert_eq!(guest.get(&format!("/cdh/resource/{KEY}")).status, 200);
+}
+
+#[test]
+fn deleted_resource_is_not_found() {
+    let (broker, guest) = started();
+    broker.delete(KEY);
+    let answer = guest.get(&format!("/cdh/resource/{KEY}"));
+    assert_eq!(answer.status, 404);
+    assert!(
+        answer.text().contains(KEY) && answer.text().contains("does not exist"),
+        "{}",
+        answer.text()
+    );
+}
+
+#[test]
+fn denial_is_forbidden_and_carries_the_brokers_words() {
+    let (broker, guest) = started();
+    broker.on_get([error(403, "PolicyDeny")]);
+    let answer = guest.get(&format!("/cdh/resource/{KEY}"));
+    assert_eq!(answer.status, 403);
+    assert!(
+        answer.text().contains("words of PolicyDeny"),
+        "{}",
+        answer.text()
+    );
+}
+
+#[test]
+fn refused_evidence_is_forbidden_and_not_a_bad_gateway() {
+    let (broker, guest) = started();
+    broker.on_attest([error(401, "AttestationError")]);
+    let answer = guest.get(&format!("/cdh/resource/{KEY}"));
+    assert_eq!(answer.status, 403);
+    assert!(answer.text().contains("evidence"), "{}", answer.text());
+}
+
+#[test]
+fn proxy_in_the_way_is_a_bad_gateway_that_names_it() {
+    let (broker, guest) = started();
+    broker.on_get([page(403)]);
+    let answer = guest.get(&format!("/cdh/resource/{KEY}"));
+    assert_eq!(answer.status, 502);
+    assert!(answer.text().contains("proxy"), "{}", answer.text());
+}
+
+#[test]
+fn names_that_leave_the_tree_are_malformed_and_never_asked_for() {
+    let (broker, guest) = started();
+    for bad in [
+        "a/b",
+        "a/b/c/d",
+        "a//c",
+        "a/../c",
+        "a/b/%2e%2e",
+        "a%2fb/c/d",
+        "a/b/.c",
+        "",
+        "a/b/c%00",
+    ] {
+        assert_eq!(
+            guest.get(&format!("/cdh/resource/{bad}")).status,
+            400,
+            "{bad:?}"
+        );
+    }
+    assert_eq!(guest.get("/cdh/resource").status, 400);
+    assert_eq!(broker.auths(), 0);
+}
+
+#[test]
+fn query_of_a_resource_is_dropped_as_upstream_drops_it() {
+    let (_broker, guest) = started();
+    assert_eq!(guest.get(&format!("/cdh/resource/{KEY}?x=1")).body, SECRET);
+}
+
+#[test]
+fn a_hundred_applications_cost_one_attestation() {
+    let (broker, guest) = started();
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..100)
+            .map(|_| scope.spawn(|| guest.get(&format!("/cdh/resource/{KEY}")).status))
+            .collect();
+        for answer in asked {
+            assert_eq!(answer.join().unwrap(), 200);
+        }
+    });
+    assert_eq!(
+        (broker.auths(), broker.attests(), broker.gets()),
+        (1, 1, 100)
+    );
+}
+
+#[test]
+fn token_comes_with_the_key_that_opens_what_it_releases() {
+    let (broker, guest) = started();
+    let answer = guest.get("/aa/token?token_type=kbs");
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (200, "application/octet-stream")
+    );
+    let json: Value = serde_json::from_slice(&answer.body).unwrap();
+    let key = DecryptionKey::from_pkcs8_pem(json["tee_keypair"].as_str().unwrap()).unwrap();
+    let released = request(
+        broker.url.trim_start_matches("http://"),
+        "GET",
+        &format!("/kbs/v0/resource/{KEY}"),
+        &[
+            ("host", "b"),
+            (
+                "authorization",
+                &format!("Bearer {}", json["token"].as_str().unwrap()),
+            ),
+        ],
+        b"",
+    );
+    let jwe = serde_json::from_slice(&released.body).unwrap();
+    assert_eq!(key.decrypt(&jwe).unwrap().as_slice(), SECRET);
+}
+
+#[test]
+fn token_is_shared_with_resources() {
+    let (broker, guest) = started();
+    guest.get("/aa/token?token_type=kbs");
+    guest.get(&format!("/cdh/resource/{KEY}"));
+    assert_eq!(broker.auths(), 1);
+}
+
+#[test]
+fn token_of_another_kind_is_not_passed_off_as_one() {
+    let (broker, guest) = started();
+    assert_eq!(guest.get("/aa/token?token_type=coco_as").status, 501);
+    assert_eq!(guest.get("/aa/token?token_type=jwt").status, 400);
+    assert_eq!(guest.get("/aa/token").status, 400);
+    assert_eq!(broker.auths(), 0);
+}
+
+#[test]
+fn evidence_contains_text_or_decoded_bytes() {
+    let (_broker, guest) = started();
+    let plain = guest.get("/aa/evidence?runtime_data=abc");
+    assert_eq!(plain.text(), r#"{"report_data":"YWJj","svn":"1"}"#);
+    let nonce = URL_SAFE_NO_PAD.encode([0xfb; 32]);
+    let binary = guest.get(&format!(
+        "/aa/evidence?runtime_data={nonce}&encoding=base64"
+    ));
+    let json: Value = serde_json::from_slice(&binary.body).unwrap();
+    assert_eq!(
+        json["report_data"],
+        base64::engine::general_purpose::STANDARD.encode([0xfb; 32])
+    );
+}
+
+#[test]
+fn evidence_over_what_no_report_holds_is_malformed() {
+    let (_broker, guest) = started();
+    assert_eq!(
+        guest
+            .get(&format!("/aa/evidence?runtime_data={}", "a".repeat(65)))
+            .status,
+        400
+    );
+    assert_eq!(guest.get("/aa/evidence").status, 400);
+    assert_eq!(
+        guest.get("/aa/evidence?runtime_data=a&encoding=hex").status,
+        400
+    );
+    assert_eq!(
+        guest
+            .get("/aa/evidence?runtime_data=a%3D&encoding=base64")
+            .status,
+        400
+    );
+}
+
+#[test]
+fn no_further_device_is_an_empty_answer() {
+    let (_broker, guest) = started();
+    let answer = guest.get("/aa/additional-evidence?runtime_data=abc");
+    assert_eq!((answer.status, answer.body.len()), (200, 0));
+}
+
+#[test]
+fn info_names_program_platform_and_features() {
+    let (broker, guest) = started();
+    let answer = guest.get("/info");
+    assert_eq!(answer.header("content-type"), "application/json");
+    let info: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(
+        (info["tee"].as_str(), info["feature"].as_str()),
+        (Some("sample"), Some("all"))
+    );
+    assert!(info["version"].as_str().unwrap().starts_with("Strongroom "));
+    assert_eq!(info["broker"], broker.url);
+}
+
+#[test]
+fn unknown_path_and_wrong_method_are_told_apart() {
+    let (_broker, guest) = started();
+    assert_eq!(guest.get("/nothing").status, 404);
+    assert_eq!(guest.get("/healthz").status, 200);
+    for path in [
+        "/info",
+        "/aa/token",
+        "/aa/evidence",
+        &format!("/cdh/resource/{KEY}"),
+    ] {
+        assert_eq!(guest.request("POST", path, &[], b"x").status, 405, "{path}");
+    }
+}
+
+#[test]
+fn head_releases_nothing() {
+    let (broker, guest) = started();
+    assert_eq!(
+        guest
+            .request("HEAD", &format!("/cdh/resource/{KEY}"), &[], b"")
+            .status,
+        405
+    );
+    assert_eq!(
+        guest
+            .request("HEAD", "/aa/token?token_type=kbs", &[], b"")
+            .status,
+        405
+    );
+    assert_eq!(broker.auths(), 0);
+}
+
+#[test]
+fn page_that_rebinds_its_name_to_loopback_gets_nothing() {
+    let (broker, guest) = started();
+    for host in [
+        "evil.example",
+        "evil.example:8006",
+        "127.0.0.1.evil.example",
+    ] {
+        let answer = guest.request(
+            "GET",
+            &format!("/cdh/resource/{KEY}"),
+            &[("host", host)],
+            b"",
+        );
+        assert_eq!(answer.status, 403, "{host}");
+    }
+    assert_eq!(broker.auths(), 0);
+}
+
+#[test]
+fn absolute_address_in_the_request_line_does_not_replace_the_host_header() {
+    let (_broker, guest) = started();
+    let answer = guest.request(
+        "GET",
+        "http://127.0.0.1/info",
+        &[("host", "evil.example")],
+        b"",
+    );
+    assert_ne!(answer.status, 200);
+}
+
+#[test]
+fn feature_that_is_off_says_so() {
+    let broker = ScriptedBroker::start().with_resource(KEY, SECRET);
+    let options = |features| ServeOptions {
+        features,
+        ..ServeOptions::default()
+    };
+    let guest = Guest::start(agent(&broker.url), options(Features::Resource));
+    assert_eq!(guest.get("/aa/token?token_type=kbs").status, 404);
+    assert!(
+        guest
+            .get("/aa/evidence?runtime_data=a")
+            .text()
+            .contains("not enabled")
+    );
+    assert_eq!(guest.get(&format!("/cdh/resource/{KEY}")).status, 200);
+    let guest = Guest::start(agent(&broker.url), options(Features::Attestation));
+    assert_eq!(guest.get(&format!("/cdh/resource/{KEY}")).status, 404);
+    assert_eq!(guest.get("/aa/evidence?runtime_data=a").status, 200);
+}
+
+#[test]
+fn listening_beyond_loopback_must_be_named() {
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let outcome = runtime.block_on(serve(
+        agent("http://127.0.0.1:9"),
+        listener,
+        std::future::pending(),
+    ));
+    assert!(matches!(outcome, Err(GuestError::NotLoopback { .. })));
+}
+
+#[test]
+fn exposure_by_name_answers_other_names() {
+    let broker = ScriptedBroker::start().with_resource(KEY, SECRET);
+    let options = ServeOptions {
+        exposure: Exposure::InsecureNetwork,
+        ..ServeOptions::default()
+    };
+    let guest = Guest::start_at("0.0.0.0:0", agent(&broker.url), options);
+    assert_eq!(
+        guest
+            .request("GET", "/info", &[("host", "guest.example")], b"")
+            .status,
+        200
+    );
+}
+
+#[test]
+fn shutdown_ends_the_server_and_frees_the_port() {
+    let (_broker, guest) = started();
+    assert_eq!(guest.get("/healthz").status, 200);
+    let address = guest.stop();
+    assert!(std::net::TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn our_answers_say_at_least_as_much_as_upstreams() {
+    let Some(recorded) = support::fixture("recorded/guest-rest.jsonl") else {
+        return;
+    };
+    let broker = ScriptedBroker::start();
+    let guest = Guest::start(agent(&broker.url), ServeOptions::default());
+    for line in recorded.lines() {
+        let theirs: Value = serde_json::from_str(line).unwrap();
+        let path = theirs["path"].as_str().unwrap();
+        let ours = guest.get(path);
+        // Upstream's bare 500 for a resource that does not exist is our 404.
+        let status = match theirs["status"].as_u64().unwrap() {
+            500 => 404,
+            other => other,
+        };
+        assert_eq!(u64::from(ours.status), status, "{path}");
+        let body = theirs["body"].as_str().unwrap();
+        if status == 200 {
+            assert_eq!(
+                ours.header("content-type"),
+                theirs["headers"]["content-type"],
+                "{path}"
+            );
+            assert_eq!(members(body), members(ours.text()), "{path}");
+        } else {
+            assert!(ours.text().len() > body.len(), "{path}: {}", ours.text());
+        }
+    }
+}
+
+/// The members of a JSON object that upstream has too; ours may have more.
+fn members(body: &str) -> Vec<String> {
+    let object = serde_json::from_str::<Value>(body)
+        .ok()
+        .and_then(|value| value.as_object().cloned());
+    let mut names: Vec<_> = object
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    names.retain(|name| name != "broker");
+    names.sort();
+    names
+}
