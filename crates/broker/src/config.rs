@@ -181,7 +181,7 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, BrokerError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| BrokerError::file(path, source))?;
-        let folder = path.parent().unwrap_or(Path::new(""));
+        let folder = path.parent().unwrap_or_else(|| Path::new(""));
         Self::parse(&text, folder).map_err(|message| BrokerError::Config {
             path: path.to_owned(),
             message,

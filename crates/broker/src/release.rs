@@ -44,7 +44,7 @@ pub(crate) struct Grant {
 /// A refusal that is not recorded yet.
 #[must_use = "a denial that is dropped leaves no record"]
 pub(crate) struct Denial {
-    record: Record,
+    record: Box<Record>,
 }
 
 /// Asks the hard gate and then the policy in force.
@@ -116,14 +116,16 @@ impl Denial {
     fn new(mut record: Record, reasons: Vec<Reason>) -> Self {
         record.outcome = Outcome::Denied;
         record.reasons = reasons;
-        Self { record }
+        Self {
+            record: Box::new(record),
+        }
     }
 
     /// Records why, and gives what the guest may know.
     fn record(self, broker: &Inner) -> ReleaseError {
         let event = self.record.event.clone();
         tracing::info!(%event, "a release was denied");
-        broker.record(self.record);
+        broker.record(*self.record);
         ReleaseError::Denied { event }
     }
 }

@@ -46,10 +46,8 @@ impl AppraisalPolicy {
 
     /// The policy's id, as `ear.appraisal-policy-id` has it: without the platform class.
     pub fn id(&self) -> &str {
-        self.rego
-            .id()
-            .split_once('_')
-            .map_or(self.rego.id(), |(id, _class)| id)
+        let full = self.rego.id();
+        full.split_once('_').map_or(full, |(id, _class)| id)
     }
 
     fn evaluate(

@@ -84,7 +84,7 @@ impl ApiError {
                 ReleaseError::Denied { .. } => (S::FORBIDDEN, "PolicyDeny", error.to_string()),
                 ReleaseError::Missing => (S::NOT_FOUND, "ResourceNotFound", error.to_string()),
                 ReleaseError::Key(_) => (S::BAD_REQUEST, "JweError", error.to_string()),
-                ReleaseError::Store(_) => return internal(error),
+                ReleaseError::Store(_) => internal(error),
             },
             Self::NotFound(what) => (
                 S::NOT_FOUND,
@@ -111,7 +111,7 @@ impl ApiError {
                 "PayloadTooLarge",
                 "the request body is larger than this broker allows".into(),
             ),
-            Self::Store(error) => return internal(error),
+            Self::Store(error) => internal(error),
             Self::Panicked => (S::INTERNAL_SERVER_ERROR, "InternalError", INTERNAL.into()),
         }
     }
