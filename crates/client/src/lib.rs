@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod clock;
 pub mod error;
+pub mod fuzzing;
 pub mod guest_api;
 pub mod handshake;
 pub mod http;

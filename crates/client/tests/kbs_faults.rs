@@ -1,5 +1,7 @@
 //! The client against a broker on a real socket that misbehaves in one way per test.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;

@@ -64,7 +64,7 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
         let mut config: Self = toml::from_str(&text)
             .map_err(|error| wrong(error.to_string().trim_end().to_owned()))?;
-        let folder = path.parent().unwrap_or(Path::new(""));
+        let folder = path.parent().unwrap_or_else(|| Path::new(""));
         for file in [&mut config.broker_certificate, &mut config.initdata]
             .into_iter()
             .flatten()

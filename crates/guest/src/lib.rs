@@ -1,7 +1,7 @@
 //! The guest: secrets for applications that know nothing of attestation.
 //!
 //! It is both attestation agent and data hub of Confidential Containers. [`attestation`] proves the machine to one
-//! broker, [`data`] fetches and unseals, [`serve`] offers both on loopback, [`exec`] gives an application its
+//! broker, [`data`] fetches and unseals, [`mod@serve`] offers both on loopback, [`exec`] gives an application its
 //! environment and files before it starts. It knows the broker by its wire formats only.
 
 pub mod attestation;

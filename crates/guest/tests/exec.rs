@@ -1,5 +1,7 @@
 //! Unsealing an application's environment and files: all of it or nothing, and never onto a disk.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "../../client/tests/support/mod.rs"]
 mod broker;
 mod support;

@@ -1,5 +1,7 @@
 //! The guest against the broker of this workspace, over TLS: the statuses that a workload sees.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::net::SocketAddr;

@@ -3,6 +3,8 @@
 //! The scripted broker answers with upstream's recorded challenges and tokens; only the encrypted answers are made
 //! anew, for the key that our guest attests.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "../../client/tests/support/mod.rs"]
 mod broker;
 mod support;

@@ -1,5 +1,7 @@
 //! The guest's REST API on a real socket, before a broker that misbehaves in one way per test.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "../../client/tests/support/mod.rs"]
 mod broker;
 mod support;

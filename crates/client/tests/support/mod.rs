@@ -2,7 +2,7 @@
 //!
 //! It runs on a runtime of its own, so that stopping it cuts every connection at once.
 
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub, missing_docs)]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
 //! A guest on a real socket, and a bare HTTP/1.1 client that sends what it is told, proper or not.
 
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub, missing_docs)]
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
