@@ -15,7 +15,7 @@ use crate::audit::{EventId, Kind, Outcome, Record};
 use crate::config::Loosening;
 use crate::session::{Pending, SessionError, SessionId};
 use crate::store::{Change, StoreError};
-use crate::tokens::IssuedToken;
+use crate::tokens::{IssueError, IssuedToken};
 
 /// Verifies and appraises what a session sent and gives its token, once.
 pub(crate) fn attest(
@@ -73,7 +73,10 @@ fn judge(
     broker
         .issuer
         .issue(&appraised, now)
-        .map_err(|e| Refusal::Internal(e.to_string()))
+        .map_err(|error| match error {
+            IssueError::TooLong { .. } => Refusal::TokenTooLong(error),
+            IssueError::Ear(error) => Refusal::Internal(error.to_string()),
+        })
 }
 
 fn appraised(
@@ -161,6 +164,8 @@ enum Refusal {
     Verify(#[from] VerifyError),
     #[error(transparent)]
     Appraise(#[from] AppraiseError),
+    #[error(transparent)]
+    TokenTooLong(IssueError),
     #[error("{0}")]
     Internal(String),
 }

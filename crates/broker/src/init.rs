@@ -204,7 +204,7 @@ fn names(options: &InitOptions) -> Vec<String> {
 fn admin_key() -> Result<KeyPair, BrokerError> {
     let document = aws_lc_rs::signature::Ed25519KeyPair::generate()
         .and_then(|pair| pair.to_pkcs8v1())
-        .map_err(|_| rcgen::Error::RingUnspecified)?;
+        .map_err(|_| BrokerError::Crypto)?;
     Ok(KeyPair::from_pkcs8_der_and_sign_algo(
         &document.as_ref().into(),
         &rcgen::PKCS_ED25519,

@@ -308,6 +308,9 @@ pub enum BrokerError {
     /// A key or certificate cannot be made.
     #[error("a certificate cannot be made: {0}")]
     Certificate(#[from] rcgen::Error),
+    /// The cryptographic library failed.
+    #[error("the cryptographic library failed")]
+    Crypto,
     /// The listener failed.
     #[error("the listener failed: {0}")]
     Serve(std::io::Error),

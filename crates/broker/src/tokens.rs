@@ -78,12 +78,13 @@ impl Issuer {
         })
     }
 
-    /// Signs what an appraisal found.
+    /// Signs what an appraisal found. A token that would not fit into a request's head is not issued: its
+    /// guest could never show it.
     pub(crate) fn issue(
         &self,
         appraised: &AppraisedClaims,
         now: u64,
-    ) -> Result<IssuedToken, EarError> {
+    ) -> Result<IssuedToken, IssueError> {
         let id = random_id();
         let submod = Submod {
             status: appraised.trust_vector().status(),
@@ -105,6 +106,9 @@ impl Issuer {
             jti: Some(id.clone()),
         };
         let jwt = ear::sign(&claims, &self.signing, self.jwk.clone(), &self.kid)?;
+        if jwt.len() > MAX_TOKEN {
+            return Err(IssueError::TooLong { actual: jwt.len() });
+        }
         Ok(IssuedToken { jwt, id })
     }
 
@@ -187,6 +191,15 @@ impl VerifiedToken {
     }
 }
 
+/// Why a token is not issued.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum IssueError {
+    #[error(transparent)]
+    Ear(#[from] EarError),
+    #[error("the token would have {actual} bytes, at most {MAX_TOKEN}: make the init-data smaller")]
+    TooLong { actual: usize },
+}
+
 /// Why a token is not believed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum TokenError {
@@ -213,6 +226,9 @@ pub enum TokenKeyError {
     OtherCertificate,
 }
 
+/// Well under what an HTTP head may hold, well over the largest token with real init-data.
+const MAX_TOKEN: usize = 256 * 1024;
+
 /// The coordinates of a P-256 public key, base64url.
 fn p256_point(pair: &rcgen::KeyPair) -> Option<(String, String)> {
     let point = pair.public_key_raw();
@@ -227,4 +243,156 @@ fn random_id() -> String {
     let mut bytes = [0u8; 16];
     rand::fill(&mut bytes).expect("the system has randomness, or no key could have been made");
     hex::encode(bytes)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn key() -> (String, CertificateDer<'static>) {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let params = rcgen::CertificateParams::new(vec![]).unwrap();
+        let certificate = params.self_signed(&pair).unwrap();
+        (pair.serialize_pem(), certificate.der().clone())
+    }
+
+    fn claims(evidence: Value) -> EarClaims {
+        let Value::Object(annotated_evidence) = evidence else {
+            unreachable!()
+        };
+        let submod = Submod {
+            status: ear::Tier::Affirming,
+            trust_vector: ear::TrustVector::default(),
+            policy_id: None,
+            annotated_evidence,
+            extensions: BTreeMap::new(),
+        };
+        EarClaims {
+            eat_profile: ear::PROFILE.to_owned(),
+            iat: 1_000,
+            verifier_id: VerifierId {
+                developer: String::new(),
+                build: String::new(),
+            },
+            submods: BTreeMap::from([("cpu0".to_owned(), submod)]),
+            exp: 2_000,
+            iss: String::new(),
+            jti: Some("id".to_owned()),
+        }
+    }
+
+    fn evidence() -> Value {
+        let x = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU";
+        let y = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0";
+        let key = json!({"kty": "EC", "crv": "P-256", "alg": "ECDH-ES+A256KW", "x": x, "y": y});
+        json!({"sample": {}, "assurance": "hardware", "runtime_data_claims": {"tee-pubkey": key}})
+    }
+
+    #[test]
+    fn certificate_of_another_key_is_refused() {
+        let ((pem, own), (_, other)) = (key(), key());
+        let issuer =
+            |chain: &[CertificateDer<'_>]| Issuer::new(&pem, chain, String::new(), 1).err();
+        assert_eq!(issuer(&[other]), Some(TokenKeyError::OtherCertificate));
+        assert_eq!(issuer(&[]), Some(TokenKeyError::NoCertificate));
+        assert_eq!(issuer(&[own]), None);
+    }
+
+    #[test]
+    fn key_of_another_kind_is_refused() {
+        let (_, certificate) = key();
+        for algorithm in [&rcgen::PKCS_ED25519, &rcgen::PKCS_ECDSA_P384_SHA384] {
+            let pem = rcgen::KeyPair::generate_for(algorithm)
+                .unwrap()
+                .serialize_pem();
+            let issuer = Issuer::new(&pem, std::slice::from_ref(&certificate), String::new(), 1);
+            assert_eq!(issuer.err(), Some(TokenKeyError::NotP256));
+        }
+    }
+
+    #[test]
+    fn token_brings_its_key_id_and_certificate_and_is_believed_by_its_issuer_alone() {
+        let ((pem, certificate), (other_pem, other_certificate)) = (key(), key());
+        let issuer =
+            Issuer::new(&pem, std::slice::from_ref(&certificate), String::new(), 1).unwrap();
+        let other = Issuer::new(&other_pem, &[other_certificate], String::new(), 1).unwrap();
+        let jwt = ear::sign(
+            &claims(evidence()),
+            &issuer.signing,
+            issuer.jwk.clone(),
+            &issuer.kid,
+        )
+        .unwrap();
+        let token = UnverifiedEar::parse(&jwt).unwrap();
+        let jwk = token.unverified_jwk().unwrap();
+        assert_eq!(
+            jwk.common.x509_chain.as_deref(),
+            Some([STANDARD.encode(&certificate)].as_slice())
+        );
+        assert_eq!(jwk.common.key_algorithm, Some(KeyAlgorithm::ES256));
+        assert_eq!(
+            token.kid(),
+            Some(jwk.thumbprint(ThumbprintHash::SHA256).unwrap().as_str())
+        );
+        let verified = issuer.verify(&jwt, 1_500).unwrap();
+        assert_eq!(
+            (verified.id(), verified.tee(), verified.assurance()),
+            ("id", Some(Tee::Sample), Assurance::Hardware)
+        );
+        assert_eq!(
+            other.verify(&jwt, 1_500).err(),
+            Some(TokenError::OtherIssuer)
+        );
+        assert!(matches!(
+            issuer.verify(&jwt, 2_000).err(),
+            Some(TokenError::Ear(EarError::Expired { .. }))
+        ));
+    }
+
+    #[test]
+    fn token_that_does_not_say_hardware_is_development() {
+        for assurance in [
+            json!("development"),
+            json!("Hardware"),
+            json!(true),
+            Value::Null,
+        ] {
+            let mut evidence = evidence();
+            evidence["assurance"] = assurance;
+            let token = VerifiedToken::from_claims(claims(evidence)).unwrap();
+            assert_eq!(token.assurance(), Assurance::Development);
+        }
+    }
+
+    #[test]
+    fn one_development_submodule_makes_the_token_development() {
+        let mut claims = claims(evidence());
+        let mut gpu = claims.submods["cpu0"].clone();
+        gpu.annotated_evidence.remove("assurance");
+        claims.submods.insert("gpu0".to_owned(), gpu);
+        assert_eq!(
+            VerifiedToken::from_claims(claims).unwrap().assurance(),
+            Assurance::Development
+        );
+    }
+
+    #[test]
+    fn token_without_a_key_is_refused() {
+        let mut without = evidence();
+        without["runtime_data_claims"] = json!({"tee-pubkey": {"kty": "EC"}});
+        assert_eq!(
+            VerifiedToken::from_claims(claims(without)).err(),
+            Some(TokenError::NoKey)
+        );
+        let mut elsewhere = claims(evidence());
+        let cpu = elsewhere.submods.remove("cpu0").unwrap();
+        elsewhere.submods.insert("gpu0".to_owned(), cpu);
+        assert_eq!(
+            VerifiedToken::from_claims(elsewhere).err(),
+            Some(TokenError::NoKey)
+        );
+    }
 }

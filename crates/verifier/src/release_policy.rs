@@ -307,7 +307,8 @@ fn data(path: [&str; 3], query: &BTreeMap<String, String>) -> Value {
     json!({"plugin": "resource", "resource-path": path, "query": query})
 }
 
-/// Reads what it can of the explanation; an entry of another form is shown as it is.
+/// Reads what it can of the explanation; an entry of another form is shown as it is. Claims come from guests, so
+/// what they can put into the record is bounded.
 fn reasons(denials: Value) -> Vec<Reason> {
     let Value::Array(entries) = denials else {
         return Vec::new();
@@ -316,14 +317,35 @@ fn reasons(denials: Value) -> Vec<Reason> {
         .into_iter()
         .take(MAX_REASONS)
         .map(|entry| {
-            serde_json::from_value(entry.clone()).unwrap_or_else(|_| Reason {
+            let reason = serde_json::from_value(entry.clone()).unwrap_or_else(|_| Reason {
                 rule: DENIALS.to_owned(),
                 claim: String::new(),
                 expected: Value::Null,
                 actual: entry,
-            })
+            });
+            Reason {
+                rule: shorten(reason.rule),
+                claim: shorten(reason.claim),
+                expected: shorten_value(reason.expected),
+                actual: shorten_value(reason.actual),
+            }
         })
         .collect()
+}
+
+fn shorten_value(value: Value) -> Value {
+    let text = value.to_string();
+    match text.len() > MAX_TEXT {
+        true => Value::String(shorten(text)),
+        false => value,
+    }
+}
+
+fn shorten(text: String) -> String {
+    match text.char_indices().nth(MAX_TEXT) {
+        Some((at, _)) => format!("{}... ({} bytes)", &text[..at], text.len()),
+        None => text,
+    }
 }
 
 /// The id under which upstream's clients set and list the release policy.
@@ -333,6 +355,7 @@ const ALLOW: &str = "data.policy.allow";
 const DENIALS: &str = "data.policy.denials";
 const ANNOTATED: &str = "ear.veraison.annotated-evidence";
 const MAX_REASONS: usize = 32;
+const MAX_TEXT: usize = 1024;
 const MAX_PART: usize = 128;
 const PREAMBLE: &str = "\
 # Written by strongroom from a list of requirements. What no rule below covers is denied.
@@ -467,6 +490,19 @@ mod tests {
                 "{verdict}"
             );
         }
+    }
+
+    #[test]
+    fn guest_cannot_fill_the_record_with_its_claims() {
+        let text = "package policy\n\nimport rego.v1\n\ndefault allow := false\n\ndenials contains {\"rule\": \"r\", \"claim\": input.c, \"expected\": 1, \"actual\": input.c}\n\ndenials contains input.c";
+        let policy = ReleasePolicy::compile(text).unwrap();
+        let reasons = reasons_of(decide(
+            &policy,
+            &json!({"c": "\u{20ac}".repeat(100_000)}),
+            "a/b/c",
+        ));
+        assert_eq!(reasons.len(), 2);
+        assert!(serde_json::to_string(&reasons).unwrap().len() < 5 * 4 * MAX_TEXT);
     }
 
     #[test]

@@ -338,6 +338,22 @@ mod tests {
     }
 
     #[test]
+    fn durability_settings_are_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let value = |pragma: &str| -> String {
+            let read = |row: &rusqlite::Row<'_>| row.get::<_, rusqlite::types::Value>(0);
+            let value = store
+                .connection()
+                .query_row(&format!("PRAGMA {pragma}"), [], read);
+            format!("{:?}", value.unwrap())
+        };
+        assert_eq!(value("journal_mode"), "Text(\"wal\")");
+        assert_eq!(value("synchronous"), "Integer(2)");
+        assert_eq!(value("secure_delete"), "Integer(1)");
+    }
+
+    #[test]
     fn what_was_committed_is_there_after_reopening() {
         let folder = tempfile::tempdir().unwrap();
         let key = StorageKey::generate().unwrap();

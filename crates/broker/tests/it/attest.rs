@@ -454,3 +454,54 @@ async fn policies_and_reference_values_outlive_a_restart() {
         .await;
     assert_eq!(text.expect(StatusCode::OK).body, AFFIRMING.as_bytes());
 }
+
+#[tokio::test]
+async fn initdata_bomb_is_refused() {
+    let broker = Running::development().await;
+    let document =
+        |data: &str| format!("version = \"0.1.0\"\nalgorithm = \"sha256\"\n\n[data]\n{data}");
+    for (data, status) in [
+        // Larger than a document may be
+        (
+            format!("a = \"{}\"", "x".repeat(1024 * 1024)),
+            StatusCode::BAD_REQUEST,
+        ),
+        // Deeper than a parser may go
+        (
+            format!("{}a = 1", "a.".repeat(200_000)),
+            StatusCode::BAD_REQUEST,
+        ),
+        (
+            format!("a = {}", "[".repeat(200_000)),
+            StatusCode::BAD_REQUEST,
+        ),
+        // A document, and a token that no request could carry
+        (
+            format!("a = \"{}\"", "x".repeat(300 * 1024)),
+            StatusCode::FORBIDDEN,
+        ),
+    ] {
+        let (cookie, nonce) = broker.auth().await;
+        let mut message = Guest::new().attestation(&nonce);
+        message["init-data"] = json!({"format": "toml", "body": document(&data)});
+        let answer = broker.post("/kbs/v0/attest", Some(&cookie), &message).await;
+        answer.refused(status, "AttestationError");
+    }
+    broker.attest(&Guest::new()).await;
+}
+
+#[tokio::test]
+async fn largest_token_fits_into_a_request() {
+    let broker = Running::development().await;
+    broker.put("a/b/c", "secret").await;
+    let body = "x".repeat(180 * 1024);
+    let guest = Guest::with_initdata(&format!(
+        "version = \"0.1.0\"\nalgorithm = \"sha256\"\n\n[data]\na = \"{body}\"\n"
+    ));
+    let (_, token) = broker.attest(&guest).await;
+    assert!(token.len() > 240 * 1024);
+    assert_eq!(
+        guest.decrypt(broker.get_with_token("a/b/c", &token).await),
+        b"secret"
+    );
+}
