@@ -82,8 +82,10 @@ impl Write for Output {
 impl Drop for Output {
     fn drop(&mut self) {
         if let Self::File { temporary, keep: false, .. } = self {
-            // Best effort: the error that brought us here is the one to report.
-            let _: io::Result<()> = std::fs::remove_file(&*temporary);
+            // The error that brought us here is the one to report; this one can only be added to it.
+            if let Err(error) = std::fs::remove_file(&*temporary) {
+                eprintln!("could not remove {}: {error}", temporary.display());
+            }
             cleanup::unregister(temporary);
         }
     }

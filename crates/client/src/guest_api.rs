@@ -1,5 +1,6 @@
 //! The client of a running guest's REST API on loopback (guest-components' api-server-rest).
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -23,16 +24,19 @@ impl GuestApi {
     /// Where guests listen unless told otherwise.
     pub const DEFAULT_URL: &'static str = "http://127.0.0.1:8006";
 
-    /// Prepares a client; nothing is sent yet.
+    /// Prepares a client of the guest at `http://host:port` or `unix:/path`; nothing is sent yet.
     ///
     /// # Errors
     /// [`ClientError::BadUrl`].
     pub fn new(url: &str) -> Result<Self, ClientError> {
+        let socket = url.strip_prefix("unix:").map(PathBuf::from);
         Ok(Self {
             endpoint: Endpoint::new(
-                url,
+                // Over a socket the name is only what the Host header says.
+                if socket.is_some() { "http://localhost" } else { url },
                 EndpointOptions {
                     timeout: TIMEOUT,
+                    socket,
                     ..EndpointOptions::default()
                 },
             )?,

@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
@@ -32,6 +33,8 @@ pub struct EndpointOptions {
     pub timeout: Duration,
     /// The longest answer that is read, in bytes.
     pub max_body: usize,
+    /// Connect to this Unix socket, whatever host the address names.
+    pub socket: Option<PathBuf>,
 }
 
 impl Default for EndpointOptions {
@@ -42,6 +45,7 @@ impl Default for EndpointOptions {
             connect_timeout: Duration::from_secs(10),
             timeout: Duration::from_secs(30),
             max_body: 16 * 1024 * 1024,
+            socket: None,
         }
     }
 }
@@ -90,7 +94,10 @@ impl Endpoint {
     /// about unless it is loopback); [`ClientError::BadRoots`] when the certificates cannot be used.
     pub fn new(url: &str, options: EndpointOptions) -> Result<Self, ClientError> {
         let base = parse_base(url)?;
-        let peer = base.origin().ascii_serialization();
+        let peer = match &options.socket {
+            Some(socket) => format!("unix:{}", socket.display()),
+            None => base.origin().ascii_serialization(),
+        };
         let plain = base.scheme() == "http";
         if plain && !is_loopback(&base) {
             tracing::warn!(%peer, "this connection is not encrypted and proves nothing about the other side; use https");
@@ -106,6 +113,9 @@ impl Endpoint {
             .timeout(options.timeout);
         if options.route == Route::Direct {
             builder = builder.no_proxy();
+        }
+        if let Some(socket) = options.socket {
+            builder = builder.unix_socket(socket);
         }
         let client = builder.build().map_err(|error| ClientError::BadRoots {
             reason: innermost(&error),

@@ -4,8 +4,11 @@ use std::ffi::OsString;
 use std::future::Future;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
@@ -13,7 +16,7 @@ use serde_json::json;
 use strongroom_attester::Attester;
 use strongroom_client::guest_api::GuestApi;
 use strongroom_guest::exec::{Placement, SealedFile, prepare};
-use strongroom_guest::{Agent, AgentConfig, Source};
+use strongroom_guest::{Agent, AgentConfig, ServeOptions, Source};
 use strongroom_wire::initdata::Initdata;
 
 use crate::commands::initdata;
@@ -41,9 +44,9 @@ struct RunArgs {
     #[command(flatten)]
     attest: AttestArgs,
 
-    /// Where to serve; loopback only.
-    #[arg(long, default_value = "127.0.0.1:8006", value_name = "ADDRESS")]
-    listen: SocketAddr,
+    /// Where to serve: a loopback address, or unix:/path for a socket that only this user may open.
+    #[arg(long, default_value = "127.0.0.1:8006", value_name = "ADDRESS|unix:PATH")]
+    listen: Listen,
 
     #[command(flatten)]
     parent: ParentArgs,
@@ -146,8 +149,8 @@ pub(crate) fn run(args: Args, json: bool) -> anyhow::Result<Outcome> {
 fn serve(args: &RunArgs, json: bool) -> anyhow::Result<Outcome> {
     args.parent.follow()?;
     let agent = args.attest.agent()?;
-    let listener = TcpListener::bind(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
-    let url = format!("http://{}", listener.local_addr()?);
+    let listener = args.listen.bind()?;
+    let url = listener.url()?;
     crate::cleanup::take_over();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -157,13 +160,91 @@ fn serve(args: &RunArgs, json: bool) -> anyhow::Result<Outcome> {
             writeln!(out, "{}", json!({ "ready": true, "url": url, "broker": agent.broker(), "tee": agent.tee() }))?;
         } else {
             writeln!(out, "The guest (platform {}) serves {url} for the broker {}. Stop it with Ctrl-C.", agent.tee(), agent.broker())?;
-            writeln!(out, "\nNext:\n  curl {url}/cdh/resource/default/fraud-dataset/dataset_key")?;
+            writeln!(out, "\nNext:\n  strongroom get kbs:///default/fraud-dataset/dataset_key --output KEYFILE --guest {url}")?;
         }
         out.flush()?;
         drop(out);
-        anyhow::Ok(strongroom_guest::serve(agent, listener, stop).await?)
+        match listener {
+            Listener::Tcp(listener) => strongroom_guest::serve(agent, listener, stop).await?,
+            Listener::Unix(socket) => strongroom_guest::serve_unix(agent, socket.listener.try_clone()?, ServeOptions::default(), stop).await?,
+        }
+        anyhow::Ok(())
     })?;
     Ok(Outcome::silent())
+}
+
+/// Where the guest serves.
+#[derive(Clone, Debug)]
+enum Listen {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some(path) => Ok(Self::Unix(PathBuf::from(path))),
+            None => text.parse().map(Self::Tcp).map_err(|_| "write an address and port such as 127.0.0.1:8006, or unix:/path".to_owned()),
+        }
+    }
+}
+
+impl Listen {
+    fn bind(&self) -> anyhow::Result<Listener> {
+        match self {
+            Self::Tcp(address) => {
+                let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+                Ok(Listener::Tcp(listener))
+            }
+            Self::Unix(path) => Socket::bind(path).map(Listener::Unix),
+        }
+    }
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(Socket),
+}
+
+impl Listener {
+    fn url(&self) -> anyhow::Result<String> {
+        match self {
+            Self::Tcp(listener) => Ok(format!("http://{}", listener.local_addr()?)),
+            Self::Unix(socket) => Ok(format!("unix:{}", socket.path.display())),
+        }
+    }
+}
+
+/// A listening socket whose file goes when it is dropped.
+struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Socket {
+    /// Binds with mode 0600. A socket that a killed process left behind is replaced; one in use, or another file, is not.
+    fn bind(path: &Path) -> anyhow::Result<Self> {
+        let stale = path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_socket())
+            && UnixStream::connect(path).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+        if stale {
+            std::fs::remove_file(path)?;
+        }
+        let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+        let bound = UnixListener::bind(path);
+        rustix::process::umask(mask);
+        let listener = bound.with_context(|| format!("cannot listen on the socket {}", path.display()))?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            eprintln!("could not remove {}: {error}", self.path.display());
+        }
+    }
 }
 
 fn exec(args: &ExecArgs) -> anyhow::Result<Outcome> {

@@ -3,7 +3,9 @@
 mod rest;
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 
+use axum::Extension;
 use serde::Deserialize;
 
 use crate::attestation::Agent;
@@ -51,6 +53,25 @@ pub async fn serve_with(
         .with_graceful_shutdown(shutdown)
         .await
         .map_err(failed)
+}
+
+/// Serves the REST API on a Unix socket until `shutdown` resolves. Who may connect is the socket file's mode to say;
+/// nothing that listens to the network can hear it.
+///
+/// # Errors
+/// [`GuestError::Serve`] when the socket cannot be used.
+pub async fn serve_unix(
+    agent: Agent,
+    listener: UnixListener,
+    options: ServeOptions,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), GuestError> {
+    let failed = |error: std::io::Error| GuestError::Serve { reason: error.to_string() };
+    listener.set_nonblocking(true).map_err(failed)?;
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
+    tracing::info!(broker = agent.broker(), tee = %agent.tee(), "the guest is ready on its socket");
+    let app = router(agent, options).layer(Extension(rest::UnixPeer));
+    axum::serve(listener, app).with_graceful_shutdown(shutdown).await.map_err(failed)
 }
 
 /// How the API is served. The default is the strict choice.

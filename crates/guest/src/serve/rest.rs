@@ -46,6 +46,10 @@ pub fn router(agent: Agent, options: ServeOptions) -> Router {
         .with_state(Guest { agent, options })
 }
 
+/// Marks a request that came through a Unix socket, so from this machine.
+#[derive(Clone, Copy)]
+pub(super) struct UnixPeer;
+
 #[derive(Clone)]
 struct Guest {
     agent: Agent,
@@ -61,7 +65,9 @@ async fn admit(
 ) -> Result<Response, Failure> {
     if options.exposure == Exposure::LoopbackOnly {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-        if !peer.is_some_and(|ConnectInfo(address)| address.ip().to_canonical().is_loopback()) {
+        let local = request.extensions().get::<UnixPeer>().is_some()
+            || peer.is_some_and(|ConnectInfo(address)| address.ip().to_canonical().is_loopback());
+        if !local {
             return Err(Failure::new(
                 StatusCode::FORBIDDEN,
                 "this API answers processes of its own machine only",

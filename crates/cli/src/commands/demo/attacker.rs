@@ -51,6 +51,9 @@ impl Needles {
                 }
                 continue;
             }
+            if !path.is_file() {
+                continue;
+            }
             let file = File::open(&path).with_context(|| format!("cannot search {}", path.display()))?;
             findings.files += 1;
             findings.bytes += file.metadata()?.len();

@@ -97,7 +97,9 @@ fn stop(child: &mut Child) {
     if let Some(pid) = pid(child) {
         // It may have ended by itself; waiting tells.
         let _: rustix::io::Result<()> = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _: std::io::Result<std::process::ExitStatus> = child.wait();
+        if let Err(error) = child.wait() {
+            eprintln!("a child process could not be waited for: {error}");
+        }
         cleanup::unregister_child(pid);
     }
 }

@@ -243,7 +243,9 @@ fn launch(name: &'static str, places: &Places, initdata: &Initdata) -> anyhow::R
     let path = places.cloud.join(format!("{name}-initdata.toml"));
     std::fs::write(&path, initdata.as_str())?;
     let path = path.to_str().context("the folder's name is not UTF-8")?;
-    Server::start(name, &["guest", "run", "--platform", "sample", "--initdata", path, "--listen", "127.0.0.1:0"], &places.logs)
+    // A socket keeps keys off the network, loopback included.
+    let socket = format!("unix:{}", places.cloud.join(format!("{name}.sock")).display());
+    Server::start(name, &["guest", "run", "--platform", "sample", "--initdata", path, "--listen", &socket], &places.logs)
 }
 
 fn score(places: &Places, guest: &str, rows: u64) -> anyhow::Result<((), Proof)> {
