@@ -251,7 +251,7 @@ impl Inner {
 pub enum BrokerError {
     /// `init` found something in its folder.
     #[error(
-        "{dir} is not empty. If it is a broker's folder, start that one: strongroom broker run --config {dir}/broker.toml. \
+        "{dir} is not empty. If it is a broker's folder, start that one: strongroom broker run {dir}. \
          Its keys are not made twice; for another broker name another folder"
     )]
     AlreadyInitialised {

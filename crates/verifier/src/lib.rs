@@ -233,11 +233,3 @@ pub enum VerifyError {
         actual: String,
     },
 }
-
-/// Parses and verifies evidence of any bytes under a fixed binding: the entry for fuzzing.
-#[doc(hidden)]
-pub fn fuzz_evidence(tee: Tee, json: &[u8], binding: &Binding) -> bool {
-    Evidence::parse(tee, json)
-        .and_then(|e| verify(e, &Collateral::none(), &TrustAnchors::none(), binding, 0))
-        .is_ok()
-}
