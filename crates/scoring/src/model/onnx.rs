@@ -39,23 +39,22 @@ impl Network {
         // ought to be, and a panic must not take down a server that loads models of others. Nothing
         // outlives the closure but its result, so no broken state can be seen.
         catch_unwind(AssertUnwindSafe(|| Self::load(onnx)))
-            .unwrap_or_else(|_| Err("the engine cannot plan it".into()))
-            .map_err(ModelError::Onnx)
+            .unwrap_or_else(|_| Err(refused(UNPLANNED)))
     }
 
-    fn load(mut onnx: &[u8]) -> Result<Self, String> {
+    fn load(mut onnx: &[u8]) -> Result<Self, ModelError> {
         let engine = tract_onnx::onnx();
         let proto = engine
             .proto_model_for_read(&mut onnx)
-            .map_err(|_| "it is not an ONNX file")?;
-        let graph = DenseGraph::check(proto)?;
+            .map_err(|_| refused("it is not an ONNX file"))?;
+        let graph = DenseGraph::check(proto).map_err(refused)?;
         let (input, output, width) = (graph.input.clone(), graph.output.clone(), graph.width);
         // A batch of a known size: with a symbolic one tract takes twice as long.
         let plan = engine
             .model_for_proto_model(&graph.into_proto(BATCH))
             .and_then(InferenceModelExt::into_optimized)
             .and_then(IntoRunnable::into_runnable)
-            .map_err(|error| format!("the engine cannot plan it: {error}"))?;
+            .map_err(|_| refused(UNPLANNED))?;
         let network = Self {
             plan,
             input,
@@ -67,15 +66,14 @@ impl Network {
     }
 
     /// The trial run: what can go wrong with shapes goes wrong here and not within a batch.
-    fn attempt(&self) -> Result<(), String> {
+    fn attempt(&self) -> Result<(), ModelError> {
         let mut scores = Vec::new();
-        let mut scorer = self.scorer().map_err(|error| error.to_string())?;
-        scorer
-            .score(&vec![0.0; self.width], &mut scores)
-            .map_err(|error| error.to_string())?;
+        self.scorer()?.score(&vec![0.0; self.width], &mut scores)?;
         match scores[..] {
             [score] if (0.0..=1.0).contains(&score) => Ok(()),
-            _ => Err("it does not give a probability for the average row".into()),
+            _ => Err(refused(
+                "it does not give a probability for the average row",
+            )),
         }
     }
 
@@ -99,10 +97,7 @@ impl Network {
     /// # Errors
     /// When tract does not give its plan a state.
     pub fn scorer(&self) -> Result<Scorer, ModelError> {
-        let state = self
-            .plan
-            .spawn()
-            .map_err(|error| ModelError::Onnx(error.to_string()))?;
+        let state = self.plan.spawn().map_err(|_| refused(ENGINE_FAILED))?;
         Ok(Scorer {
             state,
             width: self.width,
@@ -113,6 +108,14 @@ impl Network {
 
 /// Rows that the engine takes at a time. tract is fastest near this size; a rest is padded.
 pub(crate) const BATCH: usize = 1024;
+
+// tract's own texts quote tensors, and weights do not belong into an error.
+const UNPLANNED: &str = "the engine cannot plan it";
+const ENGINE_FAILED: &str = "the engine failed";
+
+fn refused(why: impl Into<String>) -> ModelError {
+    ModelError::Onnx(why.into())
+}
 
 /// One thread's use of a [`Network`].
 pub struct Scorer {
@@ -134,7 +137,7 @@ impl Scorer {
         assert_eq!(rows.len() % self.width, 0, "whole rows are scored");
         for batch in rows.chunks(BATCH * self.width) {
             self.run(batch, scores)
-                .map_err(|error| ModelError::Onnx(error.to_string()))?;
+                .map_err(|_| refused(ENGINE_FAILED))?;
         }
         Ok(())
     }
