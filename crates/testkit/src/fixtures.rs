@@ -20,12 +20,11 @@ pub fn workspace_root() -> PathBuf {
 ///
 /// `name` is relative to `../shared/fixtures` beside the checkout, as in `trustee/MANIFEST.md`.
 pub fn fixture(name: &str) -> Option<PathBuf> {
-    let path = workspace_root().join("../shared/fixtures").join(name);
-    if path.exists() {
-        return Some(path);
+    let found = beside_the_checkout(name);
+    if found.is_none() {
+        skip(&format!("no fixture {name} beside the checkout"));
     }
-    skip(&format!("no fixture {name} beside the checkout"));
-    None
+    found
 }
 
 /// Returns the path of a program of others that a format is tested against.
@@ -75,6 +74,11 @@ pub fn peers_are_required() -> bool {
     env::var_os("STRONGROOM_REQUIRE_PEERS").is_some_and(|value| value == "1")
 }
 
+fn beside_the_checkout(name: &str) -> Option<PathBuf> {
+    let path = workspace_root().join("../shared/fixtures").join(name);
+    path.exists().then_some(path)
+}
+
 fn program_on(search_path: &OsStr, program: &str) -> Option<PathBuf> {
     env::split_paths(search_path)
         // Debian keeps tcpdump where only root looks.
@@ -94,8 +98,8 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_fixture_is_a_skip_and_not_a_path() {
-        assert_eq!(fixture("no/such/vector"), None);
+    fn a_missing_fixture_has_no_path() {
+        assert_eq!(beside_the_checkout("no/such/vector"), None);
     }
 
     #[test]
