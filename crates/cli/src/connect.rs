@@ -13,7 +13,9 @@ const MAX_PEM: u64 = 256 * 1024;
 
 /// Runs one asynchronous piece of a synchronous command.
 pub(crate) fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     Ok(runtime.block_on(future))
 }
 
@@ -21,7 +23,12 @@ pub(crate) fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
 #[derive(Args, Clone)]
 pub(crate) struct AdminArgs {
     /// The folder that `strongroom broker init` made; it gives the three options below.
-    #[arg(long, env = "STRONGROOM_BROKER_DIR", default_value = "broker", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "STRONGROOM_BROKER_DIR",
+        default_value = "broker",
+        value_name = "DIR"
+    )]
     pub(crate) dir: PathBuf,
 
     /// The broker's URL [default: where the folder's configuration listens].
@@ -37,7 +44,12 @@ pub(crate) struct AdminArgs {
     pub(crate) admin_key: Option<PathBuf>,
 
     /// The admin's name, as the broker's configuration has it.
-    #[arg(long, env = "STRONGROOM_ADMIN", default_value = "admin", value_name = "NAME")]
+    #[arg(
+        long,
+        env = "STRONGROOM_ADMIN",
+        default_value = "admin",
+        value_name = "NAME"
+    )]
     pub(crate) admin: String,
 }
 
@@ -48,7 +60,10 @@ impl AdminArgs {
             Some(url) => url.clone(),
             None => url_of_folder(&self.dir)?,
         };
-        let key_path = self.admin_key.clone().unwrap_or_else(|| self.dir.join("admin.key"));
+        let key_path = self
+            .admin_key
+            .clone()
+            .unwrap_or_else(|| self.dir.join("admin.key"));
         let pem = files::read_limited(&key_path, MAX_PEM).context(
             "an admin's key is needed: name the broker's folder with --dir, or the key with --admin-key (`strongroom broker init` makes the first)",
         )?;
@@ -56,7 +71,9 @@ impl AdminArgs {
         let default_cert = self.dir.join("tls.crt");
         let cert = match &self.broker_cert {
             Some(path) => Some(read_pem(path)?),
-            None if default_cert.exists() && !url.starts_with("http:") => Some(read_pem(&default_cert)?),
+            None if default_cert.exists() && !url.starts_with("http:") => {
+                Some(read_pem(&default_cert)?)
+            }
             None => None,
         };
         Ok(AdminClient::new(&url, cert, key)?)
@@ -78,7 +95,11 @@ fn url_of_folder(dir: &Path) -> anyhow::Result<String> {
 
 /// Where clients on this machine reach a broker with this configuration.
 pub(crate) fn url_of(config: &strongroom_broker::Config) -> String {
-    let scheme = if config.insecure_http { "http" } else { "https" };
+    let scheme = if config.insecure_http {
+        "http"
+    } else {
+        "https"
+    };
     let (ip, port) = (config.listen.ip(), config.listen.port());
     let host = match ip {
         ip if ip.is_unspecified() => "localhost".to_owned(),

@@ -24,7 +24,13 @@ impl Existing {
 
 /// Where a command writes: a file that appears when it is complete, or standard output.
 pub(crate) enum Output {
-    File { file: BufWriter<File>, temporary: PathBuf, target: PathBuf, existing: Existing, keep: bool },
+    File {
+        file: BufWriter<File>,
+        temporary: PathBuf,
+        target: PathBuf,
+        existing: Existing,
+        keep: bool,
+    },
     Stdout(io::Stdout),
 }
 
@@ -35,25 +41,53 @@ impl Output {
             return Ok(Self::Stdout(io::stdout()));
         }
         if existing == Existing::Refuse && target.exists() {
-            bail!("{} exists already: choose another name, or replace it with --force", target.display());
+            bail!(
+                "{} exists already: choose another name, or replace it with --force",
+                target.display()
+            );
         }
-        let name = target.file_name().with_context(|| format!("{} names no file", target.display()))?;
-        let temporary = target.with_file_name(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id()));
+        let name = target
+            .file_name()
+            .with_context(|| format!("{} names no file", target.display()))?;
+        let temporary = target.with_file_name(format!(
+            ".{}.{}.partial",
+            name.to_string_lossy(),
+            std::process::id()
+        ));
         cleanup::register(&temporary);
-        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);
-        let file = file.with_context(|| format!("cannot write in the folder of {}", target.display()))?;
-        Ok(Self::File { file: BufWriter::new(file), temporary, target: target.to_owned(), existing, keep: false })
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&temporary);
+        let file =
+            file.with_context(|| format!("cannot write in the folder of {}", target.display()))?;
+        Ok(Self::File {
+            file: BufWriter::new(file),
+            temporary,
+            target: target.to_owned(),
+            existing,
+            keep: false,
+        })
     }
 
     /// Makes the file appear under its name, once everything is on the disk.
     pub(crate) fn commit(mut self) -> anyhow::Result<()> {
         self.flush()?;
-        if let Self::File { file, temporary, target, existing, keep } = &mut self {
+        if let Self::File {
+            file,
+            temporary,
+            target,
+            existing,
+            keep,
+        } = &mut self
+        {
             file.get_ref().sync_all()?;
             let named = match existing {
                 Existing::Replace => std::fs::rename(&*temporary, &*target),
                 // A hard link fails where another process has made the name meanwhile.
-                Existing::Refuse => std::fs::hard_link(&*temporary, &*target).and_then(|()| std::fs::remove_file(&*temporary)),
+                Existing::Refuse => std::fs::hard_link(&*temporary, &*target)
+                    .and_then(|()| std::fs::remove_file(&*temporary)),
             };
             named.with_context(|| format!("cannot name the finished file {}", target.display()))?;
             *keep = true;
@@ -81,7 +115,12 @@ impl Write for Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if let Self::File { temporary, keep: false, .. } = self {
+        if let Self::File {
+            temporary,
+            keep: false,
+            ..
+        } = self
+        {
             // The error that brought us here is the one to report; this one can only be added to it.
             if let Err(error) = std::fs::remove_file(&*temporary) {
                 eprintln!("could not remove {}: {error}", temporary.display());
@@ -92,7 +131,12 @@ impl Drop for Output {
 }
 
 /// Writes a whole file.
-pub(crate) fn write(target: &Path, existing: Existing, mode: u32, bytes: &[u8]) -> anyhow::Result<()> {
+pub(crate) fn write(
+    target: &Path,
+    existing: Existing,
+    mode: u32,
+    bytes: &[u8],
+) -> anyhow::Result<()> {
     let mut output = Output::create(target, existing, mode)?;
     output.write_all(bytes)?;
     output.commit()
@@ -111,18 +155,29 @@ pub(crate) fn open(source: &Path) -> anyhow::Result<Box<dyn Read>> {
 }
 
 /// Reads a small file whole, refusing more than `limit` bytes.
-pub(crate) fn read_limited(source: &Path, limit: u64) -> anyhow::Result<zeroize::Zeroizing<Vec<u8>>> {
+pub(crate) fn read_limited(
+    source: &Path,
+    limit: u64,
+) -> anyhow::Result<zeroize::Zeroizing<Vec<u8>>> {
     let mut bytes = zeroize::Zeroizing::new(Vec::new());
-    open(source)?.take(limit + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", source.display()))?;
+    open(source)?
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("cannot read {}", source.display()))?;
     if bytes.len() as u64 > limit {
-        bail!("{} is larger than the {limit} bytes that are read here", source.display());
+        bail!(
+            "{} is larger than the {limit} bytes that are read here",
+            source.display()
+        );
     }
     Ok(bytes)
 }
 
 /// A file's name without its folder: what an encrypted file is bound to unless a name is given.
 pub(crate) fn base_name(path: &Path) -> anyhow::Result<String> {
-    let name = path.file_name().with_context(|| format!("{} names no file", path.display()))?;
+    let name = path
+        .file_name()
+        .with_context(|| format!("{} names no file", path.display()))?;
     Ok(name.to_string_lossy().into_owned())
 }
 
@@ -146,7 +201,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("out");
         write(&target, Existing::Refuse, 0o600, b"one").unwrap();
-        assert!(write(&target, Existing::Refuse, 0o600, b"two").unwrap_err().to_string().contains("--force"));
+        assert!(
+            write(&target, Existing::Refuse, 0o600, b"two")
+                .unwrap_err()
+                .to_string()
+                .contains("--force")
+        );
         write(&target, Existing::Replace, 0o600, b"two").unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"two");
     }
@@ -168,6 +228,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("key");
         write(&target, Existing::Refuse, 0o600, b"k").unwrap();
-        assert_eq!(std::fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&target).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
     }
 }

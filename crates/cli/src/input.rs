@@ -59,7 +59,12 @@ impl OpenArgs {
     /// Opens `path`. A plain file passes through only when nothing asked for decryption.
     pub(crate) fn open(&self, path: &Path, guest: &GuestArgs) -> anyhow::Result<Opened> {
         let source = files::open(path)?;
-        self.open_stream(source, &path.display().to_string(), &bound_name(path)?, guest)
+        self.open_stream(
+            source,
+            &path.display().to_string(),
+            &bound_name(path)?,
+            guest,
+        )
     }
 
     /// Opens a stream that is called `label` in errors and bound to `default_name`.
@@ -72,7 +77,11 @@ impl OpenArgs {
     ) -> anyhow::Result<Opened> {
         let mut head = Vec::new();
         let length = u64::try_from(Format::DETECT_LEN)?;
-        source.by_ref().take(length).read_to_end(&mut head).with_context(|| format!("cannot read {label}"))?;
+        source
+            .by_ref()
+            .take(length)
+            .read_to_end(&mut head)
+            .with_context(|| format!("cannot read {label}"))?;
         let format = Format::detect(&head);
         let stream: Chain<Cursor<Vec<u8>>, Box<dyn Read>> = Cursor::new(head).chain(source);
         let name = self.name.as_deref().unwrap_or(default_name).as_bytes();
@@ -81,29 +90,50 @@ impl OpenArgs {
         let reader: Box<dyn Read> = match (format, &self.key, &self.identity) {
             (Format::OpensslSalted, Some(key), _) => {
                 let Some(cipher) = self.openssl_cipher else {
-                    bail!("{label} was made by `openssl enc`: say which cipher with --openssl-cipher cfb (datasets) or cbc (models)");
+                    bail!(
+                        "{label} was made by `openssl enc`: say which cipher with --openssl-cipher cfb (datasets) or cbc (models)"
+                    );
                 };
                 let (passphrase, cut) = openssl_enc::Passphrase::from_key_file(&guest.bytes(key)?)?;
                 warnings.extend(cut.iter().map(|warning| format!("{key}: {warning}")));
-                let reader = openssl_enc::UnauthenticatedDecryptor::new(BufReader::new(stream), &passphrase, cipher.into())?;
+                let reader = openssl_enc::UnauthenticatedDecryptor::new(
+                    BufReader::new(stream),
+                    &passphrase,
+                    cipher.into(),
+                )?;
                 warnings.push(reader.warning().to_string());
                 Box::new(reader)
             }
             (_, Some(_), _) if self.openssl_cipher.is_some() => {
                 bail!("{label} was not made by `openssl enc`: it does not start with \"Salted__\"")
             }
-            (Format::Sealed, None, Some(pem)) => Box::new(sealed::Opener::new(stream, &identity(pem)?, name)?),
-            (Format::Sealed, Some(_), _) => bail!("{label} was encrypted to a recipient: open it with --identity and the private key"),
-            (Format::Tink, Some(key), _) => {
-                Box::new(tink_stream::Decryptor::new(stream, &guest.file_key(key)?, name).with_context(|| format!("cannot decrypt {label}"))?)
+            (Format::Sealed, None, Some(pem)) => {
+                Box::new(sealed::Opener::new(stream, &identity(pem)?, name)?)
             }
-            (_, None, Some(_)) => bail!("{label} was not encrypted to a recipient: open it with --key"),
-            (Format::Unknown, Some(_), _) => bail!("{label} is not encrypted in a known form, but a key was given; leave --key out to read it as it is"),
+            (Format::Sealed, Some(_), _) => bail!(
+                "{label} was encrypted to a recipient: open it with --identity and the private key"
+            ),
+            (Format::Tink, Some(key), _) => Box::new(
+                tink_stream::Decryptor::new(stream, &guest.file_key(key)?, name)
+                    .with_context(|| format!("cannot decrypt {label}"))?,
+            ),
+            (_, None, Some(_)) => {
+                bail!("{label} was not encrypted to a recipient: open it with --key")
+            }
+            (Format::Unknown, Some(_), _) => bail!(
+                "{label} is not encrypted in a known form, but a key was given; leave --key out to read it as it is"
+            ),
             (Format::Unknown, None, None) => Box::new(stream),
-            (_, None, None) => bail!("{label} is encrypted: give its key with --key FILE, --key kbs:///repository/type/tag or --identity PEM"),
+            (_, None, None) => bail!(
+                "{label} is encrypted: give its key with --key FILE, --key kbs:///repository/type/tag or --identity PEM"
+            ),
             _ => bail!("{label} is in a form that this version does not read"),
         };
-        Ok(Opened { reader, encrypted, warnings })
+        Ok(Opened {
+            reader,
+            encrypted,
+            warnings,
+        })
     }
 }
 
@@ -113,5 +143,7 @@ pub(crate) fn bound_name(path: &Path) -> anyhow::Result<String> {
         return Ok(String::new());
     }
     let name = files::base_name(path)?;
-    Ok(name.strip_suffix(".enc").map_or(name.clone(), str::to_owned))
+    Ok(name
+        .strip_suffix(".enc")
+        .map_or(name.clone(), str::to_owned))
 }

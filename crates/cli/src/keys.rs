@@ -32,7 +32,9 @@ impl FromStr for KeySource {
             return Ok(Self::File(PathBuf::from(text)));
         }
         let uri: ResourceUri = text.parse().map_err(|error| format!("{error}"))?;
-        uri.to_resource_path().map(Self::Resource).map_err(|error| error.to_string())
+        uri.to_resource_path()
+            .map(Self::Resource)
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -57,7 +59,13 @@ impl GuestArgs {
     /// Fetches a resource through the guest.
     pub(crate) fn resource(&self, path: &ResourcePath) -> anyhow::Result<Zeroizing<Vec<u8>>> {
         let guest = GuestApi::new(&self.guest)?;
-        block_on(guest.resource(path))?.with_context(|| format!("cannot fetch {} from the guest at {}", path.to_uri(), self.guest))
+        block_on(guest.resource(path))?.with_context(|| {
+            format!(
+                "cannot fetch {} from the guest at {}",
+                path.to_uri(),
+                self.guest
+            )
+        })
     }
 
     /// Reads a key from where it is.
@@ -75,7 +83,11 @@ impl GuestArgs {
             bail!(
                 "the key {source} has {} bytes, not the 32 raw bytes of a data key: make one with `strongroom keygen`{}",
                 bytes.len(),
-                if bytes.len() > 32 { "; for a passphrase file of `openssl enc`, name the cipher with --openssl-cipher" } else { "" }
+                if bytes.len() > 32 {
+                    "; for a passphrase file of `openssl enc`, name the cipher with --openssl-cipher"
+                } else {
+                    ""
+                }
             );
         }
         Ok(FileKey::from_slice(&bytes)?)
@@ -104,8 +116,14 @@ mod tests {
 
     #[test]
     fn resource_uri_and_file_name_are_told_apart() {
-        assert_eq!("k/ey.bin".parse(), Ok(KeySource::File(PathBuf::from("k/ey.bin"))));
-        assert_eq!("kbs:///a/b/c".parse(), Ok(KeySource::Resource("a/b/c".parse().unwrap())));
+        assert_eq!(
+            "k/ey.bin".parse(),
+            Ok(KeySource::File(PathBuf::from("k/ey.bin")))
+        );
+        assert_eq!(
+            "kbs:///a/b/c".parse(),
+            Ok(KeySource::Resource("a/b/c".parse().unwrap()))
+        );
     }
 
     #[test]

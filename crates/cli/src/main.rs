@@ -36,7 +36,10 @@ fn main() -> ExitCode {
     let args = Args::parse();
     start_log(args.verbose);
     // Whoever links another provider in must not change ours.
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+    if rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .is_err()
+    {
         eprintln!("error: another TLS provider is already installed in this process");
         return ExitCode::FAILURE;
     }
@@ -45,7 +48,11 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let json = args.json;
-    match args.command.run(json).and_then(|outcome| outcome.print(json)) {
+    match args
+        .command
+        .run(json)
+        .and_then(|outcome| outcome.print(json))
+    {
         Ok(code) => code,
         Err(error) => {
             outcome::print_error(&error, json);

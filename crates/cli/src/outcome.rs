@@ -16,7 +16,12 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// An end that is worth these lines and this document.
     pub(crate) fn new(text: impl Into<String>, document: Value) -> Self {
-        Self { text: text.into(), document, next: Vec::new(), code: 0 }
+        Self {
+            text: text.into(),
+            document,
+            next: Vec::new(),
+            code: 0,
+        }
     }
 
     /// An end that has said everything already.
@@ -44,8 +49,16 @@ impl Outcome {
         } else if json || self.text.is_empty() {
             Ok(())
         } else {
-            let next: String = self.next.iter().map(|command| format!("\n  {command}")).collect();
-            let next = if next.is_empty() { next } else { format!("\n\nNext:{next}") };
+            let next: String = self
+                .next
+                .iter()
+                .map(|command| format!("\n  {command}"))
+                .collect();
+            let next = if next.is_empty() {
+                next
+            } else {
+                format!("\n\nNext:{next}")
+            };
             writeln!(out, "{}{next}", self.text.trim_end())
         };
         match written {
@@ -59,7 +72,10 @@ impl Outcome {
 pub(crate) fn print_error(error: &anyhow::Error, json: bool) {
     let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
     if json {
-        println!("{}", json!({ "error": error.to_string(), "causes": causes }));
+        println!(
+            "{}",
+            json!({ "error": error.to_string(), "causes": causes })
+        );
     }
     eprintln!("error: {error}");
     for cause in causes {

@@ -21,13 +21,24 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let limit = if args.event.is_some() { 1000 } else { args.limit };
+    let limit = if args.event.is_some() {
+        1000
+    } else {
+        args.limit
+    };
     let mut entries = block_on(args.admin.client()?.audit(limit))??;
     if let Some(event) = &args.event {
         entries.retain(|entry| entry["event"] == event.as_str());
-        anyhow::ensure!(!entries.is_empty(), "no event {event} among the newest {limit} entries");
+        anyhow::ensure!(
+            !entries.is_empty(),
+            "no event {event} among the newest {limit} entries"
+        );
     }
-    let text = if entries.is_empty() { "Nothing has happened yet.".to_owned() } else { entries.iter().map(paragraph).collect::<Vec<_>>().join("\n") };
+    let text = if entries.is_empty() {
+        "Nothing has happened yet.".to_owned()
+    } else {
+        entries.iter().map(paragraph).collect::<Vec<_>>().join("\n")
+    };
     Ok(Outcome::new(text, json!({ "entries": entries })).next("strongroom policy show"))
 }
 
@@ -47,7 +58,13 @@ pub(crate) fn reason_line(reason: &Value) -> String {
         Value::Null => "-".to_owned(),
         other => other.to_string(),
     };
-    format!("rule {}: {} should be {}, is {}", part("rule"), part("claim"), part("expected"), part("actual"))
+    format!(
+        "rule {}: {} should be {}, is {}",
+        part("rule"),
+        part("claim"),
+        part("expected"),
+        part("actual")
+    )
 }
 
 /// The scalar members of a document, in their order.
@@ -66,8 +83,12 @@ pub(crate) fn one_line(document: &Value) -> String {
 
 /// A time as people write it, in UTC.
 pub(crate) fn moment(seconds: u64) -> String {
-    let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
-    let moment = time::OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).unwrap_or(i64::MAX)).ok().and_then(|moment| moment.format(format).ok());
+    let format =
+        time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+    let moment =
+        time::OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).unwrap_or(i64::MAX))
+            .ok()
+            .and_then(|moment| moment.format(format).ok());
     moment.unwrap_or_else(|| seconds.to_string())
 }
 
@@ -82,7 +103,11 @@ mod tests {
             "reasons": [{"rule": "r", "claim": "c", "expected": "x", "actual": ["y"]}],
         });
         let text = paragraph(&entry);
-        assert!(text.contains("1970-01-01T00:00:00Z") && text.contains("outcome=denied") && !text.contains("hash"));
+        assert!(
+            text.contains("1970-01-01T00:00:00Z")
+                && text.contains("outcome=denied")
+                && !text.contains("hash")
+        );
         assert!(text.ends_with("rule r: c should be x, is [\"y\"]"));
     }
 }

@@ -85,7 +85,9 @@ fn init(args: &InitArgs) -> anyhow::Result<Outcome> {
         summary.admin_key.display(),
     );
     if args.insecure_accept_sample_evidence {
-        text.push_str("\n\nThis broker takes evidence that anybody can make up. Put no real secret into it.");
+        text.push_str(
+            "\n\nThis broker takes evidence that anybody can make up. Put no real secret into it.",
+        );
     }
     let document = json!({
         "config": summary.config, "certificate": summary.certificate,
@@ -93,17 +95,25 @@ fn init(args: &InitArgs) -> anyhow::Result<Outcome> {
     });
     Ok(Outcome::new(text, document)
         .next(format!("strongroom broker run {dir}"))
-        .next(format!("strongroom resource --dir {dir} put default/fraud-dataset/dataset_key KEYFILE")))
+        .next(format!(
+            "strongroom resource --dir {dir} put default/fraud-dataset/dataset_key KEYFILE"
+        )))
 }
 
 fn serve(args: &RunArgs, json: bool) -> anyhow::Result<Outcome> {
     args.parent.follow()?;
-    let path = if args.config.is_dir() { args.config.join("broker.toml") } else { args.config.clone() };
-    let mut config = Config::load(&path).with_context(|| "make a broker first with `strongroom broker init`".to_owned())?;
+    let path = if args.config.is_dir() {
+        args.config.join("broker.toml")
+    } else {
+        args.config.clone()
+    };
+    let mut config = Config::load(&path)
+        .with_context(|| "make a broker first with `strongroom broker init`".to_owned())?;
     if let Some(listen) = args.listen {
         config.listen = listen;
     }
-    let listener = TcpListener::bind(config.listen).with_context(|| format!("cannot listen on {}", config.listen))?;
+    let listener = TcpListener::bind(config.listen)
+        .with_context(|| format!("cannot listen on {}", config.listen))?;
     config.listen = listener.local_addr()?;
     let url = url_of(&config);
     let broker = Broker::open(config)?;
@@ -112,12 +122,18 @@ fn serve(args: &RunArgs, json: bool) -> anyhow::Result<Outcome> {
         eprintln!("warning: {warning}");
     }
     crate::cleanup::take_over();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let stop = super::guest::told_to_stop()?;
         let mut out = std::io::stdout().lock();
         if json {
-            writeln!(out, "{}", json!({ "ready": true, "url": url, "warnings": warnings }))?;
+            writeln!(
+                out,
+                "{}",
+                json!({ "ready": true, "url": url, "warnings": warnings })
+            )?;
         } else {
             writeln!(out, "The broker is ready at {url}. Stop it with Ctrl-C.")?;
         }

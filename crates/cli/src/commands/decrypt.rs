@@ -41,7 +41,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         (Some(target), _) => target.clone(),
         (None, _) if input == "-" => PathBuf::from("-"),
         (None, Some(stem)) => PathBuf::from(stem),
-        (None, None) => anyhow::bail!("say where to write with --output FILE: {input} does not end in .enc"),
+        (None, None) => {
+            anyhow::bail!("say where to write with --output FILE: {input} does not end in .enc")
+        }
     };
     let mut opened = args.open.open(&args.input, &args.guest)?;
     anyhow::ensure!(opened.encrypted, "{input} is not encrypted in a known form");
@@ -49,11 +51,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         eprintln!("warning: {warning}");
     }
     let mut output = Output::create(&target, Existing::from_force(args.force), 0o600)?;
-    let bytes = io::copy(&mut opened.reader, &mut output).with_context(|| format!("cannot decrypt {input}"))?;
+    let bytes = io::copy(&mut opened.reader, &mut output)
+        .with_context(|| format!("cannot decrypt {input}"))?;
     output.commit()?;
     if target == Path::new("-") {
         return Ok(Outcome::silent());
     }
     let document = json!({ "output": target, "bytes": bytes, "warnings": opened.warnings });
-    Ok(Outcome::new(format!("Decrypted {bytes} bytes to {} (readable by you alone).", target.display()), document))
+    Ok(Outcome::new(
+        format!(
+            "Decrypted {bytes} bytes to {} (readable by you alone).",
+            target.display()
+        ),
+        document,
+    ))
 }

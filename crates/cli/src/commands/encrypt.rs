@@ -76,24 +76,42 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let bytes = match (&args.key, &args.to, args.format) {
         (_, Some(recipient), _) => {
             let recipient = args.guest.recipient(recipient)?;
-            finish(&mut source, sealed::Sealer::new(output, &recipient, name.as_bytes())?, sealed::Sealer::finish)?
+            finish(
+                &mut source,
+                sealed::Sealer::new(output, &recipient, name.as_bytes())?,
+                sealed::Sealer::finish,
+            )?
         }
         (Some(key), None, None) => {
             let key = args.guest.file_key(key)?;
-            finish(&mut source, tink_stream::Encryptor::new(output, &key, name.as_bytes())?, tink_stream::Encryptor::finish)?
+            finish(
+                &mut source,
+                tink_stream::Encryptor::new(output, &key, name.as_bytes())?,
+                tink_stream::Encryptor::finish,
+            )?
         }
         (Some(key), None, Some(format)) => {
             let cipher = match format {
                 WeakFormat::OpensslAes256Cfb => openssl_enc::Cipher::Aes256Cfb,
                 WeakFormat::OpensslAes256Cbc => openssl_enc::Cipher::Aes256Cbc,
             };
-            let (passphrase, cut) = openssl_enc::Passphrase::from_key_file(&args.guest.bytes(key)?)?;
+            let (passphrase, cut) =
+                openssl_enc::Passphrase::from_key_file(&args.guest.bytes(key)?)?;
             warnings.extend(cut.iter().map(|warning| format!("{key}: {warning}")));
             let writer = openssl_enc::UnauthenticatedEncryptor::new(output, &passphrase, cipher)?;
-            warnings.push("files of `openssl enc` are not protected against changes and bound to no name".to_owned());
-            finish(&mut source, writer, openssl_enc::UnauthenticatedEncryptor::finish)?
+            warnings.push(
+                "files of `openssl enc` are not protected against changes and bound to no name"
+                    .to_owned(),
+            );
+            finish(
+                &mut source,
+                writer,
+                openssl_enc::UnauthenticatedEncryptor::finish,
+            )?
         }
-        (None, None, _) => bail!("say what to encrypt with: --key FILE, --key kbs:///repository/type/tag, or --to RECIPIENT"),
+        (None, None, _) => bail!(
+            "say what to encrypt with: --key FILE, --key kbs:///repository/type/tag, or --to RECIPIENT"
+        ),
     };
     for warning in &warnings {
         eprintln!("warning: {warning}");
@@ -101,15 +119,31 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     if target == Path::new("-") {
         return Ok(Outcome::silent());
     }
-    let text = format!("Encrypted {bytes} bytes to {} as {name:?}.", target.display());
+    let text = format!(
+        "Encrypted {bytes} bytes to {} as {name:?}.",
+        target.display()
+    );
     let document = json!({ "output": target, "name": name, "bytes": bytes, "warnings": warnings });
-    let flag = if args.to.is_some() { "--identity PRIVATE.pem" } else { "--key KEY" };
-    Ok(Outcome::new(text, document).next(format!("strongroom decrypt {} {flag} --output FILE", target.display())))
+    let flag = if args.to.is_some() {
+        "--identity PRIVATE.pem"
+    } else {
+        "--key KEY"
+    };
+    Ok(Outcome::new(text, document).next(format!(
+        "strongroom decrypt {} {flag} --output FILE",
+        target.display()
+    )))
 }
 
 /// Copies everything through the encryptor and names the file only when its end is sealed.
-fn finish<W: Write>(source: &mut impl Read, mut writer: W, end: impl FnOnce(W) -> io::Result<Output>) -> anyhow::Result<u64> {
+fn finish<W: Write>(
+    source: &mut impl Read,
+    mut writer: W,
+    end: impl FnOnce(W) -> io::Result<Output>,
+) -> anyhow::Result<u64> {
     let bytes = io::copy(source, &mut writer).context("cannot encrypt")?;
-    end(writer).context("cannot write the encrypted file")?.commit()?;
+    end(writer)
+        .context("cannot write the encrypted file")?
+        .commit()?;
     Ok(bytes)
 }

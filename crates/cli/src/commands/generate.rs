@@ -61,8 +61,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         ColumnsArg::All => Columns::All,
         ColumnsArg::Model => Columns::Model,
     };
-    let generator = Generator { rows: args.rows, seed: args.seed, label: args.label, columns };
-    let key = args.key.as_ref().map(|key| args.guest.file_key(key)).transpose()?;
+    let generator = Generator {
+        rows: args.rows,
+        seed: args.seed,
+        label: args.label,
+        columns,
+    };
+    let key = args
+        .key
+        .as_ref()
+        .map(|key| args.guest.file_key(key))
+        .transpose()?;
     let mut output = Output::create(&args.output, Existing::from_force(args.force), 0o600)?;
     match key {
         None => {
@@ -85,7 +94,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let document = json!({ "output": args.output, "rows": args.rows, "seed": args.seed, "encrypted": args.key.is_some() });
     let next = match &args.key {
         Some(key) => format!("strongroom score {shown} --key {key}"),
-        None => format!("strongroom encrypt {shown} --key KEY  (then delete {})", files::base_name(&args.output)?),
+        None => format!(
+            "strongroom encrypt {shown} --key KEY  (then delete {})",
+            files::base_name(&args.output)?
+        ),
     };
     Ok(Outcome::new(text, document).next(next))
 }

@@ -29,7 +29,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let KeySource::Resource(path) = &args.uri else {
-        anyhow::bail!("{} is no resource: write kbs:///repository/type/tag", args.uri);
+        anyhow::bail!(
+            "{} is no resource: write kbs:///repository/type/tag",
+            args.uri
+        );
     };
     let secret = args.guest.resource(path)?;
     let mut output = Output::create(&args.output, Existing::from_force(args.force), 0o600)?;
@@ -39,5 +42,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         return Ok(Outcome::silent());
     }
     let text = format!("Wrote {} bytes to {}.", secret.len(), args.output.display());
-    Ok(Outcome::new(text, json!({ "output": args.output, "bytes": secret.len() })))
+    Ok(Outcome::new(
+        text,
+        json!({ "output": args.output, "bytes": secret.len() }),
+    ))
 }

@@ -45,7 +45,11 @@ struct RunArgs {
     attest: AttestArgs,
 
     /// Where to serve: a loopback address, or unix:/path for a socket that only this user may open.
-    #[arg(long, default_value = "127.0.0.1:8006", value_name = "ADDRESS|unix:PATH")]
+    #[arg(
+        long,
+        default_value = "127.0.0.1:8006",
+        value_name = "ADDRESS|unix:PATH"
+    )]
     listen: Listen,
 
     #[command(flatten)]
@@ -76,9 +80,15 @@ impl AttestArgs {
     /// Finds platform, broker and certificate.
     pub(crate) fn agent(&self) -> anyhow::Result<Agent> {
         let initdata = self.initdata.as_deref().map(initdata::read).transpose()?;
-        let measured = initdata.as_ref().map(measured_broker).transpose()?.unwrap_or_default();
+        let measured = initdata
+            .as_ref()
+            .map(measured_broker)
+            .transpose()?
+            .unwrap_or_default();
         let Some(broker) = self.broker.clone().or(measured.url) else {
-            bail!("no broker is named: use --broker URL, or --initdata with a document that names one (strongroom initdata new)");
+            bail!(
+                "no broker is named: use --broker URL, or --initdata with a document that names one (strongroom initdata new)"
+            );
         };
         let mut attester = match &self.platform {
             Some(name) => Attester::named(name)?,
@@ -110,7 +120,9 @@ impl ParentArgs {
         if let Some(parent) = self.exit_with_parent {
             rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
             // The parent may have ended before the line above.
-            let now = rustix::process::getppid().map(rustix::process::Pid::as_raw_nonzero).map(std::num::NonZero::get);
+            let now = rustix::process::getppid()
+                .map(rustix::process::Pid::as_raw_nonzero)
+                .map(std::num::NonZero::get);
             anyhow::ensure!(now == Some(parent), "the parent process has ended");
         }
         Ok(())
@@ -136,7 +148,8 @@ struct ExecArgs {
 }
 
 fn parse_file(text: &str) -> Result<SealedFile, String> {
-    text.parse().map_err(|error: strongroom_guest::GuestError| error.to_string())
+    text.parse()
+        .map_err(|error: strongroom_guest::GuestError| error.to_string())
 }
 
 pub(crate) fn run(args: Args, json: bool) -> anyhow::Result<Outcome> {
@@ -152,7 +165,9 @@ fn serve(args: &RunArgs, json: bool) -> anyhow::Result<Outcome> {
     let listener = args.listen.bind()?;
     let url = listener.url()?;
     crate::cleanup::take_over();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let stop = told_to_stop()?;
         let mut out = std::io::stdout().lock();
@@ -186,7 +201,9 @@ impl FromStr for Listen {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.strip_prefix("unix:") {
             Some(path) => Ok(Self::Unix(PathBuf::from(path))),
-            None => text.parse().map(Self::Tcp).map_err(|_| "write an address and port such as 127.0.0.1:8006, or unix:/path".to_owned()),
+            None => text.parse().map(Self::Tcp).map_err(|_| {
+                "write an address and port such as 127.0.0.1:8006, or unix:/path".to_owned()
+            }),
         }
     }
 }
@@ -195,7 +212,8 @@ impl Listen {
     fn bind(&self) -> anyhow::Result<Listener> {
         match self {
             Self::Tcp(address) => {
-                let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+                let listener = TcpListener::bind(address)
+                    .with_context(|| format!("cannot listen on {address}"))?;
                 Ok(Listener::Tcp(listener))
             }
             Self::Unix(path) => Socket::bind(path).map(Listener::Unix),
@@ -226,16 +244,23 @@ struct Socket {
 impl Socket {
     /// Binds with mode 0600. A socket that a killed process left behind is replaced; one in use, or another file, is not.
     fn bind(path: &Path) -> anyhow::Result<Self> {
-        let stale = path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_socket())
-            && UnixStream::connect(path).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+        let stale = path
+            .symlink_metadata()
+            .is_ok_and(|metadata| metadata.file_type().is_socket())
+            && UnixStream::connect(path)
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
         if stale {
             std::fs::remove_file(path)?;
         }
         let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
         let bound = UnixListener::bind(path);
         rustix::process::umask(mask);
-        let listener = bound.with_context(|| format!("cannot listen on the socket {}", path.display()))?;
-        Ok(Self { listener, path: path.to_owned() })
+        let listener =
+            bound.with_context(|| format!("cannot listen on the socket {}", path.display()))?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+        })
     }
 }
 
@@ -249,9 +274,17 @@ impl Drop for Socket {
 
 fn exec(args: &ExecArgs) -> anyhow::Result<Outcome> {
     let source = Source::Rest(GuestApi::new(&args.guest.guest)?);
-    let placement = if args.insecure_any_filesystem { Placement::InsecureAnyFilesystem } else { Placement::MemoryOnly };
-    let prepared = block_on(prepare(&source, std::env::vars_os(), &args.file, placement))?.context("the application was not started")?;
-    let (program, arguments) = args.app.split_first().context("say which application to start, after --")?;
+    let placement = if args.insecure_any_filesystem {
+        Placement::InsecureAnyFilesystem
+    } else {
+        Placement::MemoryOnly
+    };
+    let prepared = block_on(prepare(&source, std::env::vars_os(), &args.file, placement))?
+        .context("the application was not started")?;
+    let (program, arguments) = args
+        .app
+        .split_first()
+        .context("say which application to start, after --")?;
     // Returns only when the application could not be started; then `prepared` removes the files again.
     let error = prepared.command(program, arguments).exec();
     Err(error).with_context(|| format!("cannot start {}", program.to_string_lossy()))
@@ -260,7 +293,10 @@ fn exec(args: &ExecArgs) -> anyhow::Result<Outcome> {
 /// Resolves when the process is told to stop.
 pub(crate) fn told_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     Ok(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
@@ -280,8 +316,19 @@ fn measured_broker(initdata: &Initdata) -> anyhow::Result<MeasuredBroker> {
     let Some(text) = initdata.data().get("aa.toml") else {
         return Ok(MeasuredBroker::default());
     };
-    let table: toml::Table = text.parse().context("aa.toml in the init-data is not TOML")?;
-    let kbs = table.get("token_configs").and_then(|configs| configs.get("kbs"));
-    let member = |name: &str| kbs.and_then(|kbs| kbs.get(name)?.as_str()).filter(|text| !text.is_empty()).map(str::to_owned);
-    Ok(MeasuredBroker { url: member("url"), certificate: member("cert") })
+    let table: toml::Table = text
+        .parse()
+        .context("aa.toml in the init-data is not TOML")?;
+    let kbs = table
+        .get("token_configs")
+        .and_then(|configs| configs.get("kbs"));
+    let member = |name: &str| {
+        kbs.and_then(|kbs| kbs.get(name)?.as_str())
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
+    };
+    Ok(MeasuredBroker {
+        url: member("url"),
+        certificate: member("cert"),
+    })
 }

@@ -66,23 +66,44 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     match &args.action {
         Action::New(new) => {
             let cert = new.broker_cert.as_deref().map(read_pem).transpose()?;
-            let policy = new.policy.as_deref().map(|path| read_text(path)).transpose()?;
+            let policy = new
+                .policy
+                .as_deref()
+                .map(|path| read_text(path))
+                .transpose()?;
             let document = compose(new.algorithm.parse()?, &new.broker, cert.as_deref(), policy)?;
-            files::write(&new.file, Existing::from_force(new.force), 0o644, document.as_str().as_bytes())?;
+            files::write(
+                &new.file,
+                Existing::from_force(new.force),
+                0o644,
+                document.as_str().as_bytes(),
+            )?;
             let digest = hex::encode(document.digest());
             let shown = new.file.display();
-            Ok(Outcome::new(format!("Wrote {shown}\n{} {digest}", document.algorithm().as_str()), json!({ "file": new.file, "digest": digest }))
-                .next(format!("strongroom policy allow 'default/fraud-*/*' --initdata {shown}"))
-                .next(format!("strongroom guest run --initdata {shown}")))
+            Ok(Outcome::new(
+                format!("Wrote {shown}\n{} {digest}", document.algorithm().as_str()),
+                json!({ "file": new.file, "digest": digest }),
+            )
+            .next(format!(
+                "strongroom policy allow 'default/fraud-*/*' --initdata {shown}"
+            ))
+            .next(format!("strongroom guest run --initdata {shown}")))
         }
         Action::Digest { file } => {
             let document = read(file)?;
             let digest = document.digest();
             let registers = registers(&digest);
-            let lines: String = registers.iter().map(|(name, value)| format!("\n{name:<22}{value}")).collect();
+            let lines: String = registers
+                .iter()
+                .map(|(name, value)| format!("\n{name:<22}{value}"))
+                .collect();
             let registers: BTreeMap<_, _> = registers.into_iter().collect();
             Ok(Outcome::new(
-                format!("{:<22}{}{lines}", document.algorithm().as_str(), hex::encode(&digest)),
+                format!(
+                    "{:<22}{}{lines}",
+                    document.algorithm().as_str(),
+                    hex::encode(&digest)
+                ),
                 json!({ "algorithm": document.algorithm(), "digest": hex::encode(&digest), "registers": registers }),
             ))
         }
@@ -96,7 +117,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         }
         Action::Check { file } => {
             let findings = findings(&read(file)?);
-            let text = if findings.is_empty() { "No problem found.".to_owned() } else { findings.iter().map(|f| format!("- {f}")).collect::<Vec<_>>().join("\n") };
+            let text = if findings.is_empty() {
+                "No problem found.".to_owned()
+            } else {
+                findings
+                    .iter()
+                    .map(|f| format!("- {f}"))
+                    .collect::<Vec<_>>()
+                    .join("\n")
+            };
             let code = u8::from(!findings.is_empty());
             Ok(Outcome::new(text, json!({ "findings": findings })).code(code))
         }
@@ -104,7 +133,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
 }
 
 /// Writes the document that a guest needs to find its broker.
-pub(crate) fn compose(algorithm: HashAlgorithm, broker: &str, cert: Option<&str>, policy: Option<String>) -> anyhow::Result<Initdata> {
+pub(crate) fn compose(
+    algorithm: HashAlgorithm,
+    broker: &str,
+    cert: Option<&str>,
+    policy: Option<String>,
+) -> anyhow::Result<Initdata> {
     let mut agent = toml::Table::new();
     agent.insert("url".to_owned(), broker.into());
     let mut hub = agent.clone();
@@ -113,9 +147,13 @@ pub(crate) fn compose(algorithm: HashAlgorithm, broker: &str, cert: Option<&str>
         agent.insert("cert".to_owned(), cert.into());
         hub.insert("kbs_cert".to_owned(), cert.into());
     }
-    let table = |name: &str, inner: toml::Table| toml::Table::from_iter([(name.to_owned(), inner.into())]);
+    let table =
+        |name: &str, inner: toml::Table| toml::Table::from_iter([(name.to_owned(), inner.into())]);
     let mut files = BTreeMap::from([
-        ("aa.toml".to_owned(), toml::to_string(&table("token_configs", table("kbs", agent)))?),
+        (
+            "aa.toml".to_owned(),
+            toml::to_string(&table("token_configs", table("kbs", agent)))?,
+        ),
         ("cdh.toml".to_owned(), toml::to_string(&table("kbc", hub))?),
     ]);
     if let Some(policy) = policy {
@@ -127,13 +165,18 @@ pub(crate) fn compose(algorithm: HashAlgorithm, broker: &str, cert: Option<&str>
 /// Reads a document, or the annotation form of one.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Initdata> {
     let text = read_text(path)?;
-    let parsed = if text.trim_start().starts_with("H4sI") { Initdata::from_annotation(&text) } else { Initdata::parse(&text) };
+    let parsed = if text.trim_start().starts_with("H4sI") {
+        Initdata::from_annotation(&text)
+    } else {
+        Initdata::parse(&text)
+    };
     parsed.with_context(|| format!("{} is not init-data", path.display()))
 }
 
 fn read_text(path: &Path) -> anyhow::Result<String> {
     let bytes = files::read_limited(path, wire::MAX_DOCUMENT as u64)?;
-    String::from_utf8(bytes.to_vec()).with_context(|| format!("{} is not UTF-8 text", path.display()))
+    String::from_utf8(bytes.to_vec())
+        .with_context(|| format!("{} is not UTF-8 text", path.display()))
 }
 
 /// What each platform holds when it was launched with this digest.
@@ -143,7 +186,10 @@ fn registers(digest: &[u8]) -> Vec<(&'static str, String)> {
         register.resize(length, 0);
         hex::encode(register)
     };
-    let mut registers = vec![("SNP HOST_DATA", resized(32)), ("TDX MRCONFIGID", resized(48))];
+    let mut registers = vec![
+        ("SNP HOST_DATA", resized(32)),
+        ("TDX MRCONFIGID", resized(48)),
+    ];
     if digest.len() == 32 {
         let pcr = HashAlgorithm::Sha256.digest(&[&[0u8; 32], digest].concat());
         registers.push(("vTPM PCR8 (SHA-256)", hex::encode(pcr)));
@@ -155,15 +201,24 @@ fn findings(document: &Initdata) -> Vec<String> {
     let mut findings = Vec::new();
     let table = |name: &str, findings: &mut Vec<String>| -> Option<toml::Table> {
         let text = document.data().get(name)?;
-        text.parse().map_err(|_| findings.push(format!("{name} is not TOML"))).ok()
+        text.parse()
+            .map_err(|_| findings.push(format!("{name} is not TOML")))
+            .ok()
     };
     let agent = table("aa.toml", &mut findings);
     let hub = table("cdh.toml", &mut findings);
-    let agent_kbs = agent.as_ref().and_then(|t| t.get("token_configs")?.get("kbs"));
+    let agent_kbs = agent
+        .as_ref()
+        .and_then(|t| t.get("token_configs")?.get("kbs"));
     let hub_kbc = hub.as_ref().and_then(|t| t.get("kbc"));
-    for (file, section, cert) in [("aa.toml [token_configs.kbs]", agent_kbs, "cert"), ("cdh.toml [kbc]", hub_kbc, "kbs_cert")] {
+    for (file, section, cert) in [
+        ("aa.toml [token_configs.kbs]", agent_kbs, "cert"),
+        ("cdh.toml [kbc]", hub_kbc, "kbs_cert"),
+    ] {
         let Some(section) = section else {
-            findings.push(format!("{file} is missing: the guest does not know its broker"));
+            findings.push(format!(
+                "{file} is missing: the guest does not know its broker"
+            ));
             continue;
         };
         match section.get("url").and_then(toml::Value::as_str) {
@@ -171,7 +226,11 @@ fn findings(document: &Initdata) -> Vec<String> {
             Some(url) if url.starts_with("http:") => findings.push(format!("{file}: {url} is not protected by TLS; whoever sits between may answer in the broker's place")),
             Some(_) => {}
         }
-        if section.get(cert).and_then(toml::Value::as_str).is_some_and(|pem| !pem.contains("BEGIN CERTIFICATE")) {
+        if section
+            .get(cert)
+            .and_then(toml::Value::as_str)
+            .is_some_and(|pem| !pem.contains("BEGIN CERTIFICATE"))
+        {
             findings.push(format!("{file}: {cert} is not a PEM certificate"));
         }
     }
@@ -192,7 +251,13 @@ mod tests {
     #[test]
     fn composed_document_names_the_broker_twice_and_passes_the_check() {
         let pem = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
-        let document = compose(HashAlgorithm::Sha256, "https://b:1", Some(pem), Some("package agent_policy\n".to_owned())).unwrap();
+        let document = compose(
+            HashAlgorithm::Sha256,
+            "https://b:1",
+            Some(pem),
+            Some("package agent_policy\n".to_owned()),
+        )
+        .unwrap();
         assert_eq!(findings(&document), Vec::<String>::new());
     }
 
@@ -200,12 +265,21 @@ mod tests {
     fn plain_http_and_missing_policy_are_found() {
         let document = compose(HashAlgorithm::Sha384, "http://b:1", None, None).unwrap();
         let findings = findings(&document).join("\n");
-        assert!(findings.contains("not protected by TLS") && findings.contains("policy.rego") && findings.contains("sha384"));
+        assert!(
+            findings.contains("not protected by TLS")
+                && findings.contains("policy.rego")
+                && findings.contains("sha384")
+        );
     }
 
     #[test]
     fn pcr8_of_upstream_vector() {
-        let digest = hex::decode("8505e4e25e50a27c5dc8147af88efbece627fbea55291911eff832d9ee127781").unwrap();
-        assert_eq!(registers(&digest)[2].1, "bddaccb9c52249e97a31baea61b7d91be8221a16e703d92148d04fb8e9c1dfdd");
+        let digest =
+            hex::decode("8505e4e25e50a27c5dc8147af88efbece627fbea55291911eff832d9ee127781")
+                .unwrap();
+        assert_eq!(
+            registers(&digest)[2].1,
+            "bddaccb9c52249e97a31baea61b7d91be8221a16e703d92148d04fb8e9c1dfdd"
+        );
     }
 }

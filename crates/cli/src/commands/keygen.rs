@@ -51,23 +51,42 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let outcome = match args.kind {
         Kind::Data => {
             files::write(file, existing, 0o600, FileKey::generate()?.expose_bytes())?;
-            return Ok(Outcome::new(format!("Wrote a data key to {shown} (32 bytes, readable by you alone)."), json!({ "key": file }))
-                .next(format!("strongroom encrypt DATA.csv --key {shown}"))
-                .next(format!("strongroom resource put default/fraud-dataset/dataset_key {shown}")));
+            return Ok(Outcome::new(
+                format!("Wrote a data key to {shown} (32 bytes, readable by you alone)."),
+                json!({ "key": file }),
+            )
+            .next(format!("strongroom encrypt DATA.csv --key {shown}"))
+            .next(format!(
+                "strongroom resource put default/fraud-dataset/dataset_key {shown}"
+            )));
         }
         Kind::Recipient => {
             let key = DecryptionKey::generate(KeyAlgorithm::EcdhP256)?;
             files::write(file, existing, 0o600, key.to_pkcs8_pem()?.as_bytes())?;
             files::write(&public, existing, 0o644, &serde_json::to_vec(key.public())?)?;
-            format!("strongroom resource put default/fraud-results/recipient {}", public.display())
+            format!(
+                "strongroom resource put default/fraud-results/recipient {}",
+                public.display()
+            )
         }
         Kind::Signing => {
             let key = SigningJwk::generate()?;
             files::write(file, existing, 0o600, key.to_json(&args.kid).as_bytes())?;
-            files::write(&public, existing, 0o644, key.public_json(&args.kid).as_bytes())?;
-            format!("strongroom resource put default/signing-key/sealed {}", public.display())
+            files::write(
+                &public,
+                existing,
+                0o644,
+                key.public_json(&args.kid).as_bytes(),
+            )?;
+            format!(
+                "strongroom resource put default/signing-key/sealed {}",
+                public.display()
+            )
         }
     };
-    let text = format!("Wrote the private key to {shown} (readable by you alone)\nand the public key to {}.", public.display());
+    let text = format!(
+        "Wrote the private key to {shown} (readable by you alone)\nand the public key to {}.",
+        public.display()
+    );
     Ok(Outcome::new(text, json!({ "private": file, "public": public })).next(outcome))
 }

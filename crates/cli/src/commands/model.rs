@@ -65,7 +65,11 @@ impl ModelArgs {
         };
         let failed = || format!("cannot use the model {}", path.display());
         if path.is_dir() {
-            anyhow::ensure!(self.model_key.is_none(), "{} is a folder, which is not encrypted: leave --model-key out", path.display());
+            anyhow::ensure!(
+                self.model_key.is_none(),
+                "{} is a folder, which is not encrypted: leave --model-key out",
+                path.display()
+            );
             return Bundle::from_dir(path).with_context(failed);
         }
         Bundle::from_tar(&self.read(path)?).with_context(failed)
@@ -73,11 +77,23 @@ impl ModelArgs {
 
     fn read(&self, path: &Path) -> anyhow::Result<zeroize::Zeroizing<Vec<u8>>> {
         use std::io::Read as _;
-        let open = OpenArgs { key: self.model_key.clone(), name: self.model_name.clone(), ..OpenArgs::default() };
+        let open = OpenArgs {
+            key: self.model_key.clone(),
+            name: self.model_name.clone(),
+            ..OpenArgs::default()
+        };
         let mut tar = zeroize::Zeroizing::new(Vec::new());
         let opened = open.open(path, &self.guest)?;
-        opened.reader.take(MAX_BUNDLE + 1).read_to_end(&mut tar).with_context(|| format!("cannot read the model {}", path.display()))?;
-        anyhow::ensure!(tar.len() as u64 <= MAX_BUNDLE, "{} is larger than the {MAX_BUNDLE} bytes a model may have", path.display());
+        opened
+            .reader
+            .take(MAX_BUNDLE + 1)
+            .read_to_end(&mut tar)
+            .with_context(|| format!("cannot read the model {}", path.display()))?;
+        anyhow::ensure!(
+            tar.len() as u64 <= MAX_BUNDLE,
+            "{} is larger than the {MAX_BUNDLE} bytes a model may have",
+            path.display()
+        );
         Ok(tar)
     }
 }
@@ -85,14 +101,22 @@ impl ModelArgs {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     match &args.action {
         Action::Pack { dir, output, force } => {
-            let tar = Bundle::pack(dir).with_context(|| format!("cannot pack {}", dir.display()))?;
+            let tar =
+                Bundle::pack(dir).with_context(|| format!("cannot pack {}", dir.display()))?;
             let digest = Bundle::from_tar(&tar)?.digest().to_owned();
             files::write(output, Existing::from_force(*force), 0o600, &tar)?;
             if output.as_os_str() == "-" {
                 return Ok(Outcome::silent());
             }
-            let text = format!("Packed {} to {}\nsha256 {digest}", dir.display(), output.display());
-            Ok(Outcome::new(text, json!({ "output": output, "digest": digest })).next(format!("strongroom encrypt {} --key KEY", output.display())))
+            let text = format!(
+                "Packed {} to {}\nsha256 {digest}",
+                dir.display(),
+                output.display()
+            );
+            Ok(
+                Outcome::new(text, json!({ "output": output, "digest": digest }))
+                    .next(format!("strongroom encrypt {} --key KEY", output.display())),
+            )
         }
         Action::Show(model) => {
             let bundle = model.load()?;

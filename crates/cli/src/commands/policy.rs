@@ -86,20 +86,37 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             if !allow.dry_run {
                 block_on(args.admin.client()?.set_resource_policy(&rego))??;
             }
-            let done = if allow.dry_run { "This policy would be set" } else { "This policy is in force" };
-            let outcome = Outcome::new(format!("{rego}\n{done}, in the place of the one before."), json!({ "policy": rego, "set": !allow.dry_run }));
+            let done = if allow.dry_run {
+                "This policy would be set"
+            } else {
+                "This policy is in force"
+            };
+            let outcome = Outcome::new(
+                format!("{rego}\n{done}, in the place of the one before."),
+                json!({ "policy": rego, "set": !allow.dry_run }),
+            );
             Ok(outcome.next("strongroom audit --limit 5"))
         }
         Action::Set { file } => {
-            let rego = String::from_utf8(files::read_limited(file, MAX_POLICY)?.to_vec()).context("the policy is not UTF-8 text")?;
-            ReleasePolicy::compile(&rego).with_context(|| format!("{} is not a release policy", file.display()))?;
+            let rego = String::from_utf8(files::read_limited(file, MAX_POLICY)?.to_vec())
+                .context("the policy is not UTF-8 text")?;
+            ReleasePolicy::compile(&rego)
+                .with_context(|| format!("{} is not a release policy", file.display()))?;
             block_on(args.admin.client()?.set_resource_policy(&rego))??;
-            Ok(Outcome::new("The policy is in force, in the place of the one before.", json!({ "set": true })).next("strongroom policy show"))
+            Ok(Outcome::new(
+                "The policy is in force, in the place of the one before.",
+                json!({ "set": true }),
+            )
+            .next("strongroom policy show"))
         }
         Action::SetAppraisal { id, file } => {
-            let rego = String::from_utf8(files::read_limited(file, MAX_POLICY)?.to_vec()).context("the policy is not UTF-8 text")?;
+            let rego = String::from_utf8(files::read_limited(file, MAX_POLICY)?.to_vec())
+                .context("the policy is not UTF-8 text")?;
             block_on(args.admin.client()?.set_attestation_policy(id, &rego))??;
-            Ok(Outcome::new(format!("The appraisal policy {id} is in force."), json!({ "set": id })))
+            Ok(Outcome::new(
+                format!("The appraisal policy {id} is in force."),
+                json!({ "set": id }),
+            ))
         }
         Action::Show => {
             let rego = block_on(args.admin.client()?.resource_policy())??;
@@ -112,16 +129,19 @@ fn rego(allow: &AllowArgs) -> anyhow::Result<String> {
     let initdata = allow.initdata.as_deref().map(initdata::read).transpose()?;
     let mut requirements = Vec::new();
     for pattern in &allow.patterns {
-        let mut requirement = Requirement::for_resources(pattern)?.tier(Tier::Affirming).assurance(match allow.assurance {
-            AssuranceArg::Hardware => Assurance::Hardware,
-            AssuranceArg::Development => Assurance::Development,
-        });
+        let mut requirement = Requirement::for_resources(pattern)?
+            .tier(Tier::Affirming)
+            .assurance(match allow.assurance {
+                AssuranceArg::Hardware => Assurance::Hardware,
+                AssuranceArg::Development => Assurance::Development,
+            });
         if let Some(initdata) = &initdata {
             requirement = requirement.initdata_digest(&initdata.digest());
         }
         for claim in &allow.claim {
             let (path, value) = claim.split_once('=').context("write --claim PATH=VALUE")?;
-            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+            let value =
+                serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
             requirement = requirement.claim(&path.split('.').collect::<Vec<_>>(), value);
         }
         requirements.push(requirement);

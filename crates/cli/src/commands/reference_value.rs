@@ -41,12 +41,23 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             let values: BTreeMap<String, Value> = values.iter().cloned().collect();
             block_on(client.put_reference_values(&values))??;
             let names: Vec<&String> = values.keys().collect();
-            let text = format!("Set {} reference value(s): {}.", values.len(), names.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", "));
+            let text = format!(
+                "Set {} reference value(s): {}.",
+                values.len(),
+                names
+                    .iter()
+                    .map(|n| n.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            );
             Ok(Outcome::new(text, json!({ "set": values })))
         }
         Action::Get { name } => {
             let value = block_on(client.get_reference_value(name))??;
-            Ok(Outcome::new(format!("{name} = {value}"), json!({ "name": name, "value": value })))
+            Ok(Outcome::new(
+                format!("{name} = {value}"),
+                json!({ "name": name, "value": value }),
+            ))
         }
     }
 }
@@ -56,6 +67,10 @@ fn parse_pair(text: &str) -> anyhow::Result<(String, Value)> {
     let (name, value) = text.split_once('=').context("write NAME=VALUE")?;
     anyhow::ensure!(!name.is_empty(), "write NAME=VALUE");
     let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
-    let value = if value.is_array() || name.starts_with("minimum_") || name == "major_version" { value } else { json!([value]) };
+    let value = if value.is_array() || name.starts_with("minimum_") || name == "major_version" {
+        value
+    } else {
+        json!([value])
+    };
     Ok((name.to_owned(), value))
 }

@@ -48,22 +48,46 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         Action::Put { path, file } => {
             let secret = files::read_limited(file, MAX_SECRET)?;
             block_on(client.put_resource(path, &secret))??;
-            let text = format!("Stored {} ({} bytes), encrypted.", path.to_uri(), secret.len());
-            Ok(Outcome::new(text, json!({ "resource": path, "bytes": secret.len() }))
-                .next(format!("strongroom policy allow '{path}' --initdata initdata.toml")))
+            let text = format!(
+                "Stored {} ({} bytes), encrypted.",
+                path.to_uri(),
+                secret.len()
+            );
+            Ok(
+                Outcome::new(text, json!({ "resource": path, "bytes": secret.len() })).next(
+                    format!("strongroom policy allow '{path}' --initdata initdata.toml"),
+                ),
+            )
         }
         Action::Delete { path } => {
             block_on(client.delete_resource(path))??;
-            Ok(Outcome::new(format!("Deleted {}.", path.to_uri()), json!({ "deleted": path })))
+            Ok(Outcome::new(
+                format!("Deleted {}.", path.to_uri()),
+                json!({ "deleted": path }),
+            ))
         }
         Action::List => {
             let resources = block_on(client.list_resources())??;
             let lines: Vec<String> = resources
                 .iter()
-                .map(|r| format!("{:<48} version {:<4} {:>8} bytes  {}  by {}", r.path.to_uri(), r.version, r.size, moment(r.stored_at), r.stored_by))
+                .map(|r| {
+                    format!(
+                        "{:<48} version {:<4} {:>8} bytes  {}  by {}",
+                        r.path.to_uri(),
+                        r.version,
+                        r.size,
+                        moment(r.stored_at),
+                        r.stored_by
+                    )
+                })
                 .collect();
-            let text = if lines.is_empty() { "No resources yet.".to_owned() } else { lines.join("\n") };
-            Ok(Outcome::new(text, json!({ "resources": resources })).next("strongroom resource put default/TYPE/TAG FILE"))
+            let text = if lines.is_empty() {
+                "No resources yet.".to_owned()
+            } else {
+                lines.join("\n")
+            };
+            Ok(Outcome::new(text, json!({ "resources": resources }))
+                .next("strongroom resource put default/TYPE/TAG FILE"))
         }
     }
 }

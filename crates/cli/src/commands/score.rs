@@ -9,9 +9,9 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use strongroom_cipherfile::sealed::Sealer;
+use strongroom_scoring::DEFAULT_DATA;
 use strongroom_scoring::batch::{self, Options, Results, Summary};
 use strongroom_scoring::model::Bundle;
-use strongroom_scoring::DEFAULT_DATA;
 
 use crate::commands::model::ModelArgs;
 use crate::commands::workshop;
@@ -92,10 +92,19 @@ impl From<ResultsArg> for Results {
 pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
     let bundle = args.model.load()?;
     if args.workshop {
-        return workshop::run(&bundle, &args.model.guest, args.skip_bad_rows, args.insecure_print_rows, json);
+        return workshop::run(
+            &bundle,
+            &args.model.guest,
+            args.skip_bad_rows,
+            args.insecure_print_rows,
+            json,
+        );
     }
     let (label, opened) = match &args.input {
-        Some(path) => (path.display().to_string(), args.open.open(path, &args.model.guest)?),
+        Some(path) => (
+            path.display().to_string(),
+            args.open.open(path, &args.model.guest)?,
+        ),
         None => ("built-in rows".to_owned(), built_in()),
     };
     for warning in &opened.warnings {
@@ -107,20 +116,38 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
         results: args.results_kind.into(),
         file_name: label,
     };
-    let length = args.input.as_deref().and_then(|path| Some(path.metadata().ok()?.len()));
+    let length = args
+        .input
+        .as_deref()
+        .and_then(|path| Some(path.metadata().ok()?.len()));
     let scored = match (&args.results, &args.results_to) {
         (Some(target), Some(recipient)) => {
             if let KeySource::File(path) = recipient {
-                eprintln!("warning: the results go to the key in {}; whoever controls this machine's files chose it. Keep the key at the broker to be sure", path.display());
+                eprintln!(
+                    "warning: the results go to the key in {}; whoever controls this machine's files chose it. Keep the key at the broker to be sure",
+                    path.display()
+                );
             }
             let recipient = args.model.guest.recipient(recipient)?;
             let output = Output::create(target, Existing::from_force(args.force), 0o644)?;
             let mut sealer = Sealer::new(output, &recipient, bound_name(target)?.as_bytes())?;
             let scored = score(opened.reader, &bundle, &options, &mut sealer, length)?;
-            sealer.finish().context("cannot write the results")?.commit()?;
+            sealer
+                .finish()
+                .context("cannot write the results")?
+                .commit()?;
             scored
         }
-        _ => score(opened.reader, &bundle, &Options { results: Results::Summary, ..options }, &mut std::io::sink(), length)?,
+        _ => score(
+            opened.reader,
+            &bundle,
+            &Options {
+                results: Results::Summary,
+                ..options
+            },
+            &mut std::io::sink(),
+            length,
+        )?,
     };
     Ok(report(args, &scored, opened.encrypted))
 }
@@ -149,7 +176,11 @@ fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
 }
 
 fn built_in() -> Opened {
-    Opened { reader: Box::new(DEFAULT_DATA), encrypted: false, warnings: Vec::new() }
+    Opened {
+        reader: Box::new(DEFAULT_DATA),
+        encrypted: false,
+        warnings: Vec::new(),
+    }
 }
 
 /// A finished batch.
@@ -159,7 +190,12 @@ pub(crate) struct Scored {
 }
 
 impl Scored {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a rate for people")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a rate for people"
+    )]
     fn rows_per_second(&self) -> u64 {
         (self.summary.rows as f64 / self.seconds.max(1e-9)) as u64
     }
@@ -175,7 +211,8 @@ pub(crate) fn score(
 ) -> anyhow::Result<Scored> {
     let bar = match length {
         _ if !std::io::stderr().is_terminal() => ProgressBar::hidden(),
-        Some(length) => ProgressBar::new(length).with_style(style("{bar:40} {percent:>3}% {msg} {bytes_per_sec} {eta}")?),
+        Some(length) => ProgressBar::new(length)
+            .with_style(style("{bar:40} {percent:>3}% {msg} {bytes_per_sec} {eta}")?),
         None => ProgressBar::new_spinner().with_style(style("{spinner} {msg} {bytes_per_sec}")?),
     };
     let started = Instant::now();
@@ -184,7 +221,10 @@ pub(crate) fn score(
         bar.set_message(format!("{} rows", thousands(progress.rows)));
     });
     bar.finish_and_clear();
-    Ok(Scored { summary: summary?, seconds: started.elapsed().as_secs_f64() })
+    Ok(Scored {
+        summary: summary?,
+        seconds: started.elapsed().as_secs_f64(),
+    })
 }
 
 fn style(template: &str) -> anyhow::Result<ProgressStyle> {
@@ -210,6 +250,9 @@ mod tests {
 
     #[test]
     fn thousands_are_separated() {
-        assert_eq!([0, 999, 1000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(
+            [0, 999, 1000, 1_234_567].map(thousands),
+            ["0", "999", "1,000", "1,234,567"]
+        );
     }
 }

@@ -34,7 +34,12 @@ pub(crate) struct Args {
     signing_key: PathBuf,
 
     /// Where guests find the public key: kbs:///repository/type/tag
-    #[arg(long, alias = "signing-kid", value_name = "URI", default_value = "kbs:///default/signing-key/sealed")]
+    #[arg(
+        long,
+        alias = "signing-kid",
+        value_name = "URI",
+        default_value = "kbs:///default/signing-key/sealed"
+    )]
     kid: ResourceUri,
 }
 
@@ -44,6 +49,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let key = SigningJwk::from_json(&files::read_limited(&args.signing_key, 64 * 1024)?)
         .with_context(|| format!("{} cannot sign", args.signing_key.display()))?;
     let sealed = seal_vault(&args.resource_uri, &key, &args.kid)?;
-    eprintln!("The secret itself must be stored at the broker separately: strongroom resource put {} FILE", args.resource_uri.to_resource_path()?);
-    Ok(Outcome::new(sealed.clone(), json!({ "sealed": sealed, "resource": args.resource_uri.to_string(), "kid": args.kid.to_string() })))
+    eprintln!(
+        "The secret itself must be stored at the broker separately: strongroom resource put {} FILE",
+        args.resource_uri.to_resource_path()?
+    );
+    Ok(Outcome::new(
+        sealed.clone(),
+        json!({ "sealed": sealed, "resource": args.resource_uri.to_string(), "kid": args.kid.to_string() }),
+    ))
 }

@@ -40,6 +40,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     if args.output.as_os_str() == "-" {
         return Ok(Outcome::silent());
     }
-    let text = format!("Unsealed {} bytes to {}.", secret.len(), args.output.display());
-    Ok(Outcome::new(text, json!({ "output": args.output, "bytes": secret.len() })))
+    let text = format!(
+        "Unsealed {} bytes to {}.",
+        secret.len(),
+        args.output.display()
+    );
+    Ok(Outcome::new(
+        text,
+        json!({ "output": args.output, "bytes": secret.len() }),
+    ))
 }

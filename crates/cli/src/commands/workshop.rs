@@ -20,7 +20,13 @@ use crate::input::{OpenArgs, OpensslCipher, bound_name};
 use crate::keys::GuestArgs;
 use crate::outcome::Outcome;
 
-pub(crate) fn run(bundle: &Bundle, guest: &GuestArgs, skip_bad_rows: bool, print_rows: bool, json: bool) -> anyhow::Result<Outcome> {
+pub(crate) fn run(
+    bundle: &Bundle,
+    guest: &GuestArgs,
+    skip_bad_rows: bool,
+    print_rows: bool,
+    json: bool,
+) -> anyhow::Result<Outcome> {
     let settings = Settings::from_environment(|name| std::env::var(name).ok())?;
     let say = |line: &str| {
         if !json {
@@ -33,10 +39,18 @@ pub(crate) fn run(bundle: &Bundle, guest: &GuestArgs, skip_bad_rows: bool, print
         let options = Options {
             threshold: Some(settings.threshold),
             skip_bad_rows,
-            results: if print_rows { Results::All } else { Results::Summary },
+            results: if print_rows {
+                Results::All
+            } else {
+                Results::Summary
+            },
             file_name: name,
         };
-        let mut rows = RowPrinter { first: totals.rows, threshold: settings.threshold, line: Vec::new() };
+        let mut rows = RowPrinter {
+            first: totals.rows,
+            threshold: settings.threshold,
+            line: Vec::new(),
+        };
         let scored = if print_rows && !json {
             say("#### Inspecting credit card transactions:");
             score(opened, bundle, &options, &mut rows, None)?
@@ -48,7 +62,10 @@ pub(crate) fn run(bundle: &Bundle, guest: &GuestArgs, skip_bad_rows: bool, print
         totals.bad_rows += scored.summary.bad_rows;
     }
     say(&format!("\n#### Loaded {} transactions", totals.rows));
-    let text = format!("#### Done processing data: {} of {} transactions look fraudulent ({} skipped)", totals.flagged, totals.rows, totals.bad_rows);
+    let text = format!(
+        "#### Done processing data: {} of {} transactions look fraudulent ({} skipped)",
+        totals.flagged, totals.rows, totals.bad_rows
+    );
     let document = json!({ "rows": totals.rows, "flagged": totals.flagged, "bad_rows": totals.bad_rows, "threshold": settings.threshold });
     Ok(Outcome::new(text, document))
 }
@@ -77,7 +94,10 @@ impl Settings {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let threshold = match set("TRESHOLD_PREDICTION") {
             None => 0.999_999,
-            Some(text) => text.trim().parse().with_context(|| format!("TRESHOLD_PREDICTION is {text:?}, not a number"))?,
+            Some(text) => text
+                .trim()
+                .parse()
+                .with_context(|| format!("TRESHOLD_PREDICTION is {text:?}, not a number"))?,
         };
         Ok(Self {
             key: set("DECRYPTION_KEY_PATH"),
@@ -96,8 +116,12 @@ impl Settings {
         match (&self.folder, &self.key) {
             (Some(folder), _) => {
                 say(&format!("\n#### Loading data from {}", folder.display()));
-                let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read the folder INPUT_FOLDER={}", folder.display()))?;
-                let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+                let entries = std::fs::read_dir(folder).with_context(|| {
+                    format!("cannot read the folder INPUT_FOLDER={}", folder.display())
+                })?;
+                let mut paths = entries
+                    .map(|entry| Ok(entry?.path()))
+                    .collect::<io::Result<Vec<_>>>()?;
                 paths.retain(|path| path.is_file());
                 paths.sort();
                 if paths.is_empty() {
@@ -118,23 +142,43 @@ impl Settings {
     }
 
     fn open_args(&self) -> anyhow::Result<OpenArgs> {
-        let key = self.key.as_deref().map(str::parse).transpose().map_err(anyhow::Error::msg).context("DECRYPTION_KEY_PATH")?;
-        Ok(OpenArgs { key, openssl_cipher: Some(OpensslCipher::Cfb), ..OpenArgs::default() })
+        let key = self
+            .key
+            .as_deref()
+            .map(str::parse)
+            .transpose()
+            .map_err(anyhow::Error::msg)
+            .context("DECRYPTION_KEY_PATH")?;
+        Ok(OpenArgs {
+            key,
+            openssl_cipher: Some(OpensslCipher::Cfb),
+            ..OpenArgs::default()
+        })
     }
 
     fn blob_url(&self) -> anyhow::Result<reqwest::Url> {
         let Some(path) = &self.sas_path else {
-            bail!("ERROR: No SAS token found. SAS token path: '' (set SAS_TOKEN_PATH to the file with the token; none is built in)");
+            bail!(
+                "ERROR: No SAS token found. SAS token path: '' (set SAS_TOKEN_PATH to the file with the token; none is built in)"
+            );
         };
         let sas = files::read_limited(path, 16 * 1024).context("SAS token file not found")?;
-        let sas = std::str::from_utf8(&sas).context("the SAS token is not text")?.trim().trim_start_matches('?');
+        let sas = std::str::from_utf8(&sas)
+            .context("the SAS token is not text")?
+            .trim()
+            .trim_start_matches('?');
         let endpoint = match &self.endpoint {
             Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
             None => format!("https://{}.blob.core.windows.net", self.account),
         };
         // A URL's own error would repeat the token.
-        reqwest::Url::parse(&format!("{endpoint}/{}/{}?{sas}", self.container, self.blob))
-            .map_err(|_| anyhow::anyhow!("AZURE_STORAGE_NAME, CONTAINER_NAME and BLOB_NAME make no URL"))
+        reqwest::Url::parse(&format!(
+            "{endpoint}/{}/{}?{sas}",
+            self.container, self.blob
+        ))
+        .map_err(|_| {
+            anyhow::anyhow!("AZURE_STORAGE_NAME, CONTAINER_NAME and BLOB_NAME make no URL")
+        })
     }
 }
 
@@ -145,25 +189,39 @@ enum Source {
 }
 
 impl Source {
-    fn open(&self, settings: &Settings, guest: &GuestArgs, say: &dyn Fn(&str)) -> anyhow::Result<(String, Box<dyn Read>)> {
+    fn open(
+        &self,
+        settings: &Settings,
+        guest: &GuestArgs,
+        say: &dyn Fn(&str),
+    ) -> anyhow::Result<(String, Box<dyn Read>)> {
         let (name, opened) = match self {
             Self::BuiltIn => return Ok(("default.csv".to_owned(), Box::new(DEFAULT_DATA))),
             Self::File(path) => {
                 let name = path.display().to_string();
                 if path.extension().is_some_and(|extension| extension == "enc") {
                     say(&format!("  Found an encrypted file: {name}"));
-                    anyhow::ensure!(settings.key.is_some(), "{name} is encrypted, but DECRYPTION_KEY_PATH is not set");
+                    anyhow::ensure!(
+                        settings.key.is_some(),
+                        "{name} is encrypted, but DECRYPTION_KEY_PATH is not set"
+                    );
                     (name, settings.open_args()?.open(path, guest)?)
                 } else {
                     (name, OpenArgs::default().open(path, guest)?)
                 }
             }
             Self::Blob => {
-                let name = format!("Azure:///{}/{}/{}", settings.account, settings.container, settings.blob);
+                let name = format!(
+                    "Azure:///{}/{}/{}",
+                    settings.account, settings.container, settings.blob
+                );
                 say(&format!("  Downloading blob: {name}"));
-                let stream = download(settings.blob_url()?).with_context(|| format!("cannot download {name}"))?;
+                let stream = download(settings.blob_url()?)
+                    .with_context(|| format!("cannot download {name}"))?;
                 let bound = bound_name(Path::new(&settings.blob))?;
-                let opened = settings.open_args()?.open_stream(stream, &name, &bound, guest)?;
+                let opened = settings
+                    .open_args()?
+                    .open_stream(stream, &name, &bound, guest)?;
                 (name, opened)
             }
         };
@@ -191,7 +249,11 @@ impl Write for RowPrinter {
             // Header and summary lines are no rows and do not parse as one.
             if let Ok(row) = serde_json::from_slice::<RowLine>(&self.line) {
                 let hit = strongroom_scoring::batch::is_fraud(row.probability, self.threshold);
-                let verdict = if hit { "\u{1b}[31mTRUE\u{1b}[0m" } else { "FALSE" };
+                let verdict = if hit {
+                    "\u{1b}[31mTRUE\u{1b}[0m"
+                } else {
+                    "FALSE"
+                };
                 println!(
                     "Is query {} fraudulent? {verdict}. Likelyhood of fraud: {:.5}%{}",
                     self.first + row.row - 1,
@@ -220,42 +282,65 @@ struct RowLine {
 fn download(url: reqwest::Url) -> anyhow::Result<Box<dyn Read>> {
     let (ready_sender, ready) = sync_channel(1);
     let (sender, chunks) = sync_channel::<io::Result<Vec<u8>>>(4);
-    std::thread::Builder::new().name("download".to_owned()).spawn(move || {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => return drop(ready_sender.send(Err(error.into()))),
-        };
-        runtime.block_on(async move {
-            let answer = match get(url).await {
-                Ok(answer) => answer,
-                Err(error) => return drop(ready_sender.send(Err(error))),
+    std::thread::Builder::new()
+        .name("download".to_owned())
+        .spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+            {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(ready_sender.send(Err(error.into()))),
             };
-            if ready_sender.send(Ok(())).is_err() {
-                return;
-            }
-            let mut answer = answer;
-            loop {
-                let chunk = match answer.chunk().await {
-                    Ok(None) => return,
-                    Ok(Some(chunk)) => Ok(chunk.to_vec()),
-                    Err(error) => Err(io::Error::other(format!("the download broke off: {}", error.without_url()))),
+            runtime.block_on(async move {
+                let answer = match get(url).await {
+                    Ok(answer) => answer,
+                    Err(error) => return drop(ready_sender.send(Err(error))),
                 };
-                let failed = chunk.is_err();
-                if sender.send(chunk).is_err() || failed {
+                if ready_sender.send(Ok(())).is_err() {
                     return;
                 }
-            }
-        });
-    })?;
-    ready.recv().context("the download ended before it began")??;
-    Ok(Box::new(Chunks { chunks, current: io::Cursor::new(Vec::new()) }))
+                let mut answer = answer;
+                loop {
+                    let chunk = match answer.chunk().await {
+                        Ok(None) => return,
+                        Ok(Some(chunk)) => Ok(chunk.to_vec()),
+                        Err(error) => Err(io::Error::other(format!(
+                            "the download broke off: {}",
+                            error.without_url()
+                        ))),
+                    };
+                    let failed = chunk.is_err();
+                    if sender.send(chunk).is_err() || failed {
+                        return;
+                    }
+                }
+            });
+        })?;
+    ready
+        .recv()
+        .context("the download ended before it began")??;
+    Ok(Box::new(Chunks {
+        chunks,
+        current: io::Cursor::new(Vec::new()),
+    }))
 }
 
 async fn get(url: reqwest::Url) -> anyhow::Result<reqwest::Response> {
-    let client = reqwest::Client::builder().connect_timeout(std::time::Duration::from_secs(30)).build()?;
+    let client = reqwest::Client::builder()
+        .connect_timeout(std::time::Duration::from_secs(30))
+        .build()?;
     // The URL holds the token: it must not appear in an error.
-    let answer = client.get(url).send().await.map_err(reqwest::Error::without_url)?;
-    anyhow::ensure!(answer.status().is_success(), "the storage answers {}", answer.status());
+    let answer = client
+        .get(url)
+        .send()
+        .await
+        .map_err(reqwest::Error::without_url)?;
+    anyhow::ensure!(
+        answer.status().is_success(),
+        "the storage answers {}",
+        answer.status()
+    );
     Ok(answer)
 }
 
@@ -285,26 +370,49 @@ mod tests {
     use super::*;
 
     fn settings(pairs: &[(&str, &str)]) -> anyhow::Result<Settings> {
-        Settings::from_environment(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        Settings::from_environment(|name| {
+            pairs
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        })
     }
 
     #[test]
     fn defaults_are_the_containers() {
         let settings = settings(&[]).unwrap();
-        assert_eq!((settings.account.as_str(), settings.container.as_str(), settings.blob.as_str()), ("encrypteddatasets", "data", "dataset1.csv.enc"));
+        assert_eq!(
+            (
+                settings.account.as_str(),
+                settings.container.as_str(),
+                settings.blob.as_str()
+            ),
+            ("encrypteddatasets", "data", "dataset1.csv.enc")
+        );
         assert!((settings.threshold - 0.999_999).abs() < f64::EPSILON);
         assert!(settings.key.is_none());
     }
 
     #[test]
     fn misspelt_threshold_is_the_api() {
-        assert!((settings(&[("TRESHOLD_PREDICTION", "0.5")]).unwrap().threshold - 0.5).abs() < f64::EPSILON);
+        assert!(
+            (settings(&[("TRESHOLD_PREDICTION", "0.5")])
+                .unwrap()
+                .threshold
+                - 0.5)
+                .abs()
+                < f64::EPSILON
+        );
         assert!(settings(&[("TRESHOLD_PREDICTION", "high")]).is_err());
     }
 
     #[test]
     fn missing_sas_token_is_named_and_none_is_built_in() {
-        let error = settings(&[("DECRYPTION_KEY_PATH", "/k")]).unwrap().blob_url().unwrap_err().to_string();
+        let error = settings(&[("DECRYPTION_KEY_PATH", "/k")])
+            .unwrap()
+            .blob_url()
+            .unwrap_err()
+            .to_string();
         assert!(error.starts_with("ERROR: No SAS token found. SAS token path: ''"));
     }
 
@@ -313,7 +421,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sas");
         std::fs::write(&path, "?sp=r&sig=a%2Bb\n").unwrap();
-        let settings = settings(&[("SAS_TOKEN_PATH", path.to_str().unwrap()), ("BLOB_NAME", "x.csv.enc")]).unwrap();
-        assert_eq!(settings.blob_url().unwrap().as_str(), "https://encrypteddatasets.blob.core.windows.net/data/x.csv.enc?sp=r&sig=a%2Bb");
+        let settings = settings(&[
+            ("SAS_TOKEN_PATH", path.to_str().unwrap()),
+            ("BLOB_NAME", "x.csv.enc"),
+        ])
+        .unwrap();
+        assert_eq!(
+            settings.blob_url().unwrap().as_str(),
+            "https://encrypteddatasets.blob.core.windows.net/data/x.csv.enc?sp=r&sig=a%2Bb"
+        );
     }
 }

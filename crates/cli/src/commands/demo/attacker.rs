@@ -16,9 +16,19 @@ pub(crate) struct Needles(Vec<Vec<u8>>);
 
 impl Needles {
     /// Takes the first rows of the data set, the keys, and pieces of the model's bytes.
-    pub(crate) fn new(seed: u64, rows: u64, keys: &[&[u8]], model: &Bundle) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        seed: u64,
+        rows: u64,
+        keys: &[&[u8]],
+        model: &Bundle,
+    ) -> anyhow::Result<Self> {
         let mut csv = String::new();
-        let sample = Generator { rows: rows.min(200), seed, label: false, columns: Columns::Model };
+        let sample = Generator {
+            rows: rows.min(200),
+            seed,
+            label: false,
+            columns: Columns::Model,
+        };
         sample.into_reader().read_to_string(&mut csv)?;
         let mut needles: Vec<Vec<u8>> = csv.lines().map(|line| line.as_bytes().to_vec()).collect();
         for key in keys {
@@ -30,7 +40,11 @@ impl Needles {
         // Weights are the longest run of the file; a piece from its middle is one of them.
         let tar = model.to_tar();
         let middle = tar.len() / 3;
-        needles.push(tar.get(middle..middle + 64).context("the model is too small to search for")?.to_vec());
+        needles.push(
+            tar.get(middle..middle + 64)
+                .context("the model is too small to search for")?
+                .to_vec(),
+        );
         Ok(Self(needles))
     }
 
@@ -54,12 +68,15 @@ impl Needles {
             if !path.is_file() {
                 continue;
             }
-            let file = File::open(&path).with_context(|| format!("cannot search {}", path.display()))?;
+            let file =
+                File::open(&path).with_context(|| format!("cannot search {}", path.display()))?;
             findings.files += 1;
             findings.bytes += file.metadata()?.len();
             for hit in automaton.stream_find_iter(BufReader::new(file)) {
                 let hit = hit?;
-                findings.hits.push(format!("{} at byte {}", path.display(), hit.start()));
+                findings
+                    .hits
+                    .push(format!("{} at byte {}", path.display(), hit.start()));
             }
         }
         Ok(findings)
@@ -77,8 +94,19 @@ pub(crate) struct Findings {
 /// The first bytes of a file as a hex dump shows them.
 pub(crate) fn head(path: &Path) -> anyhow::Result<String> {
     let mut bytes = [0u8; 24];
-    File::open(path)?.read_exact(&mut bytes).with_context(|| format!("{} is shorter than a header", path.display()))?;
-    let text: String = bytes.iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' }).collect();
+    File::open(path)?
+        .read_exact(&mut bytes)
+        .with_context(|| format!("{} is shorter than a header", path.display()))?;
+    let text: String = bytes
+        .iter()
+        .map(|byte| {
+            if byte.is_ascii_graphic() {
+                char::from(*byte)
+            } else {
+                '.'
+            }
+        })
+        .collect();
     Ok(format!("{}  |{text}|", hex::encode(bytes)))
 }
 
@@ -93,9 +121,20 @@ mod tests {
         let needles = Needles::new(1, 10, &[&[7; 32]], &Bundle::built_in()).unwrap();
         assert!(needles.search(&[folder.path()]).unwrap().hits.is_empty());
         std::fs::create_dir(folder.path().join("inner")).unwrap();
-        std::fs::write(folder.path().join("inner/log"), format!("key={}", STANDARD.encode([7; 32]))).unwrap();
+        std::fs::write(
+            folder.path().join("inner/log"),
+            format!("key={}", STANDARD.encode([7; 32])),
+        )
+        .unwrap();
         let mut csv = Vec::new();
-        Generator { rows: 1, seed: 1, label: false, columns: Columns::Model }.write_to(&mut csv).unwrap();
+        Generator {
+            rows: 1,
+            seed: 1,
+            label: false,
+            columns: Columns::Model,
+        }
+        .write_to(&mut csv)
+        .unwrap();
         std::fs::write(folder.path().join("plain.csv"), csv).unwrap();
         assert_eq!(needles.search(&[folder.path()]).unwrap().hits.len(), 3);
     }

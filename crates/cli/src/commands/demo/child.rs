@@ -41,12 +41,20 @@ impl Server {
             let log = std::fs::read_to_string(logs.join(format!("{name}.log"))).unwrap_or_default();
             bail!("the {name} did not start: {}", log.trim());
         };
-        Ok(Self { child, name, ready, _output: output })
+        Ok(Self {
+            child,
+            name,
+            ready,
+            _output: output,
+        })
     }
 
     /// Where it serves.
     pub(crate) fn url(&self) -> anyhow::Result<String> {
-        Ok(self.ready["url"].as_str().with_context(|| format!("the {} did not say where it serves", self.name))?.to_owned())
+        Ok(self.ready["url"]
+            .as_str()
+            .with_context(|| format!("the {} did not say where it serves", self.name))?
+            .to_owned())
     }
 }
 
@@ -61,42 +69,64 @@ pub(crate) fn run(name: &str, args: &[&str], logs: &Path) -> anyhow::Result<Valu
     let log = logs.join(format!("{name}.log"));
     let mut child = command(args)?
         .stdout(Stdio::piped())
-        .stderr(if console::Term::stderr().is_term() { Stdio::inherit() } else { File::create(&log)?.into() })
+        .stderr(if console::Term::stderr().is_term() {
+            Stdio::inherit()
+        } else {
+            File::create(&log)?.into()
+        })
         .spawn()
         .with_context(|| format!("cannot start {name}"))?;
     let registered = pid(&child).inspect(|pid| cleanup::register_child(*pid));
     let mut text = String::new();
-    child.stdout.take().context("the child has no output")?.read_to_string(&mut text)?;
+    child
+        .stdout
+        .take()
+        .context("the child has no output")?
+        .read_to_string(&mut text)?;
     let status = child.wait()?;
     if let Some(pid) = registered {
         cleanup::unregister_child(pid);
     }
     let document: Value = serde_json::from_str(&text).unwrap_or_default();
     if !status.success() {
-        bail!("{name} failed: {}; {}", document["error"].as_str().unwrap_or("no reason given"), document["causes"]);
+        bail!(
+            "{name} failed: {}; {}",
+            document["error"].as_str().unwrap_or("no reason given"),
+            document["causes"]
+        );
     }
     Ok(document)
 }
 
 fn command(args: &[&str]) -> anyhow::Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("cannot find this program's own file")?);
+    let mut command =
+        Command::new(std::env::current_exe().context("cannot find this program's own file")?);
     command.args(args).arg("--json").stdin(Stdio::null());
     // The children take their orders from the command line alone.
-    for name in ["STRONGROOM_BROKER", "STRONGROOM_BROKER_CERT", "STRONGROOM_BROKER_DIR", "STRONGROOM_GUEST", "STRONGROOM_LOG"] {
+    for name in [
+        "STRONGROOM_BROKER",
+        "STRONGROOM_BROKER_CERT",
+        "STRONGROOM_BROKER_DIR",
+        "STRONGROOM_GUEST",
+        "STRONGROOM_LOG",
+    ] {
         command.env_remove(name);
     }
     Ok(command)
 }
 
 fn pid(child: &Child) -> Option<rustix::process::Pid> {
-    i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw)
+    i32::try_from(child.id())
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
 }
 
 /// Asks first, so that the server finishes what it is writing.
 fn stop(child: &mut Child) {
     if let Some(pid) = pid(child) {
         // It may have ended by itself; waiting tells.
-        let _: rustix::io::Result<()> = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _: rustix::io::Result<()> =
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         if let Err(error) = child.wait() {
             eprintln!("a child process could not be waited for: {error}");
         }

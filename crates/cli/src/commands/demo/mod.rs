@@ -34,8 +34,12 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
     let folder = match &args.keep {
         Some(dir) => {
-            std::fs::create_dir(dir).with_context(|| format!("cannot make the new folder {}", dir.display()))?;
-            Folder { path: std::path::absolute(dir)?, keep: true }
+            std::fs::create_dir(dir)
+                .with_context(|| format!("cannot make the new folder {}", dir.display()))?;
+            Folder {
+                path: std::path::absolute(dir)?,
+                keep: true,
+            }
         }
         None => Folder::temporary()?,
     };
@@ -56,7 +60,11 @@ struct Folder {
 
 impl Folder {
     fn temporary() -> anyhow::Result<Self> {
-        let path = tempfile::Builder::new().prefix("strongroom-demo-").tempdir().context("cannot make a temporary folder")?.keep();
+        let path = tempfile::Builder::new()
+            .prefix("strongroom-demo-")
+            .tempdir()
+            .context("cannot make a temporary folder")?
+            .keep();
         cleanup::register(&path);
         Ok(Self { path, keep: false })
     }

@@ -41,32 +41,55 @@ const RECIPIENT: &str = "default/fraud-results/recipient";
 const AGENT_POLICY: &str = "package agent_policy\n\ndefault ExecProcessRequest := false\ndefault ReadStreamRequest := false\n";
 
 pub(crate) fn tell(args: &Args, folder: &Path, telling: &mut Telling) -> anyhow::Result<()> {
-    telling.say(&format!("{}  Data stays encrypted until the machine that will read it has proved what it is.", style("Strongroom").bold()));
+    telling.say(&format!(
+        "{}  Data stays encrypted until the machine that will read it has proved what it is.",
+        style("Strongroom").bold()
+    ));
     telling.say("Everything below happens now, on this machine, in real processes over real TLS. The one thing missing is hardware:");
-    telling.say("the platform is `sample`, which proves nothing and is let in by a setting that says so.");
+    telling.say(
+        "the platform is `sample`, which proves nothing and is let in by a setting that says so.",
+    );
     let places = Places::make(folder)?;
     let owner = Owner::new()?;
 
     telling.step("encrypt", "The owner encrypts transactions and model, and uploads them to a bucket that anybody may read.", || {
         owner.upload(args, &places)
     })?;
-    let (broker, admin) = telling.step("broker", "The owner starts a key broker. Only it will ever hand out the keys.", || start_broker(&places))?;
+    let (broker, admin) = telling.step(
+        "broker",
+        "The owner starts a key broker. Only it will ever hand out the keys.",
+        || start_broker(&places),
+    )?;
     let measured = telling.step("policy", "The owner stores the keys and says who may have them: machines that measured this very configuration.", || {
         owner.instruct(&admin, &broker.url()?, &places)
     })?;
-    let guest = telling.step("attest", "In the cloud, a guest starts, attests to the broker, and gets a key.", || {
-        start_guest("guest", &places, &measured, &admin)
-    })?;
-    telling.step("score", &format!("The scorer asks the guest for keys, decrypts in memory and scores {} transactions.", thousands(args.rows)), || {
-        score(&places, &guest.url()?, args.rows)
-    })?;
-    let top = telling.step("results", "The owner downloads the results and opens them with a key that never left home.", || owner.read_results(&places, args.rows))?;
+    let guest = telling.step(
+        "attest",
+        "In the cloud, a guest starts, attests to the broker, and gets a key.",
+        || start_guest("guest", &places, &measured, &admin),
+    )?;
+    telling.step(
+        "score",
+        &format!(
+            "The scorer asks the guest for keys, decrypts in memory and scores {} transactions.",
+            thousands(args.rows)
+        ),
+        || score(&places, &guest.url()?, args.rows),
+    )?;
+    let top = telling.step(
+        "results",
+        "The owner downloads the results and opens them with a key that never left home.",
+        || owner.read_results(&places, args.rows),
+    )?;
     show_results(telling, &top);
     telling.step("attacker", "Somebody who controls the cloud reads the bucket, every log, and the broker's database too.", || {
         let found = owner.search(args, &places)?;
         telling_head(&places, found)
     })?;
-    telling.say(&format!("     {}", style(attacker::head(&places.dataset())?).dim()));
+    telling.say(&format!(
+        "     {}",
+        style(attacker::head(&places.dataset())?).dim()
+    ));
     let reasons = telling.step("denial", "A cloud admin starts the same guest with a changed configuration, to run commands inside it.", || {
         tampered_guest(&places, &measured, &admin)
     })?;
@@ -131,44 +154,103 @@ impl Owner {
     }
 
     fn upload(&self, args: &Args, places: &Places) -> anyhow::Result<((), Proof)> {
-        let generator = Generator { rows: args.rows, seed: args.seed, label: false, columns: Columns::Model };
-        let mut dataset = Encryptor::new(File::create_new(places.dataset())?, &self.dataset_key, b"transactions.csv")?;
+        let generator = Generator {
+            rows: args.rows,
+            seed: args.seed,
+            label: false,
+            columns: Columns::Model,
+        };
+        let mut dataset = Encryptor::new(
+            File::create_new(places.dataset())?,
+            &self.dataset_key,
+            b"transactions.csv",
+        )?;
         generator.write_to(&mut dataset)?;
         let bytes = dataset.finish()?.metadata()?.len();
-        let mut model = Encryptor::new(File::create_new(places.model())?, &self.model_key, b"fraud-model.tar")?;
+        let mut model = Encryptor::new(
+            File::create_new(places.model())?,
+            &self.model_key,
+            b"fraud-model.tar",
+        )?;
         model.write_all(&self.model.to_tar())?;
         model.finish()?;
-        let line = format!("{} transactions ({:.1} MB) and the model are ciphertext; no plaintext was ever a file", thousands(args.rows), megabytes(bytes));
-        Ok(((), Proof::new(line, json!({ "rows": args.rows, "bytes": bytes, "model_digest": self.model.digest() }))))
+        let line = format!(
+            "{} transactions ({:.1} MB) and the model are ciphertext; no plaintext was ever a file",
+            thousands(args.rows),
+            megabytes(bytes)
+        );
+        Ok((
+            (),
+            Proof::new(
+                line,
+                json!({ "rows": args.rows, "bytes": bytes, "model_digest": self.model.digest() }),
+            ),
+        ))
     }
 
     /// Stores keys, reference values and the release policy; returns the configuration that the policy demands.
-    fn instruct(&self, admin: &AdminClient, broker_url: &str, places: &Places) -> anyhow::Result<(Initdata, Proof)> {
+    fn instruct(
+        &self,
+        admin: &AdminClient,
+        broker_url: &str,
+        places: &Places,
+    ) -> anyhow::Result<(Initdata, Proof)> {
         let certificate = read_pem(&places.broker.join("tls.crt"))?;
-        let measured = initdata::compose(HashAlgorithm::Sha256, broker_url, Some(&certificate), Some(AGENT_POLICY.to_owned()))?;
+        let measured = initdata::compose(
+            HashAlgorithm::Sha256,
+            broker_url,
+            Some(&certificate),
+            Some(AGENT_POLICY.to_owned()),
+        )?;
         let rule = Requirement::for_resources("default/fraud-*/*")?
             .tier(Tier::Affirming)
             .assurance(Assurance::Development)
             .initdata_digest(&measured.digest());
         let recipient = serde_json::to_vec(self.identity.public())?;
         block_on(async {
-            admin.put_resource(&DATASET_KEY.parse()?, self.dataset_key.expose_bytes()).await?;
-            admin.put_resource(&MODEL_KEY.parse()?, self.model_key.expose_bytes()).await?;
+            admin
+                .put_resource(&DATASET_KEY.parse()?, self.dataset_key.expose_bytes())
+                .await?;
+            admin
+                .put_resource(&MODEL_KEY.parse()?, self.model_key.expose_bytes())
+                .await?;
             admin.put_resource(&RECIPIENT.parse()?, &recipient).await?;
-            admin.put_reference_values(&sample_reference_values()).await?;
+            admin
+                .put_reference_values(&sample_reference_values())
+                .await?;
             admin.set_resource_policy(&requiring(&[rule])).await?;
             anyhow::Ok(())
         })??;
         let digest = hex::encode(measured.digest());
-        let line = format!("3 secrets stored, encrypted; released only to init-data {}…", &digest[..16]);
-        Ok((measured, Proof::new(line, json!({ "initdata": digest, "resources": [DATASET_KEY, MODEL_KEY, RECIPIENT] }))))
+        let line = format!(
+            "3 secrets stored, encrypted; released only to init-data {}…",
+            &digest[..16]
+        );
+        Ok((
+            measured,
+            Proof::new(
+                line,
+                json!({ "initdata": digest, "resources": [DATASET_KEY, MODEL_KEY, RECIPIENT] }),
+            ),
+        ))
     }
 
     fn read_results(&self, places: &Places, rows: u64) -> anyhow::Result<(Top, Proof)> {
-        let opened = Opener::new(File::open(places.results())?, &self.identity, b"results.jsonl")?;
+        let opened = Opener::new(
+            File::open(places.results())?,
+            &self.identity,
+            b"results.jsonl",
+        )?;
         let top = results::top(opened, 5)?;
-        ensure!(top.summary.rows == rows, "the results speak of {} rows, not {rows}", top.summary.rows);
-        ensure!(top.summary.model_digest == self.model.digest(), "the results come from another model");
+        ensure!(
+            top.summary.rows == rows,
+            "the results speak of {} rows, not {rows}",
+            top.summary.rows
+        );
+        ensure!(
+            top.summary.model_digest == self.model.digest(),
+            "the results come from another model"
+        );
         let line = format!(
             "{} of {} transactions are above {}; result and model digest check out",
             thousands(top.summary.flagged),
@@ -181,15 +263,27 @@ impl Owner {
 
     fn search(&self, args: &Args, places: &Places) -> anyhow::Result<(usize, attacker::Findings)> {
         let pem = self.identity.to_pkcs8_pem()?;
-        let keys: [&[u8]; 3] = [self.dataset_key.expose_bytes(), self.model_key.expose_bytes(), pem.as_bytes()];
+        let keys: [&[u8]; 3] = [
+            self.dataset_key.expose_bytes(),
+            self.model_key.expose_bytes(),
+            pem.as_bytes(),
+        ];
         let needles = Needles::new(args.seed, args.rows, &keys, &self.model)?;
-        let findings = needles.search(&[&places.bucket, &places.logs, &places.cloud, &places.broker])?;
-        ensure!(findings.hits.is_empty(), "plaintext was found: {}", findings.hits.join(", "));
+        let findings =
+            needles.search(&[&places.bucket, &places.logs, &places.cloud, &places.broker])?;
+        ensure!(
+            findings.hits.is_empty(),
+            "plaintext was found: {}",
+            findings.hits.join(", ")
+        );
         Ok((needles.count(), findings))
     }
 }
 
-fn telling_head(places: &Places, (needles, findings): (usize, attacker::Findings)) -> anyhow::Result<((), Proof)> {
+fn telling_head(
+    places: &Places,
+    (needles, findings): (usize, attacker::Findings),
+) -> anyhow::Result<((), Proof)> {
     let line = format!(
         "{} files, {:.1} MB searched for {needles} rows, keys and weights: 0 hits. The data set begins:",
         findings.files,
@@ -212,31 +306,77 @@ fn sample_reference_values() -> std::collections::BTreeMap<String, Value> {
 }
 
 fn start_broker(places: &Places) -> anyhow::Result<((Server, AdminClient), Proof)> {
-    let dir = places.broker.to_str().context("the folder's name is not UTF-8")?;
-    child::run("broker-init", &["broker", "init", dir, "--insecure-accept-sample-evidence"], &places.logs)?;
-    let broker = Server::start("broker", &["broker", "run", dir, "--listen", "127.0.0.1:0"], &places.logs)?;
+    let dir = places
+        .broker
+        .to_str()
+        .context("the folder's name is not UTF-8")?;
+    child::run(
+        "broker-init",
+        &["broker", "init", dir, "--insecure-accept-sample-evidence"],
+        &places.logs,
+    )?;
+    let broker = Server::start(
+        "broker",
+        &["broker", "run", dir, "--listen", "127.0.0.1:0"],
+        &places.logs,
+    )?;
     let url = broker.url()?;
-    let args = AdminArgs { dir: places.broker.clone(), broker: Some(url.clone()), broker_cert: None, admin_key: None, admin: "admin".to_owned() };
+    let args = AdminArgs {
+        dir: places.broker.clone(),
+        broker: Some(url.clone()),
+        broker_cert: None,
+        admin_key: None,
+        admin: "admin".to_owned(),
+    };
     let admin = args.client()?;
     // Closed by default: who has no admin's key may not even list names.
-    let certificate = reqwest::Certificate::from_pem(read_pem(&places.broker.join("tls.crt"))?.as_bytes())?;
-    let stranger = reqwest::Client::builder().tls_certs_only([certificate]).no_proxy().build()?;
-    let status = block_on(stranger.delete(format!("{url}/kbs/v0/resource/{DATASET_KEY}")).send())??.status();
-    ensure!(status == reqwest::StatusCode::UNAUTHORIZED, "a stranger's admin request was answered with {status}");
-    let line = format!("{url} answers under its own certificate; a stranger's admin request is refused ({status})");
-    Ok(((broker, admin), Proof::new(line, json!({ "url": url, "stranger": status.as_u16() }))))
+    let certificate =
+        reqwest::Certificate::from_pem(read_pem(&places.broker.join("tls.crt"))?.as_bytes())?;
+    let stranger = reqwest::Client::builder()
+        .tls_certs_only([certificate])
+        .no_proxy()
+        .build()?;
+    let status = block_on(
+        stranger
+            .delete(format!("{url}/kbs/v0/resource/{DATASET_KEY}"))
+            .send(),
+    )??
+    .status();
+    ensure!(
+        status == reqwest::StatusCode::UNAUTHORIZED,
+        "a stranger's admin request was answered with {status}"
+    );
+    let line = format!(
+        "{url} answers under its own certificate; a stranger's admin request is refused ({status})"
+    );
+    Ok((
+        (broker, admin),
+        Proof::new(line, json!({ "url": url, "stranger": status.as_u16() })),
+    ))
 }
 
-fn start_guest(name: &'static str, places: &Places, initdata: &Initdata, admin: &AdminClient) -> anyhow::Result<(Server, Proof)> {
+fn start_guest(
+    name: &'static str,
+    places: &Places,
+    initdata: &Initdata,
+    admin: &AdminClient,
+) -> anyhow::Result<(Server, Proof)> {
     let guest = launch(name, places, initdata)?;
     let api = GuestApi::new(&guest.url()?)?;
     let key = block_on(api.resource(&DATASET_KEY.parse()?))??;
     ensure!(key.len() == 32, "the key has {} bytes, not 32", key.len());
     let entries = block_on(admin.audit(20))??;
-    let attested = entries.iter().rev().find(|entry| entry["kind"] == "attestation").context("the attestation is not in the broker's record")?;
+    let attested = entries
+        .iter()
+        .rev()
+        .find(|entry| entry["kind"] == "attestation")
+        .context("the attestation is not in the broker's record")?;
     let event = attested["event"].as_str().unwrap_or("-").to_owned();
     let line = "nonce, guest's key and init-data are bound by the evidence; verdict: VERIFIED (DEVELOPMENT), affirming";
-    Ok((guest, Proof::new(line, json!({ "event": event, "assurance": "development" }))))
+    Ok((
+        guest,
+        Proof::new(line, json!({ "event": event, "assurance": "development" })),
+    ))
 }
 
 fn launch(name: &'static str, places: &Places, initdata: &Initdata) -> anyhow::Result<Server> {
@@ -244,21 +384,64 @@ fn launch(name: &'static str, places: &Places, initdata: &Initdata) -> anyhow::R
     std::fs::write(&path, initdata.as_str())?;
     let path = path.to_str().context("the folder's name is not UTF-8")?;
     // A socket keeps keys off the network, loopback included.
-    let socket = format!("unix:{}", places.cloud.join(format!("{name}.sock")).display());
-    Server::start(name, &["guest", "run", "--platform", "sample", "--initdata", path, "--listen", &socket], &places.logs)
+    let socket = format!(
+        "unix:{}",
+        places.cloud.join(format!("{name}.sock")).display()
+    );
+    Server::start(
+        name,
+        &[
+            "guest",
+            "run",
+            "--platform",
+            "sample",
+            "--initdata",
+            path,
+            "--listen",
+            &socket,
+        ],
+        &places.logs,
+    )
 }
 
 fn score(places: &Places, guest: &str, rows: u64) -> anyhow::Result<((), Proof)> {
     let uri = |path: &str| format!("kbs:///{path}");
-    let text = |path: PathBuf| path.to_str().map(str::to_owned).context("the folder's name is not UTF-8");
-    let (dataset, model, results) = (text(places.dataset())?, text(places.model())?, text(places.results())?);
+    let text = |path: PathBuf| {
+        path.to_str()
+            .map(str::to_owned)
+            .context("the folder's name is not UTF-8")
+    };
+    let (dataset, model, results) = (
+        text(places.dataset())?,
+        text(places.model())?,
+        text(places.results())?,
+    );
     let (key, model_key, to) = (uri(DATASET_KEY), uri(MODEL_KEY), uri(RECIPIENT));
     let document = child::run(
         "score",
-        &["score", &dataset, "--key", &key, "--model", &model, "--model-key", &model_key, "--results", &results, "--results-to", &to, "--guest", guest],
+        &[
+            "score",
+            &dataset,
+            "--key",
+            &key,
+            "--model",
+            &model,
+            "--model-key",
+            &model_key,
+            "--results",
+            &results,
+            "--results-to",
+            &to,
+            "--guest",
+            guest,
+        ],
         &places.logs,
     )?;
-    ensure!(document["rows"] == rows, "the scorer read {} rows, not {rows}", document["rows"]);
+    ensure!(
+        document["rows"] == rows,
+        "the scorer read {} rows, not {rows}",
+        document["rows"]
+    );
     let line = format!(
         "{} rows/s; its log has counts only ({} flagged), its results are sealed to the owner",
         thousands(document["rows_per_second"].as_u64().unwrap_or(0)),
@@ -272,15 +455,35 @@ fn show_results(telling: &Telling, top: &Top) {
     telling.histogram(&top.summary.histogram);
     telling.say("\n   The most suspicious transactions:");
     for row in &top.rows {
-        let features: Vec<String> = top.header.columns.iter().zip(&row.features).map(|(name, value)| format!("{name}={value:.2}")).collect();
-        telling.say(&format!("     row {:<8} {:>9.5}%  {}", row.row, row.probability * 100.0, features.join(" ")));
+        let features: Vec<String> = top
+            .header
+            .columns
+            .iter()
+            .zip(&row.features)
+            .map(|(name, value)| format!("{name}={value:.2}"))
+            .collect();
+        telling.say(&format!(
+            "     row {:<8} {:>9.5}%  {}",
+            row.row,
+            row.probability * 100.0,
+            features.join(" ")
+        ));
     }
 }
 
-fn tampered_guest(places: &Places, measured: &Initdata, admin: &AdminClient) -> anyhow::Result<(Vec<Value>, Proof)> {
-    let changed = measured.as_str().replace("ExecProcessRequest := false", "ExecProcessRequest := true");
+fn tampered_guest(
+    places: &Places,
+    measured: &Initdata,
+    admin: &AdminClient,
+) -> anyhow::Result<(Vec<Value>, Proof)> {
+    let changed = measured
+        .as_str()
+        .replace("ExecProcessRequest := false", "ExecProcessRequest := true");
     let changed = Initdata::parse(&changed)?;
-    ensure!(changed.digest() != measured.digest(), "the configuration was not changed");
+    ensure!(
+        changed.digest() != measured.digest(),
+        "the configuration was not changed"
+    );
     let guest = launch("tampered-guest", places, &changed)?;
     let path: ResourcePath = DATASET_KEY.parse()?;
     let detail = match block_on(GuestApi::new(&guest.url()?)?.resource(&path))? {
@@ -291,16 +494,29 @@ fn tampered_guest(places: &Places, measured: &Initdata, admin: &AdminClient) -> 
     let entries = block_on(admin.audit(50))??;
     let denial = entries
         .iter()
-        .find(|entry| entry["event"].as_str().is_some_and(|event| detail.contains(event)))
+        .find(|entry| {
+            entry["event"]
+                .as_str()
+                .is_some_and(|event| detail.contains(event))
+        })
         .context("the denial is not in the broker's record")?;
     let reasons: Vec<Value> = denial["reasons"].as_array().cloned().unwrap_or_default();
     let expected = hex::encode(measured.digest());
     ensure!(
-        reasons.iter().any(|reason| reason["expected"] == expected.as_str() && reason["actual"] == hex::encode(changed.digest())),
+        reasons
+            .iter()
+            .any(|reason| reason["expected"] == expected.as_str()
+                && reason["actual"] == hex::encode(changed.digest())),
         "the record does not say which init-data was expected and which was found"
     );
     let event = denial["event"].as_str().unwrap_or("-");
-    Ok((reasons.clone(), Proof::new(format!("403, denied; the broker's owner reads why in event {event}:"), json!({ "event": event, "reasons": reasons }))))
+    Ok((
+        reasons.clone(),
+        Proof::new(
+            format!("403, denied; the broker's owner reads why in event {event}:"),
+            json!({ "event": event, "reasons": reasons }),
+        ),
+    ))
 }
 
 fn megabytes(bytes: u64) -> f64 {

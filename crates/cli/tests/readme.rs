@@ -1,0 +1,140 @@
+//! Runs what the README says, as it is written: every command of its shell blocks, in one shell, in order.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use strongroom_testkit::fixtures::{peer, workspace_root};
+use strongroom_testkit::process::Program;
+
+/// What stands for the reader's hands: the servers of the other terminals, and waiting until they are ready.
+const PRELUDE: &str = r#"
+set -euo pipefail
+server() { # starts a command of another terminal and waits for its first line
+  local log=$1; shift
+  "$@" >"$log" 2>&1 &
+  pids+=($!)
+  for _ in $(seq 600); do
+    grep -q 'ready at\|serves' "$log" && return 0
+    kill -0 $! 2>/dev/null || break
+    sleep 0.05
+  done
+  cat "$log" >&2; return 1
+}
+pids=()
+trap 'kill "${pids[@]}" 2>/dev/null || true; wait' EXIT
+"#;
+
+#[test]
+fn a_command_of_the_readme_does_not_work_as_written() {
+    for program in ["curl", "openssl"] {
+        if peer(program).is_none() {
+            return;
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let blocks = shell_blocks();
+    assert!(
+        blocks.len() >= 8,
+        "only {} shell blocks found",
+        blocks.len()
+    );
+    let mut script = PRELUDE.to_owned();
+    for block in &blocks {
+        script.push_str(&translated(block));
+    }
+    // What the README says of the statuses, and of the broker being stopped.
+    script.push_str(
+        r#"
+[ "$(curl -s -o body -w '%{http_code}' http://127.0.0.1:8006/cdh/resource/default/fraud-dataset/dataset_key)" = 200 ]
+strongroom resource delete default/fraud-dataset/dataset_key
+[ "$(curl -s -o body -w '%{http_code}' http://127.0.0.1:8006/cdh/resource/default/fraud-dataset/dataset_key)" = 404 ]
+kill "${pids[0]}"; wait "${pids[0]}" || true
+[ "$(curl -s -o body -w '%{http_code}' http://127.0.0.1:8006/cdh/resource/default/fraud-dataset/dataset_key)" = 502 ]
+grep -q 127.0.0.1:8080 body
+echo "the README holds"
+"#,
+    );
+    let bin = binary();
+    let path = format!(
+        "{}:{}",
+        bin.parent().unwrap().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let finished = shell(&script)
+        .folder(folder.path())
+        .env("PATH", path)
+        .limit(Duration::from_secs(120))
+        .run()
+        .unwrap();
+    let said = finished.stdout_text();
+    assert!(
+        finished.status.success(),
+        "{script}\n--- stdout\n{said}\n--- stderr\n{}",
+        finished.stderr_text()
+    );
+    assert!(said.contains("the same key"), "{said}");
+    assert!(said.contains(" 404\n") && said.contains(" 403\n"), "{said}");
+    assert!(said.contains("\"kind\":\"summary\""), "{said}");
+    assert!(said.trim_end().ends_with("the README holds"), "{said}");
+}
+
+/// A shell whose loopback is its own where the system allows that: the README's ports may be taken on this one's.
+fn shell(script: &str) -> Program {
+    let own_network = ["--map-root-user", "--net", "bash", "-c"];
+    let probe = Program::new("unshare")
+        .args(own_network)
+        .arg("ip link set lo up")
+        .run();
+    if probe.is_ok_and(|probe| probe.status.success()) {
+        return Program::new("unshare")
+            .args(own_network)
+            .arg(format!("ip link set lo up\n{script}"));
+    }
+    Program::new("bash").args(["-c", script])
+}
+
+/// The shell blocks, without those that build or check the project: CI runs these by themselves.
+fn shell_blocks() -> Vec<String> {
+    let readme = std::fs::read_to_string(workspace_root().join("README.md")).unwrap();
+    let blocks = readme
+        .split("```sh\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap().to_owned());
+    let by_ci = ["cargo run --release -- demo", "./check", "export PATH="];
+    let (named, others): (Vec<String>, Vec<String>) = blocks.partition(|block| {
+        by_ci
+            .iter()
+            .any(|line| block.trim_start().starts_with(line))
+    });
+    assert_eq!(
+        named.len(),
+        by_ci.len(),
+        "the README no longer names the commands that CI runs"
+    );
+    others
+}
+
+/// Servers go to the background, as the README's reader has them in other terminals.
+fn translated(block: &str) -> String {
+    let mut out = String::new();
+    for line in block.lines() {
+        match line {
+            "strongroom broker run" => out.push_str("server broker.log strongroom broker run"),
+            _ if line.starts_with("strongroom guest run") => {
+                out.push_str("server guest.log ");
+                out.push_str(line);
+            }
+            other => out.push_str(other),
+        }
+        out.push('\n');
+    }
+    out
+}
+
+fn binary() -> PathBuf {
+    let named = std::env::var_os("STRONGROOM_BIN")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_strongroom").into());
+    let path = workspace_root().join(Path::new(&named));
+    assert_eq!(path.file_name().unwrap(), "strongroom");
+    path
+}
