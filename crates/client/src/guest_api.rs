@@ -33,7 +33,11 @@ impl GuestApi {
         Ok(Self {
             endpoint: Endpoint::new(
                 // Over a socket the name is only what the Host header says.
-                if socket.is_some() { "http://localhost" } else { url },
+                if socket.is_some() {
+                    "http://localhost"
+                } else {
+                    url
+                },
                 EndpointOptions {
                     timeout: TIMEOUT,
                     socket,

@@ -4,8 +4,8 @@
 //! roots it is given and no others. It knows nothing of what is asked for; `kbs`, `admin` and `guest_api` do.
 
 use std::error::Error;
-use std::sync::Arc;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue, SET_COOKIE};

@@ -66,12 +66,17 @@ pub async fn serve_unix(
     options: ServeOptions,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), GuestError> {
-    let failed = |error: std::io::Error| GuestError::Serve { reason: error.to_string() };
+    let failed = |error: std::io::Error| GuestError::Serve {
+        reason: error.to_string(),
+    };
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
     tracing::info!(broker = agent.broker(), tee = %agent.tee(), "the guest is ready on its socket");
     let app = router(agent, options).layer(Extension(rest::UnixPeer));
-    axum::serve(listener, app).with_graceful_shutdown(shutdown).await.map_err(failed)
+    axum::serve(listener, app)
+        .with_graceful_shutdown(shutdown)
+        .await
+        .map_err(failed)
 }
 
 /// How the API is served. The default is the strict choice.
