@@ -1,15 +1,30 @@
-//! Ctrl-C and SIGTERM leave nothing half-written: what is under way is registered here, and removed on the way out.
+//! Ctrl-C and SIGTERM leave nothing half-written and no child: what is under way is known here, and ended on the way out.
+//!
+//! Making, finishing and removing happen under one lock, which the cleaner takes and never gives back: nothing is made
+//! behind its back.
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-static REGISTERED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-static CHILDREN: Mutex<Vec<rustix::process::Pid>> = Mutex::new(Vec::new());
+use anyhow::ensure;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+
+static UNDER_WAY: Mutex<UnderWay> = Mutex::new(UnderWay {
+    paths: Vec::new(),
+    children: Vec::new(),
+});
 static TAKEN_OVER: AtomicBool = AtomicBool::new(false);
 
+struct UnderWay {
+    paths: Vec<PathBuf>,
+    children: Vec<Pid>,
+}
+
 /// Starts the thread that waits for signals.
-pub(crate) fn install() -> std::io::Result<()> {
+pub(crate) fn install() -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -32,8 +47,7 @@ pub(crate) fn install() -> std::io::Result<()> {
                         _ = terminate.recv() => 143,
                     };
                     if !TAKEN_OVER.load(Ordering::SeqCst) {
-                        clean();
-                        std::process::exit(code);
+                        clean_and_exit(code);
                     }
                 }
             });
@@ -41,67 +55,103 @@ pub(crate) fn install() -> std::io::Result<()> {
     Ok(())
 }
 
-/// From here on the command itself ends on a signal, as servers do that finish what they are answering.
+/// From here on the command itself ends on a signal, as servers do that finish what they are answering. It must be
+/// listening already.
 pub(crate) fn take_over() {
     TAKEN_OVER.store(true, Ordering::SeqCst);
 }
 
-/// Removes `path`, a file or a whole folder, when the process is told to stop.
-pub(crate) fn register(path: &Path) {
-    REGISTERED
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(path.to_owned());
+/// Has this process told to stop when its parent ends, however that ends.
+pub(crate) fn follow(parent: i32) -> anyhow::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+    // The parent may have ended before the line above.
+    let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+    ensure!(now == Some(parent), "the parent process has ended");
+    Ok(())
 }
 
-/// Leaves `path` alone again: it is complete, or gone.
-pub(crate) fn unregister(path: &Path) {
-    REGISTERED
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .retain(|other| other != path);
+/// Makes a file or folder that is removed when the process is told to stop.
+pub(crate) fn make<T>(make: impl FnOnce() -> io::Result<(T, PathBuf)>) -> io::Result<T> {
+    let mut under_way = under_way();
+    let (made, path) = make()?;
+    under_way.paths.push(path);
+    Ok(made)
 }
 
-/// Stops this child first when the process is told to stop.
-pub(crate) fn register_child(child: rustix::process::Pid) {
-    CHILDREN
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(child);
+/// Finishes what was made at `path`: it stays.
+pub(crate) fn finish(path: &Path, finish: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let mut under_way = under_way();
+    finish()?;
+    under_way.paths.retain(|other| other != path);
+    Ok(())
+}
+
+/// Removes what was made at `path`.
+pub(crate) fn discard(path: &Path) {
+    let mut under_way = under_way();
+    remove(path);
+    under_way.paths.retain(|other| other != path);
+}
+
+/// Starts a child that ends when the process is told to stop.
+pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
+    let mut under_way = under_way();
+    let child = command.spawn()?;
+    under_way.children.push(Pid::from_child(&child));
+    Ok(child)
 }
 
 /// The child has ended.
-pub(crate) fn unregister_child(child: rustix::process::Pid) {
-    CHILDREN
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .retain(|other| *other != child);
+pub(crate) fn ended(child: &Child) {
+    let ended = Pid::from_child(child);
+    under_way().children.retain(|other| *other != ended);
 }
 
-fn clean() {
-    for child in CHILDREN
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .drain(..)
-    {
+fn under_way() -> MutexGuard<'static, UnderWay> {
+    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn clean_and_exit(code: i32) -> ! {
+    let under_way = under_way();
+    for child in &under_way.children {
         // It may have ended by itself.
-        let _: rustix::io::Result<()> =
-            rustix::process::kill_process(child, rustix::process::Signal::KILL);
+        let _: rustix::io::Result<()> = rustix::process::kill_process(*child, Signal::KILL);
     }
-    for path in REGISTERED
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .drain(..)
+    for child in &under_way.children {
+        // Until then it may still be writing. The thread that started it may wait for it, too.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        while let Err(rustix::io::Errno::INTR) =
+            rustix::process::waitid(WaitId::Pid(*child), options)
+        {}
+    }
+    for path in &under_way.paths {
+        remove(path);
+    }
+    std::process::exit(code);
+}
+
+fn remove(path: &Path) {
+    let removed = if path.is_dir() {
+        remove_folder(path)
+    } else {
+        std::fs::remove_file(path)
+    };
+    if let Err(error) = removed
+        && error.kind() != io::ErrorKind::NotFound
     {
-        let removed = if path.is_dir() {
-            std::fs::remove_dir_all(&path)
-        } else {
-            std::fs::remove_file(&path)
-        };
-        if let Err(error) = removed
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            eprintln!("could not remove {}: {error}", path.display());
+        eprintln!("could not remove {}: {error}", path.display());
+    }
+}
+
+/// Removes a folder in which another thread may make one more file meanwhile.
+fn remove_folder(path: &Path) -> io::Result<()> {
+    let mut tries = 100;
+    loop {
+        match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && tries > 0 => {
+                tries -= 1;
+            }
+            result => return result,
         }
     }
 }

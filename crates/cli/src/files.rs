@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
-use crate::cleanup;
+use crate::{cleanup, outcome};
 
 /// Whether an existing file may be replaced.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,13 +38,20 @@ impl Output {
     /// Opens `target`, `-` being standard output. `mode` is the file's, such as `0o600`.
     pub(crate) fn create(target: &Path, existing: Existing, mode: u32) -> anyhow::Result<Self> {
         if target == Path::new("-") {
+            outcome::standard_output_is_taken();
             return Ok(Self::Stdout(io::stdout()));
         }
-        if existing == Existing::Refuse && target.exists() {
-            bail!(
+        // A link is looked at itself: it is what would be replaced.
+        match target.symlink_metadata() {
+            Ok(there) if !there.is_file() => bail!(
+                "{} exists and is no regular file: choose another name, or - for standard output",
+                target.display()
+            ),
+            Ok(_) if existing == Existing::Refuse => bail!(
                 "{} exists already: choose another name, or replace it with --force",
                 target.display()
-            );
+            ),
+            _ => {}
         }
         let name = target
             .file_name()
@@ -54,12 +61,14 @@ impl Output {
             name.to_string_lossy(),
             std::process::id()
         ));
-        cleanup::register(&temporary);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&temporary);
+        let file = cleanup::make(|| {
+            let file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(mode)
+                .open(&temporary)?;
+            Ok((file, temporary.clone()))
+        });
         let file =
             file.with_context(|| format!("cannot write in the folder of {}", target.display()))?;
         Ok(Self::File {
@@ -83,15 +92,14 @@ impl Output {
         } = &mut self
         {
             file.get_ref().sync_all()?;
-            let named = match existing {
+            let named = cleanup::finish(temporary, || match existing {
                 Existing::Replace => std::fs::rename(&*temporary, &*target),
                 // A hard link fails where another process has made the name meanwhile.
                 Existing::Refuse => std::fs::hard_link(&*temporary, &*target)
                     .and_then(|()| std::fs::remove_file(&*temporary)),
-            };
+            });
             named.with_context(|| format!("cannot name the finished file {}", target.display()))?;
             *keep = true;
-            cleanup::unregister(temporary);
         }
         Ok(())
     }
@@ -121,11 +129,7 @@ impl Drop for Output {
             ..
         } = self
         {
-            // The error that brought us here is the one to report; this one can only be added to it.
-            if let Err(error) = std::fs::remove_file(&*temporary) {
-                eprintln!("could not remove {}: {error}", temporary.display());
-            }
-            cleanup::unregister(temporary);
+            cleanup::discard(temporary);
         }
     }
 }

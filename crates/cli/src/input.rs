@@ -107,9 +107,10 @@ impl OpenArgs {
             (_, Some(_), _) if self.openssl_cipher.is_some() => {
                 bail!("{label} was not made by `openssl enc`: it does not start with \"Salted__\"")
             }
-            (Format::Sealed, None, Some(pem)) => {
-                Box::new(sealed::Opener::new(stream, &identity(pem)?, name)?)
-            }
+            (Format::Sealed, None, Some(pem)) => Box::new(
+                sealed::Opener::new(stream, &identity(pem)?, name)
+                    .with_context(|| format!("cannot decrypt {label}"))?,
+            ),
             (Format::Sealed, Some(_), _) => bail!(
                 "{label} was encrypted to a recipient: open it with --identity and the private key"
             ),

@@ -18,7 +18,12 @@ use crate::commands::Command;
 ///
 /// Start with `strongroom demo`: the whole story on this machine, in seconds, nothing installed.
 #[derive(Parser)]
-#[command(version, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    name = "strongroom",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -30,6 +35,10 @@ struct Args {
     /// Say more in the log: -v for what happens, -vv for every request.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
+
+    /// Stop when this parent process ends.
+    #[arg(long, global = true, hide = true, value_name = "PID")]
+    exit_with_parent: Option<i32>,
 }
 
 fn main() -> ExitCode {
@@ -48,9 +57,9 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let json = args.json;
-    match args
-        .command
-        .run(json)
+    let followed = args.exit_with_parent.map_or(Ok(()), cleanup::follow);
+    match followed
+        .and_then(|()| args.command.run(json))
         .and_then(|outcome| outcome.print(json))
     {
         Ok(code) => code,

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
@@ -68,14 +69,24 @@ impl Outcome {
     }
 }
 
+/// Prints a line of what goes on even when nobody reads it any more.
+pub(crate) fn say(line: &str) {
+    writeln!(std::io::stdout(), "{line}").ok();
+}
+
+/// From here on standard output carries a file, and no document may mix with it.
+pub(crate) fn standard_output_is_taken() {
+    STANDARD_OUTPUT_IS_TAKEN.store(true, Ordering::SeqCst);
+}
+
+static STANDARD_OUTPUT_IS_TAKEN: AtomicBool = AtomicBool::new(false);
+
 /// Prints an error with its causes, each on a line of its own.
 pub(crate) fn print_error(error: &anyhow::Error, json: bool) {
     let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
-    if json {
-        println!(
-            "{}",
-            json!({ "error": error.to_string(), "causes": causes })
-        );
+    if json && !STANDARD_OUTPUT_IS_TAKEN.load(Ordering::SeqCst) {
+        let document = json!({ "error": error.to_string(), "causes": causes });
+        say(&document.to_string());
     }
     eprintln!("error: {error}");
     for cause in causes {

@@ -59,9 +59,6 @@ struct RunArgs {
     /// Listen here instead of where the configuration says; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
-
-    #[command(flatten)]
-    parent: super::guest::ParentArgs,
 }
 
 pub(crate) fn run(args: Args, json: bool) -> anyhow::Result<Outcome> {
@@ -101,7 +98,6 @@ fn init(args: &InitArgs) -> anyhow::Result<Outcome> {
 }
 
 fn serve(args: &RunArgs, json: bool) -> anyhow::Result<Outcome> {
-    args.parent.follow()?;
     let path = if args.config.is_dir() {
         args.config.join("broker.toml")
     } else {
@@ -121,12 +117,12 @@ fn serve(args: &RunArgs, json: bool) -> anyhow::Result<Outcome> {
     for warning in &warnings {
         eprintln!("warning: {warning}");
     }
-    crate::cleanup::take_over();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let stop = super::guest::told_to_stop()?;
+        crate::cleanup::take_over();
         let mut out = std::io::stdout().lock();
         if json {
             writeln!(

@@ -119,20 +119,33 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     if target == Path::new("-") {
         return Ok(Outcome::silent());
     }
+    let bound = bound_name(&target)?;
     let text = format!(
         "Encrypted {bytes} bytes to {} as {name:?}.",
         target.display()
     );
     let document = json!({ "output": target, "name": name, "bytes": bytes, "warnings": warnings });
-    let flag = if args.to.is_some() {
-        "--identity PRIVATE.pem"
-    } else {
-        "--key KEY"
-    };
-    Ok(Outcome::new(text, document).next(format!(
-        "strongroom decrypt {} {flag} --output FILE",
-        target.display()
-    )))
+    let target = quoted(&target.display().to_string());
+    let mut next = format!("strongroom decrypt {target} --output FILE ");
+    next.push_str(match (&args.to, args.format) {
+        (Some(_), _) => "--identity PRIVATE.pem",
+        (None, None) => "--key KEY",
+        (None, Some(WeakFormat::OpensslAes256Cbc)) => "--key KEY --openssl-cipher cbc",
+        (None, Some(WeakFormat::OpensslAes256Cfb)) => "--key KEY --openssl-cipher cfb",
+    });
+    if args.format.is_none() && name != bound {
+        next.push_str(&format!(" --name {}", quoted(&name)));
+    }
+    Ok(Outcome::new(text, document).next(next))
+}
+
+/// Writes a word as a shell reads it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Copies everything through the encryptor and names the file only when its end is sealed.

@@ -51,9 +51,6 @@ struct RunArgs {
         value_name = "ADDRESS|unix:PATH"
     )]
     listen: Listen,
-
-    #[command(flatten)]
-    parent: ParentArgs,
 }
 
 /// How this machine attests, and to whom.
@@ -107,28 +104,6 @@ impl AttestArgs {
     }
 }
 
-/// Ends a server with the process that started it.
-#[derive(clap::Args, Clone)]
-pub(crate) struct ParentArgs {
-    /// Stop when this parent process ends.
-    #[arg(long, hide = true, value_name = "PID")]
-    exit_with_parent: Option<i32>,
-}
-
-impl ParentArgs {
-    pub(crate) fn follow(&self) -> anyhow::Result<()> {
-        if let Some(parent) = self.exit_with_parent {
-            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
-            // The parent may have ended before the line above.
-            let now = rustix::process::getppid()
-                .map(rustix::process::Pid::as_raw_nonzero)
-                .map(std::num::NonZero::get);
-            anyhow::ensure!(now == Some(parent), "the parent process has ended");
-        }
-        Ok(())
-    }
-}
-
 #[derive(clap::Args)]
 struct ExecArgs {
     /// A sealed file and the place of its plaintext, which must lie on tmpfs; may be repeated.
@@ -160,16 +135,15 @@ pub(crate) fn run(args: Args, json: bool) -> anyhow::Result<Outcome> {
 }
 
 fn serve(args: &RunArgs, json: bool) -> anyhow::Result<Outcome> {
-    args.parent.follow()?;
     let agent = args.attest.agent()?;
     let listener = args.listen.bind()?;
     let url = listener.url()?;
-    crate::cleanup::take_over();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let stop = told_to_stop()?;
+        crate::cleanup::take_over();
         let mut out = std::io::stdout().lock();
         if json {
             writeln!(out, "{}", json!({ "ready": true, "url": url, "broker": agent.broker(), "tee": agent.tee() }))?;

@@ -1,6 +1,7 @@
 //! `strongroom keygen`: a data key, a recipient's key pair, or a key pair that signs sealed secrets.
 
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde_json::json;
@@ -8,7 +9,7 @@ use strongroom_cipherfile::FileKey;
 use strongroom_wire::jwe::{DecryptionKey, KeyAlgorithm};
 use strongroom_wire::sealed_secret::SigningJwk;
 
-use crate::files::{self, Existing};
+use crate::files::{self, Existing, Output};
 use crate::outcome::Outcome;
 
 /// Make a key.
@@ -51,6 +52,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let outcome = match args.kind {
         Kind::Data => {
             files::write(file, existing, 0o600, FileKey::generate()?.expose_bytes())?;
+            if file.as_os_str() == "-" {
+                return Ok(Outcome::silent());
+            }
             return Ok(Outcome::new(
                 format!("Wrote a data key to {shown} (32 bytes, readable by you alone)."),
                 json!({ "key": file }),
@@ -62,8 +66,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         }
         Kind::Recipient => {
             let key = DecryptionKey::generate(KeyAlgorithm::EcdhP256)?;
-            files::write(file, existing, 0o600, key.to_pkcs8_pem()?.as_bytes())?;
-            files::write(&public, existing, 0o644, &serde_json::to_vec(key.public())?)?;
+            let document = serde_json::to_vec(key.public())?;
+            let private = key.to_pkcs8_pem()?;
+            write_pair(existing, (file, private.as_bytes()), (&public, &document))?;
             format!(
                 "strongroom resource put default/fraud-results/recipient {}",
                 public.display()
@@ -71,12 +76,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         }
         Kind::Signing => {
             let key = SigningJwk::generate()?;
-            files::write(file, existing, 0o600, key.to_json(&args.kid).as_bytes())?;
-            files::write(
-                &public,
+            let document = key.public_json(&args.kid);
+            let private = key.to_json(&args.kid);
+            write_pair(
                 existing,
-                0o644,
-                key.public_json(&args.kid).as_bytes(),
+                (file, private.as_bytes()),
+                (&public, document.as_bytes()),
             )?;
             format!(
                 "strongroom resource put default/signing-key/sealed {}",
@@ -89,4 +94,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         public.display()
     );
     Ok(Outcome::new(text, json!({ "private": file, "public": public })).next(outcome))
+}
+
+/// Writes both halves or none: a new half beside an old one opens nothing.
+fn write_pair(
+    existing: Existing,
+    (private, secret): (&Path, &[u8]),
+    (public, document): (&Path, &[u8]),
+) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        private != Path::new("-"),
+        "a key pair is two files: name the private one"
+    );
+    let mut private = Output::create(private, existing, 0o600)?;
+    let mut public = Output::create(public, existing, 0o644)?;
+    private.write_all(secret)?;
+    public.write_all(document)?;
+    public.commit()?;
+    private.commit()
 }

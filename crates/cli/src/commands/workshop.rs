@@ -18,7 +18,7 @@ use crate::commands::score::score;
 use crate::files;
 use crate::input::{OpenArgs, OpensslCipher, bound_name};
 use crate::keys::GuestArgs;
-use crate::outcome::Outcome;
+use crate::outcome::{self, Outcome};
 
 pub(crate) fn run(
     bundle: &Bundle,
@@ -30,7 +30,7 @@ pub(crate) fn run(
     let settings = Settings::from_environment(|name| std::env::var(name).ok())?;
     let say = |line: &str| {
         if !json {
-            println!("{line}");
+            outcome::say(line);
         }
     };
     let mut totals = Totals::default();
@@ -254,12 +254,13 @@ impl Write for RowPrinter {
                 } else {
                     "FALSE"
                 };
-                println!(
+                writeln!(
+                    io::stdout(),
                     "Is query {} fraudulent? {verdict}. Likelyhood of fraud: {:.5}%{}",
                     self.first + row.row - 1,
                     row.probability * 100.0,
                     if hit { "\n" } else { "" }
-                );
+                )?;
             }
             self.line.clear();
         }
@@ -281,7 +282,7 @@ struct RowLine {
 /// Streams a download; what has not been read yet stays on the other side, a few chunks aside.
 fn download(url: reqwest::Url) -> anyhow::Result<Box<dyn Read>> {
     let (ready_sender, ready) = sync_channel(1);
-    let (sender, chunks) = sync_channel::<io::Result<Vec<u8>>>(4);
+    let (sender, chunks) = sync_channel::<io::Result<Option<Vec<u8>>>>(4);
     std::thread::Builder::new()
         .name("download".to_owned())
         .spawn(move || {
@@ -303,15 +304,15 @@ fn download(url: reqwest::Url) -> anyhow::Result<Box<dyn Read>> {
                 let mut answer = answer;
                 loop {
                     let chunk = match answer.chunk().await {
-                        Ok(None) => return,
-                        Ok(Some(chunk)) => Ok(chunk.to_vec()),
+                        Ok(None) => Ok(None),
+                        Ok(Some(chunk)) => Ok(Some(chunk.to_vec())),
                         Err(error) => Err(io::Error::other(format!(
                             "the download broke off: {}",
                             error.without_url()
                         ))),
                     };
-                    let failed = chunk.is_err();
-                    if sender.send(chunk).is_err() || failed {
+                    let more = matches!(chunk, Ok(Some(_)));
+                    if sender.send(chunk).is_err() || !more {
                         return;
                     }
                 }
@@ -323,11 +324,14 @@ fn download(url: reqwest::Url) -> anyhow::Result<Box<dyn Read>> {
     Ok(Box::new(Chunks {
         chunks,
         current: io::Cursor::new(Vec::new()),
+        ended: false,
     }))
 }
 
 async fn get(url: reqwest::Url) -> anyhow::Result<reqwest::Response> {
+    // The storage redirects nobody, and a redirect would carry the token to another host, as the referrer.
     let client = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(std::time::Duration::from_secs(30))
         .build()?;
     // The URL holds the token: it must not appear in an error.
@@ -344,21 +348,24 @@ async fn get(url: reqwest::Url) -> anyhow::Result<reqwest::Response> {
     Ok(answer)
 }
 
+/// What arrives of a download. Its end must be told: a sender that went away is no end.
 struct Chunks {
-    chunks: Receiver<io::Result<Vec<u8>>>,
+    chunks: Receiver<io::Result<Option<Vec<u8>>>>,
     current: io::Cursor<Vec<u8>>,
+    ended: bool,
 }
 
 impl Read for Chunks {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         loop {
             let read = self.current.read(out)?;
-            if read > 0 || out.is_empty() {
+            if read > 0 || out.is_empty() || self.ended {
                 return Ok(read);
             }
-            match self.chunks.recv() {
-                Ok(chunk) => self.current = io::Cursor::new(chunk?),
-                Err(_) => return Ok(0),
+            let stopped = |_| io::Error::other("the download stopped before its end");
+            match self.chunks.recv().map_err(stopped)?? {
+                Some(chunk) => self.current = io::Cursor::new(chunk),
+                None => self.ended = true,
             }
         }
     }

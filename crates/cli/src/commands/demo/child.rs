@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use crate::cleanup;
@@ -23,16 +24,12 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `strongroom ARGS --json` and waits for its ready line.
     pub(crate) fn start(name: &'static str, args: &[&str], logs: &Path) -> anyhow::Result<Self> {
-        let parent = std::process::id().to_string();
-        let mut child = command(args)?
-            .args(["--exit-with-parent", &parent])
-            .stdout(Stdio::piped())
-            .stderr(File::create(logs.join(format!("{name}.log")))?)
-            .spawn()
-            .with_context(|| format!("cannot start the {name}"))?;
-        if let Some(pid) = pid(&child) {
-            cleanup::register_child(pid);
-        }
+        let mut child = cleanup::spawn(
+            command(args)?
+                .stdout(Stdio::piped())
+                .stderr(File::create(logs.join(format!("{name}.log")))?),
+        )
+        .with_context(|| format!("cannot start the {name}"))?;
         let mut output = BufReader::new(child.stdout.take().context("the child has no output")?);
         let mut line = String::new();
         output.read_line(&mut line)?;
@@ -67,16 +64,13 @@ impl Drop for Server {
 /// Runs `strongroom ARGS --json` to its end and returns its document. Its progress bar stays visible.
 pub(crate) fn run(name: &str, args: &[&str], logs: &Path) -> anyhow::Result<Value> {
     let log = logs.join(format!("{name}.log"));
-    let mut child = command(args)?
-        .stdout(Stdio::piped())
-        .stderr(if console::Term::stderr().is_term() {
-            Stdio::inherit()
-        } else {
-            File::create(&log)?.into()
-        })
-        .spawn()
+    let stderr = if console::Term::stderr().is_term() {
+        Stdio::inherit()
+    } else {
+        File::create(&log)?.into()
+    };
+    let mut child = cleanup::spawn(command(args)?.stdout(Stdio::piped()).stderr(stderr))
         .with_context(|| format!("cannot start {name}"))?;
-    let registered = pid(&child).inspect(|pid| cleanup::register_child(*pid));
     let mut text = String::new();
     child
         .stdout
@@ -84,9 +78,7 @@ pub(crate) fn run(name: &str, args: &[&str], logs: &Path) -> anyhow::Result<Valu
         .context("the child has no output")?
         .read_to_string(&mut text)?;
     let status = child.wait()?;
-    if let Some(pid) = registered {
-        cleanup::unregister_child(pid);
-    }
+    cleanup::ended(&child);
     let document: Value = serde_json::from_str(&text).unwrap_or_default();
     if !status.success() {
         bail!(
@@ -101,7 +93,11 @@ pub(crate) fn run(name: &str, args: &[&str], logs: &Path) -> anyhow::Result<Valu
 fn command(args: &[&str]) -> anyhow::Result<Command> {
     let mut command =
         Command::new(std::env::current_exe().context("cannot find this program's own file")?);
-    command.args(args).arg("--json").stdin(Stdio::null());
+    let parent = std::process::id().to_string();
+    command
+        .args(args)
+        .args(["--json", "--exit-with-parent", &parent])
+        .stdin(Stdio::null());
     // The children take their orders from the command line alone.
     for name in [
         "STRONGROOM_BROKER",
@@ -115,21 +111,13 @@ fn command(args: &[&str]) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-fn pid(child: &Child) -> Option<rustix::process::Pid> {
-    i32::try_from(child.id())
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-}
-
 /// Asks first, so that the server finishes what it is writing.
 fn stop(child: &mut Child) {
-    if let Some(pid) = pid(child) {
-        // It may have ended by itself; waiting tells.
-        let _: rustix::io::Result<()> =
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        if let Err(error) = child.wait() {
-            eprintln!("a child process could not be waited for: {error}");
-        }
-        cleanup::unregister_child(pid);
+    // It may have ended by itself; waiting tells.
+    let _: rustix::io::Result<()> =
+        rustix::process::kill_process(Pid::from_child(child), Signal::TERM);
+    if let Err(error) = child.wait() {
+        eprintln!("a child process could not be waited for: {error}");
     }
+    cleanup::ended(child);
 }

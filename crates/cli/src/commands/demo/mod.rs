@@ -60,12 +60,14 @@ struct Folder {
 
 impl Folder {
     fn temporary() -> anyhow::Result<Self> {
-        let path = tempfile::Builder::new()
-            .prefix("strongroom-demo-")
-            .tempdir()
-            .context("cannot make a temporary folder")?
-            .keep();
-        cleanup::register(&path);
+        let made = cleanup::make(|| {
+            let folder = tempfile::Builder::new()
+                .prefix("strongroom-demo-")
+                .tempdir()?;
+            let path = folder.keep();
+            Ok((path.clone(), path))
+        });
+        let path = made.context("cannot make a temporary folder")?;
         Ok(Self { path, keep: false })
     }
 }
@@ -73,10 +75,7 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if !self.keep {
-            if let Err(error) = std::fs::remove_dir_all(&self.path) {
-                eprintln!("could not remove {}: {error}", self.path.display());
-            }
-            cleanup::unregister(&self.path);
+            cleanup::discard(&self.path);
         }
     }
 }

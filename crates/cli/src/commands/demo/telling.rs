@@ -6,7 +6,7 @@ use console::style;
 use serde_json::{Value, json};
 
 use crate::commands::score::thousands;
-use crate::outcome::Outcome;
+use crate::outcome::{self, Outcome};
 
 /// The narrator, who also takes the record.
 pub(crate) struct Telling {
@@ -71,7 +71,7 @@ impl Telling {
     /// Says something aside.
     pub(crate) fn say(&self, line: &str) {
         if !self.json {
-            println!("{line}");
+            outcome::say(line);
         }
     }
 
