@@ -1,0 +1,156 @@
+//! What the tests of the whole program share: the program, folders of their own, and questions about what it left.
+
+// Each test binary uses its own part of this.
+#![allow(dead_code)]
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use strongroom_scoring::generate::{Columns, Generator};
+use strongroom_testkit::leak::Scanner;
+use strongroom_testkit::process::{Finished, Program};
+use tempfile::TempDir;
+
+/// The header of what the built-in model reads.
+pub(crate) const HEADER: &str = "distance_from_last_transaction,ratio_to_median_purchase_price,used_chip,used_pin_number,online_order\n";
+
+/// The program under test.
+pub(crate) fn strongroom() -> Program {
+    Program::new(binary()).limit(Duration::from_secs(120))
+}
+
+/// Where the program under test is.
+pub(crate) fn binary() -> PathBuf {
+    let named = std::env::var_os("STRONGROOM_BIN");
+    named.map_or_else(|| env!("CARGO_BIN_EXE_strongroom").into(), PathBuf::from)
+}
+
+/// A folder of the test's own, and the program in it.
+pub(crate) struct Place(TempDir);
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// The program in this folder with these arguments.
+    pub(crate) fn program(&self, args: &[&str]) -> Program {
+        strongroom().folder(self.path()).args(args)
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Finished {
+        self.program(args).run().unwrap()
+    }
+
+    /// Runs what must succeed.
+    pub(crate) fn ok(&self, args: &[&str]) -> Finished {
+        self.run(args).expect_success()
+    }
+
+    /// Runs what must fail: exit code 1, an error, and no file more or less than before. Returns what it printed.
+    #[track_caller]
+    pub(crate) fn refused(&self, args: &[&str]) -> String {
+        let before = self.listing();
+        let finished = self.run(args);
+        let printed = printed(&finished);
+        assert_eq!(finished.status.code(), Some(1), "{args:?}: {printed}");
+        assert!(
+            finished.stderr_text().contains("error: "),
+            "{args:?}: {printed}"
+        );
+        assert_eq!(self.listing(), before, "{args:?}");
+        printed
+    }
+
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        fs::write(self.join(name), bytes).unwrap();
+    }
+
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.join(name)).unwrap()
+    }
+
+    /// The names of everything in the folder.
+    pub(crate) fn listing(&self) -> Vec<String> {
+        listing(self.path())
+    }
+}
+
+/// The names of everything under a folder.
+pub(crate) fn listing(folder: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut left = vec![folder.to_path_buf()];
+    while let Some(path) = left.pop() {
+        for entry in fs::read_dir(path).unwrap() {
+            let path = entry.unwrap().path();
+            names.push(path.strip_prefix(folder).unwrap().display().to_string());
+            if path.is_dir() {
+                left.push(path);
+            }
+        }
+    }
+    names.sort();
+    names
+}
+
+/// Both streams.
+pub(crate) fn printed(finished: &Finished) -> String {
+    finished.stdout_text() + &finished.stderr_text()
+}
+
+/// The one JSON document that is all of the standard output.
+#[track_caller]
+pub(crate) fn document(finished: &Finished) -> Value {
+    let stdout = finished.stdout_text();
+    serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout:?}"))
+}
+
+/// Fails unless none of the needles was printed, in any form.
+#[track_caller]
+pub(crate) fn assert_never_printed(needles: &[&str], finished: &Finished) {
+    let named = needles.iter().map(|needle| (*needle, needle.as_bytes()));
+    let scanner = Scanner::new(named).unwrap();
+    for (name, stream) in [("stdout", &finished.stdout), ("stderr", &finished.stderr)] {
+        scanner.scan_bytes(name, stream).assert_clean(1);
+    }
+}
+
+/// Transactions as CSV.
+pub(crate) fn transactions(rows: u64) -> String {
+    let mut csv = String::new();
+    let generator = Generator {
+        rows,
+        seed: 7,
+        label: false,
+        columns: Columns::Model,
+    };
+    generator.into_reader().read_to_string(&mut csv).unwrap();
+    csv
+}
+
+/// Makes a named pipe.
+pub(crate) fn fifo(path: &Path) {
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+}
+
+/// Asks until the answer is yes; fails the test when it is not within half a minute.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::yield_now();
+    }
+}
