@@ -25,8 +25,30 @@ const MAX_JWK: usize = 16 * 1024;
 const VERSION: &str = "0.1.0";
 
 /// Whether a value is meant to be a sealed secret, so that it must unseal or fail.
+///
+/// That includes `sealed.` behind white space, quotes or a byte order mark, which does not parse: an application must
+/// not start with the sealed text as its password because a manifest was indented or quoted once too often.
 pub fn is_sealed(value: &[u8]) -> bool {
-    value.starts_with(PREFIX.as_bytes())
+    value.starts_with(PREFIX.as_bytes()) || is_preceded(value)
+}
+
+fn is_preceded(value: &[u8]) -> bool {
+    let text = match std::str::from_utf8(value) {
+        Ok(text) => text,
+        Err(error) => value
+            .get(..error.valid_up_to())
+            .and_then(|start| std::str::from_utf8(start).ok())
+            .unwrap_or_default(),
+    };
+    let bare = text.trim_start_matches(|c: char| {
+        c.is_whitespace()
+            || c.is_control()
+            || matches!(
+                c,
+                '"' | '\'' | '`' | '\u{2018}'..='\u{201f}' | '\u{feff}' | '\u{200b}'..='\u{200f}'
+            )
+    });
+    bare.len() < text.len() && bare.starts_with(PREFIX)
 }
 
 /// A sealed secret whose signature has not been checked.
@@ -55,6 +77,9 @@ impl UnverifiedSealedSecret {
         }
         if text.len() > MAX_SEALED {
             return Err(SealedSecretError::TooLong);
+        }
+        if is_preceded(text.as_bytes()) {
+            return Err(SealedSecretError::Preceded);
         }
         let jws = text
             .trim_end()
@@ -308,8 +333,8 @@ impl SigningJwk {
     }
 }
 
-/// A public P-256 key that verifies sealed secrets. Its `kid`, `use` and `alg` are not compared with anything:
-/// real ones differ from the header's.
+/// A public P-256 key that verifies sealed secrets. Its `kid` is not compared with anything: real ones differ from the
+/// header's.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct VerifyingJwk {
     point: Vec<u8>,
@@ -319,7 +344,8 @@ impl VerifyingJwk {
     /// Reads a public JWK, or the public half of a private one.
     ///
     /// # Errors
-    /// [`SealedSecretError::Key`] when it is not an EC key on P-256.
+    /// [`SealedSecretError::Key`] when it is not an EC key on P-256, or says that it is for something else than ES256
+    /// signatures (RFC 7517, 4.2 and 4.4), as a key for encryption does.
     pub fn from_json(json: &[u8]) -> Result<Self, SealedSecretError> {
         #[derive(Deserialize)]
         struct Jwk {
@@ -327,6 +353,8 @@ impl VerifyingJwk {
             crv: String,
             x: String,
             y: String,
+            alg: Option<String>,
+            r#use: Option<String>,
         }
         if json.len() > MAX_JWK {
             return Err(SealedSecretError::Key("it is longer than 16 KiB"));
@@ -335,6 +363,16 @@ impl VerifyingJwk {
             .map_err(|_| SealedSecretError::Key("it is not the JSON of an EC key"))?;
         if jwk.kty != "EC" || jwk.crv != "P-256" {
             return Err(SealedSecretError::Key("it is not an EC key on P-256"));
+        }
+        if jwk.r#use.is_some_and(|r#use| r#use != "sig") {
+            return Err(SealedSecretError::Key(
+                "its use is not \"sig\": it is not for signatures",
+            ));
+        }
+        if jwk.alg.is_some_and(|alg| alg != "ES256") {
+            return Err(SealedSecretError::Key(
+                "its alg is not ES256: it is for something else, such as encryption",
+            ));
         }
         let coordinate = |text: &str| match b64::url_decode(text) {
             Ok(bytes) if bytes.len() == 32 => Ok(bytes),
@@ -385,6 +423,11 @@ pub enum SealedSecretError {
     /// The payload is not one of the known types.
     #[error("sealed secret: the signed payload is not a vault or envelope secret: {0}")]
     Payload(String),
+    /// Something that does not show stands before it.
+    #[error(
+        "white space, a quotation mark or a byte order mark stands before \"sealed.\"; remove it, or nothing would unseal the value"
+    )]
+    Preceded,
     /// The signature does not verify.
     #[error(
         "the signature of the sealed secret does not verify: the text was changed, or another key signed it"
@@ -496,6 +539,23 @@ mod tests {
     }
 
     #[test]
+    fn upstreams_test_keys_are_told_apart() {
+        let folder = "guest/guest-components/confidential-data-hub/hub/src/secret/tests";
+        let read = |name: &str| crate::fixtures::read(&format!("{folder}/{name}.json"));
+        let (Some(vault), Some(key), Some(other)) =
+            (read("vault-1"), read("test-key"), read("test-key-2"))
+        else {
+            return;
+        };
+        let secret = SealedSecret::from_json(&vault).unwrap();
+        let text = seal(&secret, &SigningJwk::from_json(&key).unwrap(), "k").unwrap();
+        let parsed = UnverifiedSealedSecret::parse(&text).unwrap();
+        let verified = |jwk: &[u8]| parsed.verify(&VerifyingJwk::from_json(jwk).unwrap());
+        assert_eq!(verified(&key), Ok(secret));
+        assert_eq!(verified(&other), Err(SealedSecretError::Signature));
+    }
+
+    #[test]
     fn every_changed_character_is_refused() {
         let (text, key) = sealed();
         for at in PREFIX.len()..text.len() {
@@ -538,6 +598,81 @@ mod tests {
             UnverifiedSealedSecret::parse(&text),
             Err(SealedSecretError::Unsigned)
         );
+    }
+
+    #[test]
+    fn sealed_text_behind_what_does_not_show_must_unseal_or_fail() {
+        let (text, _) = sealed();
+        for before in [
+            "\n", " ", "\t\r\n", "\"", "'", "\u{feff}", " \"", "\u{201c}", "\u{a0}",
+        ] {
+            let value = format!("{before}{text}");
+            assert!(is_sealed(value.as_bytes()), "{before:?}");
+            assert_eq!(
+                UnverifiedSealedSecret::parse(&value),
+                Err(SealedSecretError::Preceded),
+                "{before:?}"
+            );
+        }
+        assert!(is_sealed(b"\"sealed.\xff"));
+    }
+
+    #[test]
+    fn value_that_only_mentions_the_prefix_is_not_sealed() {
+        for value in [
+            "a sealed.x",
+            "unsealed.x",
+            "{\"sealed.\":1}",
+            "",
+            " ",
+            "\"a\"",
+        ] {
+            assert!(!is_sealed(value.as_bytes()), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn key_for_encryption_is_no_signing_key() {
+        let key = SigningJwk::generate().unwrap().public_json("k");
+        let with = |name: &str, value: Option<&str>| {
+            let mut jwk: Value = serde_json::from_str(&key).unwrap();
+            match value {
+                Some(value) => jwk[name] = value.into(),
+                None => drop(jwk.as_object_mut().unwrap().remove(name)),
+            }
+            VerifyingJwk::from_json(jwk.to_string().as_bytes())
+        };
+        assert!(with("alg", Some("ECDH-ES+A256KW")).is_err());
+        assert!(with("use", Some("enc")).is_err());
+        assert!(with("alg", None).is_ok() && with("use", None).is_ok());
+    }
+
+    #[test]
+    fn recipients_key_is_no_signing_key() {
+        let key = crate::jwe::DecryptionKey::generate(crate::jwe::KeyAlgorithm::EcdhP256).unwrap();
+        let jwk = serde_json::to_vec(key.public()).unwrap();
+        assert!(matches!(
+            VerifyingJwk::from_json(&jwk),
+            Err(SealedSecretError::Key(_))
+        ));
+    }
+
+    #[test]
+    fn unsigned_secrets_of_cococtl_are_refused() {
+        let path = "guest/cococtl/pod-with-env-secret-trustee-secrets.json";
+        let Some(pod) = crate::fixtures::json(path) else {
+            return;
+        };
+        let secrets = pod["secrets"].as_array().unwrap();
+        assert_eq!(secrets.len(), 2);
+        for secret in secrets {
+            let text = secret["sealedSecret"].as_str().unwrap();
+            assert!(is_sealed(text.as_bytes()));
+            assert_eq!(
+                UnverifiedSealedSecret::parse(text),
+                Err(SealedSecretError::Unsigned)
+            );
+        }
     }
 
     #[test]
