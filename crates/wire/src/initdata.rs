@@ -124,6 +124,35 @@ impl Initdata {
     }
 }
 
+/// What the platforms hold when they were launched with an init-data of this digest.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Registers {
+    /// SNP's `HOST_DATA`: 32 bytes, a longer digest cut.
+    pub snp_host_data: Vec<u8>,
+    /// TDX's `MRCONFIGID`: 48 bytes, a shorter digest padded with zeros, a longer one cut.
+    pub tdx_mrconfigid: Vec<u8>,
+    /// CCA's realm personalization value: 64 bytes, a shorter digest padded with zeros.
+    pub cca_rpv: Vec<u8>,
+    /// PCR 8 of a vTPM's SHA-256 bank, extended once from zeros; only a digest of 32 bytes can be.
+    pub vtpm_pcr8: Option<Vec<u8>>,
+}
+
+/// Computes the registers for a digest.
+pub fn registers(digest: &[u8]) -> Registers {
+    let resized = |length: usize| {
+        let mut register = digest.to_vec();
+        register.resize(length, 0);
+        register
+    };
+    Registers {
+        snp_host_data: resized(32),
+        tdx_mrconfigid: resized(48),
+        cca_rpv: resized(64),
+        vtpm_pcr8: (digest.len() == 32)
+            .then(|| HashAlgorithm::Sha256.digest(&[&[0; 32], digest].concat())),
+    }
+}
+
 /// Writes a document from its files. The text is stable: the same files give the same digest.
 ///
 /// # Errors
@@ -224,6 +253,36 @@ mod tests {
             assert_eq!(
                 Initdata::from_annotation(&parsed.to_annotation()).unwrap(),
                 parsed,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn registers_hold_what_upstreams_binding_makes_of_the_digests() {
+        let (Some(expected), Some(digests)) = (
+            crate::fixtures::json("guest/vectors/initdata-binding.json"),
+            crate::fixtures::json("guest/initdata/expected.json"),
+        ) else {
+            return;
+        };
+        for (name, want) in expected["values"].as_object().unwrap() {
+            let digest = hex::decode(digests[name]["digest_hex"].as_str().unwrap()).unwrap();
+            let made = registers(&digest);
+            assert_eq!(
+                hex::encode(&made.tdx_mrconfigid),
+                want["tdx_mrconfigid_48_hex"],
+                "{name}"
+            );
+            assert_eq!(
+                hex::encode(&made.snp_host_data),
+                want["snp_hostdata_32_hex"],
+                "{name}"
+            );
+            assert_eq!(hex::encode(&made.cca_rpv), want["cca_rpv_64_hex"], "{name}");
+            assert_eq!(
+                made.vtpm_pcr8.map(hex::encode).as_deref(),
+                want["az_vtpm_pcr8_sha256_hex"].as_str(),
                 "{name}"
             );
         }

@@ -71,6 +71,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
                 .as_deref()
                 .map(|path| read_text(path))
                 .transpose()?;
+            let url: reqwest::Url = new.broker.parse().ok().filter(|url: &reqwest::Url| url.has_host()).with_context(|| {
+                format!("--broker {:?} is no URL: write it as https://host:port", new.broker)
+            })?;
+            if url.scheme() == "http" {
+                eprintln!("warning: {url} is not protected by TLS; whoever sits between may answer in the broker's place");
+            } else if cert.is_none() {
+                eprintln!("warning: without --broker-cert the guest trusts every certificate authority of its image");
+            }
             let document = compose(new.algorithm.parse()?, &new.broker, cert.as_deref(), policy)?;
             files::write(
                 &new.file,
@@ -85,9 +93,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
                 json!({ "file": new.file, "digest": digest }),
             )
             .next(format!(
-                "strongroom policy allow 'default/fraud-*/*' --initdata {shown}"
+                "strongroom policy allow 'default/fraud-*/*' --initdata {shown}   # to try it out with sample evidence: --assurance development"
             ))
-            .next(format!("strongroom guest run --initdata {shown}")))
+            .next(format!("strongroom guest run --initdata {shown}   # on a machine without a TEE, to try it out: --platform sample")))
         }
         Action::Digest { file } => {
             let document = read(file)?;
@@ -181,20 +189,15 @@ fn read_text(path: &Path) -> anyhow::Result<String> {
 
 /// What each platform holds when it was launched with this digest.
 fn registers(digest: &[u8]) -> Vec<(&'static str, String)> {
-    let resized = |length: usize| {
-        let mut register = digest.to_vec();
-        register.resize(length, 0);
-        hex::encode(register)
-    };
-    let mut registers = vec![
-        ("SNP HOST_DATA", resized(32)),
-        ("TDX MRCONFIGID", resized(48)),
+    let registers = strongroom_wire::initdata::registers(digest);
+    let mut named = vec![
+        ("SNP HOST_DATA", hex::encode(registers.snp_host_data)),
+        ("TDX MRCONFIGID", hex::encode(registers.tdx_mrconfigid)),
     ];
-    if digest.len() == 32 {
-        let pcr = HashAlgorithm::Sha256.digest(&[&[0u8; 32], digest].concat());
-        registers.push(("vTPM PCR8 (SHA-256)", hex::encode(pcr)));
+    if let Some(pcr) = registers.vtpm_pcr8 {
+        named.push(("vTPM PCR8 (SHA-256)", hex::encode(pcr)));
     }
-    registers
+    named
 }
 
 fn findings(document: &Initdata) -> Vec<String> {
@@ -234,9 +237,6 @@ fn findings(document: &Initdata) -> Vec<String> {
             findings.push(format!("{file}: {cert} is not a PEM certificate"));
         }
     }
-    if !document.data().contains_key("policy.rego") {
-        findings.push("policy.rego is missing: the guest image's own agent policy decides about exec and logs".to_owned());
-    }
     if document.algorithm() != HashAlgorithm::Sha256 {
         findings.push(format!("{} does not fit the 32 bytes of SNP's HOST_DATA nor a vTPM's PCR8; sha256 fits every platform", document.algorithm().as_str()));
     }
@@ -262,13 +262,11 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_and_missing_policy_are_found() {
+    fn plain_http_and_wide_digest_are_found() {
         let document = compose(HashAlgorithm::Sha384, "http://b:1", None, None).unwrap();
         let findings = findings(&document).join("\n");
         assert!(
-            findings.contains("not protected by TLS")
-                && findings.contains("policy.rego")
-                && findings.contains("sha384")
+            findings.contains("not protected by TLS") && findings.contains("sha384")
         );
     }
 
