@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use strongroom_wire::canonical::{HashAlgorithm, UnknownHash};
+use strongroom_wire::ear::MAX_TOKEN;
 use strongroom_wire::initdata::Initdata;
 use strongroom_wire::jwe::{DecryptionKey, Jwe, JweError};
 use strongroom_wire::jwk::TeePublicKey;
@@ -174,7 +175,7 @@ impl Token {
         }
         let text = Zeroizing::new(text);
         if text.len() > MAX_TOKEN {
-            return Err(HandshakeError::Token("it is longer than 128 KiB"));
+            return Err(HandshakeError::Token("it is longer than 256 KiB"));
         }
         if !text
             .bytes()
@@ -267,7 +268,6 @@ pub enum HandshakeError {
     Token(&'static str),
 }
 
-const MAX_TOKEN: usize = 128 * 1024;
 const MAX_COOKIE: usize = 512;
 const MAX_LIFETIME: u64 = 24 * 60 * 60;
 const MAX_MARGIN: u64 = 30;

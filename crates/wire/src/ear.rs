@@ -14,8 +14,8 @@ use serde_json::{Map, Value};
 /// The profile that Trustee's relying parties know.
 pub const PROFILE: &str = "tag:github.com,2024:confidential-containers/Trustee";
 
-/// Tokens of several GPUs reach 170 KiB; anything far beyond that is no token.
-const MAX_TOKEN: usize = 512 * 1024;
+/// The longest token, in bytes, for all who make, carry or check one: those of several GPUs reach 170 KiB.
+pub const MAX_TOKEN: usize = 256 * 1024;
 
 /// How far a token's `iat` may lie ahead of this clock.
 const MAX_CLOCK_SKEW_SECONDS: u64 = 60;
