@@ -12,7 +12,7 @@ use strongroom_wire::sealed_secret::SigningJwk;
 use crate::files::{self, Existing, Output};
 use crate::outcome::Outcome;
 
-/// Make a key.
+/// Make a key: for data, for a recipient of results, or for signing sealed secrets.
 ///
 /// A data key is 32 random bytes: it encrypts files and is what the broker keeps. A recipient's key pair opens
 /// results: the public half goes to the broker, the private half stays with the owner. A signing key pair

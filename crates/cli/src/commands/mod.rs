@@ -24,48 +24,30 @@ use clap::Subcommand;
 
 use crate::outcome::Outcome;
 
+// Each command's text is that of its `Args`: one here would hide the long one.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Show the whole story on this machine: attest, release, score, and a denial explained
     Demo(demo::Args),
 
-    /// Make a key: for data, for a recipient of results, or for signing sealed secrets
-    #[command(next_help_heading = "Files")]
     Keygen(keygen::Args),
-    /// Encrypt a file
     Encrypt(encrypt::Args),
-    /// Decrypt a file
     Decrypt(decrypt::Args),
-    /// Make transactions that follow the public data set's law
     Generate(generate::Args),
-    /// Pack a model and its preprocessing into one file
     Model(model::Args),
 
-    /// Run the trusted side: key broker, attestation service, reference values
     Broker(broker::Args),
-    /// Store, list and delete the broker's secrets
     Resource(resource::Args),
-    /// Decide which attested machines get which secrets
     Policy(policy::Args),
-    /// Tell the broker which measurements are good
     ReferenceValue(reference_value::Args),
-    /// Read the broker's record of releases, denials and admin actions
     Audit(audit::Args),
 
-    /// Make a sealed secret: a signed pointer that may lie in the open
     Seal(seal::Args),
-    /// Read what a sealed secret points to, through a running guest
     Unseal(unseal::Args),
-    /// Write and inspect init-data, the configuration that a confidential VM measures
     Initdata(initdata::Args),
 
-    /// Run the guest: attests and serves secrets to applications beside it
     Guest(guest::Args),
-    /// Attest to a broker once and show what it says of this machine
     Attest(attest::Args),
-    /// Fetch one resource through a running guest
     Get(get::Args),
-    /// Score a batch of transactions
     Score(score::Args),
 }
 
