@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM leave nothing half-written and no child: what is under way is known here, and ended on the way out.
+//! Ctrl-C, SIGTERM, SIGHUP and SIGQUIT leave nothing half-written and no child: what is under way is known here, and ended on the way out.
 //!
 //! Making, finishing and removing happen under one lock, which the cleaner takes and never gives back: nothing is made
 //! behind its back.
@@ -29,13 +29,15 @@ pub(crate) fn install() -> io::Result<()> {
         .enable_all()
         .build()?;
     // The handlers must be in place before this returns, so that no early signal finds the default action.
-    let mut terminate = {
+    let (mut terminate, mut interrupt, mut hangup, mut quit) = {
+        use tokio::signal::unix::{SignalKind, signal};
         let _guard = runtime.enter();
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?
-    };
-    let mut interrupt = {
-        let _guard = runtime.enter();
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?
+        (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::hangup())?,
+            signal(SignalKind::quit())?,
+        )
     };
     std::thread::Builder::new()
         .name("signals".to_owned())
@@ -45,6 +47,8 @@ pub(crate) fn install() -> io::Result<()> {
                     let code = tokio::select! {
                         _ = interrupt.recv() => 130,
                         _ = terminate.recv() => 143,
+                        _ = hangup.recv() => 129,
+                        _ = quit.recv() => 131,
                     };
                     if !TAKEN_OVER.load(Ordering::SeqCst) {
                         clean_and_exit(code);

@@ -25,6 +25,7 @@ pub(crate) struct AdminArgs {
     /// The folder that `strongroom broker init` made; it gives the three options below.
     #[arg(
         long,
+        global = true,
         env = "STRONGROOM_BROKER_DIR",
         default_value = "broker",
         value_name = "DIR"
@@ -32,20 +33,26 @@ pub(crate) struct AdminArgs {
     pub(crate) dir: PathBuf,
 
     /// The broker's URL [default: where the folder's configuration listens].
-    #[arg(long, env = "STRONGROOM_BROKER", value_name = "URL")]
+    #[arg(long, global = true, env = "STRONGROOM_BROKER", value_name = "URL")]
     pub(crate) broker: Option<String>,
 
     /// The broker's certificate, PEM [default: the folder's].
-    #[arg(long, env = "STRONGROOM_BROKER_CERT", value_name = "PEM")]
+    #[arg(
+        long,
+        global = true,
+        env = "STRONGROOM_BROKER_CERT",
+        value_name = "PEM"
+    )]
     pub(crate) broker_cert: Option<PathBuf>,
 
     /// The admin's private key, PEM [default: the folder's].
-    #[arg(long, env = "STRONGROOM_ADMIN_KEY", value_name = "PEM")]
+    #[arg(long, global = true, env = "STRONGROOM_ADMIN_KEY", value_name = "PEM")]
     pub(crate) admin_key: Option<PathBuf>,
 
     /// The admin's name, as the broker's configuration has it.
     #[arg(
         long,
+        global = true,
         env = "STRONGROOM_ADMIN",
         default_value = "admin",
         value_name = "NAME"
@@ -77,6 +84,19 @@ impl AdminArgs {
             None => None,
         };
         Ok(AdminClient::new(&url, cert, key)?)
+    }
+}
+
+impl AdminArgs {
+    /// What `policy allow` needs besides, at a broker whose folder says that it is for trying things out.
+    pub(crate) fn assurance_option(&self) -> &'static str {
+        let config = strongroom_broker::Config::load(&self.dir.join("broker.toml"));
+        let rehearsal = config.is_ok_and(|config| config.development.accept_sample_evidence);
+        if rehearsal {
+            " --assurance development"
+        } else {
+            ""
+        }
     }
 }
 

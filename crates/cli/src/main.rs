@@ -7,6 +7,7 @@ mod files;
 mod input;
 mod keys;
 mod outcome;
+mod progress;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,10 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     start_log(args.verbose);
+    if let Err(error) = keep_memory_private() {
+        eprintln!("error: this process cannot be kept out of core files: {error}");
+        return ExitCode::FAILURE;
+    }
     // Whoever links another provider in must not change ours.
     if rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
@@ -70,6 +75,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// No core file and no debugger of the same user sees keys, rows or weights: a crash must not write them to a disk.
+fn keep_memory_private() -> std::io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit};
+    let limit = rustix::process::getrlimit(Resource::Core);
+    rustix::process::setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: limit.maximum,
+        },
+    )?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    Ok(())
+}
+
 /// Logs go to standard error, so that standard output holds only the answer.
 fn start_log(verbose: u8) {
     let default = match verbose {
@@ -83,5 +103,6 @@ fn start_log(verbose: u8) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
 }

@@ -83,10 +83,18 @@ static STANDARD_OUTPUT_IS_TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// Prints an error with its causes, each on a line of its own.
 pub(crate) fn print_error(error: &anyhow::Error, json: bool) {
-    let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+    // Many errors already say what their cause says.
+    let mut said = error.to_string();
+    let mut causes: Vec<String> = Vec::new();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.contains(&cause) {
+            said = cause.clone();
+            causes.push(cause);
+        }
+    }
     if json && !STANDARD_OUTPUT_IS_TAKEN.load(Ordering::SeqCst) {
         let document = json!({ "error": error.to_string(), "causes": causes });
-        say(&document.to_string());
+        return say(&document.to_string());
     }
     eprintln!("error: {error}");
     for cause in causes {

@@ -1,5 +1,7 @@
 //! Runs what the README says, as it is written: every command of its shell blocks, in one shell, in order.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -42,11 +42,37 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::new(text, json!({ "entries": entries })).next("strongroom policy show"))
 }
 
-/// One entry: a line, and one more for each reason.
+/// One entry: when, how it ended, what was asked and by whom; below it why, and what let it through.
 fn paragraph(entry: &Value) -> String {
-    let mut text = one_line(entry);
+    let part = |name: &str| entry[name].as_str().unwrap_or_default();
+    let asker = match (part("admin"), part("tee")) {
+        ("", "") => "a stranger".to_owned(),
+        ("", tee) => format!("a {tee} guest"),
+        (admin, _) => format!("admin {admin}"),
+    };
+    let mut text = format!(
+        "{}  {:<8} {}{}{}  by {asker}  event {}",
+        moment(entry["at"].as_u64().unwrap_or_default()),
+        part("outcome").to_uppercase(),
+        part("action"),
+        if part("resource").is_empty() { "" } else { " " },
+        part("resource"),
+        part("event"),
+    );
     for reason in entry["reasons"].as_array().into_iter().flatten() {
         text.push_str(&format!("\n    {}", reason_line(reason)));
+    }
+    if !part("detail").is_empty() {
+        text.push_str(&format!("\n    {}", part("detail")));
+    }
+    let loosenings: Vec<&str> = entry["loosenings"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    if !loosenings.is_empty() {
+        text.push_str(&format!("\n    let through by {}", loosenings.join(", ")));
     }
     text
 }
@@ -67,20 +93,6 @@ pub(crate) fn reason_line(reason: &Value) -> String {
     )
 }
 
-/// The scalar members of a document, in their order.
-pub(crate) fn one_line(document: &Value) -> String {
-    let members = document.as_object().into_iter().flatten();
-    let shown = members.filter_map(|(name, value)| match value {
-        Value::Number(seconds) if name == "at" => Some(moment(seconds.as_u64()?)),
-        // The chain's hashes are for programs.
-        _ if name == "hash" || name == "previous" => None,
-        Value::String(text) if !text.is_empty() => Some(format!("{name}={text}")),
-        Value::Number(_) | Value::Bool(_) => Some(format!("{name}={value}")),
-        _ => None,
-    });
-    shown.collect::<Vec<_>>().join("  ")
-}
-
 /// A time as people write it, in UTC.
 pub(crate) fn moment(seconds: u64) -> String {
     let format =
@@ -99,15 +111,16 @@ mod tests {
     #[test]
     fn entry_reads_as_a_line_with_its_reasons() {
         let entry = json!({
-            "seq": 3, "event": "e1", "at": 0, "outcome": "denied", "hash": "ab",
+            "seq": 3, "event": "e1", "at": 0, "outcome": "denied", "action": "get resource", "hash": "ab",
+            "resource": "a/b/c", "tee": "sample", "loosenings": ["x"],
             "reasons": [{"rule": "r", "claim": "c", "expected": "x", "actual": ["y"]}],
         });
         let text = paragraph(&entry);
-        assert!(
-            text.contains("1970-01-01T00:00:00Z")
-                && text.contains("outcome=denied")
-                && !text.contains("hash")
+        assert_eq!(
+            text,
+            "1970-01-01T00:00:00Z  DENIED   get resource a/b/c  by a sample guest  event e1
+    rule r: c should be x, is [\"y\"]
+    let through by x"
         );
-        assert!(text.ends_with("rule r: c should be x, is [\"y\"]"));
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use serde_json::json;
 use strongroom_broker::{Broker, Config, InitOptions};
@@ -103,13 +103,20 @@ fn serve(args: &RunArgs, json: bool) -> anyhow::Result<Outcome> {
     } else {
         args.config.clone()
     };
+    if !path.exists() {
+        bail!(
+            "there is no broker in {}: make one first with `strongroom broker init {}`",
+            args.config.display(),
+            args.config.display()
+        );
+    }
     let mut config = Config::load(&path)
-        .with_context(|| "make a broker first with `strongroom broker init`".to_owned())?;
+        .with_context(|| format!("the configuration {} cannot be used", path.display()))?;
     if let Some(listen) = args.listen {
         config.listen = listen;
     }
     let listener = TcpListener::bind(config.listen)
-        .with_context(|| format!("cannot listen on {}", config.listen))?;
+        .with_context(|| format!("cannot listen on {}: take another address with --listen, or see who is there with `ss -ltnp`", config.listen))?;
     config.listen = listener.local_addr()?;
     let url = url_of(&config);
     let broker = Broker::open(config)?;

@@ -10,6 +10,7 @@ use crate::files::{Existing, Output};
 use crate::input::OpenArgs;
 use crate::keys::GuestArgs;
 use crate::outcome::Outcome;
+use crate::progress;
 
 /// Decrypt a file.
 ///
@@ -51,8 +52,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         eprintln!("warning: {warning}");
     }
     let mut output = Output::create(&target, Existing::from_force(args.force), 0o600)?;
-    let bytes = io::copy(&mut opened.reader, &mut output)
+    let bar = progress::bytes(progress::length_of(&args.input))?;
+    let bytes = io::copy(&mut bar.wrap_read(&mut opened.reader), &mut output)
         .with_context(|| format!("cannot decrypt {input}"))?;
+    bar.finish_and_clear();
     output.commit()?;
     if target == Path::new("-") {
         return Ok(Outcome::silent());

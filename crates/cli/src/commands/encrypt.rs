@@ -12,6 +12,7 @@ use crate::files::{self, Existing, Output};
 use crate::input::bound_name;
 use crate::keys::{GuestArgs, KeySource};
 use crate::outcome::Outcome;
+use crate::progress;
 
 /// Encrypt a file.
 ///
@@ -70,7 +71,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         None if stdin => bound_name(&target)?,
         None => files::base_name(&args.input)?,
     };
+    let bar = progress::bytes(progress::length_of(&args.input))?;
     let mut source = BufReader::with_capacity(1 << 16, files::open(&args.input)?);
+    let mut source = bar.wrap_read(&mut source);
     let output = Output::create(&target, Existing::from_force(args.force), 0o644)?;
     let mut warnings = Vec::new();
     let bytes = match (&args.key, &args.to, args.format) {
@@ -113,6 +116,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             "say what to encrypt with: --key FILE, --key kbs:///repository/type/tag, or --to RECIPIENT"
         ),
     };
+    bar.finish_and_clear();
     for warning in &warnings {
         eprintln!("warning: {warning}");
     }

@@ -12,6 +12,7 @@ use crate::files::{self, Existing, Output};
 use crate::input::bound_name;
 use crate::keys::{GuestArgs, KeySource};
 use crate::outcome::Outcome;
+use crate::progress;
 
 /// Make transactions that follow the law of the public credit card fraud data set. The same seed gives the same rows.
 #[derive(clap::Args)]
@@ -73,19 +74,21 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         .map(|key| args.guest.file_key(key))
         .transpose()?;
     let mut output = Output::create(&args.output, Existing::from_force(args.force), 0o600)?;
+    let bar = progress::bytes(None)?;
     match key {
         None => {
-            generator.write_to(&mut output)?;
+            generator.write_to(&mut bar.wrap_write(&mut output))?;
             output.flush()?;
             output.commit()?;
         }
         Some(key) => {
             let name = bound_name(&args.output)?;
             let mut encryptor = Encryptor::new(output, &key, name.as_bytes())?;
-            generator.write_to(&mut encryptor)?;
+            generator.write_to(&mut bar.wrap_write(&mut encryptor))?;
             encryptor.finish()?.commit()?;
         }
     }
+    bar.finish_and_clear();
     if args.output.as_os_str() == "-" {
         return Ok(Outcome::silent());
     }

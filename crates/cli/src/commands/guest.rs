@@ -71,6 +71,10 @@ pub(crate) struct AttestArgs {
     /// The platform, when it is not to be looked for. `sample` proves nothing and must be named.
     #[arg(long, value_name = "NAME")]
     platform: Option<String>,
+
+    /// Follow --broker and --broker-cert even where the measured init-data names another broker.
+    #[arg(long)]
+    insecure_override_measured_broker: bool,
 }
 
 impl AttestArgs {
@@ -82,23 +86,25 @@ impl AttestArgs {
             .map(measured_broker)
             .transpose()?
             .unwrap_or_default();
-        let Some(broker) = self.broker.clone().or(measured.url) else {
-            bail!(
-                "no broker is named: use --broker URL, or --initdata with a document that names one (strongroom initdata new)"
-            );
-        };
         let mut attester = match &self.platform {
             Some(name) => Attester::named(name)?,
             None => Attester::detect()?,
         };
+        let certificate = self.broker_cert.as_deref().map(read_pem).transpose()?;
+        let Choice {
+            broker,
+            certificate,
+        } = choose(
+            measured,
+            self.broker.clone(),
+            certificate,
+            self.insecure_override_measured_broker,
+        )?;
         if let Some(initdata) = &initdata {
             attester = attester.with_initdata(initdata);
         }
         let mut config = AgentConfig::new(broker, attester);
-        config.root_certificate_pem = match &self.broker_cert {
-            Some(path) => Some(read_pem(path)?),
-            None => measured.certificate,
-        };
+        config.root_certificate_pem = certificate;
         config.initdata = initdata;
         Ok(Agent::new(config)?)
     }
@@ -279,7 +285,50 @@ pub(crate) fn told_to_stop() -> std::io::Result<impl Future<Output = ()> + Send 
     })
 }
 
-/// The broker that init-data names. What was measured at launch cannot be redirected by who starts the guest.
+/// The broker to attest to, and the certificate it must prove to have.
+#[derive(Debug, Eq, PartialEq)]
+struct Choice {
+    broker: String,
+    certificate: Option<String>,
+}
+
+/// What was measured at launch wins: who starts the guest must not send it to a broker of their own, which could answer
+/// with another recipient, signing key or model.
+fn choose(
+    measured: MeasuredBroker,
+    broker: Option<String>,
+    certificate: Option<String>,
+    insecure_override: bool,
+) -> anyhow::Result<Choice> {
+    let Some(url) = measured
+        .url
+        .filter(|_| !insecure_override || broker.is_none())
+    else {
+        let broker = broker.context(
+            "no broker is named: use --broker URL, or --initdata with a document that names one (strongroom initdata new)",
+        )?;
+        return Ok(Choice {
+            broker,
+            certificate: certificate.or(measured.certificate),
+        });
+    };
+    if broker.is_some_and(|broker| broker != url) {
+        bail!(
+            "--broker (or STRONGROOM_BROKER) names another broker than the measured init-data, which names {url}: leave it out"
+        );
+    }
+    if certificate.is_some() && certificate != measured.certificate {
+        bail!(
+            "--broker-cert (or STRONGROOM_BROKER_CERT) is not the certificate of the measured init-data: leave it out"
+        );
+    }
+    Ok(Choice {
+        broker: url,
+        certificate: measured.certificate,
+    })
+}
+
+/// The broker that init-data names.
 #[derive(Default)]
 struct MeasuredBroker {
     url: Option<String>,
@@ -305,4 +354,61 @@ fn measured_broker(initdata: &Initdata) -> anyhow::Result<MeasuredBroker> {
         url: member("url"),
         certificate: member("cert"),
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn measured() -> MeasuredBroker {
+        MeasuredBroker {
+            url: Some("https://good:1".to_owned()),
+            certificate: Some("good".to_owned()),
+        }
+    }
+
+    fn some(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn host_redirects_the_guest_to_another_broker() {
+        let error = choose(measured(), some("https://evil:1"), None, false).unwrap_err();
+        assert!(error.to_string().contains("https://good:1"));
+        assert!(choose(measured(), None, some("evil"), false).is_err());
+        assert!(choose(measured(), some("https://good:1"), some("evil"), false).is_err());
+    }
+
+    #[test]
+    fn measured_broker_is_used_and_an_equal_option_changes_nothing() {
+        let chosen = choose(measured(), some("https://good:1"), some("good"), false).unwrap();
+        assert_eq!(chosen, choose(measured(), None, None, false).unwrap());
+        assert_eq!(
+            (chosen.broker.as_str(), chosen.certificate.as_deref()),
+            ("https://good:1", Some("good"))
+        );
+    }
+
+    #[test]
+    fn named_override_is_followed() {
+        let chosen = choose(measured(), some("https://other:1"), some("other"), true).unwrap();
+        assert_eq!(
+            (chosen.broker.as_str(), chosen.certificate.as_deref()),
+            ("https://other:1", Some("other"))
+        );
+    }
+
+    #[test]
+    fn options_count_where_nothing_is_measured() {
+        let chosen = choose(
+            MeasuredBroker::default(),
+            some("https://b:1"),
+            some("c"),
+            false,
+        )
+        .unwrap();
+        assert_eq!(chosen.broker, "https://b:1");
+        assert!(choose(MeasuredBroker::default(), None, None, false).is_err());
+    }
 }

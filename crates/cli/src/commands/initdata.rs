@@ -71,13 +71,25 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
                 .as_deref()
                 .map(|path| read_text(path))
                 .transpose()?;
-            let url: reqwest::Url = new.broker.parse().ok().filter(|url: &reqwest::Url| url.has_host()).with_context(|| {
-                format!("--broker {:?} is no URL: write it as https://host:port", new.broker)
-            })?;
+            let url: reqwest::Url = new
+                .broker
+                .parse()
+                .ok()
+                .filter(|url: &reqwest::Url| url.has_host())
+                .with_context(|| {
+                    format!(
+                        "--broker {:?} is no URL: write it as https://host:port",
+                        new.broker
+                    )
+                })?;
             if url.scheme() == "http" {
-                eprintln!("warning: {url} is not protected by TLS; whoever sits between may answer in the broker's place");
+                eprintln!(
+                    "warning: {url} is not protected by TLS; whoever sits between may answer in the broker's place"
+                );
             } else if cert.is_none() {
-                eprintln!("warning: without --broker-cert the guest trusts every certificate authority of its image");
+                eprintln!(
+                    "warning: without --broker-cert the guest trusts every certificate authority of its image"
+                );
             }
             let document = compose(new.algorithm.parse()?, &new.broker, cert.as_deref(), policy)?;
             files::write(
@@ -265,9 +277,7 @@ mod tests {
     fn plain_http_and_wide_digest_are_found() {
         let document = compose(HashAlgorithm::Sha384, "http://b:1", None, None).unwrap();
         let findings = findings(&document).join("\n");
-        assert!(
-            findings.contains("not protected by TLS") && findings.contains("sha384")
-        );
+        assert!(findings.contains("not protected by TLS") && findings.contains("sha384"));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Write a policy from a few requirements, show it, and set it
+    /// Write a policy from a few requirements and set it, in the place of the one before
     Allow(AllowArgs),
     /// Set a policy written in Rego: package policy, rule allow
     Set {
@@ -83,19 +83,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     match &args.action {
         Action::Allow(allow) => {
             let rego = rego(allow)?;
-            if !allow.dry_run {
-                block_on(args.admin.client()?.set_resource_policy(&rego))??;
+            let document = json!({ "policy": rego, "set": !allow.dry_run });
+            if allow.dry_run {
+                return Ok(Outcome::new(rego, document)
+                    .next("strongroom policy allow ... without --dry-run"));
             }
-            let done = if allow.dry_run {
-                "This policy would be set"
-            } else {
-                "This policy is in force"
-            };
-            let outcome = Outcome::new(
-                format!("{rego}\n{done}, in the place of the one before."),
-                json!({ "policy": rego, "set": !allow.dry_run }),
-            );
-            Ok(outcome.next("strongroom audit --limit 5"))
+            block_on(args.admin.client()?.set_resource_policy(&rego))??;
+            Ok(Outcome::new(summary(allow)?, document)
+                .next("strongroom policy show")
+                .next("strongroom audit --limit 5"))
         }
         Action::Set { file } => {
             let rego = String::from_utf8(files::read_limited(file, MAX_POLICY)?.to_vec())
@@ -123,6 +119,33 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             Ok(Outcome::new(rego.clone(), json!({ "policy": rego })))
         }
     }
+}
+
+/// What is now allowed, and that nothing else is.
+fn summary(allow: &AllowArgs) -> anyhow::Result<String> {
+    let mut wanted = vec![match allow.assurance {
+        AssuranceArg::Hardware => "real hardware".to_owned(),
+        AssuranceArg::Development => "development evidence".to_owned(),
+    }];
+    wanted.push("every measurement affirmed".to_owned());
+    if let Some(path) = &allow.initdata {
+        let digest = hex::encode(initdata::read(path)?.digest());
+        wanted.push(format!(
+            "init-data {}…",
+            digest.get(..16).unwrap_or(&digest)
+        ));
+    }
+    wanted.extend(allow.claim.iter().cloned());
+    let patterns: Vec<String> = allow
+        .patterns
+        .iter()
+        .map(|pattern| format!("  {pattern}"))
+        .collect();
+    Ok(format!(
+        "In force: to machines with {}, the broker releases\n{}\nand nothing else: this takes the place of the policy before. A guest that was denied asks again after 30 s.",
+        wanted.join(", "),
+        patterns.join("\n"),
+    ))
 }
 
 fn rego(allow: &AllowArgs) -> anyhow::Result<String> {

@@ -21,7 +21,7 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Set values: NAME=VALUE, a JSON list or one value; text needs no quotes
+    /// Set values: NAME=VALUE, where VALUE is JSON (a list, a number, quoted text) or else plain text
     Set {
         /// Such as launch_digest=abcde or svn='["1","2"]'.
         #[arg(required = true, value_name = "NAME=VALUE", value_parser = parse_pair)]
@@ -40,17 +40,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         Action::Set { values } => {
             let values: BTreeMap<String, Value> = values.iter().cloned().collect();
             block_on(client.put_reference_values(&values))??;
-            let names: Vec<&String> = values.keys().collect();
+            let lines: Vec<String> = values
+                .iter()
+                .map(|(name, value)| stored(name, value))
+                .collect();
             let text = format!(
-                "Set {} reference value(s): {}.",
-                values.len(),
-                names
-                    .iter()
-                    .map(|n| n.as_str())
-                    .collect::<Vec<_>>()
-                    .join(", ")
+                "Set, in force for guests that attest from now on (one that was denied asks again after 30 s):\n{}",
+                lines.join("\n")
             );
-            Ok(Outcome::new(text, json!({ "set": values })))
+            Ok(Outcome::new(text, json!({ "set": values }))
+                .next("strongroom reference-value get launch_digest"))
         }
         Action::Get { name } => {
             let value = block_on(client.get_reference_value(name))??;
@@ -59,6 +58,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
                 json!({ "name": name, "value": value }),
             ))
         }
+    }
+}
+
+/// What a name now holds, with a word on numbers: evidence spells many of them as text.
+fn stored(name: &str, value: &Value) -> String {
+    let number = value
+        .as_array()
+        .and_then(|list| list.first())
+        .filter(|first| first.is_number());
+    match number {
+        Some(first) => format!(
+            "  {name} = {value}   (a number; if the evidence has text there, write {name}='\"{first}\"')"
+        ),
+        None => format!("  {name} = {value}"),
     }
 }
 

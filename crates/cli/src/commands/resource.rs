@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use serde_json::json;
-use strongroom_wire::resource::ResourcePath;
+use strongroom_wire::resource::{ResourceError, ResourcePath};
 
 use crate::commands::audit::moment;
 use crate::connect::{AdminArgs, block_on};
@@ -29,6 +29,7 @@ enum Action {
     /// Store a file's bytes as a secret, replacing what was there
     Put {
         /// repository/type/tag, such as default/fraud-dataset/dataset_key
+        #[arg(value_parser = path_or_uri)]
         path: ResourcePath,
         /// The file, - for standard input.
         file: PathBuf,
@@ -36,10 +37,18 @@ enum Action {
     /// Delete a secret
     Delete {
         /// repository/type/tag
+        #[arg(value_parser = path_or_uri)]
         path: ResourcePath,
     },
     /// List names and metadata, never contents
     List,
+}
+
+/// People copy either form.
+fn path_or_uri(text: &str) -> Result<ResourcePath, String> {
+    let path = text.strip_prefix("kbs:///").unwrap_or(text);
+    path.parse()
+        .map_err(|error: ResourceError| error.to_string())
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
@@ -55,7 +64,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             );
             Ok(
                 Outcome::new(text, json!({ "resource": path, "bytes": secret.len() })).next(
-                    format!("strongroom policy allow '{path}' --initdata initdata.toml"),
+                    format!(
+                        "strongroom policy allow '{path}' --initdata initdata.toml{}",
+                        args.admin.assurance_option()
+                    ),
                 ),
             )
         }
@@ -64,7 +76,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             Ok(Outcome::new(
                 format!("Deleted {}.", path.to_uri()),
                 json!({ "deleted": path }),
-            ))
+            )
+            .next("strongroom resource list"))
         }
         Action::List => {
             let resources = block_on(client.list_resources())??;

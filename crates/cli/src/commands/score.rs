@@ -1,12 +1,11 @@
 //! `strongroom score`: a batch in, counts to the log, sealed results to the owner.
 
-use std::io::{IsTerminal as _, Read, Write};
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use strongroom_cipherfile::sealed::Sealer;
 use strongroom_scoring::DEFAULT_DATA;
@@ -19,6 +18,7 @@ use crate::files::{Existing, Output};
 use crate::input::{OpenArgs, Opened, bound_name};
 use crate::keys::KeySource;
 use crate::outcome::Outcome;
+use crate::progress;
 
 /// Score a batch of transactions.
 ///
@@ -116,10 +116,7 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
         results: args.results_kind.into(),
         file_name: label,
     };
-    let length = args
-        .input
-        .as_deref()
-        .and_then(|path| Some(path.metadata().ok()?.len()));
+    let length = args.input.as_deref().and_then(progress::length_of);
     let scored = match (&args.results, &args.results_to) {
         (Some(target), Some(recipient)) => {
             if let KeySource::File(path) = recipient {
@@ -168,10 +165,18 @@ fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
         "seconds": scored.seconds, "rows_per_second": rate, "model_digest": scored.summary.model_digest,
         "encrypted_input": encrypted, "results": args.results,
     });
+    if counts.rows == 0 {
+        text.push_str("\nThere is a header and no row below it.");
+    }
     let outcome = Outcome::new(text, document);
     match &args.results {
         Some(results) => outcome.next(format!("strongroom decrypt {} --identity OWNER.pem --output -", results.display())),
-        None => outcome.next("strongroom score DATA.csv.enc --key kbs:///default/fraud-dataset/dataset_key --results results.jsonl.enc --results-to kbs:///default/fraud-results/recipient"),
+        // Which rows were flagged goes to their owner alone.
+        None => outcome.next(format!(
+            "strongroom score {}{} --results results.jsonl.enc --results-to OWNER.pub.json   # for the flagged rows, sealed to their owner",
+            args.input.as_deref().unwrap_or(std::path::Path::new("DATA.csv.enc")).display(),
+            args.open.key.as_ref().map(|key| format!(" --key {key}")).unwrap_or_default(),
+        )),
     }
 }
 
@@ -209,12 +214,7 @@ pub(crate) fn score(
     out: &mut dyn Write,
     length: Option<u64>,
 ) -> anyhow::Result<Scored> {
-    let bar = match length {
-        _ if !std::io::stderr().is_terminal() => ProgressBar::hidden(),
-        Some(length) => ProgressBar::new(length)
-            .with_style(style("{bar:40} {percent:>3}% {msg} {bytes_per_sec} {eta}")?),
-        None => ProgressBar::new_spinner().with_style(style("{spinner} {msg} {bytes_per_sec}")?),
-    };
+    let bar = progress::bytes(length)?;
     let started = Instant::now();
     let summary = batch::score(&mut input, bundle, options, out, &mut |progress| {
         bar.set_position(progress.bytes);
@@ -225,10 +225,6 @@ pub(crate) fn score(
         summary: summary?,
         seconds: started.elapsed().as_secs_f64(),
     })
-}
-
-fn style(template: &str) -> anyhow::Result<ProgressStyle> {
-    Ok(ProgressStyle::with_template(template)?)
 }
 
 /// Prints 1234567 as 1,234,567.

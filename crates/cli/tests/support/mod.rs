@@ -139,6 +139,33 @@ pub(crate) fn transactions(rows: u64) -> String {
     csv
 }
 
+/// Makes a model that gives its one column, `x`, as the probability. (The engine's sigmoid never quite reaches 1.)
+pub(crate) fn write_identity_model(folder: &Path) {
+    // Fields of a protobuf message (onnx.proto), each shorter than 128 bytes.
+    fn field(number: u8, content: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(content.len()).unwrap();
+        [&[number << 3 | 2, length], content].concat()
+    }
+    let value = |name: &[u8]| {
+        let shape = [field(1, &field(2, b"N")), field(1, &[1 << 3, 1])].concat();
+        let tensor = [vec![1 << 3, 1], field(2, &shape)].concat();
+        [field(1, name), field(2, &field(1, &tensor))].concat()
+    };
+    let node = [field(1, b"x"), field(2, b"y"), field(4, b"Identity")].concat();
+    let graph = [
+        field(1, &node),
+        field(2, b"identity"),
+        field(11, &value(b"x")),
+        field(12, &value(b"y")),
+    ];
+    let opset = field(8, &[2 << 3, 15]);
+    let model = [vec![1 << 3, 8], field(7, &graph.concat()), opset].concat();
+    fs::create_dir(folder).unwrap();
+    fs::write(folder.join("model.onnx"), model).unwrap();
+    let preprocessing = r#"{"format": 1, "columns": ["x"], "scaler": {"mean": [0], "scale": [1]}, "threshold": 0.5}"#;
+    fs::write(folder.join("preprocessing.json"), preprocessing).unwrap();
+}
+
 /// Makes a named pipe.
 pub(crate) fn fifo(path: &Path) {
     let mode = rustix::fs::Mode::from_raw_mode(0o600);

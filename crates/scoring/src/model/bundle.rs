@@ -59,7 +59,8 @@ impl Bundle {
                 limit: MAX_TAR,
             });
         }
-        let malformed = |error: std::io::Error| ModelError::Tar(shown(&error.to_string()));
+        // The reader's own words quote the bytes, which may be somebody's rows.
+        let malformed = |_: std::io::Error| ModelError::Tar("it is not a tar archive".to_owned());
         let (mut model, mut preprocessing, mut metrics) = (None, None, None);
         let mut archive = Archive::new(tar);
         // Raw: an entry that changes the meaning of the next one is an unexpected entry.

@@ -36,7 +36,7 @@ pub enum ModelError {
         limit: usize,
     },
     /// The tar form of a bundle is not one.
-    #[error("not a bundle: {0}")]
+    #[error("this is no packed model (`strongroom model pack` makes one): {0}")]
     Tar(String),
     /// `preprocessing.json` says something that cannot be.
     #[error("preprocessing.json: {0}")]

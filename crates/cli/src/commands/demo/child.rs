@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal};
@@ -33,11 +34,12 @@ impl Server {
         let mut output = BufReader::new(child.stdout.take().context("the child has no output")?);
         let mut line = String::new();
         output.read_line(&mut line)?;
-        let Ok(ready) = serde_json::from_str::<Value>(&line) else {
+        let ready: Value = serde_json::from_str(&line).unwrap_or_default();
+        if ready["ready"] != true {
             stop(&mut child);
             let log = std::fs::read_to_string(logs.join(format!("{name}.log"))).unwrap_or_default();
-            bail!("the {name} did not start: {}", log.trim());
-        };
+            bail!("the {name} did not start: {ready} {}", log.trim());
+        }
         Ok(Self {
             child,
             name,
@@ -116,8 +118,23 @@ fn stop(child: &mut Child) {
     // It may have ended by itself; waiting tells.
     let _: rustix::io::Result<()> =
         rustix::process::kill_process(Pid::from_child(child), Signal::TERM);
-    if let Err(error) = child.wait() {
-        eprintln!("a child process could not be waited for: {error}");
+    let patience = Instant::now() + Duration::from_secs(10);
+    loop {
+        match child.try_wait() {
+            Ok(Some(_)) => break,
+            Ok(None) if Instant::now() < patience => std::thread::sleep(Duration::from_millis(5)),
+            Ok(None) => {
+                // It had its time; a server that hangs must not hold the demo up.
+                if let Err(error) = child.kill() {
+                    eprintln!("a child process could not be ended: {error}");
+                    break;
+                }
+            }
+            Err(error) => {
+                eprintln!("a child process could not be waited for: {error}");
+                break;
+            }
+        }
     }
     cleanup::ended(child);
 }

@@ -32,24 +32,36 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
-    let folder = match &args.keep {
+    let mut folder = match &args.keep {
         Some(dir) => {
-            std::fs::create_dir(dir)
-                .with_context(|| format!("cannot make the new folder {}", dir.display()))?;
-            Folder {
-                path: std::path::absolute(dir)?,
-                keep: true,
-            }
+            let path = std::path::absolute(dir)?;
+            let made = cleanup::make(|| std::fs::create_dir(&path).map(|()| ((), path.clone())));
+            made.with_context(|| {
+                format!(
+                    "--keep wants a new folder, and {} cannot be made",
+                    dir.display()
+                )
+            })?;
+            Folder { path, keep: false }
         }
         None => Folder::temporary()?,
     };
     let mut telling = telling::Telling::new(json);
     story::tell(args, &folder.path, &mut telling)?;
-    let outcome = telling.end(args.rows);
+    let mut outcome = telling.end(args.rows);
+    if args.keep.is_some() {
+        folder.keep = true;
+        cleanup::finish(&folder.path, || Ok(()))?;
+        outcome = outcome.next(format!(
+            "ls -R {}   # everything that the cloud and the broker had",
+            folder.path.display()
+        ));
+    }
+    let program = program();
     Ok(outcome
-        .next("strongroom demo --rows 1000000 --keep demo-files   # a longer one, to look around in afterwards")
-        .next("strongroom broker init --insecure-accept-sample-evidence   # the same by hand: see README.md, \"Two terminals\"")
-        .next("strongroom score --help"))
+        .next(format!("{program} demo --rows 1000000 --keep demo-files   # a longer one, to look around in afterwards"))
+        .next(format!("{program} broker init --insecure-accept-sample-evidence   # the same by hand: see README.md, \"Two terminals\""))
+        .next(format!("{program} score --help")))
 }
 
 /// The demo's folder, removed at the end and on Ctrl-C.
@@ -78,4 +90,18 @@ impl Drop for Folder {
             cleanup::discard(&self.path);
         }
     }
+}
+
+/// How this program can be called again: by its name when the shell finds it, else by its place.
+fn program() -> String {
+    let found = std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|folder| folder.join("strongroom").is_file())
+    });
+    if found {
+        return "strongroom".to_owned();
+    }
+    std::env::current_exe().map_or_else(
+        |_| "strongroom".to_owned(),
+        |path| path.display().to_string(),
+    )
 }

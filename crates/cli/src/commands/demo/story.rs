@@ -453,7 +453,15 @@ fn score(places: &Places, guest: &str, rows: u64) -> anyhow::Result<((), Proof)>
 fn show_results(telling: &Telling, top: &Top) {
     telling.say("\n   Scores, as the owner sees them (probability of fraud, logarithmic bars):");
     telling.histogram(&top.summary.histogram);
-    telling.say("\n   The most suspicious transactions:");
+    let many = top.summary.flagged;
+    telling.say(&match top.rows.first() {
+        None => "\n   No transaction is above the threshold.".to_owned(),
+        Some(_) => format!(
+            "\n   {} of the {} that were flagged, the first with the highest score:",
+            top.rows.len(),
+            thousands(many)
+        ),
+    });
     for row in &top.rows {
         let features: Vec<String> = top
             .header

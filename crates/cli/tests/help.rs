@@ -1,0 +1,145 @@
+//! What the program says of itself.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use support::{printed, strongroom};
+
+/// Every command, and words of what it is for.
+const COMMANDS: [(&str, &str); 39] = [
+    ("attest", "what it says of this machine"),
+    ("audit", "releases, denials and admin actions"),
+    ("broker", "Run the trusted side"),
+    ("broker init", "certificate, keys, configuration"),
+    ("broker run", "until it is told to stop"),
+    ("decrypt", "only when every byte is verified"),
+    ("demo", "a denial explained"),
+    ("encrypt", "bound to a name"),
+    ("generate", "credit card fraud data set"),
+    ("get", "Fetch one resource"),
+    ("guest", "serves secrets to applications"),
+    ("guest exec", "if one fails, APP does not start"),
+    ("guest run", "/cdh/resource/"),
+    ("initdata", "a confidential VM measures"),
+    ("initdata check", "what would not work"),
+    ("initdata digest", "the values that platforms bind"),
+    ("initdata new", "names the broker"),
+    ("initdata show", "what a document or annotation holds"),
+    ("keygen", "32 random bytes"),
+    ("model", "encrypted and checked together"),
+    ("model pack", "model.onnx and preprocessing.json"),
+    ("model show", "what a model expects"),
+    ("policy", "which attested machines get which secrets"),
+    ("policy allow", "a few requirements"),
+    ("policy set", "written in Rego"),
+    ("policy set-appraisal", "a class of platforms"),
+    ("policy show", "policy in force"),
+    ("reference-value", "which measurements are good"),
+    ("reference-value get", "Show one value"),
+    ("reference-value set", "NAME=VALUE"),
+    ("resource", "the broker's secrets"),
+    ("resource delete", "Delete a secret"),
+    ("resource list", "never contents"),
+    ("resource put", "as a secret"),
+    ("score", "counts, not rows"),
+    ("score", "TRESHOLD_PREDICTION"),
+    ("seal", "may lie in the open"),
+    ("unseal", "what a sealed secret points to"),
+    ("unseal", "readable by you alone"),
+];
+
+#[test]
+fn command_does_not_say_what_it_is_for() {
+    for (command, purpose) in COMMANDS {
+        let help = help(command);
+        assert!(flowing(&help).contains(purpose), "{command}: {help}");
+        assert!(help.contains(&format!("Usage: strongroom {command}")));
+    }
+}
+
+#[test]
+fn command_is_missing_from_the_list_above() {
+    let top = commands_in(&help(""));
+    assert!(top.len() > 15, "{top:?}");
+    for command in top {
+        let mut all = vec![command.clone()];
+        let below = commands_in(&help(&command));
+        all.extend(below.iter().map(|below| format!("{command} {below}")));
+        for command in all {
+            let known = COMMANDS.iter().any(|(known, _)| *known == command);
+            assert!(known, "{command} is new: say what it is for");
+        }
+    }
+}
+
+#[test]
+fn help_names_an_internal_option() {
+    for (command, _) in COMMANDS {
+        assert!(!help(command).contains("--exit-with-parent"), "{command}");
+    }
+}
+
+#[test]
+fn nothing_asked_is_answered_with_nothing() {
+    for command in ["", "broker", "guest", "initdata", "model", "policy"] {
+        let finished = strongroom().args(command.split_terminator(' ')).run();
+        let finished = finished.unwrap();
+        assert_eq!(finished.status.code(), Some(2), "{command}");
+        let said = printed(&finished);
+        assert!(said.contains("Usage: strongroom"), "{said}");
+        assert!(said.contains("Commands:"), "{said}");
+    }
+    assert!(flowing(&help("")).contains("Start with `strongroom demo`"));
+}
+
+#[test]
+fn misspelt_command_is_not_recognised_or_run() {
+    for (wrong, right) in [
+        ("enrypt", "encrypt"),
+        ("scores", "score"),
+        ("keygn", "keygen"),
+    ] {
+        let finished = strongroom().args([wrong, "x"]).run().unwrap();
+        assert_eq!(finished.status.code(), Some(2));
+        let said = finished.stderr_text();
+        assert!(said.contains(&format!("'{right}'")), "{said}");
+        assert!(finished.stdout.is_empty());
+    }
+    let finished = strongroom().args(["score", "--treshold", "1"]).run();
+    let said = finished.unwrap().stderr_text();
+    assert!(said.contains("'--threshold'"), "{said}");
+}
+
+#[test]
+fn version_is_of_another_program() {
+    let finished = strongroom().arg("--version").run().unwrap();
+    assert_eq!(
+        finished.expect_success().stdout_text(),
+        concat!("strongroom ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+fn help(command: &str) -> String {
+    let words = command.split_terminator(' ');
+    let finished = strongroom().args(words).arg("--help").run().unwrap();
+    let finished = finished.expect_success();
+    assert!(finished.stderr.is_empty(), "{command}");
+    finished.stdout_text()
+}
+
+/// The text without its line ends.
+fn flowing(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn commands_in(help: &str) -> Vec<String> {
+    help.lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| line.starts_with(' '))
+        .filter(|line| !line.starts_with("   "))
+        .map(|line| line.split_whitespace().next().unwrap().to_owned())
+        .filter(|command| command != "help")
+        .collect()
+}
