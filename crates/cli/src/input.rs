@@ -46,6 +46,10 @@ pub(crate) struct OpenArgs {
     /// Read a file of `openssl enc -pbkdf2 -kfile` with this cipher. Such files are not protected against changes.
     #[arg(long, value_enum, value_name = "CIPHER")]
     pub(crate) openssl_cipher: Option<OpensslCipher>,
+
+    /// Takes the cipher for files of `openssl enc` alone, and other files as what they are.
+    #[arg(skip)]
+    pub(crate) also_protected_forms: bool,
 }
 
 /// An opened input, and what its reader should be warned of.
@@ -104,7 +108,7 @@ impl OpenArgs {
                 warnings.push(reader.warning().to_string());
                 Box::new(reader)
             }
-            (_, Some(_), _) if self.openssl_cipher.is_some() => {
+            (_, Some(_), _) if self.openssl_cipher.is_some() && !self.also_protected_forms => {
                 bail!("{label} was not made by `openssl enc`: it does not start with \"Salted__\"")
             }
             (Format::Sealed, None, Some(pem)) => Box::new(

@@ -152,6 +152,7 @@ impl Settings {
         Ok(OpenArgs {
             key,
             openssl_cipher: Some(OpensslCipher::Cfb),
+            also_protected_forms: true,
             ..OpenArgs::default()
         })
     }
@@ -177,7 +178,7 @@ impl Settings {
             self.container, self.blob
         ))
         .map_err(|_| {
-            anyhow::anyhow!("AZURE_STORAGE_NAME, CONTAINER_NAME and BLOB_NAME make no URL")
+            anyhow::anyhow!("AZURE_STORAGE_NAME (or AZURE_STORAGE_ENDPOINT), CONTAINER_NAME and BLOB_NAME make no URL")
         })
     }
 }
