@@ -3,6 +3,10 @@
 //! The algorithm comes from the configured key, never from the token. There is no admin until `init` or the
 //! operator writes one down.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Mutex, PoisonError};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -13,7 +17,11 @@ use strongroom_wire::admin::{AUDIENCE, AdminClaims, MAX_LIFETIME_SECONDS};
 use crate::config::{AdminConfig, Role};
 
 /// The admins of one broker.
-pub(crate) struct Admins(Vec<KnownAdmin>);
+pub(crate) struct Admins {
+    known: Vec<KnownAdmin>,
+    /// The ids of the tokens that were used and have not expired: until when each is remembered.
+    used: Mutex<HashMap<(String, String), u64>>,
+}
 
 struct KnownAdmin {
     name: String,
@@ -51,14 +59,17 @@ impl Admins {
                 })
             })
             .collect::<Result<_, _>>()
-            .map(Self)
+            .map(|known| Self {
+                known,
+                used: Mutex::default(),
+            })
     }
 
-    /// Believes a token whose subject is an admin, which that admin's key signed, and which is for this
-    /// broker, for the admin's role, for now and not for long.
+    /// Believes a token whose subject is an admin, which that admin's key signed, and which is for a broker, for
+    /// the admin's role, for now and not for long. Each token is believed once.
     pub(crate) fn verify(&self, presented: Option<&str>, now: u64) -> Result<Admin, AdminError> {
         let presented = presented.ok_or(AdminError::NoToken)?;
-        if self.0.is_empty() {
+        if self.known.is_empty() {
             return Err(AdminError::NoAdmins);
         }
         if presented.len() > MAX_TOKEN {
@@ -68,7 +79,7 @@ impl Admins {
         let unverified: AdminClaims = jsonwebtoken::dangerous::insecure_decode_claims(presented)
             .map_err(|_| AdminError::Malformed)?;
         let admin = self
-            .0
+            .known
             .iter()
             .find(|admin| admin.name == unverified.sub)
             .ok_or(AdminError::Unknown)?;
@@ -88,9 +99,33 @@ impl Admins {
         if claims.exp.saturating_sub(claims.iat) > MAX_LIFETIME_SECONDS {
             return Err(AdminError::Lifetime);
         }
+        self.use_up(&admin.name, claims, now)?;
         Ok(Admin {
             name: admin.name.clone(),
         })
+    }
+}
+
+impl Admins {
+    /// Remembers a token's id until the token expires. What is remembered is never dropped to make room.
+    fn use_up(&self, name: &str, claims: AdminClaims, now: u64) -> Result<(), AdminError> {
+        if claims.jti.is_empty() || claims.jti.len() > MAX_ID {
+            return Err(AdminError::Malformed);
+        }
+        // Each call leaves the map whole.
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if used.len() >= MAX_USED {
+            used.retain(|_, expires| *expires > now);
+        }
+        let full = used.len() >= MAX_USED;
+        match used.entry((name.to_owned(), claims.jti)) {
+            Entry::Occupied(_) => Err(AdminError::Replayed),
+            Entry::Vacant(_) if full => Err(AdminError::Busy),
+            Entry::Vacant(place) => {
+                place.insert(claims.exp);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -159,9 +194,16 @@ pub(crate) enum AdminError {
     NotYetValid,
     #[error("the admin token lives longer than {MAX_LIFETIME_SECONDS} s")]
     Lifetime,
+    #[error("the admin token was used before: each request wants a fresh one")]
+    Replayed,
+    #[error("too many admin tokens were used lately: wait until some have expired")]
+    Busy,
 }
 
 const MAX_TOKEN: usize = 8 * 1024;
+const MAX_ID: usize = 128;
+/// A few hundred requests a second for as long as a token lives.
+const MAX_USED: usize = 65_536;
 const MAX_SKEW: u64 = 60;
 /// RFC 8410, 4: the DER of an Ed25519 public key up to its 32 bytes.
 const ED25519_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
@@ -250,6 +292,53 @@ mod tests {
                 .unwrap();
             assert_eq!(admin.name(), "alice");
         }
+    }
+
+    #[test]
+    fn token_is_believed_once() {
+        let key = Key::ed25519();
+        let (admins, token) = (key.admins(), key.sign(&claims()));
+        admins.verify(Some(&token), NOW).unwrap();
+        let again = admins.verify(Some(&token), NOW + 59).unwrap_err();
+        assert_eq!(again, AdminError::Replayed);
+        // Other claims under the same id are a replay too.
+        let mut other = claims();
+        other.exp += 1;
+        let again = admins.verify(Some(&key.sign(&other)), NOW).unwrap_err();
+        assert_eq!(again, AdminError::Replayed);
+    }
+
+    #[test]
+    fn refused_token_does_not_use_up_an_id() {
+        let key = Key::ed25519();
+        let admins = key.admins();
+        let forged = Key::ed25519().sign(&claims());
+        admins.verify(Some(&forged), NOW).unwrap_err();
+        admins.verify(Some(&key.sign(&claims())), NOW).unwrap();
+    }
+
+    #[test]
+    fn full_memory_of_tokens_refuses_and_forgets_only_the_expired() {
+        let key = Key::ed25519();
+        let admins = key.admins();
+        let id = |number: usize| ("alice".to_owned(), format!("old-{number}"));
+        let filled = (0..MAX_USED).map(|number| (id(number), NOW + 10));
+        *admins.used.lock().unwrap() = filled.collect();
+        let token = key.sign(&claims());
+        let refused = admins.verify(Some(&token), NOW).unwrap_err();
+        assert_eq!(refused, AdminError::Busy);
+        assert_eq!(admins.used.lock().unwrap().len(), MAX_USED);
+        admins.verify(Some(&token), NOW + 10).unwrap();
+        assert_eq!(admins.used.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn id_that_is_empty_or_endless_is_refused() {
+        assert_eq!(refusal(|c| c.jti.clear()), AdminError::Malformed);
+        assert_eq!(
+            refusal(|c| c.jti = "x".repeat(MAX_ID + 1)),
+            AdminError::Malformed
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use strongroom_verifier::{
     AppraiseError, AppraisedClaims, Assurance, Binding, Collateral, Evidence, Reason, TrustAnchors,
     VerifyError, appraise, verify,
 };
+use strongroom_wire::ear::{Tier, TrustVector};
 use strongroom_wire::initdata::{Initdata, InitdataError};
 use strongroom_wire::kbs::{Attestation, InitDataBody};
 
@@ -15,23 +16,23 @@ use crate::audit::{EventId, Kind, Outcome, Record};
 use crate::config::Loosening;
 use crate::session::{Pending, SessionError, SessionId};
 use crate::store::{Change, StoreError};
+use crate::strangers::PER_SECOND;
 use crate::tokens::{IssueError, IssuedToken};
 
 /// Verifies and appraises what a session sent and gives its token, once.
 pub(crate) fn attest(
     broker: &Inner,
-    session: &SessionId,
+    session: Option<&SessionId>,
     attestation: &Attestation,
     now: u64,
 ) -> Result<String, AttestError> {
-    // What does not parse never was an attestation and takes no nonce.
-    let initdata = attestation
-        .init_data
-        .as_ref()
-        .map(parse_initdata)
-        .transpose()?;
-    let pending = broker.sessions().take_nonce(session, now)?;
-    let mut record = Record::new(Kind::Attestation, Outcome::Allowed, "attest", now);
+    let (session, pending, initdata) =
+        begin(broker, session, attestation, now).inspect_err(|error| {
+            let mut record = Record::new(Kind::Attestation, Outcome::Denied, ACTION, now);
+            record.detail = Some(error.to_string().chars().take(MAX_DETAIL).collect());
+            broker.record_stranger(record, PER_SECOND);
+        })?;
+    let mut record = Record::new(Kind::Attestation, Outcome::Allowed, ACTION, now);
     record.tee = Some(pending.tee);
     record.tee_key = Some(attestation.runtime_data.tee_pubkey.thumbprint());
     record.loosenings = broker.connection_loosenings();
@@ -59,6 +60,23 @@ pub(crate) fn attest(
         Err(_) => broker.sessions().end(session),
     }
     done
+}
+
+/// Takes the nonce of the session. What does not parse never was an attestation and takes none.
+fn begin<'a>(
+    broker: &Inner,
+    session: Option<&'a SessionId>,
+    attestation: &Attestation,
+    now: u64,
+) -> Result<(&'a SessionId, Pending, Option<Initdata>), AttestError> {
+    let session = session.ok_or(SessionError::Unknown)?;
+    let initdata = attestation
+        .init_data
+        .as_ref()
+        .map(parse_initdata)
+        .transpose()?;
+    let pending = broker.sessions().take_nonce(session, now)?;
+    Ok((session, pending, initdata))
 }
 
 fn judge(
@@ -122,11 +140,22 @@ fn appraised(
     record.policy = Some(policy.digest.clone());
     let values = broker.policies.reference_values();
     let appraised = appraise(verified, &values, &policy.policy, now)?;
-    record.detail = Some(format!(
-        "status {}",
-        appraised.trust_vector().status().as_str()
-    ));
+    record.detail = Some(grade(appraised.trust_vector()));
+    record.reasons = appraised.findings().to_vec();
     Ok(appraised)
+}
+
+/// The status, and the claims that are to blame when it is a bad one: `status warning: hardware 32`.
+fn grade(vector: &TrustVector) -> String {
+    let mut text = format!("status {}", vector.status().as_str());
+    let mut separator = ": ";
+    for (name, value) in vector.claims() {
+        if Tier::of(value) > Tier::Affirming {
+            text.push_str(&format!("{separator}{name} {value}"));
+            separator = ", ";
+        }
+    }
+    text
 }
 
 pub(crate) fn parse_initdata(body: &InitDataBody) -> Result<Initdata, AttestError> {
@@ -137,19 +166,17 @@ pub(crate) fn parse_initdata(body: &InitDataBody) -> Result<Initdata, AttestErro
 }
 
 fn refuse(broker: &Inner, mut record: Record, refusal: Refusal) -> AttestError {
-    let event = record.event.clone();
-    let said = refusal.to_string();
     record.outcome = Outcome::Denied;
-    record.detail = Some(said.clone());
+    record.detail = Some(refusal.to_string());
     record.reasons = refusal.reasons();
     // A refusal that cannot be recorded is a refusal all the same.
-    broker.record(record);
+    let event = broker.record_stranger(record, REFUSED_PER_SECOND);
     match refusal {
         Refusal::Internal(_) => AttestError::Internal(event),
-        _ => {
-            tracing::info!(%event, "evidence was refused");
-            AttestError::Refused { event, said }
-        }
+        _ => AttestError::Refused {
+            event,
+            said: refusal.said(),
+        },
     }
 }
 
@@ -171,6 +198,17 @@ enum Refusal {
 }
 
 impl Refusal {
+    /// What the guest hears: never what was expected and what was found. Those are in the record.
+    fn said(&self) -> String {
+        match self {
+            Self::Verify(_) => "the evidence does not verify".to_owned(),
+            Self::Appraise(_) => "the evidence cannot be appraised".to_owned(),
+            Self::Nonce | Self::Development | Self::TokenTooLong(_) | Self::Internal(_) => {
+                self.to_string()
+            }
+        }
+    }
+
     fn reasons(&self) -> Vec<Reason> {
         let reason = |claim: &str, expected: &str, actual: &str| Reason {
             rule: self.to_string(),
@@ -208,3 +246,9 @@ pub(crate) enum AttestError {
     #[error("the broker failed; its owner can explain event {0}")]
     Internal(EventId),
 }
+
+const ACTION: &str = "attest";
+const MAX_DETAIL: usize = 512;
+/// Evidence that is refused took a handshake, and its guest is told an event. A fleet that is started with the wrong
+/// configuration should find an entry each; a flood should not fill the disk.
+const REFUSED_PER_SECOND: u32 = 20;

@@ -10,6 +10,8 @@ use strongroom_verifier::Reason;
 use strongroom_wire::canonical::to_jcs;
 use strongroom_wire::tee::Tee;
 
+use crate::store::{Store, StoreError};
+
 /// The name by which a guest, an admin and the record speak of one decision.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(transparent)]
@@ -99,7 +101,7 @@ pub struct Record {
     /// The SHA-256 of the policy that decided, or that was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
-    /// Why it was denied.
+    /// Why it was denied; of an attestation, why it was graded as it was.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<Reason>,
     /// A sentence more.
@@ -108,6 +110,10 @@ pub struct Record {
     /// The settings without which this would have been refused, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loosenings: Vec<String>,
+    /// How many refusals of the same action this entry stands for besides its own: those of strangers that came
+    /// too fast to get an entry each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suppressed: Option<u64>,
 }
 
 impl Record {
@@ -129,6 +135,7 @@ impl Record {
             reasons: Vec::new(),
             detail: None,
             loosenings: Vec::new(),
+            suppressed: None,
         }
     }
 }
@@ -200,6 +207,31 @@ pub fn verify_chain(entries: &[Entry]) -> Result<(), ChainError> {
     Ok(())
 }
 
+/// Checks the newest `most` entries of a store's record, newest first and a batch at a time: each hash, each
+/// link, no gap, and that a record whose end is reached begins with number 1.
+///
+/// # Errors
+/// [`StoreError::Record`], naming the entry that does not fit.
+pub(crate) fn verify_newest(store: &dyn Store, most: u32) -> Result<(), StoreError> {
+    let (mut left, mut oldest) = (most, None::<Entry>);
+    while left > 0 {
+        let before = oldest.as_ref().map(|entry| entry.seq);
+        let mut run = store.audit(left.min(BATCH), before)?;
+        if run.is_empty() {
+            return match oldest {
+                Some(entry) if entry.seq != 1 => Err(ChainError::Broken { seq: entry.seq }.into()),
+                _ => Ok(()),
+            };
+        }
+        left = left.saturating_sub(BATCH);
+        // The entry that the batch before began with: its link is checked here.
+        run.extend(oldest);
+        verify_chain(&run)?;
+        oldest = run.into_iter().next();
+    }
+    Ok(())
+}
+
 /// Where a chain of entries does not hold.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -220,6 +252,7 @@ pub enum ChainError {
     },
 }
 
+const BATCH: u32 = 1_000;
 const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 #[cfg(test)]
@@ -277,6 +310,24 @@ mod tests {
         let mut entries = chain();
         entries.swap(1, 2);
         assert_eq!(verify_chain(&entries), Err(ChainError::Broken { seq: 3 }));
+    }
+
+    fn stored(entries: usize) -> crate::store::MemoryStore {
+        let store = crate::store::MemoryStore::default();
+        for at in 0..entries {
+            let at = u64::try_from(at).unwrap();
+            let record = Record::new(Kind::Release, Outcome::Denied, "get resource", at);
+            store.commit(crate::store::Change::Nothing, record).unwrap();
+        }
+        store
+    }
+
+    #[test]
+    fn honest_record_holds_over_more_than_one_batch() {
+        for entries in [0, 1, 999, 1_000, 1_001, 2_500] {
+            verify_newest(&stored(entries), 10_000).unwrap();
+        }
+        verify_newest(&stored(2_500), 1_500).unwrap();
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 
 use crate::key_file::write_new;
-use crate::store::StorageKey;
+use crate::store::{SqliteStore, StorageKey};
 use crate::{BrokerError, EventId};
 
 /// What `init` may be told.
@@ -57,7 +57,7 @@ pub struct InitSummary {
     pub admin_name: String,
     /// The certificate whose key signs tokens, for those who verify them elsewhere.
     pub token_certificate: PathBuf,
-    /// The store's file, made on the first start.
+    /// The store's file, empty.
     pub store: PathBuf,
 }
 
@@ -152,6 +152,7 @@ fn write_files(dir: &Path, options: &InitOptions) -> Result<(), BrokerError> {
         0o600,
         admin.serialize_pem().as_bytes(),
     )?;
+    SqliteStore::create(&dir.join(STORE))?;
     let config = config_text(options, &admin.public_key_pem());
     write_new(&dir.join(CONFIG), 0o600, config.as_bytes())
 }

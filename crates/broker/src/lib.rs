@@ -14,6 +14,7 @@ mod policies;
 mod release;
 mod session;
 mod store;
+mod strangers;
 mod tls;
 mod tokens;
 
@@ -41,6 +42,7 @@ use audit::{Kind, Outcome, Record};
 use policies::{LoadError, Policies};
 use session::Sessions;
 use store::{Change, MemoryStore, SqliteStore, StorageKey, Store};
+use strangers::Strangers;
 use tokens::Issuer;
 
 /// Gives the time, in seconds since 1970.
@@ -62,10 +64,14 @@ pub(crate) struct Inner {
     admins: Admins,
     policies: Policies,
     sessions: Mutex<Sessions>,
+    strangers: Mutex<Strangers>,
 }
 
 impl Broker {
-    /// Reads the keys, opens the store and compiles the policies that a configuration names.
+    /// Reads the keys, opens the store, checks its record and compiles the policies that a configuration names.
+    ///
+    /// Of the record the newest 10,000 entries are checked and every link between them; older ones are for whoever
+    /// reads them to check, with [`verify_chain`].
     ///
     /// # Errors
     /// [`BrokerError`], naming the file or the setting at fault.
@@ -91,6 +97,13 @@ impl Broker {
     }
 
     fn assemble(config: Config, clock: Clock, store: Box<dyn Store>) -> Result<Self, BrokerError> {
+        audit::verify_newest(&*store, CHECKED_AT_START).map_err(|error| match error {
+            StoreError::Record(source) => BrokerError::Record {
+                path: config.store.path.clone(),
+                source,
+            },
+            other => other.into(),
+        })?;
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
         let storage_key = StorageKey::from_text(&key_file::read_private(&config.store.key_file)?)
             .map_err(StoreError::from)?;
@@ -118,6 +131,7 @@ impl Broker {
             admins,
             policies,
             sessions,
+            strangers: Mutex::default(),
         };
         inner.record_start()?;
         Ok(Self {
@@ -156,7 +170,8 @@ impl Broker {
             shutdown.await;
             ending.graceful_shutdown(Some(GRACE));
         });
-        let head = Duration::from_secs(self.inner.config.limits.header_seconds);
+        let inner = Arc::clone(&self.inner);
+        let head = Duration::from_secs(inner.config.limits.header_seconds);
         let service = self.router().into_make_service();
         let served = match self.tls {
             Some(tls) => {
@@ -186,6 +201,7 @@ impl Broker {
             }
         };
         waiting.abort();
+        inner.record_counted();
         served.map_err(BrokerError::Serve)
     }
 }
@@ -215,6 +231,31 @@ impl Inner {
         if let Err(error) = self.store.commit(Change::Nothing, record) {
             tracing::error!(%event, %error, "a refusal could not be recorded");
         }
+    }
+
+    /// Records the refusal of somebody who proved nothing, or counts it when such refusals come faster than
+    /// `per_second`. Gives the event under which it stands in the record.
+    pub(crate) fn record_stranger(&self, record: Record, per_second: u32) -> EventId {
+        let (event, record) = self.strangers().admit(record, per_second);
+        if let Some(record) = record {
+            let (action, resource) = (&record.action, record.resource.as_deref());
+            tracing::warn!(%event, action, resource, suppressed = record.suppressed, "refused");
+            self.record(record);
+        }
+        event
+    }
+
+    /// Writes an entry for the refusals that were counted and have none yet.
+    pub(crate) fn record_counted(&self) {
+        let counted = self.strangers().counted();
+        counted.into_iter().for_each(|record| self.record(record));
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, Strangers> {
+        // Each call leaves the counts whole.
+        self.strangers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn record_start(&self) -> Result<(), StoreError> {
@@ -299,6 +340,18 @@ pub enum BrokerError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The record was changed behind the broker's back.
+    #[error(
+        "{path}: {source}. A broker does not start on a record that was changed: keep a copy of this file for \
+         the investigation, then restore the newest good copy, or make a new broker in another folder with \
+         `strongroom broker init`"
+    )]
+    Record {
+        /// The store's file.
+        path: PathBuf,
+        /// What does not hold, and at which entry.
+        source: ChainError,
+    },
     /// A stored policy cannot be put in force.
     #[error("a stored policy cannot be put in force: {0}")]
     Policy(strongroom_verifier::PolicyError),
@@ -360,4 +413,6 @@ fn system_clock() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
+/// As many as are checked in well under a second.
+const CHECKED_AT_START: u32 = 10_000;
 const GRACE: Duration = Duration::from_secs(10);

@@ -16,17 +16,26 @@ use crate::Inner;
 use crate::audit::{EventId, Kind, Outcome, Record};
 use crate::config::Loosening;
 use crate::store::{Change, StoreError};
+use crate::strangers::PER_SECOND;
 use crate::tokens::{TokenError, VerifiedToken};
 
 /// Decides over a presented token and releases, or records why not.
 pub(crate) fn resource(
     broker: &Inner,
-    presented: &str,
+    presented: Option<&str>,
     path: &ResourcePath,
     query: &BTreeMap<String, String>,
     now: u64,
 ) -> Result<Jwe, ReleaseError> {
-    let token = broker.issuer.verify(presented, now)?;
+    let token = presented
+        .ok_or(ReleaseError::NoToken)
+        .and_then(|presented| Ok(broker.issuer.verify(presented, now)?))
+        .inspect_err(|error| {
+            let mut record = Record::new(Kind::Release, Outcome::Denied, ACTION, now);
+            record.resource = Some(path.to_string());
+            record.detail = Some(error.to_string());
+            broker.record_stranger(record, PER_SECOND);
+        })?;
     match authorize(broker, &token, path, query, now) {
         Ok(grant) => release(broker, grant),
         Err(denial) => Err(denial.record(broker)),
@@ -56,7 +65,7 @@ pub(crate) fn authorize(
     now: u64,
 ) -> Result<Grant, Denial> {
     let policy = broker.policies.release();
-    let mut record = Record::new(Kind::Release, Outcome::Allowed, "get resource", now);
+    let mut record = Record::new(Kind::Release, Outcome::Allowed, ACTION, now);
     record.tee = token.tee();
     record.tee_key = Some(token.tee_key().thumbprint());
     record.token = Some(token.id().to_owned());
@@ -124,7 +133,8 @@ impl Denial {
     /// Records why, and gives what the guest may know.
     fn record(self, broker: &Inner) -> ReleaseError {
         let event = self.record.event.clone();
-        tracing::info!(%event, "a release was denied");
+        let resource = self.record.resource.as_deref();
+        tracing::warn!(%event, resource, "a release was denied");
         broker.record(*self.record);
         ReleaseError::Denied { event }
     }
@@ -143,6 +153,8 @@ fn development() -> Reason {
 /// Why nothing is released, as the guest may know it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReleaseError {
+    #[error("Attestation Token not found")]
+    NoToken,
     #[error(transparent)]
     Token(#[from] TokenError),
     #[error("denied by policy; the broker's owner can explain event {event}")]
@@ -154,3 +166,5 @@ pub(crate) enum ReleaseError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+const ACTION: &str = "get resource";

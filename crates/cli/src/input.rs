@@ -150,5 +150,5 @@ pub(crate) fn bound_name(path: &Path) -> anyhow::Result<String> {
     let name = files::base_name(path)?;
     Ok(name
         .strip_suffix(".enc")
-        .map_or(name.clone(), str::to_owned))
+        .map_or_else(|| name.clone(), str::to_owned))
 }

@@ -1,5 +1,8 @@
 //! The `strongroom` binary: the composition root. Each command is one file in `commands/`.
 
+// Doc comments of arguments are help texts, which a terminal shows without Markdown.
+#![allow(clippy::doc_markdown, rustdoc::bare_urls)]
+
 mod cleanup;
 mod commands;
 mod connect;

@@ -1,30 +1,34 @@
 //! An application's environment and files, unsealed before it starts: all of them, or none and no start.
 //!
 //! This prepares; the caller then replaces itself by the application (`exec(2)`). Plaintext files go to memory file
-//! systems only, mode 0600, each by one rename; the sealed text is never passed on.
+//! systems only, mode 0600; until all of them are complete none has a name, so that a process killed meanwhile leaves
+//! nothing. The sealed text is never passed on.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::os::fd::AsFd;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
 
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
 use strongroom_wire::sealed_secret::is_sealed;
-use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
 
 use crate::data::resource::Source;
 use crate::data::unseal::unseal;
 use crate::error::GuestError;
 
-/// Unseals every value of `environment` that starts with `sealed.`, and every file.
+/// Unseals every value of `environment` that is sealed, and every file.
 ///
 /// Where plaintext would lie is checked before anything is asked of the broker; everything is unsealed before the first
-/// file is placed.
+/// file is written, and all are written before the first gets its name. That last step is the caller's to carry out:
+/// `on_place` is called with the destination and the step, and must make sure that the file is removed again if the
+/// process is told to stop from here on until it has become the application. A caller with no such care runs the step.
 ///
 /// # Errors
 /// The first failure, naming the variable or file. Then nothing is left behind, and the application must not start.
@@ -33,6 +37,7 @@ pub async fn prepare(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     files: &[SealedFile],
     placement: Placement,
+    on_place: &mut dyn FnMut(&Path, &mut dyn FnMut() -> io::Result<()>) -> io::Result<()>,
 ) -> Result<Prepared, GuestError> {
     check_destinations(files, placement)?;
     let sealed_files = files
@@ -41,26 +46,32 @@ pub async fn prepare(
         .collect::<Result<Vec<_>, _>>()?;
 
     let variables = unseal_environment(source, environment).await?;
-    let mut staged = Vec::with_capacity(files.len());
+    let mut plaintexts = Vec::with_capacity(files.len());
     for (file, sealed) in files.iter().zip(sealed_files) {
         let plaintext = unseal(source, &sealed)
             .await
             .map_err(|error| file_error(&file.source, error))?;
-        staged.push(stage(file, &plaintext, placement)?);
+        plaintexts.push(plaintext);
     }
+    let staged = files
+        .iter()
+        .zip(plaintexts)
+        .map(|(file, plaintext)| Staged::write(file, plaintext, placement))
+        .collect::<Result<Vec<_>, _>>()?;
 
     let mut prepared = Prepared {
         variables,
         placed: Vec::with_capacity(staged.len()),
     };
-    for (temporary, destination) in staged {
-        temporary.persist(&destination).map_err(|error| {
+    for (file, staged) in files.iter().zip(staged) {
+        let destination = &file.destination;
+        on_place(destination, &mut || staged.place(file, placement)).map_err(|error| {
             file_error(
-                &destination,
-                io("putting the plaintext in its place")(error.error),
+                destination,
+                io("putting the plaintext in its place")(error),
             )
         })?;
-        prepared.placed.push(destination);
+        prepared.placed.push(destination.clone());
     }
     if placement == Placement::MemoryOnly && !prepared.placed.is_empty() {
         warn_of_swap();
@@ -68,7 +79,7 @@ pub async fn prepare(
     Ok(prepared)
 }
 
-/// Unseals every value that starts with `sealed.`; the others are left out.
+/// Unseals every value that is sealed; the others are left out.
 ///
 /// # Errors
 /// The first failure, naming the variable. Plaintext must be UTF-8 without NUL, as an environment wants it.
@@ -257,24 +268,80 @@ fn check_destinations(files: &[SealedFile], placement: Placement) -> Result<(), 
     Ok(())
 }
 
-/// Writes the plaintext beside its place; dropping the result removes it.
-fn stage(
-    file: &SealedFile,
-    plaintext: &[u8],
-    placement: Placement,
-) -> Result<(NamedTempFile, PathBuf), GuestError> {
-    let failed = |error| file_error(&file.destination, error);
-    // Created by O_EXCL with mode 0600.
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".unsealing-")
-        .tempfile_in(file.folder())
-        .map_err(|error| failed(io("making a file for the plaintext")(error)))?;
-    // Asked again of the file itself: the folder may have been mounted over since.
-    check_filesystem(temporary.as_file(), file.folder(), placement)?;
-    temporary
-        .write_all(plaintext)
-        .map_err(|error| failed(io("writing the plaintext")(error)))?;
-    Ok((temporary, file.destination.clone()))
+/// Plaintext on its way to its place. Dropping it leaves nothing.
+enum Staged {
+    /// Written whole to the file system, without a name.
+    Unnamed(File),
+    /// For a file system that has no files without a name.
+    Held(Zeroizing<Vec<u8>>),
+}
+
+impl Staged {
+    fn write(
+        file: &SealedFile,
+        plaintext: Zeroizing<Vec<u8>>,
+        placement: Placement,
+    ) -> Result<Self, GuestError> {
+        let failed = |error| file_error(&file.destination, error);
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let unnamed = match rustix::fs::open(file.folder(), flags, PRIVATE) {
+            Ok(descriptor) => File::from(descriptor),
+            // What file systems and kernels say that do not know them (open(2)).
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {
+                return Ok(Self::Held(plaintext));
+            }
+            Err(error) => {
+                return Err(failed(io("making a file for the plaintext")(error.into())));
+            }
+        };
+        // Asked again of the file itself: the folder may have been mounted over since.
+        check_filesystem(&unnamed, file.folder(), placement)?;
+        (&unnamed)
+            .write_all(&plaintext)
+            .map_err(|error| failed(io("writing the plaintext")(error)))?;
+        match by_descriptor(&unnamed).symlink_metadata() {
+            Ok(_) => Ok(Self::Unnamed(unnamed)),
+            // Without /proc it cannot be given a name.
+            Err(_) => Ok(Self::Held(plaintext)),
+        }
+    }
+
+    /// Gives the plaintext its name, in place of a file of that name.
+    fn place(&self, file: &SealedFile, placement: Placement) -> io::Result<()> {
+        match self {
+            Self::Unnamed(unnamed) => {
+                match std::fs::remove_file(&file.destination) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+                let unnamed = by_descriptor(unnamed);
+                rustix::fs::linkat(
+                    CWD,
+                    &unnamed,
+                    CWD,
+                    &file.destination,
+                    AtFlags::SYMLINK_FOLLOW,
+                )?;
+                Ok(())
+            }
+            Self::Held(plaintext) => {
+                // Created by O_EXCL with mode 0600; removed again unless it gets its name.
+                let mut named = tempfile::Builder::new()
+                    .prefix(".unsealing-")
+                    .tempfile_in(file.folder())?;
+                check_filesystem(named.as_file(), file.folder(), placement)
+                    .map_err(io::Error::other)?;
+                named.write_all(plaintext)?;
+                named.persist(&file.destination)?;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The name under which linkat(2) finds a file that has none.
+fn by_descriptor(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 fn check_filesystem(on: impl AsFd, folder: &Path, placement: Placement) -> Result<(), GuestError> {
@@ -346,6 +413,7 @@ fn io(doing: &'static str) -> impl Fn(std::io::Error) -> GuestError {
     }
 }
 
+const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 const MAX_SEALED_FILE: u64 = 1024 * 1024;
 /// linux/magic.h
 const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
@@ -405,21 +473,48 @@ mod tests {
         assert!(error.to_string().contains("two sealed files"), "{error}");
     }
 
-    #[test]
-    fn staged_plaintext_is_private_and_goes_with_its_owner() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().unwrap();
-        let file = SealedFile {
+    fn file_in(folder: &tempfile::TempDir) -> SealedFile {
+        SealedFile {
             source: "s".into(),
             destination: folder.path().join("x"),
-        };
-        let (temporary, _) = stage(&file, b"plain", Placement::InsecureAnyFilesystem).unwrap();
-        assert_eq!(
-            temporary.as_file().metadata().unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        drop(temporary);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        }
+    }
+
+    fn names(folder: &tempfile::TempDir) -> Vec<OsString> {
+        std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect()
+    }
+
+    const ANYWHERE: Placement = Placement::InsecureAnyFilesystem;
+
+    #[test]
+    fn staged_plaintext_has_no_name_that_a_killed_process_could_leave() {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = Zeroizing::new(b"plain".to_vec());
+        let _staged = Staged::write(&file_in(&folder), plain, ANYWHERE).unwrap();
+        assert_eq!(names(&folder), Vec::<OsString>::new());
+    }
+
+    #[test]
+    fn placed_plaintext_is_private_whole_and_alone_in_either_way() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let plain = || Zeroizing::new(b"plain".to_vec());
+        for held in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let file = file_in(&folder);
+            std::fs::write(&file.destination, "an older and longer one").unwrap();
+            let staged = match held {
+                true => Staged::Held(plain()),
+                false => Staged::write(&file, plain(), ANYWHERE).unwrap(),
+            };
+            staged.place(&file, ANYWHERE).unwrap();
+            let mode = file.destination.metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+            assert_eq!(std::fs::read(&file.destination).unwrap(), b"plain");
+            assert_eq!(names(&folder), ["x"]);
+        }
     }
 
     #[test]

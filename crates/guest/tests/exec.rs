@@ -61,7 +61,13 @@ fn run(
     files: &[SealedFile],
 ) -> Result<Prepared, GuestError> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(prepare(source, environment, files, Placement::MemoryOnly))
+    runtime.block_on(prepare(
+        source,
+        environment,
+        files,
+        Placement::MemoryOnly,
+        &mut |_, place| place(),
+    ))
 }
 
 /// A folder on tmpfs, where this machine has one.
@@ -232,6 +238,16 @@ fn flipped_character_is_not_opened() {
 }
 
 #[test]
+fn sealed_value_behind_a_line_break_or_a_quote_does_not_pass_through() {
+    let owner = Owner::new();
+    for before in ["\n", " ", "\"", "\u{feff}"] {
+        let text = refused(&owner, &format!("{before}{}", owner.seal(KEY)));
+        assert!(text.contains("stands before"), "{text}");
+    }
+    assert_eq!(owner.broker.auths(), 0);
+}
+
+#[test]
 fn value_that_is_only_the_prefix_does_not_pass_through() {
     refused(&Owner::new(), "sealed.");
 }
@@ -316,6 +332,62 @@ fn one_bad_file_leaves_none() {
 }
 
 #[test]
+fn no_file_has_a_name_before_its_removal_is_arranged() {
+    let Some(folder) = memory() else { return };
+    let owner = Owner::new();
+    let files = [
+        sealed_file(folder.path(), "key", &owner.seal(KEY)),
+        sealed_file(folder.path(), "other", &owner.seal(OTHER)),
+    ];
+    let mut arranged = Vec::new();
+    let mut on_place = |path: &Path, place: &mut dyn FnMut() -> std::io::Result<()>| {
+        assert_eq!(plaintexts(folder.path()).len(), arranged.len());
+        arranged.push(path.to_owned());
+        place()
+    };
+    let source = owner.source();
+    let outcome = prepare(
+        &source,
+        Vec::new(),
+        &files,
+        Placement::MemoryOnly,
+        &mut on_place,
+    );
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let prepared = runtime.block_on(outcome).unwrap();
+    assert_eq!(arranged, prepared.files());
+}
+
+#[test]
+fn second_file_that_cannot_be_placed_takes_the_first_with_it() {
+    let Some(folder) = memory() else { return };
+    let owner = Owner::new();
+    let files = [
+        sealed_file(folder.path(), "key", &owner.seal(KEY)),
+        sealed_file(folder.path(), "other", &owner.seal(OTHER)),
+    ];
+    let mut placed = 0;
+    let mut on_place = |_: &Path, place: &mut dyn FnMut() -> std::io::Result<()>| {
+        placed += 1;
+        match placed {
+            1 => place(),
+            _ => Err(std::io::ErrorKind::StorageFull.into()),
+        }
+    };
+    let source = owner.source();
+    let outcome = prepare(
+        &source,
+        Vec::new(),
+        &files,
+        Placement::MemoryOnly,
+        &mut on_place,
+    );
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    assert!(runtime.block_on(outcome).is_err());
+    assert_eq!(plaintexts(folder.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
 fn one_bad_variable_leaves_no_file() {
     let Some(folder) = memory() else { return };
     let owner = Owner::new();
@@ -372,6 +444,7 @@ fn disk_by_name_is_allowed() {
         Vec::new(),
         &files,
         Placement::InsecureAnyFilesystem,
+        &mut |_, place| place(),
     );
     assert_eq!(runtime.block_on(outcome).unwrap().files().len(), 1);
 }

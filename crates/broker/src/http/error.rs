@@ -24,7 +24,6 @@ pub(crate) enum ApiError {
     Policy(PolicyError),
     PolicyId(String),
     ReferenceValue(ReferenceValueError),
-    NotAttested,
     Admin(AdminError),
     Attest(AttestError),
     Release(ReleaseError),
@@ -62,12 +61,13 @@ impl ApiError {
                 ),
             ),
             Self::ReferenceValue(error) => (S::BAD_REQUEST, "RvpsError", error.to_string()),
-            Self::NotAttested => (
-                S::UNAUTHORIZED,
-                "TokenNotFound",
-                "Attestation Token not found".into(),
-            ),
-            Self::Admin(error) => (S::UNAUTHORIZED, "AdminAuthAccess", error.to_string()),
+            Self::Admin(error) => {
+                let status = match error {
+                    AdminError::Busy => S::TOO_MANY_REQUESTS,
+                    _ => S::UNAUTHORIZED,
+                };
+                (status, "AdminAuthAccess", error.to_string())
+            }
             Self::Attest(error) => {
                 let status = match error {
                     AttestError::InitdataFormat | AttestError::Initdata(_) => S::BAD_REQUEST,
@@ -78,6 +78,7 @@ impl ApiError {
                 (status, "AttestationError", error.to_string())
             }
             Self::Release(error) => match error {
+                ReleaseError::NoToken => (S::UNAUTHORIZED, "TokenNotFound", error.to_string()),
                 ReleaseError::Token(_) => {
                     (S::UNAUTHORIZED, "TokenVerifierError", error.to_string())
                 }

@@ -11,6 +11,7 @@ use crate::Inner;
 use crate::admin::Admin;
 use crate::audit::{Kind, Outcome, Record};
 use crate::session::SessionId;
+use crate::strangers::PER_SECOND;
 
 /// The session that the cookie names, if it has the form of one.
 pub(super) fn session(headers: &HeaderMap) -> Option<SessionId> {
@@ -41,29 +42,23 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The token of a guest: of its attested session first, else the one it shows.
-pub(super) fn guest_token(
-    broker: &Inner,
-    headers: &HeaderMap,
-    now: u64,
-) -> Result<String, ApiError> {
+pub(super) fn guest_token(broker: &Inner, headers: &HeaderMap, now: u64) -> Option<String> {
     session(headers)
         .and_then(|id| broker.sessions().token(&id, now))
         .or_else(|| bearer(headers).map(str::to_owned))
-        .ok_or(ApiError::NotAttested)
 }
 
 /// The admin who asks for `action`. A request that is not an admin's goes into the record and is refused.
 pub(super) fn admin(
     broker: &Inner,
     headers: &HeaderMap,
-    action: &str,
+    action: &'static str,
     now: u64,
 ) -> Result<Admin, ApiError> {
     broker.admins.verify(bearer(headers), now).map_err(|error| {
         let mut record = Record::new(Kind::Admin, Outcome::Denied, action, now);
         record.detail = Some(error.to_string());
-        tracing::warn!(event = %record.event, action, %error, "an admin request was refused");
-        broker.record(record);
+        broker.record_stranger(record, PER_SECOND);
         ApiError::Admin(error)
     })
 }

@@ -59,7 +59,7 @@ fn empty_store_has_nothing(store: &dyn Store) {
         store.reference_values().unwrap(),
         ReferenceValues::default()
     );
-    assert!(store.audit(10).unwrap().is_empty());
+    assert!(store.audit(10, None).unwrap().is_empty());
 }
 
 fn put_then_read_then_replace(store: &dyn Store) {
@@ -80,7 +80,7 @@ fn put_then_read_then_replace(store: &dyn Store) {
 fn failed_seal_leaves_no_trace(store: &dyn Store) {
     let before = (
         store.sealed_secret(&path()).unwrap(),
-        store.audit(100).unwrap(),
+        store.audit(100, None).unwrap(),
     );
     let path = path();
     let seal = |_| Err(SealError::Crypto);
@@ -96,7 +96,7 @@ fn failed_seal_leaves_no_trace(store: &dyn Store) {
         before,
         (
             store.sealed_secret(&path).unwrap(),
-            store.audit(100).unwrap()
+            store.audit(100, None).unwrap()
         )
     );
 }
@@ -115,11 +115,11 @@ fn deleted_secret_is_gone_and_its_number_is_not_reused(store: &dyn Store) {
 }
 
 fn deleting_nothing_leaves_no_trace(store: &dyn Store) {
-    let before = store.audit(100).unwrap();
+    let before = store.audit(100, None).unwrap();
     let other = "x/y/z".parse().unwrap();
     let outcome = store.commit(Change::DeleteSecret { path: &other }, record("alice"));
     assert!(matches!(outcome, Err(StoreError::NotFound)));
-    assert_eq!(before, store.audit(100).unwrap());
+    assert_eq!(before, store.audit(100, None).unwrap());
 }
 
 fn policies_are_replaced(store: &dyn Store) {
@@ -158,9 +158,16 @@ fn reference_values_are_merged(store: &dyn Store) {
 }
 
 fn audit_is_one_chain_and_limit_takes_the_newest(store: &dyn Store) {
-    let all = store.audit(1000).unwrap();
+    let all = store.audit(1000, None).unwrap();
     verify_chain(&all).unwrap();
     assert_eq!(all.first().unwrap().seq, 1);
-    let newest = store.audit(2).unwrap();
+    let newest = store.audit(2, None).unwrap();
     assert_eq!(newest, all[all.len() - 2..]);
+    let (first, last) = (&all[0], &all[all.len() - 1]);
+    let before = store.audit(2, Some(last.seq)).unwrap();
+    assert_eq!(before, all[all.len() - 3..all.len() - 1]);
+    assert!(store.audit(2, Some(first.seq)).unwrap().is_empty());
+    let found = store.audit_event(first.record.event.as_str()).unwrap();
+    assert_eq!(found.as_ref(), Some(first));
+    assert!(store.audit_event("0000").unwrap().is_none());
 }

@@ -103,12 +103,20 @@ impl Store for MemoryStore {
         Ok(self.state().reference_values.clone())
     }
 
-    fn audit(&self, limit: u32) -> Result<Vec<Entry>, StoreError> {
+    fn audit(&self, limit: u32, before: Option<u64>) -> Result<Vec<Entry>, StoreError> {
         let state = self.state();
-        let skip = state
+        let end = state
             .audit
-            .len()
-            .saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(state.audit[skip..].to_vec())
+            .partition_point(|entry| before.is_none_or(|before| entry.seq < before));
+        let skip = end.saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(state.audit[skip..end].to_vec())
+    }
+
+    fn audit_event(&self, event: &str) -> Result<Option<Entry>, StoreError> {
+        let state = self.state();
+        let mut entries = state.audit.iter();
+        Ok(entries
+            .find(|entry| entry.record.event.as_str() == event)
+            .cloned())
     }
 }

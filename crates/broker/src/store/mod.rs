@@ -14,7 +14,7 @@ use serde::Serialize;
 use strongroom_verifier::ReferenceValues;
 use strongroom_wire::resource::ResourcePath;
 
-use crate::audit::{Entry, Record};
+use crate::audit::{ChainError, Entry, Record};
 
 pub(crate) use memory::MemoryStore;
 pub use sealing::SealError;
@@ -41,8 +41,11 @@ pub(crate) trait Store: Send + Sync {
     /// Every reference value, the expired ones too.
     fn reference_values(&self) -> Result<ReferenceValues, StoreError>;
 
-    /// The last `limit` audit entries, oldest first.
-    fn audit(&self, limit: u32) -> Result<Vec<Entry>, StoreError>;
+    /// The last `limit` audit entries, or the last `limit` of those before number `before`; oldest first.
+    fn audit(&self, limit: u32, before: Option<u64>) -> Result<Vec<Entry>, StoreError>;
+
+    /// The audit entry of an event.
+    fn audit_event(&self, event: &str) -> Result<Option<Entry>, StoreError>;
 }
 
 /// A change to make together with its audit record.
@@ -100,6 +103,43 @@ pub enum StoreError {
         /// The newest version known.
         known: i64,
     },
+    /// There is no store where one should be.
+    #[error(
+        "{path} is not there: restore it from a copy, or make a new broker in another folder with \
+         `strongroom broker init`"
+    )]
+    Gone {
+        /// The store's file.
+        path: String,
+    },
+    /// The file has no tables: only `init` makes them.
+    #[error(
+        "{path} is not a broker's store: it is empty. Restore it from a copy, or make a new broker in another \
+         folder with `strongroom broker init`"
+    )]
+    Empty {
+        /// The store's file.
+        path: String,
+    },
+    /// Others may write the store's file, and with it decide who gets what.
+    #[error("{path} has mode {mode:03o}, and only its owner may write it: chmod 600 {path}")]
+    LooseMode {
+        /// The store's file.
+        path: String,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file cannot be used as a database.
+    #[error("{path} cannot be opened: {source}")]
+    Unusable {
+        /// The store's file.
+        path: String,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The record does not hold.
+    #[error(transparent)]
+    Record(#[from] ChainError),
     /// The database failed.
     #[error("the store failed: {0}")]
     Database(#[from] rusqlite::Error),

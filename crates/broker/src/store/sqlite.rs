@@ -1,16 +1,16 @@
 //! The store in one SQLite file: WAL, `synchronous=FULL`, deleted bytes overwritten, one broker at a time.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
 use strongroom_verifier::{ReferenceValue, ReferenceValues};
 use strongroom_wire::resource::ResourcePath;
 
 use super::{Change, ResourceMetadata, SealedVersion, Store, StoreError};
-use crate::audit::{Entry, Record};
+use crate::audit::{ChainError, Entry, Record};
 
 /// A store in a file.
 pub(crate) struct SqliteStore {
@@ -20,8 +20,26 @@ pub(crate) struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file, makes it with mode 0600 when it is not there, and brings its schema forward.
+    /// Makes an empty store, with mode 0600, where no file is. Only `init` does this: a broker that made its own
+    /// store would start with nothing, and nobody would hear that the old one is gone.
+    pub(crate) fn create(path: &Path) -> Result<(), StoreError> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path);
+        drop(file.map_err(|source| file_error(path, source))?);
+        connect(path)
+            .and_then(|mut connection| {
+                migrate(&mut connection)?;
+                connection.close().map_err(|(_, error)| error.into())
+            })
+            .map_err(|error| unusable(path, error))
+    }
+
+    /// Opens a store that is there and brings its schema forward.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        check_file(path)?;
         let lock = private_file(&path.with_extension("lock"))?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -32,13 +50,15 @@ impl SqliteStore {
             }
             Err(TryLockError::Error(source)) => return Err(file_error(path, source)),
         }
-        drop(private_file(path)?);
-        let mut connection = Connection::open(path)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "secure_delete", "ON")?;
-        connection.pragma_update(None, "trusted_schema", "OFF")?;
-        migrate(&mut connection)?;
+        let mut connection = connect(path).map_err(|error| unusable(path, error))?;
+        match schema_version(&connection).map_err(|error| unusable(path, error))? {
+            0 => {
+                return Err(StoreError::Empty {
+                    path: path.display().to_string(),
+                });
+            }
+            _ => migrate(&mut connection).map_err(|error| unusable(path, error))?,
+        }
         Ok(Self {
             connection: Mutex::new(connection),
             _lock: lock,
@@ -152,17 +172,59 @@ impl Store for SqliteStore {
         .collect()
     }
 
-    fn audit(&self, limit: u32) -> Result<Vec<Entry>, StoreError> {
+    fn audit(&self, limit: u32, before: Option<u64>) -> Result<Vec<Entry>, StoreError> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
-            "SELECT entry FROM (SELECT seq, entry FROM audit ORDER BY seq DESC LIMIT ?1) ORDER BY seq",
+            "SELECT seq, event, hash, entry FROM audit WHERE ?2 IS NULL OR seq < ?2
+             ORDER BY seq DESC LIMIT ?1",
         )?;
-        let rows = statement.query_map([limit], |row| row.get::<_, String>(0))?;
-        rows.map(|row| {
-            serde_json::from_str(&row?)
-                .map_err(|e| StoreError::Damaged(format!("audit entry: {e}")))
+        let rows = statement.query_map(params![limit, before], AuditRow::read)?;
+        let mut entries = rows
+            .map(|row| row?.entry())
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        entries.reverse();
+        Ok(entries)
+    }
+
+    fn audit_event(&self, event: &str) -> Result<Option<Entry>, StoreError> {
+        self.connection()
+            .prepare_cached("SELECT seq, event, hash, entry FROM audit WHERE event = ?1")?
+            .query_row([event], AuditRow::read)
+            .optional()?
+            .map(AuditRow::entry)
+            .transpose()
+    }
+}
+
+/// A row of the record, whose columns must say what its entry says.
+struct AuditRow {
+    seq: u64,
+    event: String,
+    hash: String,
+    entry: String,
+}
+
+impl AuditRow {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            seq: row.get(0)?,
+            event: row.get(1)?,
+            hash: row.get(2)?,
+            entry: row.get(3)?,
         })
-        .collect()
+    }
+
+    fn entry(self) -> Result<Entry, StoreError> {
+        let seq = self.seq;
+        let entry: Entry =
+            serde_json::from_str(&self.entry).map_err(|_| ChainError::Altered { seq })?;
+        let agrees = entry.seq == seq
+            && entry.hash == self.hash
+            && entry.record.event.as_str() == self.event;
+        match agrees {
+            true => Ok(entry),
+            false => Err(ChainError::Altered { seq }.into()),
+        }
     }
 }
 
@@ -248,11 +310,42 @@ fn append(transaction: &Transaction<'_>, record: Record) -> Result<Entry, StoreE
     Ok(entry)
 }
 
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let connection = Connection::open(path)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "secure_delete", "ON")?;
+    connection.pragma_update(None, "trusted_schema", "OFF")?;
+    Ok(connection)
+}
+
+/// Whoever can write the file can write policies and the record: that is its owner and nobody else.
+fn check_file(path: &Path) -> Result<(), StoreError> {
+    let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => StoreError::Gone {
+            path: path.display().to_string(),
+        },
+        _ => file_error(path, error),
+    })?;
+    let mode = metadata.permissions().mode() & 0o777;
+    match mode & 0o022 {
+        0 => Ok(()),
+        _ => Err(StoreError::LooseMode {
+            path: path.display().to_string(),
+            mode,
+        }),
+    }
+}
+
+fn schema_version(connection: &Connection) -> Result<i64, StoreError> {
+    Ok(connection.query_row("PRAGMA user_version", [], |row| row.get(0))?)
+}
+
 /// Brings the schema forward, one step a version. Steps that have shipped are never edited.
 fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
-    let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let version = schema_version(&transaction)?;
     if version > known {
         return Err(StoreError::Schema {
             actual: version,
@@ -287,17 +380,38 @@ fn file_error(path: &Path, source: std::io::Error) -> StoreError {
     }
 }
 
+/// Says which file SQLite could not use.
+fn unusable(path: &Path, error: StoreError) -> StoreError {
+    match error {
+        StoreError::Database(source) => StoreError::Unusable {
+            path: path.display().to_string(),
+            source,
+        },
+        other => other,
+    }
+}
+
 const MIGRATIONS: [&str; 1] = [include_str!("schema/0001.sql")];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::audit::{Kind, Outcome, verify_chain};
     use crate::store::{StorageKey, conformance};
 
+    fn path_in(folder: &tempfile::TempDir) -> PathBuf {
+        folder.path().join("store.sqlite")
+    }
+
     fn open(folder: &tempfile::TempDir) -> SqliteStore {
-        SqliteStore::open(&folder.path().join("store.sqlite")).unwrap()
+        let path = path_in(folder);
+        if !path.exists() {
+            SqliteStore::create(&path).unwrap();
+        }
+        SqliteStore::open(&path).unwrap()
     }
 
     fn record() -> Record {
@@ -362,7 +476,7 @@ mod tests {
         let path = "a/b/c".parse().unwrap();
         let sealed = store.sealed_secret(&path).unwrap().unwrap();
         assert_eq!(key.open(&path, &sealed).unwrap().expose(), b"secret");
-        assert_eq!(store.audit(10).unwrap().len(), 1);
+        assert_eq!(store.audit(10, None).unwrap().len(), 1);
     }
 
     #[test]
@@ -435,7 +549,7 @@ mod tests {
                 "{statement}"
             );
         }
-        verify_chain(&store.audit(10).unwrap()).unwrap();
+        verify_chain(&store.audit(10, None).unwrap()).unwrap();
     }
 
     #[test]
@@ -452,7 +566,67 @@ mod tests {
                  UPDATE audit SET entry = replace(entry, '\"allowed\"', '\"denied\"') WHERE seq = 2;",
             )
             .unwrap();
-        assert!(verify_chain(&store.audit(10).unwrap()).is_err());
+        assert!(verify_chain(&store.audit(10, None).unwrap()).is_err());
+    }
+
+    #[test]
+    fn row_whose_columns_contradict_its_entry_is_altered() {
+        for change in ["event = 'x'", "hash = 'x'", "entry = 'x'"] {
+            let folder = tempfile::tempdir().unwrap();
+            let store = open(&folder);
+            for _ in 0..3 {
+                store.commit(Change::Nothing, record()).unwrap();
+            }
+            let statements = format!(
+                "DROP TRIGGER audit_update_refused; UPDATE audit SET {change} WHERE seq = 2;"
+            );
+            store.connection().execute_batch(&statements).unwrap();
+            let outcome = store.audit(10, None);
+            assert!(
+                matches!(outcome, Err(StoreError::Record(ChainError::Altered { seq: 2 }))),
+                "{change}: {outcome:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn store_that_is_gone_or_empty_is_not_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = path_in(&folder);
+        assert!(matches!(
+            SqliteStore::open(&path),
+            Err(StoreError::Gone { .. })
+        ));
+        drop(private_file(&path).unwrap());
+        assert!(matches!(
+            SqliteStore::open(&path),
+            Err(StoreError::Empty { .. })
+        ));
+        assert!(SqliteStore::create(&path).is_err());
+    }
+
+    #[test]
+    fn file_that_is_no_database_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = path_in(&folder);
+        std::fs::write(&path, "this is no database at all, whatever its name says").unwrap();
+        let error = SqliteStore::open(&path).err().unwrap().to_string();
+        assert!(
+            error.contains("store.sqlite") && error.contains("not a database"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn store_that_others_may_write_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(open(&folder));
+        for (mode, accepted) in [(0o600, true), (0o644, true), (0o620, false), (0o602, false)] {
+            let path = path_in(&folder);
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let outcome = SqliteStore::open(&path);
+            assert_eq!(outcome.is_ok(), accepted, "{mode:o}");
+        }
     }
 
     #[test]
@@ -480,7 +654,6 @@ mod tests {
 
     #[test]
     fn files_are_for_their_owner_alone() {
-        use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder);
         put(&store, &StorageKey::generate().unwrap(), "a/b/c", b"secret");

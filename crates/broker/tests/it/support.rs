@@ -149,7 +149,7 @@ impl Running {
             aud: AUDIENCE.into(),
             iat: self.now(),
             exp: self.now() + 60,
-            jti: "1".into(),
+            jti: self.token_id(),
         })
     }
 

@@ -143,6 +143,9 @@ pub(crate) fn run(args: Args, json: bool) -> anyhow::Result<Outcome> {
 fn serve(args: &RunArgs, json: bool) -> anyhow::Result<Outcome> {
     let agent = args.attest.agent()?;
     let listener = args.listen.bind()?;
+    if let Listener::Tcp(listener) = &listener {
+        strongroom_guest::check_listener(listener, ServeOptions::default())?;
+    }
     let url = listener.url()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -259,8 +262,17 @@ fn exec(args: &ExecArgs) -> anyhow::Result<Outcome> {
     } else {
         Placement::MemoryOnly
     };
-    let prepared = block_on(prepare(&source, std::env::vars_os(), &args.file, placement))?
-        .context("the application was not started")?;
+    let mut on_place = |path: &Path, place: &mut dyn FnMut() -> std::io::Result<()>| {
+        crate::cleanup::make(|| Ok((place()?, path.to_owned())))
+    };
+    let prepared = block_on(prepare(
+        &source,
+        std::env::vars_os(),
+        &args.file,
+        placement,
+        &mut on_place,
+    ))?
+    .context("the application was not started")?;
     let (program, arguments) = args
         .app
         .split_first()

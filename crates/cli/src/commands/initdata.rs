@@ -66,11 +66,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     match &args.action {
         Action::New(new) => {
             let cert = new.broker_cert.as_deref().map(read_pem).transpose()?;
-            let policy = new
-                .policy
-                .as_deref()
-                .map(|path| read_text(path))
-                .transpose()?;
+            let policy = new.policy.as_deref().map(read_text).transpose()?;
             let url: reqwest::Url = new
                 .broker
                 .parse()

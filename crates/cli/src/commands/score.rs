@@ -174,7 +174,7 @@ fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
         // Which rows were flagged goes to their owner alone.
         None => outcome.next(format!(
             "strongroom score {}{} --results results.jsonl.enc --results-to OWNER.pub.json   # for the flagged rows, sealed to their owner",
-            args.input.as_deref().unwrap_or(std::path::Path::new("DATA.csv.enc")).display(),
+            args.input.as_deref().unwrap_or_else(|| std::path::Path::new("DATA.csv.enc")).display(),
             args.open.key.as_ref().map(|key| format!(" --key {key}")).unwrap_or_default(),
         )),
     }
@@ -232,7 +232,7 @@ pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

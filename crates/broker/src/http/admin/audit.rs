@@ -1,4 +1,5 @@
-//! `GET /strongroom/v1/audit?limit=N`: the newest entries of the record, oldest first.
+//! `GET /strongroom/v1/audit?limit=N&before=SEQ`: the newest entries of the record, or the newest before an entry,
+//! oldest first. `?event=ID`: the one entry of an event.
 
 use std::sync::Arc;
 
@@ -13,30 +14,46 @@ use super::super::identity;
 use crate::Inner;
 use crate::audit::Entry;
 
-/// Lists entries. Reading the record leaves no entry in it.
+/// Lists entries. Reading leaves no entry of its own, but writes those for refusals that were only counted so far,
+/// so that who reads the record reads all of it.
 pub(crate) async fn list(
     State(broker): State<Arc<Inner>>,
     headers: HeaderMap,
-    query: Result<Query<Limit>, QueryRejection>,
+    query: Result<Query<Selection>, QueryRejection>,
 ) -> Result<Json<Vec<Entry>>, ApiError> {
     broker
         .blocking(move |broker| {
             identity::admin(broker, &headers, "list audit entries", broker.now())?;
             let Query(query) = query.map_err(|e| ApiError::Malformed(e.body_text()))?;
-            Ok(Json(broker.store.audit(query.limit.min(MOST))?))
+            broker.record_counted();
+            let entries = match query {
+                Selection {
+                    event: Some(event),
+                    before: None,
+                    limit: None,
+                } => broker.store.audit_event(&event)?.into_iter().collect(),
+                Selection { event: Some(_), .. } => {
+                    return Err(ApiError::Malformed(
+                        "event names one entry: leave out limit and before".to_owned(),
+                    ));
+                }
+                Selection { limit, before, .. } => broker
+                    .store
+                    .audit(limit.unwrap_or(DEFAULT).min(MOST), before)?,
+            };
+            Ok(Json(entries))
         })
         .await
 }
 
+/// Which entries.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Limit {
-    #[serde(default = "default_limit")]
-    limit: u32,
+pub(crate) struct Selection {
+    limit: Option<u32>,
+    before: Option<u64>,
+    event: Option<String>,
 }
 
-fn default_limit() -> u32 {
-    100
-}
-
+const DEFAULT: u32 = 100;
 const MOST: u32 = 10_000;

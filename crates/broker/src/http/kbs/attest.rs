@@ -13,7 +13,6 @@ use strongroom_wire::kbs::{AttestResponse, Attestation};
 
 use super::super::error::ApiError;
 use super::super::identity;
-use crate::session::SessionError;
 use crate::{Inner, attest as attestation};
 
 /// Attests the session that the cookie names.
@@ -23,13 +22,14 @@ pub(crate) async fn attest(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let body = body?;
-    let unknown = attestation::AttestError::Session(SessionError::Unknown);
-    let session = identity::session(&headers).ok_or(unknown)?;
     let message: Attestation = serde_json::from_slice(&body)?;
     let now = broker.now();
-    let cookie = identity::cookie(&broker, &session, now);
+    let session = identity::session(&headers);
+    let cookie = session
+        .as_ref()
+        .map(|session| [(SET_COOKIE, identity::cookie(&broker, session, now))]);
     let token = broker
-        .blocking(move |broker| Ok(attestation::attest(broker, &session, &message, now)?))
+        .blocking(move |broker| Ok(attestation::attest(broker, session.as_ref(), &message, now)?))
         .await?;
-    Ok(([(SET_COOKIE, cookie)], Json(AttestResponse { token })).into_response())
+    Ok((cookie, Json(AttestResponse { token })).into_response())
 }

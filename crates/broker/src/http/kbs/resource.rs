@@ -27,10 +27,12 @@ pub(crate) async fn get(
 ) -> Result<Response, ApiError> {
     let path = path(uri.path())?;
     let Query(query) = query.map_err(|e| ApiError::Malformed(e.body_text()))?;
-    let now = broker.now();
-    let token = identity::guest_token(&broker, &headers, now)?;
     let jwe = broker
-        .blocking(move |broker| Ok(release::resource(broker, &token, &path, &query, now)?))
+        .blocking(move |broker| {
+            let now = broker.now();
+            let token = identity::guest_token(broker, &headers, now);
+            Ok(release::resource(broker, token.as_deref(), &path, &query, now)?)
+        })
         .await?;
     Ok(Json(jwe).into_response())
 }
