@@ -35,23 +35,34 @@ pub enum ClientError {
     },
     /// TLS failed: the other side did not prove that it is who the address names.
     #[error(
-        "{peer} did not prove its identity: {reason}; give the certificate that belongs to this address, \
-         and check that the certificate names the host"
+        "{peer} did not prove its identity: {reason}; {trusted}, and check that it names this host"
     )]
     UntrustedPeer {
         /// Scheme, host and port.
         peer: String,
         /// The TLS library's words.
         reason: String,
+        /// Which certificates were trusted, and what to do.
+        trusted: &'static str,
     },
     /// The other side is there and cannot serve now.
-    #[error("{peer} cannot serve now (status {status}): {detail}; its own log says why")]
+    #[error("{peer} cannot serve now (status {status}): {detail}")]
     Unavailable {
         /// Scheme, host and port.
         peer: String,
         /// The HTTP status.
         status: u16,
         /// The other side's words.
+        detail: String,
+    },
+    /// A guest could not do what it was asked, and says why in its own words.
+    #[error("{detail} (says the guest at {peer})")]
+    GuestFailed {
+        /// The guest's address.
+        peer: String,
+        /// The HTTP status.
+        status: u16,
+        /// The guest's words.
         detail: String,
     },
     /// Something that is not the broker answered: a proxy, a load balancer, another web server.
@@ -275,6 +286,7 @@ mod tests {
         let error = ClientError::UntrustedPeer {
             peer: "https://b".into(),
             reason: "UnknownIssuer".into(),
+            trusted: "",
         };
         assert!(!error.is_transient());
     }

@@ -9,7 +9,7 @@ use strongroom_wire::resource::ResourcePath;
 use zeroize::Zeroizing;
 
 use crate::error::{ClientError, one_line};
-use crate::http::{Answer, Endpoint, EndpointOptions, Outgoing};
+use crate::http::{Answer, Endpoint, EndpointOptions, Outgoing, is_loopback, parse_base};
 
 /// Longer than a guest may take to reach its broker, so that its own words arrive.
 const TIMEOUT: Duration = Duration::from_secs(90);
@@ -24,12 +24,21 @@ impl GuestApi {
     /// Where guests listen unless told otherwise.
     pub const DEFAULT_URL: &'static str = "http://127.0.0.1:8006";
 
-    /// Prepares a client of the guest at `http://host:port` or `unix:/path`; nothing is sent yet.
+    /// Prepares a client of the guest at `http://127.0.0.1:port` or `unix:/path`; nothing is sent yet.
     ///
     /// # Errors
-    /// [`ClientError::BadUrl`].
+    /// [`ClientError::BadUrl`], also for an address beyond this machine: what answers there proved nothing to anybody
+    /// here, and its answers are taken for secrets.
     pub fn new(url: &str) -> Result<Self, ClientError> {
         let socket = url.strip_prefix("unix:").map(PathBuf::from);
+        if socket.is_none() && !is_loopback(&parse_base(url)?) {
+            return Err(ClientError::BadUrl {
+                url: one_line(url, 200),
+                reason: "a guest is asked on its own machine only: http://127.0.0.1:8006, http://localhost:8006 or \
+                         unix:/path"
+                    .to_owned(),
+            });
+        }
         Ok(Self {
             endpoint: Endpoint::new(
                 // Over a socket the name is only what the Host header says.
@@ -50,10 +59,10 @@ impl GuestApi {
     /// The bytes of a resource. The guest attests when it has to.
     ///
     /// # Errors
-    /// [`ClientError::NotFound`], [`ClientError::Denied`], or [`ClientError::Unavailable`] with the guest's words.
+    /// [`ClientError::NotFound`], [`ClientError::Denied`], or [`ClientError::GuestFailed`] with the guest's words.
     pub async fn resource(&self, path: &ResourcePath) -> Result<Zeroizing<Vec<u8>>, ClientError> {
         let answer = self.get(&format!("/cdh/resource/{path}"), None).await?;
-        self.checked(answer, &path.to_string())
+        self.checked(answer, &format!("kbs:///{path}"))
             .map(|answer| answer.body)
     }
 
@@ -98,12 +107,23 @@ impl GuestApi {
             one_line(&String::from_utf8_lossy(&answer.body), 1024),
         );
         Err(match status {
-            404 => ClientError::NotFound { what, detail },
-            403 => ClientError::Denied { what, detail },
-            500.. => ClientError::Unavailable {
+            404 => unwrapped(detail, |detail| ClientError::NotFound {
+                what: what.clone(),
+                detail,
+            }),
+            403 => unwrapped(detail, |detail| ClientError::Denied {
+                what: what.clone(),
+                detail,
+            }),
+            500.. if !detail.is_empty() => ClientError::GuestFailed {
                 peer: self.endpoint.peer().to_owned(),
                 status,
                 detail,
+            },
+            500.. => ClientError::Unavailable {
+                peer: self.endpoint.peer().to_owned(),
+                status,
+                detail: "it gives no reason".to_owned(),
             },
             _ => ClientError::Rejected {
                 what,
@@ -112,6 +132,16 @@ impl GuestApi {
             },
         })
     }
+}
+
+/// Takes the guest's words for the error that they are, without what the same error's text here would say again.
+fn unwrapped(words: String, error: impl Fn(String) -> ClientError) -> ClientError {
+    let around = error("\0".to_owned()).to_string();
+    let inner = around.split_once('\0').and_then(|(before, after)| {
+        let words = words.strip_prefix(before)?;
+        Some(words.strip_suffix(after).unwrap_or(words).to_owned())
+    });
+    error(inner.unwrap_or(words))
 }
 
 /// What a guest says of itself.
@@ -123,4 +153,45 @@ pub struct GuestInfo {
     pub tee: Option<String>,
     /// Which parts of the API it serves.
     pub feature: String,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_beyond_this_machine_is_refused() {
+        for bad in [
+            "http://10.0.0.1:8006",
+            "https://guest.example",
+            "http://localhost.evil.example:8006",
+            "http://127.0.0.1.evil.example",
+        ] {
+            assert!(
+                matches!(GuestApi::new(bad), Err(ClientError::BadUrl { .. })),
+                "{bad}"
+            );
+        }
+        for good in [
+            "http://127.0.0.1:8006",
+            "http://localhost:1",
+            "http://[::1]:1",
+            "unix:/run/guest",
+        ] {
+            assert!(GuestApi::new(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn words_of_the_guest_are_not_said_twice() {
+        let missing = |detail: String| ClientError::NotFound {
+            what: "kbs:///a/b/c".to_owned(),
+            detail,
+        };
+        let said = missing("there is no such resource".to_owned());
+        assert_eq!(unwrapped(said.to_string(), missing), said);
+        let other = unwrapped("no such path".to_owned(), missing);
+        assert_eq!(other, missing("no such path".to_owned()));
+    }
 }

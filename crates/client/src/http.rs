@@ -35,6 +35,8 @@ pub struct EndpointOptions {
     pub max_body: usize,
     /// Connect to this Unix socket, whatever host the address names.
     pub socket: Option<PathBuf>,
+    /// Allow a plain `http://` address beyond this machine.
+    pub insecure_http: bool,
 }
 
 impl Default for EndpointOptions {
@@ -46,6 +48,7 @@ impl Default for EndpointOptions {
             timeout: Duration::from_secs(30),
             max_body: 16 * 1024 * 1024,
             socket: None,
+            insecure_http: false,
         }
     }
 }
@@ -82,6 +85,7 @@ pub struct Endpoint {
     client: reqwest::Client,
     base: Url,
     peer: String,
+    trusted: &'static str,
     timeout: Duration,
     max_body: usize,
 }
@@ -90,8 +94,8 @@ impl Endpoint {
     /// Prepares an endpoint; nothing is sent yet.
     ///
     /// # Errors
-    /// [`ClientError::BadUrl`] when the address is not `https://host[:port][/prefix]` (or `http://`, which is warned
-    /// about unless it is loopback); [`ClientError::BadRoots`] when the certificates cannot be used.
+    /// [`ClientError::BadUrl`] when the address is not `https://host[:port][/prefix]`, or `http://` on loopback (beyond it
+    /// with [`EndpointOptions::insecure_http`] only, and warned about); [`ClientError::BadRoots`] when the certificates cannot be used.
     pub fn new(url: &str, options: EndpointOptions) -> Result<Self, ClientError> {
         let base = parse_base(url)?;
         let peer = match &options.socket {
@@ -100,6 +104,14 @@ impl Endpoint {
         };
         let plain = base.scheme() == "http";
         if plain && !is_loopback(&base) {
+            if !options.insecure_http {
+                return Err(ClientError::BadUrl {
+                    url: one_line(base.as_str(), 200),
+                    reason: "http:// beyond this machine is not encrypted and proves nothing about the other side; \
+                             write https://, or allow it by name (insecure HTTP)"
+                        .to_owned(),
+                });
+            }
             tracing::warn!(%peer, "this connection is not encrypted and proves nothing about the other side; use https");
         }
         let tls = tls_config(plain, &options.roots)?;
@@ -124,6 +136,15 @@ impl Endpoint {
             client,
             base,
             peer,
+            trusted: match options.roots {
+                Roots::Platform => {
+                    "this machine's own authorities are trusted, for no certificate was given: give the broker's own"
+                }
+                Roots::Only(_) => {
+                    "only the certificate that was given is trusted: if the broker was made anew, it has another one \
+                     now; give that one"
+                }
+            },
             timeout: options.timeout,
             max_body: options.max_body,
         })
@@ -200,13 +221,23 @@ impl Endpoint {
     fn failure(&self, error: &reqwest::Error) -> ClientError {
         let peer = self.peer.clone();
         if let Some(tls) = find_tls_error(error) {
-            let reason = match tls {
-                rustls::Error::InvalidMessage(_) => {
-                    "it does not answer in TLS; is it an http:// address?".to_owned()
-                }
-                other => other.to_string(),
+            return match tls {
+                rustls::Error::InvalidMessage(_) => ClientError::Protocol {
+                    peer,
+                    reason: "it does not answer in TLS; is it an http:// address?".to_owned(),
+                },
+                other => ClientError::UntrustedPeer {
+                    peer,
+                    reason: one_line(&other.to_string(), 400),
+                    trusted: self.trusted,
+                },
             };
-            return ClientError::UntrustedPeer { peer, reason };
+        }
+        if self.base.scheme() == "http" && is_parse_error(error) {
+            return ClientError::Protocol {
+                peer,
+                reason: "it does not speak plain HTTP; try https://".to_owned(),
+            };
         }
         let reason = if error.is_timeout() {
             format!("no answer within {} s", self.timeout.as_secs_f32())
@@ -326,7 +357,7 @@ impl Refused {
     }
 }
 
-fn parse_base(url: &str) -> Result<Url, ClientError> {
+pub(crate) fn parse_base(url: &str) -> Result<Url, ClientError> {
     let base = Url::parse(url).map_err(|error| ClientError::BadUrl {
         url: one_line(url, 200),
         reason: format!("{error}; write it as https://host:port"),
@@ -358,7 +389,7 @@ fn parse_base(url: &str) -> Result<Url, ClientError> {
     Ok(base)
 }
 
-fn is_loopback(url: &Url) -> bool {
+pub(crate) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost"
@@ -438,6 +469,21 @@ fn find_tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Er
     }
 }
 
+/// Whether what came back is not HTTP.
+fn is_parse_error(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error
+            .downcast_ref::<hyper::Error>()
+            .is_some_and(hyper::Error::is_parse)
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// The words of the deepest cause, which alone says what happened.
 fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut deepest = error;
@@ -501,6 +547,18 @@ mod tests {
             Endpoint::new("https://127.0.0.1:1", options),
             Err(ClientError::BadRoots { .. })
         ));
+    }
+
+    #[test]
+    fn plain_http_beyond_this_machine_must_be_named() {
+        let error = endpoint("http://broker.example:8080").err().unwrap();
+        assert!(error.to_string().contains("https://"), "{error}");
+        let options = EndpointOptions {
+            insecure_http: true,
+            ..EndpointOptions::default()
+        };
+        assert!(Endpoint::new("http://broker.example:8080", options).is_ok());
+        assert!(endpoint("http://127.0.0.1:8080").is_ok());
     }
 
     #[test]

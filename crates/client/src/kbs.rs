@@ -356,6 +356,14 @@ impl KbsClientBuilder {
         self
     }
 
+    /// Allows a plain `http://` address beyond this machine, where nothing proves that the broker answers and whoever
+    /// sits between can read the token.
+    #[must_use]
+    pub fn insecure_http(mut self, allowed: bool) -> Self {
+        self.options.insecure_http = allowed;
+        self
+    }
+
     /// Sends requests through the proxy that the environment names.
     #[must_use]
     pub fn proxy_from_environment(mut self) -> Self {
