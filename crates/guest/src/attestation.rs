@@ -1,6 +1,7 @@
 //! The attestation agent: proves this machine to one broker, and keeps what the proof earned.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -26,6 +27,9 @@ pub struct AgentConfig {
     pub broker_url: String,
     /// The certificate (PEM) that alone is trusted for it; the machine's own authorities without one.
     pub root_certificate_pem: Option<String>,
+    /// Allows a broker at a plain `http://` address beyond this machine: nothing then proves that it is the broker, and
+    /// whoever sits between can read tokens.
+    pub insecure_http: bool,
     /// What makes this machine's evidence.
     pub attester: Attester,
     /// The configuration that was measured at launch, sent along with the evidence.
@@ -44,6 +48,7 @@ impl AgentConfig {
         Self {
             broker_url: broker_url.into(),
             root_certificate_pem: None,
+            insecure_http: false,
             attester,
             initdata: None,
             retry: RetryPolicy::default(),
@@ -58,6 +63,7 @@ impl AgentConfig {
 pub struct Agent {
     client: KbsClient,
     attester: Arc<Attester>,
+    reachability: Arc<Reachability>,
 }
 
 impl Agent {
@@ -72,6 +78,7 @@ impl Agent {
             .composite_evidence(attester.tee(), move |challenged| {
                 collect(&collector, challenged)
             })
+            .insecure_http(config.insecure_http)
             .initdata(config.initdata)
             .retry(config.retry)
             .deadline(config.deadline)
@@ -82,6 +89,7 @@ impl Agent {
         Ok(Self {
             client: builder.build()?,
             attester,
+            reachability: Arc::default(),
         })
     }
 
@@ -90,7 +98,7 @@ impl Agent {
     /// # Errors
     /// As [`KbsClient::get_resource`].
     pub async fn get_resource(&self, uri: &ResourceUri) -> Result<Zeroizing<Vec<u8>>, ClientError> {
-        self.client.get_resource(uri).await
+        self.noted(self.client.get_resource(uri).await)
     }
 
     /// Opens a sealed secret.
@@ -107,7 +115,19 @@ impl Agent {
     /// # Errors
     /// As [`KbsClient::token`].
     pub async fn token(&self) -> Result<Arc<Attested>, ClientError> {
-        self.client.token().await
+        self.noted(self.client.token().await)
+    }
+
+    /// Logs when the broker ceases to answer and when it answers again, once each.
+    fn noted<T>(&self, outcome: Result<T, ClientError>) -> Result<T, ClientError> {
+        match self.reachability.change(outcome.as_ref().err()) {
+            Some(Change::Lost(error)) => tracing::warn!(%error, "the broker is not reached"),
+            Some(Change::Back) => {
+                tracing::warn!(broker = self.broker(), "the broker is reached again");
+            }
+            None => {}
+        }
+        outcome
     }
 
     /// Evidence of this machine over `report_data`, for whoever wants to verify it.
@@ -154,6 +174,48 @@ impl Agent {
     }
 }
 
+/// Whether the broker answered when it was last asked.
+#[derive(Default)]
+struct Reachability {
+    lost: AtomicBool,
+}
+
+#[derive(Debug, Eq, PartialEq)]
+enum Change<'a> {
+    Lost(&'a ClientError),
+    Back,
+}
+
+impl Reachability {
+    /// What an outcome changes. A denial or a missing resource is an answer; what failed on this machine says nothing.
+    fn change<'a>(&self, error: Option<&'a ClientError>) -> Option<Change<'a>> {
+        let lost = match error {
+            Some(
+                error @ (ClientError::Unreachable { .. }
+                | ClientError::UntrustedPeer { .. }
+                | ClientError::Unavailable { .. }
+                | ClientError::NotTheBroker { .. }
+                | ClientError::TooLarge { .. }
+                | ClientError::Protocol { .. }),
+            ) => Some(error),
+            None
+            | Some(
+                ClientError::NotFound { .. }
+                | ClientError::Denied { .. }
+                | ClientError::EvidenceRefused { .. }
+                | ClientError::NotAttested { .. },
+            ) => None,
+            Some(_) => return None,
+        };
+        let before = self.lost.swap(lost.is_some(), Ordering::Relaxed);
+        match lost {
+            Some(error) if !before => Some(Change::Lost(error)),
+            None if before => Some(Change::Back),
+            _ => None,
+        }
+    }
+}
+
 /// Devices first, then the CPU's evidence over theirs.
 fn collect(attester: &Attester, challenged: &Challenged) -> Result<CompositeEvidence, AttestError> {
     let additional_evidence = attester.additional_evidence(&challenged.device_report_data())?;
@@ -162,4 +224,30 @@ fn collect(attester: &Attester, challenged: &Challenged) -> Result<CompositeEvid
         primary_evidence,
         additional_evidence,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_broker_is_told_once_and_so_is_its_return() {
+        let unreachable = ClientError::Unreachable {
+            peer: "https://b".into(),
+            reason: "refused".into(),
+        };
+        let denied = ClientError::Denied {
+            what: "x".into(),
+            detail: "no".into(),
+        };
+        let broker = Reachability::default();
+        assert_eq!(broker.change(None), None);
+        assert_eq!(
+            broker.change(Some(&unreachable)),
+            Some(Change::Lost(&unreachable))
+        );
+        assert_eq!(broker.change(Some(&unreachable)), None);
+        assert_eq!(broker.change(Some(&denied)), Some(Change::Back));
+        assert_eq!(broker.change(None), None);
+    }
 }

@@ -23,6 +23,9 @@ pub struct Config {
     pub broker: String,
     /// The broker's certificate, a PEM file; without one the machine's own authorities are trusted.
     pub broker_certificate: Option<PathBuf>,
+    /// Allows a broker at a plain `http://` address beyond this machine.
+    #[serde(default)]
+    pub insecure_http: bool,
     /// The platform by name; without one it is looked for, and `sample` is never found.
     pub platform: Option<String>,
     /// The init-data that was measured at launch, a TOML file.
@@ -44,6 +47,7 @@ impl Config {
         Self {
             broker: broker.into(),
             broker_certificate: None,
+            insecure_http: false,
             platform: None,
             initdata: None,
             listen: DEFAULT_LISTEN,
@@ -90,6 +94,7 @@ impl Config {
             None => Attester::detect()?,
         };
         let mut agent = AgentConfig::new(&self.broker, attester);
+        agent.insecure_http = self.insecure_http;
         agent.root_certificate_pem = self.broker_certificate.as_deref().map(read).transpose()?;
         if let Some(path) = &self.initdata {
             let initdata = Initdata::parse(&read(path)?).map_err(|error| GuestError::Config {
@@ -107,6 +112,7 @@ impl Config {
         ServeOptions {
             features: self.features,
             exposure: self.exposure,
+            ..ServeOptions::default()
         }
     }
 }

@@ -32,7 +32,7 @@ pub enum GuestError {
     /// The REST API was to listen where others can reach it.
     #[error(
         "{address} is not a loopback address: whoever reaches this API gets the secrets; \
-         listen on 127.0.0.1, or name the insecure exposure explicitly"
+         listen on 127.0.0.1 or on a Unix socket"
     )]
     NotLoopback {
         /// Where it was to listen.
@@ -85,7 +85,7 @@ pub enum GuestError {
     /// The place for plaintext is on a disk.
     #[error(
         "{} lies on a disk or network file system ({filesystem}), where plaintext would stay; \
-         choose a place on tmpfs or ramfs (such as /run or /dev/shm), or name the insecure placement explicitly",
+         choose a place on tmpfs or ramfs (such as /run or /dev/shm), or allow this one with --insecure-any-filesystem",
         path.display()
     )]
     NotInMemory {

@@ -37,7 +37,7 @@ pub async fn prepare(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     files: &[SealedFile],
     placement: Placement,
-    on_place: &mut dyn FnMut(&Path, &mut dyn FnMut() -> io::Result<()>) -> io::Result<()>,
+    on_place: &mut OnPlace<'_>,
 ) -> Result<Prepared, GuestError> {
     check_destinations(files, placement)?;
     let sealed_files = files
@@ -66,10 +66,7 @@ pub async fn prepare(
     for (file, staged) in files.iter().zip(staged) {
         let destination = &file.destination;
         on_place(destination, &mut || staged.place(file, placement)).map_err(|error| {
-            file_error(
-                destination,
-                io("putting the plaintext in its place")(error),
-            )
+            file_error(destination, io("putting the plaintext in its place")(error))
         })?;
         prepared.placed.push(destination.clone());
     }
@@ -78,6 +75,9 @@ pub async fn prepare(
     }
     Ok(prepared)
 }
+
+/// What surrounds the step in which a plaintext file gets its name: called with that name and the step.
+pub type OnPlace<'a> = dyn FnMut(&Path, &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> + 'a;
 
 /// Unseals every value that is sealed; the others are left out.
 ///
@@ -406,7 +406,7 @@ fn file_error(path: &Path, source: GuestError) -> GuestError {
     }
 }
 
-fn io(doing: &'static str) -> impl Fn(std::io::Error) -> GuestError {
+fn io(doing: &'static str) -> impl Fn(io::Error) -> GuestError {
     move |error| GuestError::Io {
         doing,
         reason: error.to_string(),

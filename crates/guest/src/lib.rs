@@ -15,4 +15,6 @@ pub use attestation::{Agent, AgentConfig};
 pub use config::Config;
 pub use data::resource::Source;
 pub use error::GuestError;
-pub use serve::{Exposure, Features, ServeOptions, serve, serve_unix, serve_with};
+pub use serve::{
+    Exposure, Features, Limits, ServeOptions, check_listener, serve, serve_unix, serve_with,
+};

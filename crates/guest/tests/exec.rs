@@ -439,14 +439,14 @@ fn disk_by_name_is_allowed() {
     let files = [sealed_file(folder.path(), "key", &owner.seal(KEY))];
     let source = owner.source();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let outcome = prepare(
+    let prepared = runtime.block_on(prepare(
         &source,
         Vec::new(),
         &files,
         Placement::InsecureAnyFilesystem,
         &mut |_, place| place(),
-    );
-    assert_eq!(runtime.block_on(outcome).unwrap().files().len(), 1);
+    ));
+    assert_eq!(prepared.unwrap().files().len(), 1);
 }
 
 #[test]

@@ -14,6 +14,8 @@ use strongroom_client::admin::{AdminClient, AdminKey};
 use strongroom_client::seal::seal_vault;
 use strongroom_client::{ClientError, KbsClient};
 use strongroom_guest::{Agent, AgentConfig, ServeOptions};
+use strongroom_wire::canonical::HashAlgorithm;
+use strongroom_wire::initdata::compose;
 use strongroom_wire::kbs::CompositeEvidence;
 use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::sealed_secret::SigningJwk;
@@ -188,6 +190,7 @@ fn certificate_of_another_broker_is_not_trusted_and_nothing_is_asked() {
         matches!(error, ClientError::UntrustedPeer { .. }),
         "{error}"
     );
+    assert!(error.to_string().contains("made anew"), "{error}");
     let guest = Guest::start(agent, ServeOptions::default());
     assert_eq!(guest.get(&resource()).status, 502);
 }
@@ -196,7 +199,22 @@ fn certificate_of_another_broker_is_not_trusted_and_nothing_is_asked() {
 fn plain_http_to_a_tls_broker_is_no_secret() {
     let broker = ready();
     let agent = support::agent(&broker.url.replace("https", "http"));
-    assert!(block_on(agent.get_resource(&key().into())).is_err());
+    let error = block_on(agent.get_resource(&key().into())).unwrap_err();
+    assert!(error.to_string().contains("try https://"), "{error}");
+}
+
+#[test]
+fn agent_policy_of_110_000_bytes_still_attests() {
+    let broker = ready();
+    let files = [("policy.rego".to_owned(), "# policy\n".repeat(11_000))].into();
+    let initdata = compose(HashAlgorithm::Sha256, &files).unwrap();
+    let mut config = AgentConfig::new(&broker.url, Attester::named("sample").unwrap());
+    config.root_certificate_pem = Some(broker.certificate.clone());
+    config.initdata = Some(initdata);
+    let agent = Agent::new(config).unwrap();
+    let secret = block_on(agent.get_resource(&key().into())).unwrap();
+    assert_eq!(secret.as_slice(), b"0123456789abcdef");
+    assert!(block_on(agent.token()).unwrap().token().expose().len() > 128 * 1024);
 }
 
 #[test]

@@ -6,11 +6,18 @@
 mod broker;
 mod support;
 
+use std::io::Write as _;
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use broker::{ScriptedBroker, error, page};
 use serde_json::Value;
-use strongroom_guest::{Exposure, Features, GuestError, ServeOptions, serve};
+use strongroom_client::GuestApi;
+use strongroom_guest::{
+    Agent, AgentConfig, Exposure, Features, GuestError, Limits, ServeOptions, check_listener,
+    serve, serve_unix,
+};
 use strongroom_wire::jwe::DecryptionKey;
 use support::{Guest, agent, request};
 
@@ -373,6 +380,135 @@ fn shutdown_ends_the_server_and_frees_the_port() {
     assert_eq!(guest.get("/healthz").status, 200);
     let address = guest.stop();
     assert!(std::net::TcpStream::connect(address).is_err());
+}
+
+fn impatient(head: Duration, connections: usize) -> ServeOptions {
+    let limits = Limits {
+        head,
+        grace: Duration::from_millis(50),
+        connections,
+    };
+    ServeOptions {
+        limits,
+        ..ServeOptions::default()
+    }
+}
+
+/// What a connection that asks for half of something gets before it is closed.
+fn rest_of(mut stream: impl std::io::Read) -> usize {
+    let mut rest = Vec::new();
+    // A connection that is cut may end in an error, too.
+    stream.read_to_end(&mut rest).unwrap_or_default()
+}
+
+const HALF: &[u8] = b"GET /info HTTP/1.1\r\nhost: localhost\r\nx-slow: ";
+const AGES: Duration = Duration::from_secs(3600);
+
+#[test]
+fn half_a_request_does_not_hold_a_connection_for_ever() {
+    let broker = ScriptedBroker::start();
+    let guest = Guest::start(agent(&broker.url), impatient(Duration::from_millis(50), 8));
+    let mut stream = std::net::TcpStream::connect(guest.address).unwrap();
+    stream.write_all(HALF).unwrap();
+    rest_of(stream);
+    rest_of(std::net::TcpStream::connect(guest.address).unwrap());
+}
+
+#[test]
+fn half_a_request_does_not_keep_a_stopped_guest_alive() {
+    let broker = ScriptedBroker::start();
+    let guest = Guest::start(agent(&broker.url), impatient(AGES, 8));
+    let mut stream = std::net::TcpStream::connect(guest.address).unwrap();
+    stream.write_all(HALF).unwrap();
+    // Answered on a later connection, so the earlier one has been accepted.
+    assert_eq!(guest.get("/healthz").status, 200);
+    guest.stop();
+    rest_of(stream);
+}
+
+#[test]
+fn half_a_request_does_not_keep_a_stopped_guest_alive_on_its_socket() {
+    let broker = ScriptedBroker::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("guest");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    stream.write_all(HALF).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let shutdown = async {
+        // A whole request on a later connection is answered first.
+        let api = GuestApi::new(&format!("unix:{}", path.display())).unwrap();
+        api.info().await.unwrap();
+    };
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    runtime.block_on(async {
+        let serving = serve_unix(agent(&broker.url), listener, impatient(AGES, 8), async {
+            stopped.await.unwrap();
+        });
+        let asking = async {
+            shutdown.await;
+            stop.send(()).unwrap();
+        };
+        tokio::join!(serving, asking).0.unwrap();
+    });
+    rest_of(stream);
+}
+
+#[test]
+fn more_connections_than_allowed_wait_and_are_served() {
+    let broker = ScriptedBroker::start();
+    let guest = Guest::start(agent(&broker.url), impatient(Duration::from_millis(50), 1));
+    let _first = std::net::TcpStream::connect(guest.address).unwrap();
+    let _second = std::net::TcpStream::connect(guest.address).unwrap();
+    assert_eq!(guest.get("/healthz").status, 200);
+}
+
+#[test]
+fn listener_is_judged_before_anything_says_that_it_serves() {
+    let open = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let options = ServeOptions::default();
+    let error = check_listener(&open, options).unwrap_err();
+    assert!(matches!(error, GuestError::NotLoopback { .. }), "{error}");
+    let own = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    assert!(check_listener(&own, options).is_ok());
+}
+
+#[test]
+fn broker_in_plain_http_beyond_this_machine_must_be_named() {
+    let attester = strongroom_attester::Attester::named("sample").unwrap();
+    let mut config = AgentConfig::new("http://broker.example", attester);
+    assert!(Agent::new(config.clone()).is_err());
+    config.insecure_http = true;
+    assert!(Agent::new(config).is_ok());
+}
+
+#[test]
+fn what_the_guest_says_is_not_said_again_by_its_client() {
+    let (mut broker, guest) = started();
+    let api = GuestApi::new(&guest.url()).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let path = KEY.parse().unwrap();
+    let ask = || {
+        runtime
+            .block_on(api.resource(&path))
+            .unwrap_err()
+            .to_string()
+    };
+    broker.delete(KEY);
+    let missing = ask();
+    assert_eq!(missing.matches("does not exist").count(), 1, "{missing}");
+    assert_eq!(
+        missing.matches("ask the broker's owner").count(),
+        1,
+        "{missing}"
+    );
+    broker.on_get([error(403, "PolicyDeny")]);
+    let denied = ask();
+    assert_eq!(denied.matches("is denied").count(), 1, "{denied}");
+    assert!(denied.contains("30 s"), "{denied}");
+    broker.stop();
+    let stopped = ask();
+    assert!(stopped.starts_with(&broker.url), "{stopped}");
 }
 
 #[test]

@@ -4,9 +4,19 @@ mod rest;
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Extension;
+use axum::extract::ConnectInfo;
+use axum::serve::Listener;
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 
 use crate::attestation::Agent;
 use crate::error::GuestError;
@@ -25,34 +35,46 @@ pub async fn serve(
     serve_with(agent, listener, ServeOptions::default(), shutdown).await
 }
 
-/// Serves the REST API as the options say, until `shutdown` resolves.
+/// Serves the REST API as the options say, until `shutdown` resolves. Requests that are being answered then have
+/// [`Limits::grace`] to end.
 ///
 /// # Errors
-/// [`GuestError::NotLoopback`] when the listener can be reached by others and the options do not name that.
+/// As [`check_listener`].
 pub async fn serve_with(
     agent: Agent,
     listener: TcpListener,
     options: ServeOptions,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), GuestError> {
-    let failed = |error: std::io::Error| GuestError::Serve {
-        reason: error.to_string(),
-    };
-    let address = listener.local_addr().map_err(failed)?;
+    let address = check_listener(&listener, options)?;
     if !address.ip().is_loopback() {
-        if options.exposure == Exposure::LoopbackOnly {
-            return Err(GuestError::NotLoopback { address });
-        }
         tracing::warn!(%address, "the guest's API listens beyond loopback: whoever reaches it gets the secrets");
     }
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
     tracing::info!(%address, broker = agent.broker(), tee = %agent.tee(), "the guest is ready");
-    let app = router(agent, options).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, app)
-        .with_graceful_shutdown(shutdown)
-        .await
-        .map_err(failed)
+    let app = router(agent, options);
+    let app = |peer: SocketAddr| app.clone().layer(Extension(ConnectInfo(peer)));
+    serve_connections(listener, app, options.limits, shutdown).await;
+    Ok(())
+}
+
+/// Checks that no other machine can reach a listener unless the options name that: for a caller that says it is ready
+/// before it serves.
+///
+/// # Errors
+/// [`GuestError::NotLoopback`] when others can reach it, [`GuestError::Serve`] when it has no address.
+pub fn check_listener(
+    listener: &TcpListener,
+    options: ServeOptions,
+) -> Result<SocketAddr, GuestError> {
+    let address = listener.local_addr().map_err(failed)?;
+    match options.exposure {
+        Exposure::LoopbackOnly if !address.ip().is_loopback() => {
+            Err(GuestError::NotLoopback { address })
+        }
+        _ => Ok(address),
+    }
 }
 
 /// Serves the REST API on a Unix socket until `shutdown` resolves. Who may connect is the socket file's mode to say;
@@ -66,17 +88,72 @@ pub async fn serve_unix(
     options: ServeOptions,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), GuestError> {
-    let failed = |error: std::io::Error| GuestError::Serve {
-        reason: error.to_string(),
-    };
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
     tracing::info!(broker = agent.broker(), tee = %agent.tee(), "the guest is ready on its socket");
     let app = router(agent, options).layer(Extension(rest::UnixPeer));
-    axum::serve(listener, app)
-        .with_graceful_shutdown(shutdown)
-        .await
-        .map_err(failed)
+    serve_connections(listener, |_| app.clone(), options.limits, shutdown).await;
+    Ok(())
+}
+
+/// The one loop over connections. `axum::serve` bounds neither how long a request's head may take, nor how many
+/// connections there are, nor how long the end may take.
+async fn serve_connections<L: Listener>(
+    mut listener: L,
+    app: impl Fn(L::Addr) -> Router,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.head);
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let (stop, stopped) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let accepted = async {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let (slot, (stream, peer)) = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = accepted => accepted,
+        };
+        while connections.try_join_next().is_some() {}
+        let service = TowerToHyperService::new(app(peer));
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let mut stopped = stopped.clone();
+        connections.spawn(async move {
+            let _slot = slot;
+            let mut connection = pin!(connection);
+            let outcome = tokio::select! {
+                outcome = connection.as_mut() => outcome,
+                _ = stopped.changed() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = outcome {
+                tracing::debug!(%error, "a connection broke");
+            }
+        });
+    }
+    drop(listener);
+    stop.send_replace(true);
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(limits.grace, all_ended).await.is_err() {
+        tracing::warn!(
+            open = connections.len(),
+            "connections that did not end by themselves were cut"
+        );
+    }
+}
+
+fn failed(error: std::io::Error) -> GuestError {
+    GuestError::Serve {
+        reason: error.to_string(),
+    }
 }
 
 /// How the API is served. The default is the strict choice.
@@ -86,6 +163,29 @@ pub struct ServeOptions {
     pub features: Features,
     /// Who may ask.
     pub exposure: Exposure,
+    /// How much of it clients may hold up.
+    pub limits: Limits,
+}
+
+/// What bounds how much clients hold up, whatever they send or do not send.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// How long the head of a request may take, and how long a connection may stay idle.
+    pub head: Duration,
+    /// How long connections may take to end when the guest is told to stop.
+    pub grace: Duration,
+    /// How many connections are served at a time; further ones wait.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(10),
+            grace: Duration::from_secs(5),
+            connections: 1024,
+        }
+    }
 }
 
 /// Which parts of the API exist, in upstream's words.

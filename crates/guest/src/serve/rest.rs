@@ -19,6 +19,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use strongroom_attester::AttestError;
 use strongroom_client::ClientError;
+use strongroom_client::session::DENIED_TOKEN_AGE;
 use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::tee::Tee;
 use zeroize::Zeroizing;
@@ -260,9 +261,16 @@ impl Failure {
 
 impl From<GuestError> for Failure {
     fn from(error: GuestError) -> Self {
+        let mut text = error.to_string();
+        if matches!(error, GuestError::Broker(ClientError::Denied { .. })) {
+            text += &format!(
+                "; if that has to do with this machine's evidence and its owner mends it, the guest attests anew after \
+                 at most {DENIED_TOKEN_AGE} s"
+            );
+        }
         Self {
             status: status(&error),
-            text: error.to_string(),
+            text,
         }
     }
 }
