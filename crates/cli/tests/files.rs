@@ -393,8 +393,8 @@ fn json_is_not_one_document() {
         let document = document(&finished);
         assert!(document["error"].is_string(), "{document}");
         assert!(document["causes"].is_array(), "{document}");
-        let error = document["error"].as_str().unwrap();
-        assert!(finished.stderr_text().contains(error));
+        // Once is enough.
+        assert!(!finished.stderr_text().contains("error"));
     }
 }
 

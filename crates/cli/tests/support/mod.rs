@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use strongroom_scoring::generate::{Columns, Generator};
+use strongroom_testkit::fixtures::workspace_root;
 use strongroom_testkit::leak::Scanner;
 use strongroom_testkit::process::{Finished, Program};
 use tempfile::TempDir;
@@ -25,7 +26,8 @@ pub(crate) fn strongroom() -> Program {
 /// Where the program under test is.
 pub(crate) fn binary() -> PathBuf {
     let named = std::env::var_os("STRONGROOM_BIN");
-    named.map_or_else(|| env!("CARGO_BIN_EXE_strongroom").into(), PathBuf::from)
+    let named = named.unwrap_or_else(|| env!("CARGO_BIN_EXE_strongroom").into());
+    workspace_root().join(named)
 }
 
 /// A folder of the test's own, and the program in it.
