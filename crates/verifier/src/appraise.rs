@@ -8,13 +8,23 @@ use strongroom_wire::jwk::TeePublicKey;
 use strongroom_wire::tee::Tee;
 
 use crate::policy::{PolicyError, Rego};
+use crate::release_policy::{Reason, reasons};
 use crate::{Assurance, ReferenceValues, VerifiedEvidence};
 
-/// A policy that grades evidence: package `policy`, rule `trust_claims`, and perhaps `extensions`.
+/// A policy that grades evidence: package `policy`, rule `trust_claims`, and perhaps `extensions` and `findings`.
+///
+/// `findings` is ours: entries of `{rule, claim, expected, actual}` that say why a grade is bad. They decide nothing.
 #[derive(Clone, Debug)]
 pub struct AppraisalPolicy {
     rego: Rego,
     extensions: bool,
+    findings: bool,
+}
+
+struct Graded {
+    vector: TrustVector,
+    extensions: Map<String, Value>,
+    findings: Vec<Reason>,
 }
 
 impl AppraisalPolicy {
@@ -27,6 +37,7 @@ impl AppraisalPolicy {
         let rego = Rego::compile(id, rego, TRUST_CLAIMS)?.prepared(TRUST_CLAIMS)?;
         let policy = Self {
             extensions: rego.declares(EXTENSIONS),
+            findings: rego.declares(FINDINGS),
             rego,
         };
         match policy.evaluate(Value::Object(Map::new()), Arc::default(), 0) {
@@ -55,7 +66,7 @@ impl AppraisalPolicy {
         input: Value,
         values: Arc<ReferenceValues>,
         now: u64,
-    ) -> Result<(TrustVector, Map<String, Value>), PolicyError> {
+    ) -> Result<Graded, PolicyError> {
         let mut evaluation = self
             .rego
             .evaluation(input)
@@ -68,7 +79,18 @@ impl AppraisalPolicy {
                 .transpose()?,
             false => None,
         };
-        Ok((vector, extensions.unwrap_or_default()))
+        let findings = match self.findings {
+            // An explanation that fails must not hide the grade that it explains.
+            true => evaluation.value(FINDINGS).ok().flatten(),
+            false => None,
+        };
+        Ok(Graded {
+            vector,
+            extensions: extensions.unwrap_or_default(),
+            findings: findings
+                .map(|findings| reasons(FINDINGS, findings))
+                .unwrap_or_default(),
+        })
     }
 
     fn trust_vector(&self, claims: Option<Value>) -> Result<TrustVector, PolicyError> {
@@ -145,7 +167,7 @@ pub fn appraise(
     now: u64,
 ) -> Result<AppraisedClaims, AppraiseError> {
     let annotated_evidence = verified.policy_input();
-    let (trust_vector, extensions) = policy.evaluate(
+    let graded = policy.evaluate(
         Value::Object(annotated_evidence.clone()),
         Arc::clone(values),
         now,
@@ -154,9 +176,10 @@ pub fn appraise(
         tee: verified.tee,
         tee_key: verified.tee_key,
         assurance: verified.assurance,
-        trust_vector,
+        trust_vector: graded.vector,
         annotated_evidence,
-        extensions,
+        extensions: graded.extensions,
+        findings: graded.findings,
         policy_id: policy.id().to_owned(),
     })
 }
@@ -170,6 +193,7 @@ pub struct AppraisedClaims {
     trust_vector: TrustVector,
     annotated_evidence: Map<String, Value>,
     extensions: Map<String, Value>,
+    findings: Vec<Reason>,
     policy_id: String,
 }
 
@@ -204,6 +228,11 @@ impl AppraisedClaims {
         &self.extensions
     }
 
+    /// Why a grade is bad, in the policy's own words, when it says so. They are for the record, not for the token.
+    pub fn findings(&self) -> &[Reason] {
+        &self.findings
+    }
+
     /// The policy that graded.
     pub fn policy_id(&self) -> &str {
         &self.policy_id
@@ -224,6 +253,7 @@ pub const DEFAULT_CPU_ID: &str = "default_cpu";
 
 const TRUST_CLAIMS: &str = "data.policy.trust_claims";
 const EXTENSIONS: &str = "data.policy.extensions";
+const FINDINGS: &str = "data.policy.findings";
 /// Members of a submodule that no extension may replace.
 const RESERVED: [&str; 4] = [
     "ear.status",
@@ -242,6 +272,10 @@ mod tests {
     use crate::ReferenceValue;
 
     fn grade(input: Value, values: &[(&str, Value)]) -> TrustVector {
+        appraise_with(input, values).vector
+    }
+
+    fn appraise_with(input: Value, values: &[(&str, Value)]) -> Graded {
         let values = values
             .iter()
             .map(|(name, value)| {
@@ -257,7 +291,17 @@ mod tests {
         AppraisalPolicy::default_cpu()
             .evaluate(input, Arc::new(values), 50)
             .unwrap()
-            .0
+    }
+
+    /// What the findings say, without their rules.
+    fn findings(input: Value, values: &[(&str, Value)]) -> Vec<(String, Value, Value)> {
+        let findings = appraise_with(input, values).findings;
+        let mut findings: Vec<_> = findings
+            .into_iter()
+            .map(|found| (found.claim, found.expected, found.actual))
+            .collect();
+        findings.sort_by(|a, b| a.0.cmp(&b.0));
+        findings
     }
 
     fn sample() -> Value {
@@ -281,6 +325,80 @@ mod tests {
             (3, 2, 2)
         );
         assert_eq!(vector.status(), Tier::Affirming);
+    }
+
+    #[test]
+    fn good_grade_has_no_findings() {
+        assert_eq!(findings(sample(), &reference_values()), []);
+    }
+
+    #[test]
+    fn each_bad_claim_is_found_with_expected_and_actual() {
+        let mut values = reference_values();
+        values[1].1 = json!([1]);
+        assert_eq!(
+            findings(sample(), &values),
+            [("sample.svn".to_owned(), json!([1]), json!("1"))]
+        );
+        for (pointer, claim, bad, expected) in [
+            (
+                "launch_digest",
+                "sample.launch_digest",
+                json!("other"),
+                json!(["abcde"]),
+            ),
+            ("debug", "sample.debug", json!(true), json!(false)),
+            (
+                "platform_version",
+                "sample.platform_version.major",
+                json!({"major": 2, "minor": 4}),
+                json!(1),
+            ),
+            (
+                "platform_version",
+                "sample.platform_version.minor",
+                json!({"major": 1, "minor": 0}),
+                json!("at least 1"),
+            ),
+        ] {
+            let mut input = sample();
+            input["sample"][pointer] = bad;
+            let found = findings(input, &reference_values());
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!((found[0].0.as_str(), &found[0].1), (claim, &expected));
+        }
+        let mut input = sample();
+        input["init_data_bound"] = json!(false);
+        assert_eq!(
+            findings(input, &reference_values()),
+            [("init_data_bound".to_owned(), json!(true), json!(false))]
+        );
+    }
+
+    #[test]
+    fn reference_value_that_nobody_registered_is_named() {
+        let found = findings(sample(), &[]);
+        let claims: Vec<&str> = found.iter().map(|(claim, ..)| claim.as_str()).collect();
+        assert_eq!(
+            claims,
+            [
+                "sample.launch_digest",
+                "sample.platform_version.major",
+                "sample.platform_version.minor",
+                "sample.svn",
+            ]
+        );
+        assert_eq!(
+            found[3].1,
+            json!("a reference value svn, and none is registered")
+        );
+    }
+
+    #[test]
+    fn missing_claims_are_found_as_absent() {
+        let found = findings(json!({"sample": {}}), &reference_values());
+        assert_eq!(found.len(), 5, "{found:?}");
+        assert!(found.iter().all(|(.., actual)| actual == "absent"));
     }
 
     #[test]
@@ -376,9 +494,9 @@ mod tests {
     fn upstream_style_extension_is_carried() {
         let text = "package policy\n\ntrust_claims := {\"hardware\": 2}\n\nextensions := [{\"name\": \"ear.trustee.identifiers\", \"key\": -18, \"value\": {\"validated\": {}}}]";
         let policy = AppraisalPolicy::compile("p", text).unwrap();
-        let (_, extensions) = policy.evaluate(json!({}), Arc::default(), 0).unwrap();
+        let graded = policy.evaluate(json!({}), Arc::default(), 0).unwrap();
         assert_eq!(
-            extensions["ear.trustee.identifiers"],
+            graded.extensions["ear.trustee.identifiers"],
             json!({"validated": {}})
         );
     }

@@ -72,7 +72,7 @@ impl ReleasePolicy {
                 .value(DENIALS)
                 .ok()
                 .flatten()
-                .map(reasons)
+                .map(|denials| reasons(DENIALS, denials))
                 .unwrap_or_default(),
             false => Vec::new(),
         };
@@ -198,7 +198,7 @@ impl Requirement {
         let rule = |what: &str| json!(format!("{}: {what}", self.pattern)).to_string();
         let check = |what: &str, claim: String, expected: Value, actual: String| {
             format!(
-                "\t{{\"rule\": {}, \"claim\": {claim}, \"expected\": {expected}, \"actual\": {actual}}},\n",
+                "\t{{\"rule\": {}, \"claim\": {claim}, \"expected\": {expected}, \"found\": {actual}}},\n",
                 rule(what)
             )
         };
@@ -206,7 +206,7 @@ impl Requirement {
         let evidence = |path: &[String]| {
             let mut full = vec![json!(ANNOTATED)];
             full.extend(path.iter().map(|part| json!(part)));
-            format!("object.get(submod, {}, \"absent\")", Value::Array(full))
+            format!("found(submod, {})", Value::Array(full))
         };
         let mut every = Vec::new();
         if let Some(tier) = self.tier {
@@ -214,7 +214,7 @@ impl Requirement {
                 "tier",
                 claim("ear.status"),
                 json!(tier),
-                "object.get(submod, \"ear.status\", \"absent\")".to_owned(),
+                "found(submod, [\"ear.status\"])".to_owned(),
             ));
         }
         if let Some(assurance) = self.assurance {
@@ -283,9 +283,9 @@ pub fn requiring(requirements: &[Requirement]) -> String {
              cpu_checks_{number}(name, submod) := [\n{cpu}] if name == \"cpu0\"\n\n\
              allow if {{\n\tdata.plugin == \"resource\"\n\tmatches_{number}\n\tinput.submods.cpu0\n\
              \tevery name, submod in input.submods {{\n\t\tevery check in checks_{number}(name, submod) {{\n\
-             \t\t\tcheck.actual == check.expected\n\t\t}}\n\t}}\n}}\n\n\
-             denials contains check if {{\n\tmatches_{number}\n\tsome name, submod in input.submods\n\
-             \tsome check in checks_{number}(name, submod)\n\tcheck.actual != check.expected\n}}\n\n\
+             \t\t\tcheck.found == check.expected\n\t\t}}\n\t}}\n}}\n\n\
+             denials contains explained(check) if {{\n\tmatches_{number}\n\tsome name, submod in input.submods\n\
+             \tsome check in checks_{number}(name, submod)\n\tcheck.found != check.expected\n}}\n\n\
              covered if matches_{number}\n",
             every = every.concat(),
             cpu = cpu.concat(),
@@ -309,7 +309,7 @@ fn data(path: [&str; 3], query: &BTreeMap<String, String>) -> Value {
 
 /// Reads what it can of the explanation; an entry of another form is shown as it is. Claims come from guests, so
 /// what they can put into the record is bounded.
-fn reasons(denials: Value) -> Vec<Reason> {
+pub(crate) fn reasons(rule: &str, denials: Value) -> Vec<Reason> {
     let Value::Array(entries) = denials else {
         return Vec::new();
     };
@@ -318,7 +318,7 @@ fn reasons(denials: Value) -> Vec<Reason> {
         .take(MAX_REASONS)
         .map(|entry| {
             let reason = serde_json::from_value(entry.clone()).unwrap_or_else(|_| Reason {
-                rule: DENIALS.to_owned(),
+                rule: rule.to_owned(),
                 claim: String::new(),
                 expected: Value::Null,
                 actual: entry,
@@ -366,6 +366,16 @@ import rego.v1
 default allow := false
 
 path := concat(\"/\", data[\"resource-path\"])
+
+# What a submodule says. One that says nothing gives the empty set, which no claim and no requirement can equal:
+# JSON has no sets.
+found(submod, path) := object.get(submod, path, set())
+
+explained(check) := {\"rule\": check.rule, \"claim\": check.claim, \"expected\": check.expected, \"actual\": shown(check.found)}
+
+shown(value) := \"absent\" if value == set()
+
+shown(value) := value if value != set()
 
 default covered := false
 
@@ -654,6 +664,76 @@ mod tests {
         let token = token("warning", json!({"assurance": "hardware"}));
         assert_eq!(decide(&policy, &token, "a/b/c.d"), Decision::Allow);
         assert_ne!(decide(&policy, &token, "a/b/cxd"), Decision::Allow);
+    }
+
+    fn demanding(value: Value) -> ReleasePolicy {
+        let requirement = Requirement::for_resources("a/b/c")
+            .unwrap()
+            .claim(&["sample", "x"], value);
+        ReleasePolicy::compile(&requiring(&[requirement])).unwrap()
+    }
+
+    #[test]
+    fn claim_that_is_absent_meets_no_demand_not_even_for_the_word_absent() {
+        for expected in [
+            json!("absent"),
+            json!(null),
+            json!([]),
+            json!({}),
+            json!(""),
+        ] {
+            for evidence in [json!({}), json!({"sample": {}}), json!({"sample": null})] {
+                let policy = demanding(expected.clone());
+                let outcome = policy.evaluate(
+                    &token("affirming", evidence.clone()),
+                    &"a/b/c".parse().unwrap(),
+                    &BTreeMap::new(),
+                );
+                assert!(
+                    !matches!(outcome, Ok(Decision::Allow)),
+                    "{expected} {evidence}"
+                );
+            }
+            let present = json!({"sample": {"x": expected}});
+            let decision = decide(&demanding(expected), &token("affirming", present), "a/b/c");
+            assert_eq!(decision, Decision::Allow);
+        }
+    }
+
+    #[test]
+    fn absent_claim_is_called_absent_in_the_denial() {
+        let decision = decide(
+            &demanding(json!("1")),
+            &token("affirming", json!({})),
+            "a/b/c",
+        );
+        let reasons = reasons_of(decision);
+        assert_eq!(
+            (reasons.len(), reasons[0].claim.as_str(), &reasons[0].actual),
+            (1, "submods.cpu0.sample.x", &json!("absent"))
+        );
+    }
+
+    #[test]
+    fn claim_that_is_an_object_must_be_equal_in_each_member() {
+        let expected = json!({"a": 1, "b": {"c": [true, "`%s"]}});
+        let policy = demanding(expected.clone());
+        let said = |value: Value| token("affirming", json!({"sample": {"x": value}}));
+        assert_eq!(
+            decide(&policy, &said(expected.clone()), "a/b/c"),
+            Decision::Allow
+        );
+        let mut longer = expected.clone();
+        longer["d"] = json!(0);
+        let mut other = expected.clone();
+        other["b"]["c"][0] = json!(false);
+        for value in [longer, other, json!({"a": 1}), json!({})] {
+            let reasons = reasons_of(decide(&policy, &said(value.clone()), "a/b/c"));
+            assert_eq!(
+                (&reasons[0].expected, &reasons[0].actual),
+                (&expected, &value)
+            );
+        }
     }
 
     #[test]

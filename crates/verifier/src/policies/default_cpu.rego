@@ -65,3 +65,57 @@ configuration := 2 if {
 	input.sample.debug == false
 	initdata_holds
 }
+
+##### why a grade is bad: for the record, decides nothing #####
+
+wanted(name) := known if {
+	known := query_reference_value(name)
+	not is_null(known)
+}
+
+wanted(name) := sprintf("a reference value %s, and none is registered", [name]) if is_null(query_reference_value(name))
+
+wanted_at_least(name) := sprintf("at least %v", [bound]) if {
+	bound := query_reference_value(name)
+	is_number(bound)
+}
+
+wanted_at_least(name) := sprintf("a number as reference value %s, and none is registered", [name]) if {
+	not is_number(query_reference_value(name))
+}
+
+sample_claim(path) := object.get(input.sample, path, "absent")
+
+findings contains {"rule": "executables: reference value launch_digest", "claim": "sample.launch_digest", "expected": wanted("launch_digest"), "actual": actual} if {
+	input.sample
+	actual := sample_claim(["launch_digest"])
+	not accepted("launch_digest", input.sample.launch_digest)
+}
+
+findings contains {"rule": "hardware: reference value svn", "claim": "sample.svn", "expected": wanted("svn"), "actual": actual} if {
+	input.sample
+	actual := sample_claim(["svn"])
+	not accepted("svn", input.sample.svn)
+}
+
+findings contains {"rule": "hardware: reference value major_version", "claim": "sample.platform_version.major", "expected": wanted("major_version"), "actual": actual} if {
+	input.sample
+	actual := sample_claim(["platform_version", "major"])
+	not accepted("major_version", input.sample.platform_version.major)
+}
+
+findings contains {"rule": "hardware: reference value minimum_minor_version", "claim": "sample.platform_version.minor", "expected": wanted_at_least("minimum_minor_version"), "actual": actual} if {
+	input.sample
+	actual := sample_claim(["platform_version", "minor"])
+	not at_least("minimum_minor_version", input.sample.platform_version.minor)
+}
+
+findings contains {"rule": "configuration: no debugging", "claim": "sample.debug", "expected": false, "actual": actual} if {
+	input.sample
+	actual := sample_claim(["debug"])
+	not input.sample.debug == false
+}
+
+findings contains {"rule": "configuration: init-data is bound by the platform", "claim": "init_data_bound", "expected": true, "actual": false} if {
+	not initdata_holds
+}
