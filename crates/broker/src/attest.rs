@@ -201,11 +201,23 @@ impl Refusal {
     /// What the guest hears: never what was expected and what was found. Those are in the record.
     fn said(&self) -> String {
         match self {
-            Self::Verify(_) => "the evidence does not verify".to_owned(),
-            Self::Appraise(_) => "the evidence cannot be appraised".to_owned(),
-            Self::Nonce | Self::Development | Self::TokenTooLong(_) | Self::Internal(_) => {
-                self.to_string()
+            Self::Verify(VerifyError::ReportData { .. }) => {
+                "the evidence has other report data than this handshake's".to_owned()
             }
+            Self::Verify(VerifyError::Initdata { .. }) => {
+                "the platform's register does not hold the digest of the init-data that was sent"
+                    .to_owned()
+            }
+            Self::Verify(
+                VerifyError::PlatformNotSupported { .. }
+                | VerifyError::Malformed { .. }
+                | VerifyError::AdditionalEvidence,
+            )
+            | Self::Nonce
+            | Self::Development
+            | Self::TokenTooLong(_) => self.to_string(),
+            Self::Verify(_) => "the evidence does not verify".to_owned(),
+            Self::Appraise(_) | Self::Internal(_) => "the evidence cannot be appraised".to_owned(),
         }
     }
 

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use strongroom_verifier::{Assurance, Decision, Reason};
+use strongroom_wire::ear::{Tier, TrustVector};
 use strongroom_wire::jwe::{self, Jwe, JweError};
 use strongroom_wire::jwk::TeePublicKey;
 use strongroom_wire::resource::ResourcePath;
@@ -87,7 +88,15 @@ pub(crate) fn authorize(
             recipient: token.tee_key().clone(),
             record,
         }),
-        Ok(Decision::Deny { reasons }) => Err(Denial::new(record, reasons)),
+        Ok(Decision::Deny { mut reasons }) => {
+            if reasons
+                .iter()
+                .any(|reason| reason.claim.ends_with("ear.status"))
+            {
+                reasons.extend(bad_claims(token.payload()));
+            }
+            Err(Denial::new(record, reasons))
+        }
         Err(error) => {
             record.detail = Some(error.to_string());
             Err(Denial::new(record, Vec::new()))
@@ -138,6 +147,26 @@ impl Denial {
         broker.record(*self.record);
         ReleaseError::Denied { event }
     }
+}
+
+/// The trust claims behind a status that is not affirming: a tier alone does not say what to mend.
+fn bad_claims(payload: &Value) -> Vec<Reason> {
+    let submods = payload["submods"].as_object().into_iter().flatten();
+    submods
+        .filter_map(|(submod, members)| {
+            let vector = members["ear.trustworthiness-vector"].as_object()?;
+            let vector = TrustVector::from_claims(vector).ok()?;
+            Some(vector.claims().map(|(name, value)| (submod, name, value)))
+        })
+        .flatten()
+        .filter(|(_, _, value)| Tier::of(*value) > Tier::Affirming)
+        .map(|(submod, name, value)| Reason {
+            rule: "a trust claim is to blame; the attestation's entry says why".to_owned(),
+            claim: format!("submods.{submod}.{name}"),
+            expected: json!("2 to 31"),
+            actual: json!(value),
+        })
+        .collect()
 }
 
 /// The gate in front of every policy: rehearsal is not proof.

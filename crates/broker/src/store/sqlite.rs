@@ -175,9 +175,11 @@ impl Store for SqliteStore {
     fn audit(&self, limit: u32, before: Option<u64>) -> Result<Vec<Entry>, StoreError> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
-            "SELECT seq, event, hash, entry FROM audit WHERE ?2 IS NULL OR seq < ?2
-             ORDER BY seq DESC LIMIT ?1",
+            "SELECT seq, event, hash, entry FROM audit WHERE seq < ?2 ORDER BY seq DESC LIMIT ?1",
         )?;
+        let before = before
+            .and_then(|before| i64::try_from(before).ok())
+            .unwrap_or(i64::MAX);
         let rows = statement.query_map(params![limit, before], AuditRow::read)?;
         let mut entries = rows
             .map(|row| row?.entry())
@@ -456,7 +458,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder);
         let value = |pragma: &str| -> String {
-            let read = |row: &rusqlite::Row<'_>| row.get::<_, rusqlite::types::Value>(0);
+            let read = |row: &Row<'_>| row.get::<_, rusqlite::types::Value>(0);
             let value = store
                 .connection()
                 .query_row(&format!("PRAGMA {pragma}"), [], read);
@@ -583,7 +585,10 @@ mod tests {
             store.connection().execute_batch(&statements).unwrap();
             let outcome = store.audit(10, None);
             assert!(
-                matches!(outcome, Err(StoreError::Record(ChainError::Altered { seq: 2 }))),
+                matches!(
+                    outcome,
+                    Err(StoreError::Record(ChainError::Altered { seq: 2 }))
+                ),
                 "{change}: {outcome:?}"
             );
         }

@@ -48,6 +48,8 @@ async fn every_admin_route_is_closed_to_everyone_else() {
     let (_, guest) = broker.attest(&Guest::new()).await;
     for (method, path) in ROUTES {
         for token in [None, Some("x"), Some(guest.as_str())] {
+            // Strangers get one entry a second and action.
+            broker.pass(1);
             let answer = knock(&broker, method.clone(), path, token).await;
             answer.refused(StatusCode::UNAUTHORIZED, "AdminAuthAccess");
         }
@@ -57,6 +59,24 @@ async fn every_admin_route_is_closed_to_everyone_else() {
         .iter()
         .filter(|e| e.record.kind == Kind::Admin && e.record.outcome == Outcome::Denied);
     assert_eq!(refused.count(), ROUTES.len() * 3);
+}
+
+#[tokio::test]
+async fn replayed_admin_token_is_refused() {
+    let broker = Running::strict().await;
+    let token = broker.admin_token();
+    let path = "/kbs/v0/resource/a/b/c";
+    knock(&broker, Method::POST, path, Some(&token))
+        .await
+        .expect(StatusCode::OK);
+    for (method, path) in [
+        (Method::DELETE, path),
+        (Method::GET, "/strongroom/v1/audit"),
+    ] {
+        let answer = knock(&broker, method, path, Some(&token)).await;
+        let detail = answer.refused(StatusCode::UNAUTHORIZED, "AdminAuthAccess");
+        assert!(detail.contains("used before"), "{detail}");
+    }
 }
 
 #[tokio::test]

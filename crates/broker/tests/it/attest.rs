@@ -3,6 +3,7 @@
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use strongroom_broker::audit::{Kind, Outcome};
+use strongroom_verifier::release_policy::{Requirement, requiring};
 use strongroom_wire::kbs::Nonce;
 
 use crate::support::{AFFIRMING, Guest, Running};
@@ -64,6 +65,83 @@ async fn replayed_attestation_is_refused() {
             .refused(StatusCode::UNAUTHORIZED, "AttestationError")
             .contains("nonce")
     );
+}
+
+/// What a session is attested with is final: new evidence wants a new handshake, and the old token is not an answer
+/// to evidence that nobody looked at.
+#[tokio::test]
+async fn new_evidence_on_an_attested_session_is_refused_and_not_answered_with_the_old_token() {
+    let broker = Running::development().await;
+    broker.put("default/key/1", "secret").await;
+    let guest = Guest::new();
+    let (cookie, nonce) = broker.auth().await;
+    let first = broker
+        .post("/kbs/v0/attest", Some(&cookie), &guest.attestation(&nonce))
+        .await
+        .expect(StatusCode::OK);
+    let token = first.json()["token"].as_str().unwrap().to_owned();
+    let (_, unused) = broker.auth().await;
+    for (other, nonce) in [
+        (Guest::new(), &nonce),
+        (Guest::new(), &unused),
+        (guest, &unused),
+    ] {
+        let answer = broker
+            .post("/kbs/v0/attest", Some(&cookie), &other.attestation(nonce))
+            .await;
+        let detail = answer.refused(StatusCode::UNAUTHORIZED, "AttestationError");
+        assert!(detail.contains("nonce of this session is used"), "{detail}");
+        assert!(!String::from_utf8_lossy(&answer.body).contains(&token));
+    }
+    broker
+        .get_with_cookie("default/key/1", &cookie)
+        .await
+        .expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn record_says_which_claim_and_which_reference_value_spoil_the_grade() {
+    let broker = Running::accepting_sample().await;
+    broker
+        .set_policy(&requiring(&[Requirement::for_resources("*/*/*").unwrap()]))
+        .await;
+    let (_, token) = broker.attest(&Guest::new()).await;
+    let attested = broker.last_entry().await.record;
+    assert_eq!(
+        attested.detail.as_deref(),
+        Some("status contraindicated: executables 33, hardware 97")
+    );
+    let svn = attested
+        .reasons
+        .iter()
+        .find(|reason| reason.claim == "sample.svn")
+        .unwrap();
+    assert_eq!(
+        (&svn.expected, &svn.actual),
+        (
+            &json!("a reference value svn, and none is registered"),
+            &json!("1")
+        )
+    );
+    broker
+        .get_with_token("a/b/c", &token)
+        .await
+        .refused(StatusCode::FORBIDDEN, "PolicyDeny");
+    let denied = broker.last_entry().await.record;
+    let claims: Vec<_> = denied
+        .reasons
+        .iter()
+        .map(|reason| reason.claim.as_str())
+        .collect();
+    assert_eq!(
+        claims,
+        [
+            "submods.cpu0.ear.status",
+            "submods.cpu0.executables",
+            "submods.cpu0.hardware"
+        ]
+    );
+    assert_eq!(denied.reasons[2].actual, json!(97));
 }
 
 #[tokio::test]
@@ -403,6 +481,9 @@ async fn initdata_that_the_register_does_not_hold_is_refused() {
             .await;
         let detail = answer.refused(StatusCode::FORBIDDEN, "AttestationError");
         assert!(detail.contains("register"), "{detail}");
+        // What was expected and found is for the record alone.
+        let register = hex::encode(guest.register.as_ref().unwrap());
+        assert!(!detail.contains(&register), "{detail}");
         let entry = broker.last_entry().await;
         assert_eq!(entry.record.reasons[0].claim, "init_data");
         assert_eq!(

@@ -2,9 +2,9 @@
 
 use reqwest::{Method, StatusCode};
 use strongroom_broker::audit::{Kind, Outcome};
-use strongroom_broker::verify_chain;
+use strongroom_broker::{Broker, BrokerError, ChainError, Config, StoreError, verify_chain};
 
-use crate::support::{Guest, Running};
+use crate::support::{Answer, Guest, Running};
 
 #[tokio::test]
 async fn whole_story_is_one_chain() {
@@ -118,4 +118,189 @@ async fn entry_that_cannot_be_written_means_nothing_is_released() {
     let broker = broker.start_again();
     let answer = broker.get_with_token("a/b/c", &token).await;
     answer.refused(StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
+}
+
+/// A stopped broker with a few entries, its database changed by SQL, and how it starts then.
+async fn start_after(sql: &str) -> Result<(), BrokerError> {
+    let mut broker = Running::strict().await;
+    for tag in ["1", "2", "3"] {
+        broker.put(&format!("a/b/{tag}"), "x").await;
+    }
+    broker.stop().await;
+    let database = rusqlite::Connection::open(broker.store()).unwrap();
+    database.execute_batch(sql).unwrap();
+    drop(database);
+    Broker::open(Config::load(&broker.summary.config).unwrap()).map(drop)
+}
+
+#[tokio::test]
+async fn broker_does_not_start_on_a_record_that_was_changed() {
+    const UNLOCK: &str = "DROP TRIGGER audit_update_refused; DROP TRIGGER audit_delete_refused;";
+    start_after("").await.unwrap();
+    for (sql, expected) in [
+        (
+            "UPDATE audit SET entry = replace(entry, 'allowed', 'denied') WHERE seq = 2",
+            ChainError::Altered { seq: 2 },
+        ),
+        (
+            "UPDATE audit SET entry = '{}' WHERE seq = 2",
+            ChainError::Altered { seq: 2 },
+        ),
+        (
+            "DELETE FROM audit WHERE seq = 3",
+            ChainError::Broken { seq: 4 },
+        ),
+        (
+            "DELETE FROM audit WHERE seq = 1",
+            ChainError::Broken { seq: 2 },
+        ),
+    ] {
+        let error = start_after(&format!("{UNLOCK} {sql}")).await.unwrap_err();
+        let text = error.to_string();
+        assert!(
+            matches!(error, BrokerError::Record { source, .. } if source == expected),
+            "{sql}: {text}"
+        );
+        assert!(
+            text.contains("strongroom.sqlite") && text.contains("restore"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn broker_whose_store_is_gone_does_not_start_with_an_empty_one() {
+    let mut broker = Running::strict().await;
+    broker.stop().await;
+    std::fs::remove_file(broker.store()).unwrap();
+    let error = Broker::open(Config::load(&broker.summary.config).unwrap())
+        .err()
+        .unwrap();
+    assert!(
+        matches!(error, BrokerError::Store(StoreError::Gone { .. })),
+        "{error}"
+    );
+    assert!(!broker.store().exists());
+}
+
+#[tokio::test]
+async fn flood_of_strangers_is_one_entry_a_second_and_none_is_lost() {
+    let broker = Running::strict().await;
+    for number in 0..60 {
+        let request = broker.request(Method::GET, "/kbs/v0/resource/a/b/c");
+        let answer = Answer::of(request.bearer_auth("forged").send().await.unwrap()).await;
+        answer.refused(StatusCode::UNAUTHORIZED, "TokenVerifierError");
+        let request = broker.request(Method::PUT, "/kbs/v0/resource/a/b/c");
+        let answer = Answer::of(request.send().await.unwrap()).await;
+        answer.refused(StatusCode::UNAUTHORIZED, "AdminAuthAccess");
+        if number == 29 {
+            broker.pass(1);
+        }
+    }
+    let entries = broker.audit().await;
+    verify_chain(&entries).unwrap();
+    for action in ["get resource", "put resource"] {
+        let counts: Vec<_> = entries
+            .iter()
+            .filter(|entry| entry.record.action == action)
+            .map(|entry| {
+                assert_eq!(entry.record.outcome, Outcome::Denied);
+                entry.record.suppressed
+            })
+            .collect();
+        assert_eq!(counts, [None, Some(29), Some(28)], "{action}");
+    }
+}
+
+#[tokio::test]
+async fn counted_refusals_are_written_at_the_end() {
+    let mut broker = Running::strict().await;
+    for _ in 0..5 {
+        let request = broker.request(Method::GET, "/kbs/v0/resource/a/b/c");
+        request.send().await.unwrap();
+    }
+    broker.stop().await;
+    let broker = broker.start_again();
+    let entries = broker.audit().await;
+    let last = &entries[entries.len() - 2].record;
+    assert_eq!(
+        (last.kind, last.suppressed),
+        (Kind::Release, Some(3)),
+        "{last:?}"
+    );
+}
+
+#[tokio::test]
+async fn refusals_of_the_attested_are_an_entry_each() {
+    let broker = Running::accepting_sample().await;
+    let (_, token) = broker.attest(&Guest::new()).await;
+    for _ in 0..5 {
+        broker
+            .get_with_token("a/b/c", &token)
+            .await
+            .refused(StatusCode::FORBIDDEN, "PolicyDeny");
+    }
+    let entries = broker.audit().await;
+    let denied = entries
+        .iter()
+        .filter(|entry| entry.record.kind == Kind::Release && entry.record.suppressed.is_none());
+    assert_eq!(denied.count(), 5);
+}
+
+#[tokio::test]
+async fn bad_token_and_bad_session_stand_in_the_record() {
+    let broker = Running::development().await;
+    let last = async |kind: Kind, detail: &str| {
+        broker.pass(1);
+        let record = broker.last_entry().await.record;
+        assert_eq!((record.kind, record.outcome), (kind, Outcome::Denied));
+        let said = record.detail.unwrap();
+        assert!(said.contains(detail), "{said}");
+        record.resource
+    };
+    broker.get_with_token("a/b/c", "forged").await;
+    let resource = last(Kind::Release, "token").await;
+    assert_eq!(resource.as_deref(), Some("a/b/c"));
+    broker.get_with_token("a/b/c", "").await;
+    last(Kind::Release, "Token not found").await;
+    let (cookie, nonce) = broker.auth().await;
+    let mut message = Guest::new().attestation(&nonce);
+    broker
+        .post("/kbs/v0/attest", Some(&cookie), &message)
+        .await
+        .expect(StatusCode::OK);
+    broker.post("/kbs/v0/attest", Some(&cookie), &message).await;
+    last(Kind::Attestation, "nonce").await;
+    broker.post("/kbs/v0/attest", None, &message).await;
+    last(Kind::Attestation, "no such session").await;
+    message["init-data"] = serde_json::json!({"format": "toml", "body": "not toml"});
+    broker.post("/kbs/v0/attest", Some(&cookie), &message).await;
+    last(Kind::Attestation, "").await;
+}
+
+#[tokio::test]
+async fn old_entry_is_found_by_its_event_and_by_its_number() {
+    let broker = Running::strict().await;
+    for tag in ["1", "2", "3"] {
+        broker.put(&format!("a/b/{tag}"), "x").await;
+    }
+    let all = broker.audit().await;
+    let get = async |query: &str| {
+        let path = format!("/strongroom/v1/audit?{query}");
+        broker.admin(Method::GET, &path, "").await
+    };
+    let found = get(&format!("event={}", all[1].record.event)).await;
+    assert_eq!(found.json(), serde_json::json!([all[1]]));
+    assert_eq!(
+        get("event=0000000000000000").await.json(),
+        serde_json::json!([])
+    );
+    let page = get("before=4&limit=2").await;
+    assert_eq!(page.json(), serde_json::json!(all[1..3]));
+    assert_eq!(get("before=1").await.json(), serde_json::json!([]));
+    let most = get(&format!("before={}&limit=1000", u64::MAX)).await;
+    assert_eq!(most.json(), serde_json::json!(all));
+    get("event=x&limit=1")
+        .await
+        .refused(StatusCode::BAD_REQUEST, "SerdeError");
 }

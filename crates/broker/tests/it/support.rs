@@ -30,6 +30,7 @@ pub(crate) struct Running {
     pub(crate) summary: InitSummary,
     pub(crate) folder: Arc<tempfile::TempDir>,
     clock: Arc<AtomicU64>,
+    tokens: AtomicU64,
     client: reqwest::Client,
     base: String,
     shutdown: Option<oneshot::Sender<()>>,
@@ -95,6 +96,7 @@ impl Running {
             summary,
             folder,
             clock,
+            tokens: AtomicU64::new(0),
             shutdown: Some(shutdown),
             task: Some(task),
         }
@@ -151,6 +153,11 @@ impl Running {
             exp: self.now() + 60,
             jti: self.token_id(),
         })
+    }
+
+    /// A fresh id for an admin token.
+    pub(crate) fn token_id(&self) -> String {
+        self.tokens.fetch_add(1, Ordering::SeqCst).to_string()
     }
 
     pub(crate) fn sign(&self, claims: &AdminClaims) -> String {

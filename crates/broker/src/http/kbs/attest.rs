@@ -29,7 +29,14 @@ pub(crate) async fn attest(
         .as_ref()
         .map(|session| [(SET_COOKIE, identity::cookie(&broker, session, now))]);
     let token = broker
-        .blocking(move |broker| Ok(attestation::attest(broker, session.as_ref(), &message, now)?))
+        .blocking(move |broker| {
+            Ok(attestation::attest(
+                broker,
+                session.as_ref(),
+                &message,
+                now,
+            )?)
+        })
         .await?;
     Ok((cookie, Json(AttestResponse { token })).into_response())
 }

@@ -31,7 +31,13 @@ pub(crate) async fn get(
         .blocking(move |broker| {
             let now = broker.now();
             let token = identity::guest_token(broker, &headers, now);
-            Ok(release::resource(broker, token.as_deref(), &path, &query, now)?)
+            Ok(release::resource(
+                broker,
+                token.as_deref(),
+                &path,
+                &query,
+                now,
+            )?)
         })
         .await?;
     Ok(Json(jwe).into_response())
