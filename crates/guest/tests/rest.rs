@@ -415,6 +415,21 @@ fn half_a_request_does_not_hold_a_connection_for_ever() {
 }
 
 #[test]
+fn answered_connection_is_not_held_open_by_silence_or_by_a_body_that_never_comes() {
+    let broker = ScriptedBroker::start();
+    let guest = Guest::start(agent(&broker.url), impatient(Duration::from_millis(50), 8));
+    for request in [
+        "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n",
+        "POST /info HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n",
+    ] {
+        let mut stream = std::net::TcpStream::connect(guest.address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        assert!(rest_of(stream) > 0, "{request}");
+    }
+}
+
+#[test]
 fn half_a_request_does_not_keep_a_stopped_guest_alive() {
     let broker = ScriptedBroker::start();
     let guest = Guest::start(agent(&broker.url), impatient(AGES, 8));
