@@ -108,7 +108,7 @@ impl Endpoint {
                 return Err(ClientError::BadUrl {
                     url: one_line(base.as_str(), 200),
                     reason: "http:// beyond this machine is not encrypted and proves nothing about the other side; \
-                             write https://, or allow it by name (insecure HTTP)"
+                             write https://, or name --insecure-http where the command has it"
                         .to_owned(),
                 });
             }
