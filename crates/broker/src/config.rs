@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::BrokerError;
+use crate::{BrokerError, key_file};
 
 /// A broker's configuration, read and checked.
 #[derive(Clone, Debug, Deserialize)]
@@ -39,6 +39,9 @@ pub struct Config {
     /// What a development broker accepts beyond real evidence.
     #[serde(default)]
     pub development: DevelopmentConfig,
+    /// Where the file lies, when it was read from one.
+    #[serde(skip)]
+    pub(crate) folder: Option<PathBuf>,
 }
 
 /// `[tls]`
@@ -177,15 +180,17 @@ impl Config {
     /// Reads and checks a configuration file.
     ///
     /// # Errors
-    /// [`BrokerError::File`] when it cannot be read, [`BrokerError::Config`] when it is not a configuration.
+    /// [`BrokerError::File`] when it cannot be read, [`BrokerError::Writable`] when others may write it,
+    /// [`BrokerError::Config`] when it is not a configuration.
     pub fn load(path: &Path) -> Result<Self, BrokerError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| BrokerError::file(path, source))?;
+        let text = key_file::read_guarded(path)?;
         let folder = path.parent().unwrap_or_else(|| Path::new(""));
-        Self::parse(&text, folder).map_err(|message| BrokerError::Config {
+        let mut config = Self::parse(&text, folder).map_err(|message| BrokerError::Config {
             path: path.to_owned(),
             message,
-        })
+        })?;
+        config.folder = Some(folder.to_owned());
+        Ok(config)
     }
 
     /// Reads and checks a configuration; its paths are relative to `folder`.
@@ -349,6 +354,22 @@ mod tests {
         let config = Config::parse(MINIMAL, Path::new("/folder")).unwrap();
         assert_eq!(config.store.path, Path::new("/folder/s.sqlite"));
         assert_eq!(config.tls.unwrap().private_key, Path::new("/etc/tls.key"));
+    }
+
+    #[test]
+    fn configuration_that_others_may_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("broker.toml");
+        std::fs::write(&path, MINIMAL).unwrap();
+        for (mode, accepted) in [(0o600, true), (0o644, true), (0o660, false), (0o602, false)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let outcome = Config::load(&path);
+            assert_eq!(outcome.is_ok(), accepted, "{mode:o}");
+            if let Err(error) = outcome {
+                assert!(error.to_string().contains("chmod go-w"), "{error}");
+            }
+        }
     }
 
     #[test]

@@ -304,7 +304,7 @@ const TLS_KEY: &str = "tls.key";
 const TOKEN_CERTIFICATE: &str = "token.crt";
 const TOKEN_KEY: &str = "token.key";
 const STORAGE_KEY: &str = "storage.key";
-const ADMIN_KEY: &str = "admin.key";
+pub(crate) const ADMIN_KEY: &str = "admin.key";
 const STORE: &str = "strongroom.sqlite";
 const BUILT_IN: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// Clients are given these certificates by hand, so they end when their owner replaces them, not before.
@@ -394,6 +394,19 @@ mod tests {
         };
         assert!(init(&folder.path().join("b"), options).is_err());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn broker_warns_while_the_admin_key_lies_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let summary = init(&folder.path().join("b"), options()).unwrap();
+        let warnings = || {
+            let config = Config::load(&summary.config).unwrap();
+            crate::Broker::open(config).unwrap().warnings()
+        };
+        assert!(warnings()[0].contains("move it to the admin's machine"));
+        std::fs::remove_file(&summary.admin_key).unwrap();
+        assert_eq!(warnings(), [""; 0]);
     }
 
     #[test]

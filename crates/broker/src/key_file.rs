@@ -27,6 +27,22 @@ pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<String>, BrokerError
     Ok(text)
 }
 
+/// Reads a file that decides something; one that its group or others may write is refused.
+pub(crate) fn read_guarded(path: &Path) -> Result<String, BrokerError> {
+    let failed = |source| BrokerError::file(path, source);
+    let mut file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+    if mode & 0o022 != 0 {
+        return Err(BrokerError::Writable {
+            path: path.to_owned(),
+            mode,
+        });
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(failed)?;
+    Ok(text)
+}
+
 /// Reads the certificates of a PEM file, in order.
 pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BrokerError> {
     let text = std::fs::read(path).map_err(|source| BrokerError::file(path, source))?;

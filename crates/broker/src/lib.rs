@@ -140,13 +140,23 @@ impl Broker {
         })
     }
 
-    /// What whoever starts this broker must know: every setting that lets through what the default refuses.
+    /// What whoever starts this broker must know: every setting that lets through what the default refuses, and an
+    /// admin's key that still lies where `init` made it.
     pub fn warnings(&self) -> Vec<String> {
         let loosenings = self.inner.config.loosenings();
-        loosenings
+        let mut warnings: Vec<String> = loosenings
             .into_iter()
             .map(|loosening| loosening.warning().to_owned())
-            .collect()
+            .collect();
+        let folder = self.inner.config.folder.as_deref();
+        let key = folder.map(|folder| folder.join(init::ADMIN_KEY));
+        if let Some(key) = key.filter(|key| key.exists()) {
+            warnings.push(format!(
+                "{} lies beside the broker, and who takes one takes the other: move it to the admin's machine.",
+                key.display()
+            ));
+        }
+        warnings
     }
 
     /// The routes, to be called without a network.
@@ -326,6 +336,16 @@ pub enum BrokerError {
     /// Others may read a private file.
     #[error("{path} has mode {mode:03o}, and only its owner may read it: chmod 600 {path}")]
     LooseMode {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Others may write a file that decides who administers.
+    #[error(
+        "{path} has mode {mode:03o}, and whoever writes it says who administers: chmod go-w {path}"
+    )]
+    Writable {
         /// The file.
         path: PathBuf,
         /// Its permission bits.

@@ -1,7 +1,8 @@
 //! Sessions of the KBS protocol, without IO: each call takes `now`.
 //!
 //! A nonce is used once: the first attestation that names the session takes it, whether or not it succeeds.
-//! An attested session keeps its token and is never attested again; new evidence wants a new nonce. The number
+//! An attested session keeps its token and is never attested again: evidence that is sent on it, with the old nonce
+//! or any other, is refused, and the old token is no answer to it. New evidence wants a new session. The number
 //! of sessions is capped: the oldest that still waits makes room, then the oldest attested. So a flood of
 //! requests costs an attacker one request for each session it displaces, and costs the broker no memory.
 

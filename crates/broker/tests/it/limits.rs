@@ -162,6 +162,19 @@ async fn dots_and_their_encodings_do_not_climb() {
 }
 
 #[tokio::test]
+async fn client_that_sends_too_much_before_it_listens_hears_why_it_is_refused() {
+    let broker = insecure(|config| config).await;
+    let body = "x".repeat(3 * 1024 * 1024);
+    let head = format!(
+        "POST /kbs/v0/auth HTTP/1.1\r\nhost: b\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let answer = raw(&broker, &(head + &body)).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(answer.contains("PayloadTooLarge"), "{answer}");
+}
+
+#[tokio::test]
 async fn broker_without_tls_says_so_and_marks_its_entries() {
     let broker = insecure(|config| config).await;
     broker.put("a/b/c", "x").await;
