@@ -212,12 +212,37 @@ impl AdminClient {
     /// # Errors
     /// As [`Self::put_resource`].
     pub async fn audit(&self, limit: u32) -> Result<Vec<Value>, ClientError> {
-        let query = format!("limit={limit}");
+        self.audit_entries(&format!("limit={limit}")).await
+    }
+
+    /// The newest entries of the record before the one of number `seq`: the page behind [`Self::audit`]'s.
+    ///
+    /// # Errors
+    /// As [`Self::put_resource`].
+    pub async fn audit_before(&self, seq: u64, limit: u32) -> Result<Vec<Value>, ClientError> {
+        self.audit_entries(&format!("before={seq}&limit={limit}"))
+            .await
+    }
+
+    /// The entry of one event, however old it is.
+    ///
+    /// # Errors
+    /// As [`Self::put_resource`].
+    pub async fn audit_event(&self, event: &str) -> Result<Option<Value>, ClientError> {
+        // An event is hexadecimal, and nothing else may get into the query.
+        if event.is_empty() || !event.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Ok(None);
+        }
+        let mut entries = self.audit_entries(&format!("event={event}")).await?;
+        Ok(entries.pop())
+    }
+
+    async fn audit_entries(&self, query: &str) -> Result<Vec<Value>, ClientError> {
         let answer = self
             .call(
                 Method::GET,
                 "/strongroom/v1/audit",
-                Some(&query),
+                Some(query),
                 None,
                 "reading the audit log",
             )
