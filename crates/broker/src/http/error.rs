@@ -1,4 +1,7 @@
 //! Every error a client can see: its status, its kind and its sentence, in one match.
+//!
+//! One exception: a request whose head cannot be read (malformed, or too long: 400, 414, 431) never gets here. Hyper
+//! answers it, without a body.
 
 use axum::Json;
 use axum::extract::rejection::BytesRejection;
