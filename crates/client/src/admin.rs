@@ -461,6 +461,18 @@ mod tests {
         assert!(refused(&public).contains("public half"));
     }
 
+    #[tokio::test]
+    async fn event_that_is_no_event_is_asked_of_nobody() {
+        let pem = KeyPair::generate_for(&PKCS_ED25519)
+            .unwrap()
+            .serialize_pem();
+        let key = AdminKey::from_pem("ann", &pem).unwrap();
+        let client = AdminClient::new("http://127.0.0.1:1", None, key).unwrap();
+        for event in ["", "a&limit=1", "a b", "../a", "%61"] {
+            assert_eq!(client.audit_event(event).await.unwrap(), None, "{event}");
+        }
+    }
+
     #[test]
     fn key_on_another_curve_is_refused_at_once() {
         let pem = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)
