@@ -7,10 +7,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use anyhow::ensure;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
 
 static UNDER_WAY: Mutex<UnderWay> = Mutex::new(UnderWay {
     paths: Vec::new(),
@@ -29,34 +34,80 @@ pub(crate) fn install() -> io::Result<()> {
         .enable_all()
         .build()?;
     // The handlers must be in place before this returns, so that no early signal finds the default action.
-    let (mut terminate, mut interrupt, mut hangup, mut quit) = {
-        use tokio::signal::unix::{SignalKind, signal};
+    let mut signals = {
         let _guard = runtime.enter();
-        (
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::hangup())?,
-            signal(SignalKind::quit())?,
-        )
+        Signals::new()?
     };
+    let (sender, mut questions) = unbounded_channel::<SyncSender<()>>();
+    QUESTIONS.get_or_init(|| sender);
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
             runtime.block_on(async move {
                 loop {
-                    let code = tokio::select! {
-                        _ = interrupt.recv() => 130,
-                        _ = terminate.recv() => 143,
-                        _ = hangup.recv() => 129,
-                        _ = quit.recv() => 131,
+                    let (code, question) = tokio::select! {
+                        code = signals.next() => (Some(code), None),
+                        Some(question) = questions.recv() => {
+                            (timeout(HEARING, signals.next()).await.ok(), Some(question))
+                        }
                     };
-                    if !TAKEN_OVER.load(Ordering::SeqCst) {
+                    if let Some(code) = code
+                        && !TAKEN_OVER.load(Ordering::SeqCst)
+                    {
                         clean_and_exit(code);
+                    }
+                    if let Some(question) = question {
+                        question.send(()).ok();
                     }
                 }
             });
         })?;
     Ok(())
+}
+
+/// Returns when no signal has arrived that is still unheard; else the process ends by it. What fails after Ctrl-C often
+/// fails because of it, when a child or the other side of a pipe was faster to end.
+pub(crate) fn hear_signals() {
+    let (answer, answered) = sync_channel(1);
+    if let Some(questions) = QUESTIONS.get()
+        && questions.send(answer).is_ok()
+    {
+        // Without an answer there is no thread left that could hear.
+        answered.recv().ok();
+    }
+}
+
+static QUESTIONS: OnceLock<UnboundedSender<SyncSender<()>>> = OnceLock::new();
+
+/// Far longer than a signal that has arrived takes to the thread that waits for it.
+const HEARING: Duration = Duration::from_millis(10);
+
+struct Signals {
+    hangup: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// The exit code of the next one: 128 and its number, as shells have it.
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.hangup.recv() => 129,
+            _ = self.interrupt.recv() => 130,
+            _ = self.quit.recv() => 131,
+            _ = self.terminate.recv() => 143,
+        }
+    }
 }
 
 /// From here on the command itself ends on a signal, as servers do that finish what they are answering. It must be

@@ -72,6 +72,7 @@ fn main() -> ExitCode {
     {
         Ok(code) => code,
         Err(error) => {
+            cleanup::hear_signals();
             outcome::print_error(&error, json);
             ExitCode::FAILURE
         }
