@@ -13,7 +13,9 @@ use jsonwebtoken::{DecodingKey, EncodingKey};
 use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 use strongroom_verifier::{AppraisedClaims, Assurance};
-use strongroom_wire::ear::{self, EarClaims, EarError, Submod, UnverifiedEar, VerifierId};
+use strongroom_wire::ear::{
+    self, EarClaims, EarError, MAX_TOKEN, Submod, UnverifiedEar, VerifierId,
+};
 use strongroom_wire::jwk::TeePublicKey;
 use strongroom_wire::tee::Tee;
 
@@ -225,9 +227,6 @@ pub enum TokenKeyError {
     #[error("the first certificate of the token chain is not of the token key")]
     OtherCertificate,
 }
-
-/// Well under what an HTTP head may hold, well over the largest token with real init-data.
-const MAX_TOKEN: usize = 256 * 1024;
 
 /// The coordinates of a P-256 public key, base64url.
 fn p256_point(pair: &rcgen::KeyPair) -> Option<(String, String)> {

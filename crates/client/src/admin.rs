@@ -84,7 +84,7 @@ impl AdminClient {
             &resource_path(path),
             None,
             None,
-            &format!("deleting {path}"),
+            &path.to_string(),
         )
         .await
         .map(drop)

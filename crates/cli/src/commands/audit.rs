@@ -1,19 +1,28 @@
 //! `strongroom audit`: what was released, what was denied, and why.
 
+use anyhow::Context as _;
 use serde_json::{Value, json};
+use strongroom_broker::{Entry, verify_chain};
 
 use crate::connect::{AdminArgs, block_on};
 use crate::outcome::Outcome;
 
 /// Read the broker's record of releases, denials and admin actions, newest last.
+///
+/// The entries form a chain: each holds the hash of the one before. What is read is verified, and a changed, dropped or
+/// moved entry is an error.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// How many entries.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
 
-    /// Only this event.
-    #[arg(long, value_name = "ID")]
+    /// Only those before this number, to page backwards.
+    #[arg(long, value_name = "SEQ")]
+    before: Option<u64>,
+
+    /// Only this event, however old.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["before", "limit"])]
     event: Option<String>,
 
     #[command(flatten)]
@@ -21,25 +30,53 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let limit = if args.event.is_some() {
-        1000
-    } else {
-        args.limit
+    let client = args.admin.client()?;
+    let entries = match (&args.event, args.before) {
+        (Some(event), _) => {
+            let entry = block_on(client.audit_event(event))??;
+            vec![entry.with_context(|| format!("the record has no event {event}"))?]
+        }
+        (None, Some(before)) => block_on(client.audit_before(before, args.limit))??,
+        (None, None) => block_on(client.audit(args.limit))??,
     };
-    let mut entries = block_on(args.admin.client()?.audit(limit))??;
-    if let Some(event) = &args.event {
-        entries.retain(|entry| entry["event"] == event.as_str());
-        anyhow::ensure!(
-            !entries.is_empty(),
-            "no event {event} among the newest {limit} entries"
-        );
+    verify(&entries)?;
+    if entries.is_empty() {
+        return Ok(Outcome::new(
+            "Nothing is recorded here.",
+            json!({ "entries": [] }),
+        ));
     }
-    let text = if entries.is_empty() {
-        "Nothing has happened yet.".to_owned()
-    } else {
-        entries.iter().map(paragraph).collect::<Vec<_>>().join("\n")
+    let text: Vec<String> = entries.iter().map(paragraph).collect();
+    let text = format!(
+        "{}\n\nThe chain holds over these {} entries.",
+        text.join("\n"),
+        entries.len()
+    );
+    let denied = entries
+        .iter()
+        .rev()
+        .find(|entry| entry["outcome"] == "denied");
+    let next = match (
+        &args.event,
+        denied.and_then(|entry| entry["event"].as_str()),
+    ) {
+        (None, Some(event)) => format!("strongroom audit --event {event}"),
+        _ => "strongroom policy show".to_owned(),
     };
-    Ok(Outcome::new(text, json!({ "entries": entries })).next("strongroom policy show"))
+    Ok(Outcome::new(text, json!({ "entries": entries, "chain": "holds" })).next(next))
+}
+
+/// Checks each hash and each link of a run of entries.
+fn verify(entries: &[Value]) -> anyhow::Result<()> {
+    let parsed: Result<Vec<Entry>, _> = entries
+        .iter()
+        .cloned()
+        .map(serde_json::from_value)
+        .collect();
+    let parsed = parsed
+        .context("the broker's record has an entry of a form that this version does not know")?;
+    verify_chain(&parsed)
+        .context("the broker's record was changed: keep a copy of its folder for the investigation")
 }
 
 /// One entry: when, how it ended, what was asked and by whom; below it why, and what let it through.
@@ -64,6 +101,9 @@ fn paragraph(entry: &Value) -> String {
     }
     if !part("detail").is_empty() {
         text.push_str(&format!("\n    {}", part("detail")));
+    }
+    if let Some(suppressed) = entry["suppressed"].as_u64() {
+        text.push_str(&format!("\n    and {suppressed} more like it"));
     }
     let loosenings: Vec<&str> = entry["loosenings"]
         .as_array()
@@ -105,8 +145,19 @@ pub(crate) fn moment(seconds: u64) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn changed_entry_is_shown_as_if_it_were_true() {
+        let entry = json!({
+            "seq": 1, "event": "e1", "at": 0, "kind": "release", "outcome": "allowed", "action": "get resource",
+            "previous": "0".repeat(64), "hash": "0".repeat(64),
+        });
+        let error = verify(&[entry]).unwrap_err();
+        assert!(error.to_string().contains("was changed"), "{error}");
+    }
 
     #[test]
     fn entry_reads_as_a_line_with_its_reasons() {

@@ -75,6 +75,10 @@ pub(crate) struct AttestArgs {
     /// Follow --broker and --broker-cert even where the measured init-data names another broker.
     #[arg(long)]
     insecure_override_measured_broker: bool,
+
+    /// Speak to a broker beyond this machine without TLS. Whoever sits between can answer in its place.
+    #[arg(long)]
+    insecure_http: bool,
 }
 
 impl AttestArgs {
@@ -105,6 +109,7 @@ impl AttestArgs {
         }
         let mut config = AgentConfig::new(broker, attester);
         config.root_certificate_pem = certificate;
+        config.insecure_http = self.insecure_http;
         config.initdata = initdata;
         Ok(Agent::new(config)?)
     }
