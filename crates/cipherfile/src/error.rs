@@ -70,7 +70,7 @@ pub enum CipherfileError {
     /// The first segment did not authenticate, so nothing is known of the file yet.
     #[error(
         "segment 0 failed authentication: the key or the name is wrong, \
-         or the file was changed at its start"
+         or the file was changed or cut"
     )]
     FirstSegment,
 
