@@ -237,3 +237,31 @@ fn killed_demo_leaves_its_children_running() {
         assert!(code(running).code().is_none());
     }
 }
+
+#[test]
+fn server_outlives_a_signal_to_stop() {
+    let place = Place::new();
+    let program = |args: &[&str]| Program::new(binary()).args(args).folder(place.path());
+    drop(
+        program(&["broker", "init", "broker"])
+            .run()
+            .unwrap()
+            .expect_success(),
+    );
+    for (signal, _) in SIGNALS {
+        let broker = program(&[
+            "broker",
+            "run",
+            "broker",
+            "--listen",
+            "127.0.0.1:0",
+            "--json",
+        ])
+        .start()
+        .unwrap();
+        broker.wait_for_line("\"ready\"").unwrap();
+        send(&broker, signal);
+        // A server that was told to stop has done what it was asked.
+        assert!(code(broker).success(), "{signal:?}");
+    }
+}
