@@ -102,8 +102,7 @@ impl AdminArgs {
 
 /// Reads a certificate file.
 pub(crate) fn read_pem(path: &Path) -> anyhow::Result<String> {
-    let bytes = files::read_limited(path, MAX_PEM)?;
-    String::from_utf8(bytes.to_vec()).with_context(|| format!("{} is not PEM", path.display()))
+    files::read_text(path, MAX_PEM)
 }
 
 fn url_of_folder(dir: &Path) -> anyhow::Result<String> {

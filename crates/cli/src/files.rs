@@ -177,6 +177,12 @@ pub(crate) fn read_limited(
     Ok(bytes)
 }
 
+/// Reads a small text file whole.
+pub(crate) fn read_text(source: &Path, limit: u64) -> anyhow::Result<String> {
+    String::from_utf8(read_limited(source, limit)?.to_vec())
+        .with_context(|| format!("{} is not UTF-8 text", source.display()))
+}
+
 /// A file's name without its folder: what an encrypted file is bound to unless a name is given.
 pub(crate) fn base_name(path: &Path) -> anyhow::Result<String> {
     let name = path

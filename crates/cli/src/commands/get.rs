@@ -1,7 +1,7 @@
 //! `strongroom get`: one resource, through the guest that has attested.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -35,15 +35,25 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         );
     };
     let secret = args.guest.resource(path)?;
-    let mut output = Output::create(&args.output, Existing::from_force(args.force), 0o600)?;
-    output.write_all(&secret)?;
+    hand_over("Wrote", &secret, &args.output, args.force)
+}
+
+/// Writes a secret where it was asked for, readable by this user alone.
+pub(crate) fn hand_over(
+    done: &str,
+    secret: &[u8],
+    target: &Path,
+    force: bool,
+) -> anyhow::Result<Outcome> {
+    let mut output = Output::create(target, Existing::from_force(force), 0o600)?;
+    output.write_all(secret)?;
     output.commit()?;
-    if args.output.as_os_str() == "-" {
+    if target.as_os_str() == "-" {
         return Ok(Outcome::silent());
     }
-    let text = format!("Wrote {} bytes to {}.", secret.len(), args.output.display());
+    let text = format!("{done} {} bytes to {}.", secret.len(), target.display());
     Ok(Outcome::new(
         text,
-        json!({ "output": args.output, "bytes": secret.len() }),
+        json!({ "output": target, "bytes": secret.len() }),
     ))
 }

@@ -190,9 +190,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Initdata> {
 }
 
 fn read_text(path: &Path) -> anyhow::Result<String> {
-    let bytes = files::read_limited(path, wire::MAX_DOCUMENT as u64)?;
-    String::from_utf8(bytes.to_vec())
-        .with_context(|| format!("{} is not UTF-8 text", path.display()))
+    files::read_text(path, wire::MAX_DOCUMENT as u64)
 }
 
 /// What each platform holds when it was launched with this digest.

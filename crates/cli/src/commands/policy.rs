@@ -94,8 +94,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
                 .next("strongroom audit --limit 5"))
         }
         Action::Set { file } => {
-            let rego = String::from_utf8(files::read_limited(file, MAX_POLICY)?.to_vec())
-                .context("the policy is not UTF-8 text")?;
+            let rego = files::read_text(file, MAX_POLICY)?;
             ReleasePolicy::compile(&rego)
                 .with_context(|| format!("{} is not a release policy", file.display()))?;
             block_on(args.admin.client()?.set_resource_policy(&rego))??;
@@ -106,8 +105,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             .next("strongroom policy show"))
         }
         Action::SetAppraisal { id, file } => {
-            let rego = String::from_utf8(files::read_limited(file, MAX_POLICY)?.to_vec())
-                .context("the policy is not UTF-8 text")?;
+            let rego = files::read_text(file, MAX_POLICY)?;
             block_on(args.admin.client()?.set_attestation_policy(id, &rego))??;
             Ok(Outcome::new(
                 format!("The appraisal policy {id} is in force."),

@@ -1,12 +1,11 @@
 //! `strongroom unseal`: what a sealed secret points to, through a running guest.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
-use serde_json::json;
 use strongroom_client::seal::SigningKeyWanted;
 
-use crate::files::{self, Existing, Output};
+use crate::commands::get::hand_over;
+use crate::files;
 use crate::keys::GuestArgs;
 use crate::outcome::Outcome;
 
@@ -34,19 +33,5 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let jwk = args.guest.resource(&wanted.uri().to_resource_path()?)?;
     let wanted = wanted.on_signing_key(&jwk)?;
     let secret = args.guest.resource(&wanted.uri().to_resource_path()?)?;
-    let mut output = Output::create(&args.output, Existing::from_force(args.force), 0o600)?;
-    output.write_all(&secret)?;
-    output.commit()?;
-    if args.output.as_os_str() == "-" {
-        return Ok(Outcome::silent());
-    }
-    let text = format!(
-        "Unsealed {} bytes to {}.",
-        secret.len(),
-        args.output.display()
-    );
-    Ok(Outcome::new(
-        text,
-        json!({ "output": args.output, "bytes": secret.len() }),
-    ))
+    hand_over("Unsealed", &secret, &args.output, args.force)
 }
