@@ -1,5 +1,6 @@
 //! Appraisal: verified evidence and reference values in, an AR4SI trust vector out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -55,10 +56,21 @@ impl AppraisalPolicy {
     /// The text of the policy for CPU platforms that ships.
     pub const DEFAULT_CPU: &'static str = include_str!("policies/default_cpu.rego");
 
+    /// The text of the policy for GPUs that ships.
+    pub const DEFAULT_GPU: &'static str = include_str!("policies/default_gpu.rego");
+
     /// The policy's id, as `ear.appraisal-policy-id` has it: without the platform class.
     pub fn id(&self) -> &str {
         let full = self.rego.id();
         full.split_once('_').map_or(full, |(id, _class)| id)
+    }
+
+    /// The class of platforms that it grades, from the end of its id; `cpu` when the id names none.
+    pub fn class(&self) -> &str {
+        self.rego
+            .id()
+            .rsplit_once('_')
+            .map_or("cpu", |(_id, class)| class)
     }
 
     fn evaluate(
@@ -156,31 +168,80 @@ impl AppraisalPolicy {
     }
 }
 
-/// Grades verified evidence.
+/// The policy of each class of platform: `cpu`, `gpu`.
+#[derive(Clone, Debug)]
+pub struct AppraisalPolicies(BTreeMap<String, Arc<AppraisalPolicy>>);
+
+impl AppraisalPolicies {
+    /// The policies that ship.
+    pub fn shipped() -> Self {
+        let shipped = [
+            (DEFAULT_CPU_ID, AppraisalPolicy::DEFAULT_CPU),
+            (DEFAULT_GPU_ID, AppraisalPolicy::DEFAULT_GPU),
+        ];
+        let mut policies = Self(BTreeMap::new());
+        for (id, rego) in shipped {
+            let policy = AppraisalPolicy::compile(id, rego);
+            policies.insert(policy.expect("the shipped policy compiles, as its test shows"));
+        }
+        policies
+    }
+
+    /// Puts a policy in force for the class that its id names: `default_cpu`, `default_gpu`.
+    pub fn insert(&mut self, policy: AppraisalPolicy) {
+        self.0.insert(policy.class().to_owned(), Arc::new(policy));
+    }
+
+    /// The policy of a class.
+    pub fn of(&self, class: &str) -> Option<&Arc<AppraisalPolicy>> {
+        self.0.get(class)
+    }
+}
+
+/// Grades verified evidence, each piece by the policy of its class.
 ///
 /// # Errors
-/// [`AppraiseError`] when the policy fails; evidence that it grades badly is no error but a bad grade.
+/// [`AppraiseError`] when a policy fails or there is none; evidence that it grades badly is no error but a bad grade.
 pub fn appraise(
     verified: VerifiedEvidence,
     values: &Arc<ReferenceValues>,
-    policy: &AppraisalPolicy,
+    policies: &AppraisalPolicies,
     now: u64,
 ) -> Result<AppraisedClaims, AppraiseError> {
-    let annotated_evidence = verified.policy_input();
-    let graded = policy.evaluate(
-        Value::Object(annotated_evidence.clone()),
-        Arc::clone(values),
-        now,
-    )?;
+    let tee = verified.tee();
+    let assurance = verified.assurance();
+    let submods = verified
+        .submods
+        .into_iter()
+        .map(|submod| {
+            let class = submod.tee.class();
+            let policy = policies
+                .of(class)
+                .ok_or_else(|| AppraiseError::NoPolicy {
+                    class: class.to_owned(),
+                })?;
+            let annotated_evidence = submod.policy_input();
+            let graded = policy.evaluate(
+                Value::Object(annotated_evidence.clone()),
+                Arc::clone(values),
+                now,
+            )?;
+            Ok(AppraisedSubmod {
+                name: submod.name,
+                tee: submod.tee,
+                trust_vector: graded.vector,
+                annotated_evidence,
+                extensions: graded.extensions,
+                findings: graded.findings,
+                policy_id: policy.id().to_owned(),
+            })
+        })
+        .collect::<Result<_, AppraiseError>>()?;
     Ok(AppraisedClaims {
-        tee: verified.tee,
+        tee,
         tee_key: verified.tee_key,
-        assurance: verified.assurance,
-        trust_vector: graded.vector,
-        annotated_evidence,
-        extensions: graded.extensions,
-        findings: graded.findings,
-        policy_id: policy.id().to_owned(),
+        assurance,
+        submods,
     })
 }
 
@@ -190,15 +251,11 @@ pub struct AppraisedClaims {
     tee: Tee,
     tee_key: TeePublicKey,
     assurance: Assurance,
-    trust_vector: TrustVector,
-    annotated_evidence: Map<String, Value>,
-    extensions: Map<String, Value>,
-    findings: Vec<Reason>,
-    policy_id: String,
+    submods: Vec<AppraisedSubmod>,
 }
 
 impl AppraisedClaims {
-    /// The platform of the evidence.
+    /// The platform of the primary evidence.
     pub fn tee(&self) -> Tee {
         self.tee
     }
@@ -208,9 +265,38 @@ impl AppraisedClaims {
         &self.tee_key
     }
 
-    /// What the evidence rests on.
+    /// What the weakest piece of evidence rests on.
     pub fn assurance(&self) -> Assurance {
         self.assurance
+    }
+
+    /// The pieces, the CPU's first.
+    pub fn submods(&self) -> &[AppraisedSubmod] {
+        &self.submods
+    }
+}
+
+/// What an appraisal found of one piece of evidence.
+#[derive(Clone, Debug)]
+pub struct AppraisedSubmod {
+    name: String,
+    tee: Tee,
+    trust_vector: TrustVector,
+    annotated_evidence: Map<String, Value>,
+    extensions: Map<String, Value>,
+    findings: Vec<Reason>,
+    policy_id: String,
+}
+
+impl AppraisedSubmod {
+    /// Its name in the token: `cpu0`, `gpu0`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The platform.
+    pub fn tee(&self) -> Tee {
+        self.tee
     }
 
     /// The grades.
@@ -246,10 +332,19 @@ pub enum AppraiseError {
     /// The policy failed.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// There is no policy for a class of platforms.
+    #[error("there is no appraisal policy for the class {class:?}: set one with the id default_{class}")]
+    NoPolicy {
+        /// The class.
+        class: String,
+    },
 }
 
 /// The id under which the policy for CPU platforms is stored and set.
 pub const DEFAULT_CPU_ID: &str = "default_cpu";
+
+/// The id under which the policy for GPUs is stored and set.
+pub const DEFAULT_GPU_ID: &str = "default_gpu";
 
 const TRUST_CLAIMS: &str = "data.policy.trust_claims";
 const EXTENSIONS: &str = "data.policy.extensions";

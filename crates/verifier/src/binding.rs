@@ -1,32 +1,31 @@
-//! What evidence must bind: the runtime data (nonce and TEE key) and the init-data.
+//! What evidence must bind, for every platform in this one file: the runtime data (nonce and TEE key) and the
+//! init-data.
 //!
-//! A platform calls [`Binding::check_report_data`] with the bytes it found in its report, and
-//! [`Binding::check_initdata_digest`] with its register. Both name expected and actual when they refuse.
+//! A platform says in which form it carries report data ([`ReportDataForm`]) and which register holds the digest of
+//! the init-data ([`Register`]); how a digest is fitted to a field is [`fitted`] and nothing else
+//! (docs/decisions/0009).
 
 use serde_json::{Map, Value, json};
 use strongroom_wire::canonical::HashAlgorithm;
-use strongroom_wire::initdata::Initdata;
+use strongroom_wire::initdata::{Initdata, registers};
 use strongroom_wire::jwk::TeePublicKey;
 use strongroom_wire::kbs::RuntimeData;
 
+use crate::check::{Check, Steps};
 use crate::VerifyError;
 
-/// The data that one piece of primary evidence must vouch for.
+/// The data that one session's evidence must vouch for.
 ///
 /// The caller still owes that the nonce in the runtime data is the one that it gave out, once.
 #[derive(Clone, Debug)]
 pub struct Binding {
-    report_data: Vec<u8>,
-    runtime_data_claims: Value,
+    primary: Expected,
+    device: Expected,
+    primary_claims: Value,
+    device_claims: Value,
     tee_key: TeePublicKey,
     has_devices: bool,
-    initdata: Option<SentInitdata>,
-}
-
-#[derive(Clone, Debug)]
-struct SentInitdata {
-    digest: Vec<u8>,
-    claims: Value,
+    initdata_claims: Option<Value>,
 }
 
 impl Binding {
@@ -37,20 +36,30 @@ impl Binding {
         additional_evidence: &str,
         initdata: Option<&Initdata>,
     ) -> Self {
+        let hash = HashAlgorithm::Sha384;
         Self {
-            report_data: runtime_data
-                .primary_report_data(additional_evidence, HashAlgorithm::Sha384),
-            runtime_data_claims: json!({
+            primary: Expected {
+                report_data: Some(runtime_data.primary_report_data(additional_evidence, hash)),
+                initdata: initdata.map_or(ExpectedInitdata::None, |document| {
+                    ExpectedInitdata::Digest(document.digest())
+                }),
+            },
+            device: Expected {
+                report_data: Some(runtime_data.device_report_data(hash)),
+                initdata: ExpectedInitdata::Unknown,
+            },
+            primary_claims: json!({
                 "additional-evidence": additional_evidence,
+                "nonce": runtime_data.nonce,
+                "tee-pubkey": runtime_data.tee_pubkey,
+            }),
+            device_claims: json!({
                 "nonce": runtime_data.nonce,
                 "tee-pubkey": runtime_data.tee_pubkey,
             }),
             tee_key: runtime_data.tee_pubkey.clone(),
             has_devices: !additional_evidence.is_empty(),
-            initdata: initdata.map(|document| SentInitdata {
-                digest: document.digest(),
-                claims: initdata_claims(document),
-            }),
+            initdata_claims: initdata.map(initdata_claims),
         }
     }
 
@@ -59,54 +68,169 @@ impl Binding {
         self.has_devices
     }
 
+    /// What the primary evidence must show.
+    pub(crate) fn primary(&self) -> &Expected {
+        &self.primary
+    }
+
+    /// What a device's evidence must show.
+    pub(crate) fn device(&self) -> &Expected {
+        &self.device
+    }
+
     pub(crate) fn tee_key(&self) -> &TeePublicKey {
         &self.tee_key
     }
 
-    pub(crate) fn runtime_data_claims(&self) -> &Value {
-        &self.runtime_data_claims
-    }
-
-    /// The claims `init_data` (hex) and `init_data_claims` of the document that was sent.
-    pub(crate) fn initdata_claims(&self) -> Option<(String, &Value)> {
-        self.initdata
-            .as_ref()
-            .map(|sent| (hex::encode(&sent.digest), &sent.claims))
-    }
-
-    /// Compares the report data that a platform carries with the one wanted, to the last byte.
-    pub(crate) fn check_report_data(&self, found: &[u8]) -> Result<(), VerifyError> {
-        if found == self.report_data {
-            return Ok(());
+    pub(crate) fn runtime_data_claims(&self, primary: bool) -> &Value {
+        match primary {
+            true => &self.primary_claims,
+            false => &self.device_claims,
         }
-        Err(VerifyError::ReportData {
-            expected: hex::encode(&self.report_data),
-            actual: hex::encode(found),
+    }
+
+    /// The claim `init_data_claims` of the document that was sent.
+    pub(crate) fn initdata_claims(&self) -> Option<&Value> {
+        self.initdata_claims.as_ref()
+    }
+}
+
+/// What one piece of evidence must show.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Expected {
+    /// The report data, before a platform pads or cuts it. Without it that check is skipped.
+    pub report_data: Option<Vec<u8>>,
+    /// The init-data.
+    pub initdata: ExpectedInitdata,
+}
+
+/// What is known of the init-data with which a platform was started.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum ExpectedInitdata {
+    /// Nothing: the check is skipped. Only for evidence that somebody kept.
+    #[default]
+    Unknown,
+    /// The guest sent none.
+    None,
+    /// The digest of the document that the guest sent.
+    Digest(Vec<u8>),
+}
+
+/// How a platform carries report data.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum ReportDataForm {
+    /// As it is (vTPM quotes of Azure, sample).
+    Exact,
+    /// In a field of 64 bytes (SNP, TDX, SGX).
+    Padded64,
+    /// The first 32 bytes (TPM quotes, NVIDIA nonces).
+    First32,
+}
+
+/// The register of a platform that holds the digest of the init-data.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Register<'a> {
+    /// A field that whoever launches the guest sets: SNP's `HOST_DATA`, TDX's `MRCONFIGID`, SGX's `CONFIGID`.
+    Launch(&'a [u8]),
+    /// PCR 8 of the SHA-256 bank, extended once by the guest.
+    Pcr8(&'a [u8]),
+    /// The digest as it is (sample).
+    Plain(&'a [u8]),
+    /// The platform has none.
+    None,
+}
+
+impl Expected {
+    /// Compares the report data that a platform carries with the one wanted, to the last byte.
+    pub(crate) fn check_report_data(
+        &self,
+        steps: &mut Steps,
+        form: ReportDataForm,
+        found: &[u8],
+    ) -> Result<(), VerifyError> {
+        let Some(wanted) = &self.report_data else {
+            steps.skip(Check::ReportData, "no report data was given to compare with");
+            return Ok(());
+        };
+        let wanted = match form {
+            ReportDataForm::Exact => wanted.clone(),
+            ReportDataForm::Padded64 => fitted(wanted, 64),
+            ReportDataForm::First32 => fitted(wanted, 32),
+        };
+        steps.run(Check::ReportData, || match found == wanted {
+            true => Ok(()),
+            false => Err(VerifyError::ReportData {
+                expected: hex::encode(&wanted),
+                actual: hex::encode(found),
+            }),
         })
     }
 
     /// Compares a platform's register with the init-data that was sent.
     ///
-    /// Gives `Some(true)` when they agree, `Some(false)` when init-data was sent and the platform has no
-    /// register, `None` when there is neither. A register without its document is refused: a policy that
-    /// looks at the document would otherwise see nothing and might let it pass.
-    pub(crate) fn check_initdata_digest(
+    /// Gives `Some(true)` when they agree, `Some(false)` when init-data was sent and the platform has no register,
+    /// `None` when there is neither. A launch register that is set without its document is refused: a policy that
+    /// looks at the document would otherwise see nothing and might let it pass. PCR 8 without a document is not: boot
+    /// loaders measure into it too.
+    pub(crate) fn check_initdata(
         &self,
-        register: Option<&[u8]>,
+        steps: &mut Steps,
+        register: Register<'_>,
     ) -> Result<Option<bool>, VerifyError> {
-        match (register, &self.initdata) {
-            (None, None) => Ok(None),
-            (None, Some(_)) => Ok(Some(false)),
-            (Some(register), Some(sent)) if register == sent.digest => Ok(Some(true)),
-            (Some(register), sent) => Err(VerifyError::Initdata {
-                expected: hex::encode(register),
-                actual: sent.as_ref().map_or_else(
-                    || "no init-data".to_owned(),
-                    |sent| hex::encode(&sent.digest),
-                ),
+        let sent = match &self.initdata {
+            ExpectedInitdata::Unknown => {
+                steps.skip(Check::InitData, "no init-data was given to compare with");
+                return Ok(None);
+            }
+            ExpectedInitdata::None => None,
+            ExpectedInitdata::Digest(digest) => Some(digest.as_slice()),
+        };
+        let (held, wanted) = match (register, sent) {
+            (Register::None, None) | (Register::Pcr8(_), None) => {
+                steps.skip(Check::InitData, "no init-data was sent");
+                return Ok(None);
+            }
+            (Register::None, Some(_)) => {
+                steps.skip(
+                    Check::InitData,
+                    "the platform has no register for it: init_data_bound is false",
+                );
+                return Ok(Some(false));
+            }
+            (Register::Launch(held), None) if held.iter().all(|byte| *byte == 0) => {
+                steps.skip(Check::InitData, "no init-data was sent, and none was launched with");
+                return Ok(None);
+            }
+            (Register::Launch(held) | Register::Plain(held), None) => (held, None),
+            (Register::Launch(held), Some(digest)) => (held, Some(fitted(digest, held.len()))),
+            (Register::Plain(held), Some(digest)) => (held, Some(digest.to_vec())),
+            (Register::Pcr8(held), Some(digest)) => (held, registers(digest).vtpm_pcr8),
+        };
+        steps.run(Check::InitData, || match &wanted {
+            Some(wanted) if wanted == held => Ok(Some(true)),
+            _ => Err(VerifyError::Initdata {
+                expected: hex::encode(held),
+                actual: match (&wanted, sent) {
+                    (Some(wanted), _) => hex::encode(wanted),
+                    (None, None) => "no init-data".to_owned(),
+                    (None, Some(digest)) => format!(
+                        "a digest of {} bytes, which a SHA-256 PCR cannot be extended with",
+                        digest.len()
+                    ),
+                },
             }),
-        }
+        })
     }
+}
+
+/// Fits a digest into a field: a shorter one is padded with zeros at its end, a longer one loses its end.
+///
+/// What is cut stays a prefix of a cryptographic hash of at least 256 bits, which is as hard to hit as the field
+/// allows (docs/decisions/0009).
+pub(crate) fn fitted(digest: &[u8], length: usize) -> Vec<u8> {
+    let mut field = digest.to_vec();
+    field.resize(length, 0);
+    field
 }
 
 /// The `[data]` map, with the two TOML documents that policies look into parsed to JSON. Text that does

@@ -6,30 +6,50 @@
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_macros))]
 
+mod anchors;
 mod appraise;
 mod binding;
+mod check;
+mod collateral;
 mod platforms;
 mod policy;
 mod reference_value;
 pub mod release_policy;
+mod x509;
 
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use strongroom_wire::jwk::TeePublicKey;
 use strongroom_wire::tee::Tee;
 
-pub use appraise::{AppraisalPolicy, AppraiseError, AppraisedClaims, DEFAULT_CPU_ID, appraise};
-pub use binding::Binding;
+pub use anchors::{AnchorError, TrustAnchors};
+pub use appraise::{
+    AppraisalPolicies, AppraisalPolicy, AppraiseError, AppraisedClaims, AppraisedSubmod,
+    DEFAULT_CPU_ID, DEFAULT_GPU_ID, appraise,
+};
+pub use binding::{Binding, Expected, ExpectedInitdata};
+pub use check::{Check, Step, StepOutcome};
+pub use collateral::{
+    Collateral, CollateralItem, CollateralRequest, RootId, SnpProduct, VcekTcb, Wanted,
+};
 pub use policy::PolicyError;
 pub use reference_value::{
     DEFAULT_LIFE_SECONDS, ReferenceValue, ReferenceValueError, ReferenceValues,
 };
 pub use release_policy::{Decision, Reason, ReleasePolicy};
 
-use platforms::{PlatformEvidence, PlatformVerdict};
+use check::Steps;
+use platforms::{PlatformEvidence, PlatformVerdict, Verification};
 
-/// Evidence of one platform, parsed and not believed.
+/// Evidence of a CPU platform and perhaps of devices beside it, parsed and not believed.
 #[derive(Clone, Debug)]
-pub struct Evidence(PlatformEvidence);
+pub struct Evidence {
+    primary: PlatformEvidence,
+    /// By platform, so that their order is the same whatever order they were sent in.
+    devices: Vec<PlatformEvidence>,
+}
 
 impl Evidence {
     /// Parses the JSON that a platform's attester writes. Never panics, whatever the bytes.
@@ -37,58 +57,75 @@ impl Evidence {
     /// # Errors
     /// [`VerifyError::PlatformNotSupported`], [`VerifyError::Malformed`].
     pub fn parse(tee: Tee, json: &[u8]) -> Result<Self, VerifyError> {
-        PlatformEvidence::parse(tee, json).map(Self)
+        Self::parse_composite(tee, json, "")
     }
 
-    /// The platform.
-    pub fn tee(&self) -> Tee {
-        self.0.tee()
-    }
-
-    /// What must be fetched before this can be verified.
-    pub fn collateral_request(&self) -> CollateralRequest {
-        match &self.0 {
-            PlatformEvidence::Sample(_) => CollateralRequest { _private: () },
+    /// As [`Self::parse`], with the evidence of further devices: `""`, or a JSON text that maps platforms to
+    /// evidence (KBS protocol 0.4.0, `additional_evidence`).
+    ///
+    /// # Errors
+    /// As [`Self::parse`], for each device too.
+    pub fn parse_composite(tee: Tee, json: &[u8], additional: &str) -> Result<Self, VerifyError> {
+        let primary = PlatformEvidence::parse(tee, json)?;
+        let mut devices = Vec::new();
+        if !additional.is_empty() {
+            if additional.len() > MAX_ADDITIONAL {
+                return Err(Check::Devices.failed(
+                    format!("at most {MAX_ADDITIONAL} bytes"),
+                    additional.len(),
+                ));
+            }
+            let map: BTreeMap<Tee, &RawValue> = serde_json::from_str(additional)
+                .map_err(|e| Check::Devices.failed("a map from platform to evidence", e))?;
+            for (tee, evidence) in map {
+                if !matches!(tee, Tee::Nvidia | Tee::Sampledevice) {
+                    return Err(VerifyError::PlatformNotSupported { tee });
+                }
+                devices.push(PlatformEvidence::parse(tee, evidence.get().as_bytes())?);
+            }
+            if devices.is_empty() {
+                return Err(Check::Devices.failed("at least one device", "an empty map"));
+            }
         }
+        Ok(Self { primary, devices })
     }
-}
 
-/// What a verification needs that the evidence does not carry. The supported platforms need nothing yet.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct CollateralRequest {
-    _private: (),
-}
-
-impl CollateralRequest {
-    /// Whether nothing has to be fetched.
-    pub fn is_empty(&self) -> bool {
-        true
+    /// The platform of the primary evidence.
+    pub fn tee(&self) -> Tee {
+        self.primary.tee()
     }
-}
 
-/// What answers a [`CollateralRequest`].
-#[derive(Clone, Debug, Default)]
-pub struct Collateral {
-    _private: (),
-}
-
-impl Collateral {
-    /// The answer to an empty request.
-    pub fn none() -> Self {
-        Self::default()
+    /// What must, or could, be fetched before this is verified.
+    pub fn collateral_request(&self) -> CollateralRequest {
+        let mut request = self.primary.collateral_request();
+        for device in &self.devices {
+            request.extend(device.collateral_request().iter().cloned());
+        }
+        request
     }
-}
 
-/// The roots that a platform's signatures must lead to. The supported platforms sign nothing yet.
-#[derive(Clone, Debug, Default)]
-pub struct TrustAnchors {
-    _private: (),
-}
-
-impl TrustAnchors {
-    /// No roots at all.
-    pub fn none() -> Self {
-        Self::default()
+    /// Runs every check in its order: the primary evidence's, then each device's.
+    fn check(
+        self,
+        collateral: &Collateral,
+        anchors: &TrustAnchors,
+        (primary, device): (&Expected, &Expected),
+        now: u64,
+        steps: &mut Steps,
+    ) -> Result<Vec<PlatformVerdict>, VerifyError> {
+        let mut verification = Verification {
+            collateral,
+            anchors,
+            expected: primary,
+            now,
+            steps,
+        };
+        let mut verdicts = self.primary.verify(&mut verification)?;
+        verification.expected = device;
+        for evidence in self.devices {
+            verdicts.extend(evidence.verify(&mut verification)?);
+        }
+        Ok(verdicts)
     }
 }
 
@@ -105,65 +142,154 @@ pub fn verify(
     binding: &Binding,
     now: u64,
 ) -> Result<VerifiedEvidence, VerifyError> {
-    if binding.has_devices() {
+    if binding.has_devices() == evidence.devices.is_empty() {
         return Err(VerifyError::AdditionalEvidence);
     }
-    let tee = evidence.tee();
-    let verdict = evidence.0.verify(collateral, anchors, binding, now)?;
-    Ok(VerifiedEvidence::new(tee, verdict, binding))
+    let mut steps = Steps::default();
+    let expected = (binding.primary(), binding.device());
+    let verdicts = evidence.check(collateral, anchors, expected, now, &mut steps)?;
+    Ok(VerifiedEvidence::new(verdicts, binding, steps.into_list()))
+}
+
+/// Runs the same checks over evidence that somebody kept, and tells how each ended. Nothing is believed for it: no
+/// token can be made from an [`Examination`].
+pub fn examine(
+    evidence: Evidence,
+    collateral: &Collateral,
+    anchors: &TrustAnchors,
+    expected: &Expected,
+    now: u64,
+) -> Examination {
+    let mut steps = Steps::default();
+    let both = (expected, expected);
+    let outcome = evidence.check(collateral, anchors, both, now, &mut steps);
+    let steps = steps.into_list();
+    match outcome {
+        Ok(verdicts) => Examination {
+            assurance: weakest(verdicts.iter().map(|verdict| verdict.assurance)),
+            claims: verdicts
+                .into_iter()
+                .map(|verdict| (verdict.tee, verdict.claims))
+                .collect(),
+            steps,
+            error: None,
+        },
+        Err(error) => Examination {
+            assurance: Assurance::Development,
+            claims: Vec::new(),
+            steps,
+            error: Some(error),
+        },
+    }
+}
+
+/// How the checks over one evidence ended.
+#[derive(Clone, Debug)]
+pub struct Examination {
+    /// The checks, in the order in which they ran. After one that failed none follows.
+    pub steps: Vec<Step>,
+    /// The claims of each platform, when no check failed.
+    pub claims: Vec<(Tee, Map<String, Value>)>,
+    /// What it rests on; development when a check failed.
+    pub assurance: Assurance,
+    /// Why it was refused.
+    pub error: Option<VerifyError>,
 }
 
 /// Evidence whose checks all passed. Only [`verify`] makes it.
 #[derive(Clone, Debug)]
 pub struct VerifiedEvidence {
-    tee: Tee,
     tee_key: TeePublicKey,
-    assurance: Assurance,
+    submods: Vec<VerifiedSubmod>,
+    steps: Vec<Step>,
+}
+
+/// One piece of verified evidence: the CPU's, or a device's.
+#[derive(Clone, Debug)]
+pub(crate) struct VerifiedSubmod {
+    /// The name in the token: `cpu0`, `gpu0`, `gpu1`.
+    pub(crate) name: String,
+    pub(crate) tee: Tee,
+    pub(crate) assurance: Assurance,
     claims: Map<String, Value>,
     bound: Map<String, Value>,
 }
 
 impl VerifiedEvidence {
-    fn new(tee: Tee, verdict: PlatformVerdict, binding: &Binding) -> Self {
+    fn new(verdicts: Vec<PlatformVerdict>, binding: &Binding, steps: Vec<Step>) -> Self {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        let submods = verdicts
+            .into_iter()
+            .enumerate()
+            .map(|(index, verdict)| {
+                let number = counts.entry(verdict.tee.class()).or_default();
+                let name = format!("{}{number}", verdict.tee.class());
+                *number += 1;
+                VerifiedSubmod::new(name, verdict, binding, index == 0)
+            })
+            .collect();
+        Self {
+            tee_key: binding.tee_key().clone(),
+            submods,
+            steps,
+        }
+    }
+
+    /// The platform of the primary evidence.
+    pub fn tee(&self) -> Tee {
+        self.primary().tee
+    }
+
+    /// What the weakest piece of evidence rests on.
+    pub fn assurance(&self) -> Assurance {
+        weakest(self.submods.iter().map(|submod| submod.assurance))
+    }
+
+    /// The primary platform's own claims.
+    pub fn claims(&self) -> &Map<String, Value> {
+        &self.primary().claims
+    }
+
+    /// The checks that were made, and those that were skipped.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    fn primary(&self) -> &VerifiedSubmod {
+        self.submods
+            .first()
+            .expect("the primary evidence gives a verdict")
+    }
+}
+
+impl VerifiedSubmod {
+    fn new(name: String, verdict: PlatformVerdict, binding: &Binding, primary: bool) -> Self {
         let mut bound = Map::new();
         bound.insert("report_data".into(), json!(verdict.report_data));
         bound.insert(
             "runtime_data_claims".into(),
-            binding.runtime_data_claims().clone(),
+            binding.runtime_data_claims(primary).clone(),
         );
-        if let (Some(held), Some((digest, claims))) =
-            (verdict.initdata_bound, binding.initdata_claims())
+        if let Some(register) = verdict.init_data {
+            bound.insert("init_data".into(), json!(register));
+        }
+        if let (Some(held), Some(claims)) = (verdict.initdata_bound, binding.initdata_claims())
+            && primary
         {
-            bound.insert("init_data".into(), json!(digest));
             bound.insert("init_data_claims".into(), claims.clone());
             bound.insert("init_data_bound".into(), json!(held));
         }
         Self {
-            tee,
-            tee_key: binding.tee_key().clone(),
+            name,
+            tee: verdict.tee,
             assurance: verdict.assurance,
             claims: verdict.claims,
             bound,
         }
     }
 
-    /// The platform.
-    pub fn tee(&self) -> Tee {
-        self.tee
-    }
-
-    /// What the evidence rests on.
-    pub fn assurance(&self) -> Assurance {
-        self.assurance
-    }
-
-    /// The platform's own claims.
-    pub fn claims(&self) -> &Map<String, Value> {
-        &self.claims
-    }
-
     /// A policy's input: the claims under the platform's name, beside what the evidence binds.
-    fn policy_input(&self) -> Map<String, Value> {
+    pub(crate) fn policy_input(&self) -> Map<String, Value> {
         let mut input = self.bound.clone();
         input.insert(
             self.tee.as_str().to_owned(),
@@ -171,6 +297,14 @@ impl VerifiedEvidence {
         );
         input.insert("assurance".to_owned(), json!(self.assurance.as_str()));
         input
+    }
+}
+
+/// Evidence is worth what its weakest piece is worth.
+fn weakest(mut assurances: impl Iterator<Item = Assurance>) -> Assurance {
+    match assurances.all(|assurance| assurance == Assurance::Hardware) {
+        true => Assurance::Hardware,
+        false => Assurance::Development,
     }
 }
 
@@ -198,7 +332,9 @@ impl Assurance {
 #[non_exhaustive]
 pub enum VerifyError {
     /// There is no verifier for this platform.
-    #[error("platform {tee} is not supported; this version verifies: sample")]
+    #[error(
+        "platform {tee} is not supported; this version verifies az-snp-vtpm, az-tdx-vtpm, nvidia, sample, sampledevice, sgx, snp, tdx and tpm"
+    )]
     PlatformNotSupported {
         /// The platform.
         tee: Tee,
@@ -211,9 +347,25 @@ pub enum VerifyError {
         /// What is wrong with it.
         detail: String,
     },
-    /// Evidence of further devices came along, which is not verified and therefore not ignored.
-    #[error("additional evidence of devices is not supported")]
+    /// The evidence of further devices that was parsed is not the one that the binding covers.
+    #[error("the evidence of further devices is not the one that the primary evidence binds")]
     AdditionalEvidence,
+    /// A check did not hold.
+    #[error("{check}: expected {expected}, actual {actual}")]
+    Failed {
+        /// Which one.
+        check: Check,
+        /// What it expected.
+        expected: String,
+        /// What it found.
+        actual: String,
+    },
+    /// Collateral without which the evidence cannot be verified was not given.
+    #[error("{wanted} is needed to verify this evidence, and was not given")]
+    MissingCollateral {
+        /// What is needed.
+        wanted: Box<Wanted>,
+    },
     /// The report data does not bind this nonce and this key.
     #[error(
         "report data does not bind the nonce and key of this session: expected {expected}, actual {actual}"
@@ -233,3 +385,20 @@ pub enum VerifyError {
         actual: String,
     },
 }
+
+impl VerifyError {
+    /// The check that refused the evidence.
+    pub fn check(&self) -> Check {
+        match self {
+            Self::PlatformNotSupported { .. } | Self::Malformed { .. } => Check::Structure,
+            Self::AdditionalEvidence => Check::Devices,
+            Self::Failed { check, .. } => *check,
+            Self::MissingCollateral { .. } => Check::Collateral,
+            Self::ReportData { .. } => Check::ReportData,
+            Self::Initdata { .. } => Check::InitData,
+        }
+    }
+}
+
+/// Reports of eight GPUs with their chains have less than 1 MiB.
+const MAX_ADDITIONAL: usize = 2 * 1024 * 1024;

@@ -12,46 +12,49 @@ use crate::VerifyError;
 /// Sample evidence, parsed and not believed.
 #[derive(Clone, Debug)]
 pub(crate) struct SampleEvidence {
+    /// `sample`, or `sampledevice` for a device without hardware.
+    pub(crate) tee: Tee,
     pub(crate) svn: String,
     pub(crate) report_data: Vec<u8>,
     pub(crate) init_data: Option<Vec<u8>>,
 }
 
 impl SampleEvidence {
-    pub(crate) fn parse(json: &[u8]) -> Result<Self, VerifyError> {
+    pub(crate) fn parse(tee: Tee, json: &[u8]) -> Result<Self, VerifyError> {
         if json.len() > MAX_BYTES {
-            return Err(malformed(format!(
+            return Err(malformed(tee, format!(
                 "{} bytes, at most {MAX_BYTES}",
                 json.len()
             )));
         }
-        let text: Text = serde_json::from_slice(json).map_err(|e| malformed(e.to_string()))?;
+        let text: Text = serde_json::from_slice(json).map_err(|e| malformed(tee, e.to_string()))?;
         if text.svn.is_empty() || text.svn.len() > MAX_SVN {
-            return Err(malformed(format!(
+            return Err(malformed(tee, format!(
                 "svn has {} bytes, wanted 1 to {MAX_SVN}",
                 text.svn.len()
             )));
         }
-        let report_data = decode("report_data", &text.report_data)?;
+        let report_data = decode(tee, "report_data", &text.report_data)?;
         if report_data.is_empty() || report_data.len() > MAX_REPORT_DATA {
-            return Err(malformed(format!(
+            return Err(malformed(tee, format!(
                 "report_data has {} bytes, wanted 1 to {MAX_REPORT_DATA}",
                 report_data.len()
             )));
         }
         let init_data = text
             .init_data
-            .map(|t| decode("init_data", &t))
+            .map(|t| decode(tee, "init_data", &t))
             .transpose()?;
         if let Some(digest) = &init_data
             && ![32, 48, 64].contains(&digest.len())
         {
-            return Err(malformed(format!(
+            return Err(malformed(tee, format!(
                 "init_data has {} bytes, wanted a digest of 32, 48 or 64",
                 digest.len()
             )));
         }
         Ok(Self {
+            tee,
             svn: text.svn,
             report_data,
             init_data,
@@ -67,15 +70,15 @@ struct Text {
     init_data: Option<String>,
 }
 
-fn decode(member: &str, text: &str) -> Result<Vec<u8>, VerifyError> {
+fn decode(tee: Tee, member: &str, text: &str) -> Result<Vec<u8>, VerifyError> {
     STANDARD
         .decode(text)
-        .map_err(|e| malformed(format!("{member} is not standard base64: {e}")))
+        .map_err(|e| malformed(tee, format!("{member} is not standard base64: {e}")))
 }
 
-fn malformed(detail: String) -> VerifyError {
+fn malformed(tee: Tee, detail: String) -> VerifyError {
     VerifyError::Malformed {
-        tee: Tee::Sample,
+        tee,
         detail,
     }
 }
@@ -90,14 +93,14 @@ mod tests {
     use super::*;
 
     fn refusal(json: &str) -> String {
-        SampleEvidence::parse(json.as_bytes())
+        SampleEvidence::parse(Tee::Sample, json.as_bytes())
             .unwrap_err()
             .to_string()
     }
 
     #[test]
     fn upstream_form_parses() {
-        let evidence = SampleEvidence::parse(br#"{"report_data":"YWJj","svn":"1"}"#).unwrap();
+        let evidence = SampleEvidence::parse(Tee::Sample, br#"{"report_data":"YWJj","svn":"1"}"#).unwrap();
         assert_eq!(
             (evidence.svn.as_str(), evidence.report_data.as_slice()),
             ("1", b"abc".as_slice())

@@ -1,0 +1,173 @@
+//! Trust anchors: the roots that a platform's signatures must lead to, and what leading there is worth.
+//!
+//! The vendors' roots are built in, from the vendors' own publication; `roots/README.md` says where each comes from.
+//! A development root is one certificate that its owner made, and whatever rests on it is
+//! [`Assurance::Development`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::collateral::{RootId, SnpProduct};
+use crate::x509::{Certificate, PublicKey, SignatureCache, X509Error};
+use crate::{Assurance, VerifyError};
+
+/// The roots that are trusted, and for what.
+#[derive(Clone, Debug, Default)]
+pub struct TrustAnchors {
+    roots: Vec<Root>,
+    attestation_keys: BTreeSet<[u8; 32]>,
+    proven: Arc<SignatureCache>,
+}
+
+impl TrustAnchors {
+    /// No roots at all: nothing that is signed verifies.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// The roots of the makers of the supported platforms.
+    pub fn vendors() -> Self {
+        Self {
+            roots: builtin(),
+            ..Self::default()
+        }
+    }
+
+    /// Trusts a development root for every platform. What rests on it is never [`Assurance::Hardware`].
+    ///
+    /// # Errors
+    /// [`AnchorError`] when the PEM does not hold exactly one certificate.
+    pub fn with_development_root(mut self, pem: &str) -> Result<Self, AnchorError> {
+        let root = one_certificate(pem)?;
+        let vendors = SnpProduct::ALL
+            .into_iter()
+            .map(Vendor::Amd)
+            .chain([Vendor::Intel, Vendor::Nvidia, Vendor::Tpm]);
+        self.roots.extend(vendors.map(|vendor| Root {
+            vendor,
+            assurance: Assurance::Development,
+            certificate: root.clone(),
+            intermediates: Vec::new(),
+        }));
+        Ok(self)
+    }
+
+    /// Trusts the maker of a TPM, or whoever certifies attestation keys of TPMs.
+    ///
+    /// # Errors
+    /// [`AnchorError`] when the PEM does not hold exactly one certificate.
+    pub fn with_tpm_root(mut self, pem: &str) -> Result<Self, AnchorError> {
+        self.roots.push(Root {
+            vendor: Vendor::Tpm,
+            assurance: Assurance::Hardware,
+            certificate: one_certificate(pem)?,
+            intermediates: Vec::new(),
+        });
+        Ok(self)
+    }
+
+    /// Trusts one attestation key of a TPM, which its owner saw to be that TPM's.
+    ///
+    /// # Errors
+    /// [`AnchorError`] when the bytes are no DER SubjectPublicKeyInfo.
+    pub fn with_attestation_key(mut self, spki: &[u8]) -> Result<Self, AnchorError> {
+        let key = PublicKey::from_spki(spki).map_err(AnchorError::from)?;
+        self.attestation_keys.insert(fingerprint(&key)?);
+        Ok(self)
+    }
+
+    /// The roots of one maker, the hardware's before those for development.
+    pub(crate) fn roots(&self, vendor: Vendor) -> impl Iterator<Item = &Root> {
+        self.roots.iter().filter(move |root| root.vendor == vendor)
+    }
+
+    /// The root of one maker that has this fingerprint.
+    pub(crate) fn root(&self, vendor: Vendor, id: RootId) -> Option<&Root> {
+        self.roots(vendor)
+            .find(|root| root.certificate.root_id() == id)
+    }
+
+    /// Whether this attestation key was enrolled.
+    pub(crate) fn is_enrolled(&self, key: &PublicKey) -> bool {
+        fingerprint(key).is_ok_and(|key| self.attestation_keys.contains(&key))
+    }
+
+    /// The signatures that verified before.
+    pub(crate) fn proven(&self) -> &SignatureCache {
+        &self.proven
+    }
+}
+
+/// A trusted certificate, whose it is, and what lies between it and what the platforms send.
+#[derive(Clone, Debug)]
+pub(crate) struct Root {
+    pub(crate) vendor: Vendor,
+    pub(crate) assurance: Assurance,
+    pub(crate) certificate: Certificate,
+    /// Published beside the root and not sent with evidence, such as AMD's ASK and ASVK.
+    pub(crate) intermediates: Vec<Certificate>,
+}
+
+/// Who makes what a root vouches for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Vendor {
+    Amd(SnpProduct),
+    Intel,
+    Nvidia,
+    Tpm,
+}
+
+/// Why something is no trust anchor.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("no trust anchor: {0}")]
+pub struct AnchorError(String);
+
+impl From<X509Error> for AnchorError {
+    fn from(error: X509Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+fn one_certificate(pem: &str) -> Result<Certificate, AnchorError> {
+    let mut chain = Certificate::from_pem_chain(pem.as_bytes(), 1)?;
+    chain
+        .pop()
+        .ok_or_else(|| AnchorError("no certificate".to_owned()))
+}
+
+fn fingerprint(key: &PublicKey) -> Result<[u8; 32], X509Error> {
+    use aws_lc_rs::digest;
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, &key.to_spki()?).as_ref());
+    Ok(out)
+}
+
+fn builtin() -> Vec<Root> {
+    let parse = |text: &str| {
+        Certificate::from_pem_chain(text.as_bytes(), 3)
+            .expect("a built-in root parses, as its test shows")
+    };
+    let amd = [
+        (SnpProduct::Milan, include_str!("roots/amd_milan.pem")),
+        (SnpProduct::Genoa, include_str!("roots/amd_genoa.pem")),
+        (SnpProduct::Turin, include_str!("roots/amd_turin.pem")),
+    ]
+    .map(|(product, text)| (Vendor::Amd(product), text));
+    let others = [
+        (Vendor::Intel, include_str!("roots/intel_sgx.pem")),
+        (Vendor::Nvidia, include_str!("roots/nvidia_device.pem")),
+    ];
+    amd.into_iter()
+        .chain(others)
+        .map(|(vendor, text)| {
+            // Each file has the root first.
+            let mut chain = parse(text).into_iter();
+            Root {
+                vendor,
+                assurance: Assurance::Hardware,
+                certificate: chain.next().expect("a built-in file is not empty"),
+                intermediates: chain.collect(),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,147 @@
+//! Every check of every platform by its name, and the record of which ran and how each ended.
+//!
+//! A check is a variant of [`Check`] with the sentence that holds when it passes and the clause it comes from. A
+//! platform runs its checks through [`Steps`], so that `verify` and the numbered report of one evidence are one code.
+
+use std::fmt;
+
+use crate::VerifyError;
+
+/// Declares [`Check`]: each variant's sentence and clause, in the order in which they are listed.
+macro_rules! checks {
+    ($($(#[$group:meta])* $name:ident: $sentence:literal, $clause:literal;)+) => {
+        /// One check. Its `Display` is the sentence that holds when it passes.
+        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        #[non_exhaustive]
+        pub enum Check {
+            $(#[doc = $sentence] $(#[$group])* $name,)+
+        }
+
+        impl Check {
+            /// Every check, in the order of this list.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// The sentence that holds when the check passes.
+            pub fn sentence(self) -> &'static str {
+                match self { $(Self::$name => $sentence,)+ }
+            }
+
+            /// The clause that asks for the check.
+            pub fn clause(self) -> &'static str {
+                match self { $(Self::$name => $clause,)+ }
+            }
+
+            /// The variant's name: stable, for machines.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)+ }
+            }
+        }
+    };
+}
+
+checks! {
+    // ---- every platform
+    Structure: "the evidence has its platform's form", "KBS protocol 0.4.0, tee-evidence";
+    ReportData: "the evidence binds the nonce and the key of this session", "KBS protocol 0.4.0, runtime-data";
+    InitData: "the platform's register holds the digest of the init-data that was sent", "CoCo init-data 0.1.0";
+    Collateral: "the collateral that the verification needs was given", "the platform's own verification procedure";
+    Devices: "the additional evidence is a map from device platforms to evidence", "KBS protocol 0.4.0, additional_evidence";
+
+    // ---- AMD SEV-SNP (SEV Secure Nested Paging Firmware ABI, publication 56860, revision 1.58)
+
+    // ---- Intel TDX and SGX
+
+    // ---- TPM 2.0 quotes, Azure's vTPM included
+
+    // ---- NVIDIA
+
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.sentence())
+    }
+}
+
+/// How one check ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum StepOutcome {
+    /// It held.
+    Passed,
+    /// It did not hold; the text says what was expected and what was found.
+    Failed(String),
+    /// It was not made, and why. A skip is not a pass.
+    Skipped(String),
+}
+
+/// One check that ran, or that was skipped.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Step {
+    /// Which one.
+    pub check: Check,
+    /// How it ended.
+    pub outcome: StepOutcome,
+}
+
+/// The checks of one verification, in the order in which they ran.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Steps(Vec<Step>);
+
+impl Steps {
+    /// Runs one check and records how it ended. What it returns is what its work returned.
+    pub(crate) fn run<T>(
+        &mut self,
+        check: Check,
+        work: impl FnOnce() -> Result<T, VerifyError>,
+    ) -> Result<T, VerifyError> {
+        let result = work();
+        self.0.push(Step {
+            check,
+            outcome: match &result {
+                Ok(_) => StepOutcome::Passed,
+                Err(error) => StepOutcome::Failed(error.to_string()),
+            },
+        });
+        result
+    }
+
+    /// Compares two values that print, and records the outcome.
+    pub(crate) fn equal<T: PartialEq + fmt::Display>(
+        &mut self,
+        check: Check,
+        expected: &T,
+        actual: &T,
+    ) -> Result<(), VerifyError> {
+        self.run(check, || match expected == actual {
+            true => Ok(()),
+            false => Err(check.failed(expected, actual)),
+        })
+    }
+
+    /// Records a check that was not made.
+    pub(crate) fn skip(&mut self, check: Check, why: impl Into<String>) {
+        self.0.push(Step {
+            check,
+            outcome: StepOutcome::Skipped(why.into()),
+        });
+    }
+
+    pub(crate) fn into_list(self) -> Vec<Step> {
+        self.0
+    }
+}
+
+impl Check {
+    /// The error of this check: what it expected and what it found.
+    pub(crate) fn failed(
+        self,
+        expected: impl fmt::Display,
+        actual: impl fmt::Display,
+    ) -> VerifyError {
+        VerifyError::Failed {
+            check: self,
+            expected: expected.to_string(),
+            actual: actual.to_string(),
+        }
+    }
+}

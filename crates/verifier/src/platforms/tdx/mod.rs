@@ -1,0 +1,5 @@
+//! The `tdx` platform.
+
+pub(crate) mod abi;
+pub(crate) mod claims;
+pub(crate) mod verify;

@@ -1,0 +1,661 @@
+//! X.509 certificates, their chains and their revocation lists (RFC 5280), for the vendors' PKIs.
+//!
+//! `x509-cert` parses and aws-lc-rs verifies. What a path must hold is in [`Path::verify`]. Names are compared byte for
+//! byte; no policy, name constraint or AIA is followed, and a critical extension that nobody here knows is refused.
+
+use std::collections::{HashSet, VecDeque};
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use aws_lc_rs::digest;
+use aws_lc_rs::signature::{self, VerificationAlgorithm};
+use const_oid::ObjectIdentifier;
+use der::{Decode, Encode, Sequence};
+use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
+use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
+
+use crate::collateral::RootId;
+
+/// A certificate that was parsed, and of which nothing else is known.
+#[derive(Clone, Eq, PartialEq)]
+pub(crate) struct Certificate {
+    der: Vec<u8>,
+    parsed: x509_cert::Certificate,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Certificate({})", self.subject())
+    }
+}
+
+impl Certificate {
+    /// Parses one DER certificate.
+    pub(crate) fn from_der(der: &[u8]) -> Result<Self, X509Error> {
+        if der.len() > MAX_CERTIFICATE {
+            return Err(X509Error::TooLong {
+                actual: der.len(),
+                limit: MAX_CERTIFICATE,
+            });
+        }
+        let parsed = x509_cert::Certificate::from_der(der)
+            .map_err(|e| X509Error::Malformed(e.to_string()))?;
+        Ok(Self {
+            der: der.to_vec(),
+            parsed,
+        })
+    }
+
+    /// Parses a text of at most `most` PEM certificates. Other PEM blocks are refused.
+    pub(crate) fn from_pem_chain(text: &[u8], most: usize) -> Result<Vec<Self>, X509Error> {
+        if text.len() > most.saturating_mul(2 * MAX_CERTIFICATE) {
+            return Err(X509Error::TooLong {
+                actual: text.len(),
+                limit: most.saturating_mul(2 * MAX_CERTIFICATE),
+            });
+        }
+        let blocks = pem::parse_many(text).map_err(|e| X509Error::Malformed(e.to_string()))?;
+        if blocks.is_empty() || blocks.len() > most {
+            return Err(X509Error::Malformed(format!(
+                "{} PEM blocks, wanted 1 to {most}",
+                blocks.len()
+            )));
+        }
+        blocks
+            .iter()
+            .map(|block| match block.tag() {
+                "CERTIFICATE" => Self::from_der(block.contents()),
+                other => Err(X509Error::Malformed(format!(
+                    "a PEM block {other:?} where a certificate should be"
+                ))),
+            })
+            .collect()
+    }
+
+    /// The bytes that were parsed.
+    pub(crate) fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// The certificate's name as a root: SHA-256 over its bytes.
+    pub(crate) fn root_id(&self) -> RootId {
+        let mut out = [0; 32];
+        out.copy_from_slice(digest::digest(&digest::SHA256, &self.der).as_ref());
+        RootId(out)
+    }
+
+    /// The subject, as RFC 4514 prints it.
+    pub(crate) fn subject(&self) -> String {
+        self.parsed.tbs_certificate().subject().to_string()
+    }
+
+    /// The issuer, as RFC 4514 prints it.
+    pub(crate) fn issuer(&self) -> String {
+        self.parsed.tbs_certificate().issuer().to_string()
+    }
+
+    /// Whether subject and issuer are the same name.
+    pub(crate) fn is_self_issued(&self) -> bool {
+        let tbs = self.parsed.tbs_certificate();
+        tbs.subject() == tbs.issuer()
+    }
+
+    /// The subject's public key.
+    pub(crate) fn public_key(&self) -> PublicKey {
+        PublicKey(
+            self.parsed
+                .tbs_certificate()
+                .subject_public_key_info()
+                .clone(),
+        )
+    }
+
+    /// The first and the last second at which the certificate is valid, since 1970.
+    pub(crate) fn validity(&self) -> (u64, u64) {
+        let validity = self.parsed.tbs_certificate().validity();
+        (
+            validity.not_before.to_unix_duration().as_secs(),
+            validity.not_after.to_unix_duration().as_secs(),
+        )
+    }
+
+    /// The serial number, without leading zeros. AMD's certificates have the number 0.
+    pub(crate) fn serial(&self) -> &[u8] {
+        trim(self.parsed.tbs_certificate().serial_number().as_bytes())
+    }
+
+    /// The value of an extension; an extension that occurs twice is refused.
+    pub(crate) fn extension(&self, oid: ObjectIdentifier) -> Result<Option<&[u8]>, X509Error> {
+        let mut found = self
+            .extensions()
+            .iter()
+            .filter(|extension| extension.extn_id == oid);
+        let first = found.next();
+        match found.next() {
+            Some(_) => Err(X509Error::ExtensionTwice(oid.to_string())),
+            None => Ok(first.map(|extension| extension.extn_value.as_bytes())),
+        }
+    }
+
+    fn extensions(&self) -> &[x509_cert::ext::Extension] {
+        self.parsed
+            .tbs_certificate()
+            .extensions()
+            .map_or(&[][..], Vec::as_slice)
+    }
+
+    /// RFC 5280, 6.1.3 (a)(1): the issuer's key signed it.
+    pub(crate) fn check_signed_by(
+        &self,
+        issuer: &Self,
+        proven: &SignatureCache,
+    ) -> Result<(), X509Error> {
+        proven.once(&[&issuer.der, &self.der], || {
+            let signed = signed_part(&self.der)?;
+            issuer.public_key().check(
+                self.parsed.signature_algorithm(),
+                signed,
+                bits(self.parsed.signature())?,
+            )
+        })
+    }
+
+    /// RFC 5280, 6.1.3 (a)(2): it is valid at `now`.
+    pub(crate) fn check_validity(&self, now: u64) -> Result<(), X509Error> {
+        let (first, last) = self.validity();
+        match (first..=last).contains(&now) {
+            true => Ok(()),
+            false => Err(X509Error::Validity {
+                subject: self.subject(),
+                first,
+                last,
+                now,
+            }),
+        }
+    }
+
+    /// RFC 5280, 6.1.4 (k) to (n): it may sign certificates, `below` more of them on the way down.
+    fn check_is_ca(&self, below: usize) -> Result<(), X509Error> {
+        let refused = |why: &str| X509Error::NotACa {
+            subject: self.subject(),
+            why: why.to_owned(),
+        };
+        let constraints = self
+            .extension(BASIC_CONSTRAINTS)?
+            .ok_or_else(|| refused("it has no basic constraints"))?;
+        let constraints = BasicConstraints::from_der(constraints)
+            .map_err(|e| X509Error::Malformed(e.to_string()))?;
+        if !constraints.ca {
+            return Err(refused("its basic constraints say that it is none"));
+        }
+        if constraints
+            .path_len_constraint
+            .is_some_and(|most| usize::from(most) < below)
+        {
+            return Err(refused("its path length is used up"));
+        }
+        if let Some(usage) = self.extension(KEY_USAGE)? {
+            let usage =
+                KeyUsage::from_der(usage).map_err(|e| X509Error::Malformed(e.to_string()))?;
+            if !usage.key_cert_sign() {
+                return Err(refused("its key usage does not allow signing certificates"));
+            }
+        }
+        Ok(())
+    }
+
+    /// RFC 5280, 6.1.4 (o): every critical extension is one that is processed here or by the platform.
+    fn check_critical(&self, known: &[ObjectIdentifier]) -> Result<(), X509Error> {
+        match self.extensions().iter().find(|extension| {
+            extension.critical
+                && !PROCESSED.contains(&extension.extn_id)
+                && !known.contains(&extension.extn_id)
+        }) {
+            None => Ok(()),
+            Some(extension) => Err(X509Error::Critical {
+                subject: self.subject(),
+                oid: extension.extn_id.to_string(),
+            }),
+        }
+    }
+}
+
+/// A certificate path from a leaf up to a trusted root.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Path<'a> {
+    /// The certificate whose key signs evidence.
+    pub(crate) leaf: &'a Certificate,
+    /// Those between, in order: the first issued the leaf.
+    pub(crate) intermediates: &'a [Certificate],
+    /// The trusted root. It is trusted as it is: its own signature and extensions are not looked at, its dates are.
+    pub(crate) root: &'a Certificate,
+    /// Critical extensions that the platform itself processes.
+    pub(crate) known: &'a [ObjectIdentifier],
+}
+
+impl Path<'_> {
+    /// RFC 5280, 6.1: from the root down, each certificate is signed by the one above, names it as its issuer and is
+    /// valid now; each above the leaf may sign certificates; none is revoked by a list in `crls`.
+    ///
+    /// A list counts for the issuer that signed it; one that no certificate of the path signed is refused. Whether a
+    /// list is there for each issuer is the caller's to say.
+    pub(crate) fn verify(
+        &self,
+        now: u64,
+        crls: &[Crl],
+        proven: &SignatureCache,
+    ) -> Result<(), X509Error> {
+        if self.intermediates.len() > MAX_PATH {
+            return Err(X509Error::PathTooLong { limit: MAX_PATH });
+        }
+        self.root.check_validity(now)?;
+        let mut issuer = self.root;
+        let down = self
+            .intermediates
+            .iter()
+            .rev()
+            .chain(std::iter::once(self.leaf));
+        for (depth, subject) in down.enumerate() {
+            let below = self.intermediates.len().saturating_sub(depth);
+            if issuer.parsed.tbs_certificate().subject()
+                != subject.parsed.tbs_certificate().issuer()
+            {
+                return Err(X509Error::Issuer {
+                    subject: subject.subject(),
+                    expected: subject.issuer(),
+                    actual: issuer.subject(),
+                });
+            }
+            issuer.check_is_ca(below)?;
+            subject.check_signed_by(issuer, proven)?;
+            subject.check_validity(now)?;
+            subject.check_critical(self.known)?;
+            for crl in crls.iter().filter(|crl| crl.is_of(issuer)) {
+                crl.check_current(issuer, now, proven)?;
+                crl.check_not_revoked(subject)?;
+            }
+            issuer = subject;
+        }
+        match crls.iter().find(|crl| {
+            !crl.is_of(self.root) && !self.intermediates.iter().any(|issuer| crl.is_of(issuer))
+        }) {
+            None => Ok(()),
+            Some(crl) => Err(X509Error::StrayCrl(crl.issuer())),
+        }
+    }
+}
+
+/// A revocation list that was parsed, and of which nothing else is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Crl {
+    der: Vec<u8>,
+    parsed: x509_cert::crl::CertificateList,
+}
+
+impl Crl {
+    /// Parses one DER list.
+    pub(crate) fn from_der(der: &[u8]) -> Result<Self, X509Error> {
+        if der.len() > MAX_CRL {
+            return Err(X509Error::TooLong {
+                actual: der.len(),
+                limit: MAX_CRL,
+            });
+        }
+        let parsed = x509_cert::crl::CertificateList::from_der(der)
+            .map_err(|e| X509Error::Malformed(e.to_string()))?;
+        Ok(Self {
+            der: der.to_vec(),
+            parsed,
+        })
+    }
+
+    fn issuer(&self) -> String {
+        self.parsed.tbs_cert_list.issuer.to_string()
+    }
+
+    /// Whether it names this certificate as its issuer.
+    pub(crate) fn is_of(&self, issuer: &Certificate) -> bool {
+        self.parsed.tbs_cert_list.issuer == *issuer.parsed.tbs_certificate().subject()
+    }
+
+    /// RFC 5280, 6.3.3: the issuer signed it, and it is current.
+    pub(crate) fn check_current(
+        &self,
+        issuer: &Certificate,
+        now: u64,
+        proven: &SignatureCache,
+    ) -> Result<(), X509Error> {
+        proven.once(&[&issuer.der, &self.der], || {
+            let signed = signed_part(&self.der)?;
+            issuer.public_key().check(
+                &self.parsed.signature_algorithm,
+                signed,
+                bits(&self.parsed.signature)?,
+            )
+        })?;
+        let list = &self.parsed.tbs_cert_list;
+        let first = list.this_update.to_unix_duration().as_secs();
+        let last = list
+            .next_update
+            .map_or(u64::MAX, |time| time.to_unix_duration().as_secs());
+        match (first..=last).contains(&now) {
+            true => Ok(()),
+            false => Err(X509Error::Validity {
+                subject: format!("the revocation list of {}", self.issuer()),
+                first,
+                last,
+                now,
+            }),
+        }
+    }
+
+    fn check_not_revoked(&self, subject: &Certificate) -> Result<(), X509Error> {
+        let revoked = self
+            .parsed
+            .tbs_cert_list
+            .revoked_certificates
+            .as_deref()
+            .unwrap_or_default();
+        match revoked
+            .iter()
+            .any(|entry| trim(entry.serial_number.as_bytes()) == subject.serial())
+        {
+            false => Ok(()),
+            true => Err(X509Error::Revoked {
+                subject: subject.subject(),
+                serial: hex::encode(subject.serial()),
+            }),
+        }
+    }
+}
+
+/// A public key, as a certificate or an attester carries it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct PublicKey(SubjectPublicKeyInfoOwned);
+
+impl PublicKey {
+    /// Parses a DER SubjectPublicKeyInfo.
+    pub(crate) fn from_spki(der: &[u8]) -> Result<Self, X509Error> {
+        if der.len() > MAX_CERTIFICATE {
+            return Err(X509Error::TooLong {
+                actual: der.len(),
+                limit: MAX_CERTIFICATE,
+            });
+        }
+        SubjectPublicKeyInfoOwned::from_der(der)
+            .map(Self)
+            .map_err(|e| X509Error::Malformed(e.to_string()))
+    }
+
+    /// The key as DER SubjectPublicKeyInfo.
+    pub(crate) fn to_spki(&self) -> Result<Vec<u8>, X509Error> {
+        self.0
+            .to_der()
+            .map_err(|e| X509Error::Malformed(e.to_string()))
+    }
+
+    /// The bits of the key: a point, or PKCS#1's RSAPublicKey.
+    pub(crate) fn bits(&self) -> Result<&[u8], X509Error> {
+        bits(&self.0.subject_public_key)
+    }
+
+    /// Which kind of key.
+    pub(crate) fn kind(&self) -> Result<KeyKind, X509Error> {
+        let curve = self
+            .0
+            .algorithm
+            .parameters
+            .as_ref()
+            .and_then(|parameters| parameters.decode_as::<ObjectIdentifier>().ok());
+        match (self.0.algorithm.oid, curve) {
+            (EC, Some(P256)) => Ok(KeyKind::P256),
+            (EC, Some(P384)) => Ok(KeyKind::P384),
+            (RSA, _) | (RSA_PSS, _) => Ok(KeyKind::Rsa),
+            (other, _) => Err(X509Error::Algorithm(other.to_string())),
+        }
+    }
+
+    /// Verifies an ECDSA signature of 2 × 32 or 2 × 48 big-endian bytes, with the hash that goes with the curve.
+    pub(crate) fn check_fixed(&self, message: &[u8], signature: &[u8]) -> Result<(), X509Error> {
+        let algorithm: &dyn VerificationAlgorithm = match self.kind()? {
+            KeyKind::P256 => &signature::ECDSA_P256_SHA256_FIXED,
+            KeyKind::P384 => &signature::ECDSA_P384_SHA384_FIXED,
+            KeyKind::Rsa => return Err(X509Error::Algorithm("an RSA key for ECDSA".to_owned())),
+        };
+        self.check_with(algorithm, message, signature)
+    }
+
+    /// Verifies an RSASSA-PKCS1-v1_5 signature with SHA-256.
+    pub(crate) fn check_pkcs1_sha256(
+        &self,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), X509Error> {
+        match self.kind()? {
+            KeyKind::Rsa => {
+                self.check_with(&signature::RSA_PKCS1_2048_8192_SHA256, message, signature)
+            }
+            _ => Err(X509Error::Algorithm("a curve's key for RSASSA".to_owned())),
+        }
+    }
+
+    fn check(
+        &self,
+        algorithm: &AlgorithmIdentifierOwned,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), X509Error> {
+        let unknown = || X509Error::Algorithm(algorithm.oid.to_string());
+        let algorithm: &dyn VerificationAlgorithm = match (self.kind()?, algorithm.oid) {
+            (KeyKind::P256, ECDSA_SHA256) => &signature::ECDSA_P256_SHA256_ASN1,
+            (KeyKind::P256, ECDSA_SHA384) => &signature::ECDSA_P256_SHA384_ASN1,
+            (KeyKind::P384, ECDSA_SHA256) => &signature::ECDSA_P384_SHA256_ASN1,
+            (KeyKind::P384, ECDSA_SHA384) => &signature::ECDSA_P384_SHA384_ASN1,
+            (KeyKind::Rsa, RSA_SHA256) => &signature::RSA_PKCS1_2048_8192_SHA256,
+            (KeyKind::Rsa, RSA_SHA384) => &signature::RSA_PKCS1_2048_8192_SHA384,
+            (KeyKind::Rsa, RSA_SHA512) => &signature::RSA_PKCS1_2048_8192_SHA512,
+            (KeyKind::Rsa, RSA_PSS) => match pss_hash(algorithm)? {
+                SHA256 => &signature::RSA_PSS_2048_8192_SHA256,
+                SHA384 => &signature::RSA_PSS_2048_8192_SHA384,
+                SHA512 => &signature::RSA_PSS_2048_8192_SHA512,
+                _ => return Err(unknown()),
+            },
+            _ => return Err(unknown()),
+        };
+        self.check_with(algorithm, message, signature)
+    }
+
+    fn check_with(
+        &self,
+        algorithm: &dyn VerificationAlgorithm,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), X509Error> {
+        algorithm
+            .verify_sig(self.bits()?, message, signature)
+            .map_err(|_| X509Error::Signature)
+    }
+}
+
+/// The kinds of key that sign evidence or certificates.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum KeyKind {
+    P256,
+    P384,
+    Rsa,
+}
+
+/// Signatures that verified before, by the bytes of signer and signed: what was true of bytes stays true.
+///
+/// Bounded: the oldest leaves first. Dates and revocation are never remembered.
+#[derive(Debug, Default)]
+pub(crate) struct SignatureCache(Mutex<Proven>);
+
+#[derive(Debug, Default)]
+struct Proven {
+    known: HashSet<[u8; 32]>,
+    order: VecDeque<[u8; 32]>,
+}
+
+impl SignatureCache {
+    /// Runs `verify` unless it succeeded before for the same bytes.
+    pub(crate) fn once(
+        &self,
+        bytes: &[&[u8]],
+        verify: impl FnOnce() -> Result<(), X509Error>,
+    ) -> Result<(), X509Error> {
+        let key = sha256(bytes);
+        if self.proven().known.contains(&key) {
+            return Ok(());
+        }
+        verify()?;
+        let mut proven = self.proven();
+        if proven.known.insert(key) {
+            proven.order.push_back(key);
+        }
+        if proven.order.len() > MAX_PROVEN
+            && let Some(oldest) = proven.order.pop_front()
+        {
+            proven.known.remove(&oldest);
+        }
+        Ok(())
+    }
+
+    fn proven(&self) -> std::sync::MutexGuard<'_, Proven> {
+        // Each call leaves the two lists alike.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a certificate, a path or a list is refused.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum X509Error {
+    #[error("it has {actual} bytes, at most {limit}")]
+    TooLong { actual: usize, limit: usize },
+    #[error("malformed: {0}")]
+    Malformed(String),
+    #[error("extension {0} occurs twice")]
+    ExtensionTwice(String),
+    #[error("algorithm {0} is not accepted")]
+    Algorithm(String),
+    #[error("the signature does not verify")]
+    Signature,
+    #[error("{subject} is valid from {first} to {last} (seconds since 1970), and the time is {now}")]
+    Validity {
+        subject: String,
+        first: u64,
+        last: u64,
+        now: u64,
+    },
+    #[error("{subject} may not sign certificates: {why}")]
+    NotACa { subject: String, why: String },
+    #[error("{subject} has the critical extension {oid}, which nothing here processes")]
+    Critical { subject: String, oid: String },
+    #[error("{subject} was issued by {expected}, not by {actual}")]
+    Issuer {
+        subject: String,
+        expected: String,
+        actual: String,
+    },
+    #[error("the path has more than {limit} intermediate certificates")]
+    PathTooLong { limit: usize },
+    #[error("{subject} (serial {serial}) is revoked")]
+    Revoked { subject: String, serial: String },
+    #[error("the revocation list of {0} belongs to no certificate of the path")]
+    StrayCrl(String),
+}
+
+/// The first element of the outer SEQUENCE, as it stands in the bytes: what an issuer signed (RFC 5280, 4.1.1.3).
+fn signed_part(der: &[u8]) -> Result<&[u8], X509Error> {
+    use der::Reader as _;
+    let malformed = |e: der::Error| X509Error::Malformed(e.to_string());
+    let mut reader = der::SliceReader::new(der).map_err(malformed)?;
+    let outer = der::Header::decode(&mut reader).map_err(malformed)?;
+    let start: usize = u32::from(reader.position())
+        .try_into()
+        .map_err(|_| X509Error::Malformed("length".to_owned()))?;
+    let _ = outer;
+    let signed = reader.tlv_bytes().map_err(malformed)?;
+    der.get(start..start.saturating_add(signed.len()))
+        .ok_or_else(|| X509Error::Malformed("length".to_owned()))
+}
+
+fn bits(bits: &der::asn1::BitString) -> Result<&[u8], X509Error> {
+    bits.as_bytes()
+        .ok_or_else(|| X509Error::Malformed("a bit string with unused bits".to_owned()))
+}
+
+/// RFC 4055, 3.1. A salt as long as the hash is what aws-lc-rs demands.
+fn pss_hash(algorithm: &AlgorithmIdentifierOwned) -> Result<ObjectIdentifier, X509Error> {
+    let malformed = || X509Error::Algorithm("RSASSA-PSS with parameters of another form".to_owned());
+    let parameters = algorithm.parameters.as_ref().ok_or_else(malformed)?;
+    let parameters: PssParameters = parameters.decode_as().map_err(|_| malformed())?;
+    let hash = parameters.hash.ok_or_else(malformed)?.oid;
+    let mask = parameters.mask.ok_or_else(malformed)?;
+    let mask_hash: AlgorithmIdentifierOwned = mask
+        .parameters
+        .as_ref()
+        .ok_or_else(malformed)?
+        .decode_as()
+        .map_err(|_| malformed())?;
+    match mask.oid == MGF1 && mask_hash.oid == hash {
+        true => Ok(hash),
+        false => Err(malformed()),
+    }
+}
+
+#[derive(Sequence)]
+struct PssParameters {
+    #[asn1(context_specific = "0", tag_mode = "EXPLICIT", optional = "true")]
+    hash: Option<AlgorithmIdentifierOwned>,
+    #[asn1(context_specific = "1", tag_mode = "EXPLICIT", optional = "true")]
+    mask: Option<AlgorithmIdentifierOwned>,
+    #[asn1(context_specific = "2", tag_mode = "EXPLICIT", optional = "true")]
+    salt: Option<u16>,
+    #[asn1(context_specific = "3", tag_mode = "EXPLICIT", optional = "true")]
+    trailer: Option<u8>,
+}
+
+fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        // The length first, so that no two lists of parts hash alike.
+        context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        context.update(part);
+    }
+    let mut out = [0; 32];
+    out.copy_from_slice(context.finish().as_ref());
+    out
+}
+
+fn trim(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    number.get(zeros..).unwrap_or_default()
+}
+
+const MAX_CERTIFICATE: usize = 16 * 1024;
+/// Intel's and AMD's lists have a few kilobytes; a large one of a TPM maker has hundreds.
+const MAX_CRL: usize = 1024 * 1024;
+const MAX_PATH: usize = 6;
+const MAX_PROVEN: usize = 4_096;
+
+const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const RSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
+const RSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.11");
+const RSA_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.12");
+const RSA_SHA512: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.13");
+const MGF1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.8");
+const SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.1");
+const SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.2");
+const SHA512: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.3");
+const ECDSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
+const ECDSA_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
+const BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
+const KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.15");
+const EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37");
+/// Critical extensions that are looked at here, and extended key usage, which narrows what TLS clients accept and
+/// decides nothing about evidence.
+const PROCESSED: [ObjectIdentifier; 3] = [BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE];
