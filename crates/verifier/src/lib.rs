@@ -11,6 +11,8 @@ mod appraise;
 mod binding;
 mod check;
 mod collateral;
+mod cursor;
+mod dcap;
 mod platforms;
 mod policy;
 mod reference_value;
