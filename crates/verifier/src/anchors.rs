@@ -7,9 +7,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::Assurance;
 use crate::collateral::{RootId, SnpProduct};
 use crate::x509::{Certificate, PublicKey, SignatureCache, X509Error};
-use crate::Assurance;
 
 /// The roots that are trusted, and for what.
 #[derive(Clone, Debug, Default)]
