@@ -4,8 +4,8 @@
 //! appraise, issue. The record is written before the token leaves.
 
 use strongroom_verifier::{
-    AppraiseError, AppraisedClaims, AppraisedSubmod, Assurance, Binding, Collateral, Evidence,
-    Reason, TrustAnchors, VerifyError, appraise, verify,
+    AppraiseError, AppraisedClaims, AppraisedSubmod, Assurance, Binding, Check, Collateral,
+    Evidence, Reason, TrustAnchors, VerifyError, appraise, verify,
 };
 use strongroom_wire::ear::{Tier, TrustVector};
 use strongroom_wire::initdata::{Initdata, InitdataError};
@@ -229,12 +229,20 @@ impl Refusal {
             Self::Verify(
                 VerifyError::PlatformNotSupported { .. }
                 | VerifyError::Malformed { .. }
-                | VerifyError::AdditionalEvidence,
+                | VerifyError::AdditionalEvidence
+                | VerifyError::MissingCollateral { .. }
+                | VerifyError::Failed {
+                    check: Check::Structure | Check::Devices,
+                    ..
+                },
             )
             | Self::Nonce
             | Self::Development
             | Self::TokenTooLong(_) => self.to_string(),
-            Self::Verify(_) => "the evidence does not verify".to_owned(),
+            Self::Verify(error) => format!(
+                "the evidence does not verify: {} does not hold",
+                error.check().name()
+            ),
             Self::Appraise(_) | Self::Internal(_) => "the evidence cannot be appraised".to_owned(),
         }
     }
@@ -255,6 +263,11 @@ impl Refusal {
             Self::Verify(VerifyError::Initdata { expected, actual }) => {
                 vec![reason("init_data", expected, actual)]
             }
+            Self::Verify(VerifyError::Failed {
+                check,
+                expected,
+                actual,
+            }) => vec![reason(check.name(), expected, actual)],
             _ => Vec::new(),
         }
     }
