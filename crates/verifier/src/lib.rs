@@ -34,7 +34,8 @@ pub use appraise::{
 pub use binding::{Binding, Expected, ExpectedInitdata};
 pub use check::{Check, Step, StepOutcome};
 pub use collateral::{
-    Collateral, CollateralItem, CollateralRequest, RootId, SnpProduct, VcekTcb, Wanted,
+    Collateral, CollateralFormError, CollateralItem, CollateralRequest, RootId, SnpProduct,
+    VcekTcb, Wanted,
 };
 pub use policy::PolicyError;
 pub use reference_value::{
