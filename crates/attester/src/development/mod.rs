@@ -6,8 +6,11 @@
 
 mod der;
 mod folder;
+pub mod intel;
 mod root;
+pub mod sgx;
 pub mod snp;
+pub mod tdx;
 
 pub use root::DevelopmentRoot;
 

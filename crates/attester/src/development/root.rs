@@ -170,7 +170,9 @@ impl DevelopmentRoot {
     /// # Errors
     /// [`DevelopmentError::Signing`].
     pub fn collateral(&self) -> Result<Vec<(String, Vec<u8>)>, DevelopmentError> {
-        super::snp::collateral(self)
+        let mut files = super::snp::collateral(self)?;
+        files.extend(super::intel::collateral(self)?);
+        Ok(files)
     }
 
     /// An intermediate that the root issues, good for its whole life.
