@@ -27,6 +27,7 @@ use std::time::{Duration, SystemTime};
 use axum_server::tls_rustls::RustlsConfig;
 use hyper_util::rt::TokioTimer;
 use rustls::ServerConfig;
+use strongroom_verifier::TrustAnchors;
 
 pub use admin::AdminKeyError;
 pub use audit::{ChainError, Entry, EventId, verify_chain};
@@ -40,6 +41,7 @@ pub use tokens::TokenKeyError;
 
 use admin::Admins;
 use audit::{Kind, Outcome, Record};
+use collateral::Collaterals;
 use policies::{LoadError, Policies};
 use session::Sessions;
 use store::{Change, MemoryStore, SqliteStore, StorageKey, Store};
@@ -65,6 +67,8 @@ pub(crate) struct Inner {
     admins: Admins,
     policies: Policies,
     sessions: Mutex<Sessions>,
+    anchors: TrustAnchors,
+    collaterals: Collaterals,
     strangers: Mutex<Strangers>,
 }
 
@@ -123,9 +127,12 @@ impl Broker {
             config.session.lifetime_seconds,
             config.session.max,
         ));
+        let collaterals = Collaterals::open(&config, None, Arc::clone(&clock));
         let inner = Inner {
             config,
             clock,
+            anchors: TrustAnchors::vendors(),
+            collaterals,
             store,
             storage_key,
             issuer,
