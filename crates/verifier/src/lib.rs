@@ -257,6 +257,14 @@ impl VerifiedEvidence {
         weakest(self.submods.iter().map(|submod| submod.assurance))
     }
 
+    /// The platform of each piece of evidence that no maker's root vouches for.
+    pub fn development(&self) -> impl Iterator<Item = Tee> {
+        self.submods
+            .iter()
+            .filter(|submod| submod.assurance == Assurance::Development)
+            .map(|submod| submod.tee)
+    }
+
     /// The primary platform's own claims.
     pub fn claims(&self) -> &Map<String, Value> {
         &self.primary().claims
