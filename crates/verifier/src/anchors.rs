@@ -7,9 +7,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::Assurance;
 use crate::collateral::{RootId, SnpProduct};
 use crate::x509::{Certificate, PublicKey, SignatureCache, X509Error};
-use crate::{Assurance, VerifyError};
 
 /// The roots that are trusted, and for what.
 #[derive(Clone, Debug, Default)]
@@ -39,10 +39,11 @@ impl TrustAnchors {
     /// [`AnchorError`] when the PEM does not hold exactly one certificate.
     pub fn with_development_root(mut self, pem: &str) -> Result<Self, AnchorError> {
         let root = one_certificate(pem)?;
-        let vendors = SnpProduct::ALL
-            .into_iter()
-            .map(Vendor::Amd)
-            .chain([Vendor::Intel, Vendor::Nvidia, Vendor::Tpm]);
+        let vendors = SnpProduct::ALL.into_iter().map(Vendor::Amd).chain([
+            Vendor::Intel,
+            Vendor::Nvidia,
+            Vendor::Tpm,
+        ]);
         self.roots.extend(vendors.map(|vendor| Root {
             vendor,
             assurance: Assurance::Development,
@@ -231,15 +232,25 @@ mod tests {
             let cache = SignatureCache::default();
             assert!(root.certificate.is_self_issued());
             for certificate in std::iter::once(&root.certificate).chain(&root.intermediates) {
-                certificate.check_signed_by(&root.certificate, &cache).unwrap();
+                certificate
+                    .check_signed_by(&root.certificate, &cache)
+                    .unwrap();
             }
         }
     }
 
     #[test]
     fn intel_root_has_the_id_that_requests_name() {
-        assert!(TrustAnchors::vendors().root(Vendor::Intel, RootId::INTEL).is_some());
-        assert!(TrustAnchors::none().root(Vendor::Intel, RootId::INTEL).is_none());
+        assert!(
+            TrustAnchors::vendors()
+                .root(Vendor::Intel, RootId::INTEL)
+                .is_some()
+        );
+        assert!(
+            TrustAnchors::none()
+                .root(Vendor::Intel, RootId::INTEL)
+                .is_none()
+        );
     }
 
     #[test]
@@ -254,7 +265,12 @@ mod tests {
         let anchors = TrustAnchors::none()
             .with_development_root(include_str!("roots/nvidia_device.pem"))
             .unwrap();
-        for vendor in [Vendor::Amd(SnpProduct::Turin), Vendor::Intel, Vendor::Nvidia, Vendor::Tpm] {
+        for vendor in [
+            Vendor::Amd(SnpProduct::Turin),
+            Vendor::Intel,
+            Vendor::Nvidia,
+            Vendor::Tpm,
+        ] {
             let found: Vec<_> = anchors.roots(vendor).map(|root| root.assurance).collect();
             assert_eq!(found, [Assurance::Development]);
         }

@@ -332,6 +332,12 @@ impl Crl {
         self.parsed.tbs_cert_list.issuer == *issuer.parsed.tbs_certificate().subject()
     }
 
+    /// When its issuer will have published another.
+    pub(crate) fn next_update(&self) -> Option<u64> {
+        let next = self.parsed.tbs_cert_list.next_update?;
+        Some(next.to_unix_duration().as_secs())
+    }
+
     /// RFC 5280, 6.3.3: the issuer may sign lists and signed this one, it is current, and it covers whatever the issuer
     /// issued: what narrows a list's scope is critical, and no critical extension is known here (5.2).
     pub(crate) fn check_current(
