@@ -31,8 +31,8 @@ pub(crate) fn claims(
     }
     claims.insert("quote".into(), quote_claims);
     claims.insert("td_attributes".into(), td_attributes(report));
-    if let Some(id) = &pck.extension.platform_instance_id {
-        claims.insert("platform_instance_id".into(), json!(hex::encode(id)));
+    if let Some(id) = pck.platform_instance_id() {
+        claims.insert("platform_instance_id".into(), json!(id));
     }
     if let Some(log) = event_log {
         claims.insert("uefi_event_logs".into(), log.claims());
