@@ -4,8 +4,8 @@
 //! appraise, issue. The record is written before the token leaves.
 
 use strongroom_verifier::{
-    AppraiseError, AppraisedClaims, Assurance, Binding, Collateral, Evidence, Reason, TrustAnchors,
-    VerifyError, appraise, verify,
+    AppraiseError, AppraisedClaims, AppraisedSubmod, Assurance, Binding, Check, Collateral,
+    CollateralRequest, Evidence, Reason, VerifyError, appraise, verify,
 };
 use strongroom_wire::ear::{Tier, TrustVector};
 use strongroom_wire::initdata::{Initdata, InitdataError};
@@ -13,21 +13,23 @@ use strongroom_wire::kbs::{Attestation, InitDataBody};
 
 use crate::Inner;
 use crate::audit::{EventId, Kind, Outcome, Record};
+use crate::collateral::CollateralError;
 use crate::config::Loosening;
 use crate::session::{Pending, SessionError, SessionId};
 use crate::store::{Change, StoreError};
 use crate::strangers::PER_SECOND;
 use crate::tokens::{IssueError, IssuedToken};
 
-/// Verifies and appraises what a session sent and gives its token, once.
-pub(crate) fn attest(
+/// Takes the nonce of the session, once and for good, and parses what was sent with it. What does not parse as a
+/// message never was an attestation and takes none.
+pub(crate) fn begin(
     broker: &Inner,
-    session: Option<&SessionId>,
-    attestation: &Attestation,
+    session: Option<SessionId>,
+    attestation: Attestation,
     now: u64,
-) -> Result<String, AttestError> {
+) -> Result<Begun, AttestError> {
     let (session, pending, initdata) =
-        begin(broker, session, attestation, now).inspect_err(|error| {
+        take_nonce(broker, session, &attestation, now).inspect_err(|error| {
             let mut record = Record::new(Kind::Attestation, Outcome::Denied, ACTION, now);
             record.detail = Some(error.to_string().chars().take(MAX_DETAIL).collect());
             broker.record_stranger(record, PER_SECOND);
@@ -36,14 +38,61 @@ pub(crate) fn attest(
     record.tee = Some(pending.tee);
     record.tee_key = Some(attestation.runtime_data.tee_pubkey.thumbprint());
     record.loosenings = broker.connection_loosenings();
-    let outcome = judge(
-        broker,
-        &pending,
-        attestation,
-        initdata.as_ref(),
-        &mut record,
-        now,
+    match parse(&pending, &attestation) {
+        Ok(evidence) => Ok(Begun {
+            session,
+            attestation,
+            initdata,
+            evidence,
+            record,
+        }),
+        Err(refusal) => {
+            broker.sessions().end(&session);
+            Err(refuse(broker, record, refusal))
+        }
+    }
+}
+
+/// An attestation whose nonce is taken and whose evidence is parsed: what remains needs collateral.
+pub(crate) struct Begun {
+    session: SessionId,
+    attestation: Attestation,
+    initdata: Option<Initdata>,
+    evidence: Evidence,
+    record: Record,
+}
+
+impl Begun {
+    /// What the evidence needs, to be fetched.
+    pub(crate) fn collateral_request(&self) -> CollateralRequest {
+        self.evidence.collateral_request()
+    }
+}
+
+/// Verifies and appraises what a session sent and gives its token, once.
+pub(crate) fn finish(
+    broker: &Inner,
+    begun: Begun,
+    collateral: Result<Collateral, CollateralError>,
+    now: u64,
+) -> Result<String, AttestError> {
+    let mut record = begun.record;
+    let session = begun.session;
+    let binding = Binding::new(
+        &begun.attestation.runtime_data,
+        &begun.attestation.tee_evidence.additional_evidence,
+        begun.initdata.as_ref(),
     );
+    let outcome = collateral.map_err(Refusal::from).and_then(|collateral| {
+        judge(
+            broker,
+            begun.evidence,
+            &collateral,
+            &binding,
+            &mut record,
+            now,
+        )
+    });
     let done = match outcome {
         Ok(token) => {
             record.token = Some(token.id);
@@ -56,38 +105,49 @@ pub(crate) fn attest(
         Err(refusal) => Err(refuse(broker, record, refusal)),
     };
     match &done {
-        Ok(token) => broker.sessions().attested(session, token.clone(), now),
-        Err(_) => broker.sessions().end(session),
+        Ok(token) => broker.sessions().attested(&session, token.clone(), now),
+        Err(_) => broker.sessions().end(&session),
     }
     done
 }
 
-/// Takes the nonce of the session. What does not parse never was an attestation and takes none.
-fn begin<'a>(
+fn take_nonce(
     broker: &Inner,
-    session: Option<&'a SessionId>,
+    session: Option<SessionId>,
     attestation: &Attestation,
     now: u64,
-) -> Result<(&'a SessionId, Pending, Option<Initdata>), AttestError> {
+) -> Result<(SessionId, Pending, Option<Initdata>), AttestError> {
     let session = session.ok_or(SessionError::Unknown)?;
     let initdata = attestation
         .init_data
         .as_ref()
         .map(parse_initdata)
         .transpose()?;
-    let pending = broker.sessions().take_nonce(session, now)?;
+    let pending = broker.sessions().take_nonce(&session, now)?;
     Ok((session, pending, initdata))
+}
+
+fn parse(pending: &Pending, attestation: &Attestation) -> Result<Evidence, Refusal> {
+    if attestation.runtime_data.nonce != pending.nonce {
+        return Err(Refusal::Nonce);
+    }
+    let composite = &attestation.tee_evidence;
+    Ok(Evidence::parse_composite(
+        pending.tee,
+        composite.primary_evidence.get().as_bytes(),
+        &composite.additional_evidence,
+    )?)
 }
 
 fn judge(
     broker: &Inner,
-    pending: &Pending,
-    attestation: &Attestation,
-    initdata: Option<&Initdata>,
+    evidence: Evidence,
+    collateral: &Collateral,
+    binding: &Binding,
     record: &mut Record,
     now: u64,
 ) -> Result<IssuedToken, Refusal> {
-    let appraised = appraised(broker, pending, attestation, initdata, record, now)?;
+    let appraised = appraised(broker, evidence, collateral, binding, record, now)?;
     broker
         .issuer
         .issue(&appraised, now)
@@ -99,35 +159,14 @@ fn judge(
 
 fn appraised(
     broker: &Inner,
-    pending: &Pending,
-    attestation: &Attestation,
-    initdata: Option<&Initdata>,
+    evidence: Evidence,
+    collateral: &Collateral,
+    binding: &Binding,
     record: &mut Record,
     now: u64,
 ) -> Result<AppraisedClaims, Refusal> {
-    if attestation.runtime_data.nonce != pending.nonce {
-        return Err(Refusal::Nonce);
-    }
-    let composite = &attestation.tee_evidence;
-    let binding = Binding::new(
-        &attestation.runtime_data,
-        &composite.additional_evidence,
-        initdata,
-    );
-    let evidence = Evidence::parse(pending.tee, composite.primary_evidence.get().as_bytes())?;
-    // No supported platform asks for collateral yet; one that does must not be verified without it.
-    if !evidence.collateral_request().is_empty() {
-        return Err(Refusal::Internal(
-            "collateral is wanted and cannot be fetched".to_owned(),
-        ));
-    }
-    let verified = verify(
-        evidence,
-        &Collateral::none(),
-        &TrustAnchors::none(),
-        &binding,
-        now,
-    )?;
+    let tee = evidence.tee();
+    let verified = verify(evidence, collateral, &broker.anchors, binding, now)?;
     if verified.assurance() == Assurance::Development {
         if !broker.config.development.accept_sample_evidence {
             return Err(Refusal::Development);
@@ -136,17 +175,31 @@ fn appraised(
             .loosenings
             .push(Loosening::AcceptSampleEvidence.name().to_owned());
     }
-    let policy = broker.policies.appraisal();
-    record.policy = Some(policy.digest.clone());
+    let appraisals = broker.policies.appraisal();
+    record.policy = appraisals.digest(tee.class());
     let values = broker.policies.reference_values();
-    let appraised = appraise(verified, &values, &policy.policy, now)?;
-    record.detail = Some(grade(appraised.trust_vector()));
-    record.reasons = appraised.findings().to_vec();
+    let appraised = appraise(verified, &values, &appraisals.policies, now)?;
+    let grades: Vec<String> = appraised.submods().iter().map(grade).collect();
+    record.detail = Some(grades.join("; ").chars().take(MAX_DETAIL).collect());
+    record.reasons = appraised
+        .submods()
+        .iter()
+        .flat_map(|submod| submod.findings().iter().cloned())
+        .take(MAX_REASONS)
+        .collect();
     Ok(appraised)
 }
 
-/// The status, and the claims that are to blame when it is a bad one: `status warning: hardware 32`.
-fn grade(vector: &TrustVector) -> String {
+/// The status, and the claims that are to blame when it is a bad one: `status warning: hardware 32`. A device's
+/// stands after its name.
+fn grade(submod: &AppraisedSubmod) -> String {
+    match submod.name() {
+        "cpu0" => grade_of(submod.trust_vector()),
+        device => format!("{device} {}", grade_of(submod.trust_vector())),
+    }
+}
+
+fn grade_of(vector: &TrustVector) -> String {
     let mut text = format!("status {}", vector.status().as_str());
     let mut separator = ": ";
     for (name, value) in vector.claims() {
@@ -190,6 +243,8 @@ enum Refusal {
     #[error(transparent)]
     Verify(#[from] VerifyError),
     #[error(transparent)]
+    Collateral(#[from] CollateralError),
+    #[error(transparent)]
     Appraise(#[from] AppraiseError),
     #[error(transparent)]
     TokenTooLong(IssueError),
@@ -211,12 +266,23 @@ impl Refusal {
             Self::Verify(
                 VerifyError::PlatformNotSupported { .. }
                 | VerifyError::Malformed { .. }
-                | VerifyError::AdditionalEvidence,
+                | VerifyError::AdditionalEvidence
+                | VerifyError::MissingCollateral { .. }
+                | VerifyError::Failed {
+                    check: Check::Structure | Check::Devices,
+                    ..
+                },
             )
             | Self::Nonce
             | Self::Development
             | Self::TokenTooLong(_) => self.to_string(),
-            Self::Verify(_) => "the evidence does not verify".to_owned(),
+            Self::Verify(error) => format!(
+                "the evidence does not verify: {} does not hold",
+                error.check().name()
+            ),
+            Self::Collateral(_) => {
+                "what the platform's maker says of it cannot be had now: try again later".to_owned()
+            }
             Self::Appraise(_) | Self::Internal(_) => "the evidence cannot be appraised".to_owned(),
         }
     }
@@ -237,6 +303,11 @@ impl Refusal {
             Self::Verify(VerifyError::Initdata { expected, actual }) => {
                 vec![reason("init_data", expected, actual)]
             }
+            Self::Verify(VerifyError::Failed {
+                check,
+                expected,
+                actual,
+            }) => vec![reason(check.name(), expected, actual)],
             _ => Vec::new(),
         }
     }
@@ -261,6 +332,8 @@ pub(crate) enum AttestError {
 
 const ACTION: &str = "attest";
 const MAX_DETAIL: usize = 512;
+/// Enough for every finding of a CPU and eight GPUs.
+const MAX_REASONS: usize = 256;
 /// Evidence that is refused took a handshake, and its guest is told an event. A fleet that is started with the wrong
 /// configuration should find an entry each; a flood should not fill the disk.
 const REFUSED_PER_SECOND: u32 = 20;

@@ -6,6 +6,7 @@
 mod admin;
 mod attest;
 pub mod audit;
+pub mod collateral;
 mod config;
 mod http;
 mod init;
@@ -26,12 +27,13 @@ use std::time::{Duration, SystemTime};
 use axum_server::tls_rustls::RustlsConfig;
 use hyper_util::rt::TokioTimer;
 use rustls::ServerConfig;
+use strongroom_verifier::TrustAnchors;
 
 pub use admin::AdminKeyError;
 pub use audit::{ChainError, Entry, EventId, verify_chain};
 pub use config::{
-    AdminConfig, Config, DevelopmentConfig, LimitsConfig, Loosening, Role, SessionConfig,
-    StoreConfig, TlsConfig, TokenConfig,
+    AdminConfig, AnchorsConfig, CollateralConfig, Config, DevelopmentConfig, IntelKind,
+    LimitsConfig, Loosening, Role, SessionConfig, StoreConfig, TlsConfig, TokenConfig,
 };
 pub use init::{InitOptions, InitSummary, init};
 pub use store::{ResourceMetadata, SealError, StoreError};
@@ -39,6 +41,7 @@ pub use tokens::TokenKeyError;
 
 use admin::Admins;
 use audit::{Kind, Outcome, Record};
+use collateral::Collaterals;
 use policies::{LoadError, Policies};
 use session::Sessions;
 use store::{Change, MemoryStore, SqliteStore, StorageKey, Store};
@@ -64,6 +67,8 @@ pub(crate) struct Inner {
     admins: Admins,
     policies: Policies,
     sessions: Mutex<Sessions>,
+    anchors: TrustAnchors,
+    collaterals: Collaterals,
     strangers: Mutex<Strangers>,
 }
 
@@ -122,9 +127,12 @@ impl Broker {
             config.session.lifetime_seconds,
             config.session.max,
         ));
+        let collaterals = Collaterals::open(&config, None, Arc::clone(&clock));
         let inner = Inner {
             config,
             clock,
+            anchors: TrustAnchors::vendors(),
+            collaterals,
             store,
             storage_key,
             issuer,
@@ -419,6 +427,11 @@ pub mod fuzz {
                 .init_data
                 .is_none_or(|body| crate::attest::parse_initdata(&body).is_ok())
         })
+    }
+
+    /// What a collateral folder and the vendors' services hold besides what the verifier parses.
+    pub fn collateral(bytes: &[u8]) -> bool {
+        crate::collateral::decode(bytes)
     }
 
     /// A `Cookie` header.
