@@ -94,6 +94,17 @@ impl Certificate {
         self.parsed.tbs_certificate().issuer().to_string()
     }
 
+    /// The subject's common name.
+    pub(crate) fn common_name(&self) -> Option<String> {
+        let name = self.parsed.tbs_certificate().subject().common_name();
+        name.ok().flatten().map(|name| name.value().into_owned())
+    }
+
+    /// Whether its issuer has the name of this certificate's subject. That alone proves nothing.
+    pub(crate) fn is_issued_by_name_of(&self, issuer: &Self) -> bool {
+        self.parsed.tbs_certificate().issuer() == issuer.parsed.tbs_certificate().subject()
+    }
+
     /// Whether subject and issuer are the same name.
     pub(crate) fn is_self_issued(&self) -> bool {
         let tbs = self.parsed.tbs_certificate();
@@ -316,6 +327,12 @@ impl Crl {
     /// Whether it names this certificate as its issuer.
     pub(crate) fn is_of(&self, issuer: &Certificate) -> bool {
         self.parsed.tbs_cert_list.issuer == *issuer.parsed.tbs_certificate().subject()
+    }
+
+    /// When its issuer will have published another.
+    pub(crate) fn next_update(&self) -> Option<u64> {
+        let next = self.parsed.tbs_cert_list.next_update?;
+        Some(next.to_unix_duration().as_secs())
     }
 
     /// RFC 5280, 6.3.3: the issuer signed it, and it is current.
