@@ -11,8 +11,8 @@ use strongroom_wire::initdata::{Initdata, registers};
 use strongroom_wire::jwk::TeePublicKey;
 use strongroom_wire::kbs::RuntimeData;
 
-use crate::check::{Check, Steps};
 use crate::VerifyError;
+use crate::check::{Check, Steps};
 
 /// The data that one session's evidence must vouch for.
 ///
@@ -89,9 +89,13 @@ impl Binding {
         }
     }
 
-    /// The claim `init_data_claims` of the document that was sent.
-    pub(crate) fn initdata_claims(&self) -> Option<&Value> {
-        self.initdata_claims.as_ref()
+    /// The claims `init_data_digest` and `init_data_claims` of the document that was sent. The register's own
+    /// content is another claim, `init_data`: a platform may hold a digest padded or cut.
+    pub(crate) fn initdata_claims(&self) -> Option<(String, &Value)> {
+        match (&self.primary.initdata, &self.initdata_claims) {
+            (ExpectedInitdata::Digest(digest), Some(claims)) => Some((hex::encode(digest), claims)),
+            _ => None,
+        }
     }
 }
 
@@ -149,7 +153,10 @@ impl Expected {
         found: &[u8],
     ) -> Result<(), VerifyError> {
         let Some(wanted) = &self.report_data else {
-            steps.skip(Check::ReportData, "no report data was given to compare with");
+            steps.skip(
+                Check::ReportData,
+                "no report data was given to compare with",
+            );
             return Ok(());
         };
         let wanted = match form {
@@ -198,7 +205,10 @@ impl Expected {
                 return Ok(Some(false));
             }
             (Register::Launch(held), None) if held.iter().all(|byte| *byte == 0) => {
-                steps.skip(Check::InitData, "no init-data was sent, and none was launched with");
+                steps.skip(
+                    Check::InitData,
+                    "no init-data was sent, and none was launched with",
+                );
                 return Ok(None);
             }
             (Register::Launch(held) | Register::Plain(held), None) => (held, None),

@@ -196,6 +196,7 @@ impl Running {
     pub(crate) async fn register_reference_values(&self) {
         let values = json!({
             "launch_digest": ["abcde"], "svn": ["1"], "major_version": 1, "minimum_minor_version": 1,
+            "accept_development_assurance": true,
         });
         let payload = STANDARD.encode(values.to_string());
         let body = json!({"version": "0.1.0", "type": "sample", "payload": payload}).to_string();
@@ -369,11 +370,22 @@ impl Guest {
     }
 
     pub(crate) fn attestation(&self, nonce: &Nonce) -> Value {
+        self.composite_attestation(nonce, |_device| String::new())
+    }
+
+    /// As [`Self::attestation`], with device evidence that is made from a device's report data.
+    pub(crate) fn composite_attestation(
+        &self,
+        nonce: &Nonce,
+        devices: impl FnOnce(&[u8]) -> String,
+    ) -> Value {
         let runtime_data = RuntimeData {
             nonce: nonce.clone(),
             tee_pubkey: self.key.public().clone(),
         };
-        let report_data = runtime_data.primary_report_data("", HashAlgorithm::Sha384);
+        let hash = HashAlgorithm::Sha384;
+        let additional = devices(&runtime_data.device_report_data(hash));
+        let report_data = runtime_data.primary_report_data(&additional, hash);
         let mut evidence = json!({"svn": "1", "report_data": STANDARD.encode(report_data)});
         if let Some(register) = &self.register {
             evidence["init_data"] = json!(STANDARD.encode(register));
@@ -385,7 +397,7 @@ impl Guest {
         json!({
             "init-data": init_data,
             "runtime-data": runtime_data,
-            "tee-evidence": {"primary_evidence": evidence, "additional_evidence": ""},
+            "tee-evidence": {"primary_evidence": evidence, "additional_evidence": additional},
         })
     }
 
