@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use strongroom_wire::tee::Tee;
 
 use super::hcl::HclReport;
+use crate::dcap::{self, Platform};
 use crate::platforms::snp;
-use crate::platforms::tdx;
 use crate::platforms::tpm::quote::Quote;
 use crate::platforms::tpm::structures::{ALG_SHA256, Signature};
 use crate::x509::{Certificate, X509Error};
@@ -38,9 +38,19 @@ pub(crate) enum Hardware {
     },
     /// The quote was made of the HCL report's TD report by the host's quoting enclave.
     Tdx {
-        quote: Vec<u8>,
-        wanted: CollateralRequest,
+        quote: Box<dcap::Quote>,
+        report: Box<dcap::TdReport>,
     },
+}
+
+impl Hardware {
+    /// What the paravisor had bound.
+    pub(crate) fn report_data(&self) -> &[u8; 64] {
+        match self {
+            Self::Snp { report, .. } => &report.report_data,
+            Self::Tdx { report, .. } => &report.report_data,
+        }
+    }
 }
 
 impl AzVtpmEvidence {
@@ -77,9 +87,14 @@ impl AzVtpmEvidence {
                 let quote = text
                     .td_quote
                     .ok_or_else(|| malformed(tee, "no td_quote".to_owned()))?;
+                let quote = dcap::Quote::parse(&quote)
+                    .map_err(|e| malformed(tee, format!("td_quote: {e}")))?;
+                let report = quote.td_report().cloned().ok_or_else(|| {
+                    malformed(tee, "td_quote: a quote of an enclave".to_owned())
+                })?;
                 Hardware::Tdx {
-                    wanted: tdx::quote_collateral(&quote).map_err(|e| of(tee, e))?,
-                    quote,
+                    quote: Box::new(quote),
+                    report: Box::new(report),
                 }
             }
         };
@@ -104,7 +119,7 @@ impl AzVtpmEvidence {
                 report,
                 certificates,
             } => report.wanted(!certificates.is_empty()).collect(),
-            Hardware::Tdx { wanted, .. } => wanted.clone(),
+            Hardware::Tdx { quote, .. } => dcap::collateral_request(quote, Platform::Tdx),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The checks of Azure's confidential VMs: the quote by the vTPM's attestation key, that key's binding into the
 //! hardware's report, and the report itself.
 
+use std::borrow::Cow;
+
 use aws_lc_rs::digest;
 use strongroom_wire::tee::Tee;
 
@@ -8,12 +10,12 @@ use super::abi::{AzVtpmEvidence, Hardware};
 use super::claims;
 use super::hcl::HclReport;
 use crate::binding::{ReportDataForm, fitted};
+use crate::VerifyError;
 use crate::check::Check;
+use crate::dcap::{self, Platform};
 use crate::platforms::snp::{self, Report};
-use crate::platforms::tdx;
 use crate::platforms::{PlatformVerdict, Verification};
 use crate::x509::Certificate;
-use crate::{Assurance, VerifyError};
 
 pub(crate) fn verify(
     evidence: &AzVtpmEvidence,
@@ -28,23 +30,19 @@ pub(crate) fn verify(
     let user_data_bound =
         check_user_data(evidence.version, hcl, quote.extra_data(), verification)?;
     let initdata_bound = quote.check_initdata(verification)?;
+    check_variable_data(evidence, verification)?;
     let (assurance, mut claims) = match &evidence.hardware {
         Hardware::Snp {
             report,
             certificates,
         } => {
-            check_variable_data(hcl, &report.report_data, verification)?;
-            let (vcek, sent) = vcek(tee, report, certificates, verification)?;
+            let (vcek, sent) = vcek(report, certificates, verification)?;
             let verified = snp::verify_report(report, &vcek, sent, verification)?;
-            (
-                verified.assurance,
-                claims::snp(report, &verified),
-            )
+            (verified.assurance, claims::snp(report, &verified))
         }
-        Hardware::Tdx { quote, .. } => {
-            let verified = tdx::verify_quote(quote, verification)?;
-            check_variable_data(hcl, verified.report_data(), verification)?;
-            (verified.assurance(), claims::tdx(&verified))
+        Hardware::Tdx { quote, report } => {
+            let verified = dcap::verify(quote, Platform::Tdx, verification)?;
+            (verified.assurance, claims::tdx(report, &verified))
         }
     };
     claims::extend(&mut claims, evidence, &quote, user_data_bound);
@@ -77,18 +75,17 @@ fn check_report_type(
 
 /// The hardware vouches for the attestation key by the digest of the data that it lies in.
 fn check_variable_data(
-    hcl: &HclReport,
-    report_data: &[u8],
+    evidence: &AzVtpmEvidence,
     verification: &mut Verification<'_>,
 ) -> Result<(), VerifyError> {
     let wanted = fitted(
-        digest::digest(&digest::SHA256, &hcl.variable_data).as_ref(),
+        digest::digest(&digest::SHA256, &evidence.hcl.variable_data).as_ref(),
         64,
     );
     verification.steps.equal(
         Check::AzureVariableData,
         &hex::encode(wanted),
-        &hex::encode(report_data),
+        &hex::encode(evidence.hardware.report_data()),
     )
 }
 
@@ -122,13 +119,33 @@ fn check_user_data(
         })
 }
 
-/// The certificate that was sent and what came with it, or else the one that the collateral has.
+/// The VCEK's certificate that was sent and what came with it, or else the one that the collateral has.
 fn vcek<'a>(
     report: &Report,
     sent: &'a [Certificate],
     verification: &mut Verification<'_>,
 ) -> Result<(Cow<'a, Certificate>, &'a [Certificate]), VerifyError> {
-    todo!()
+    if let Some((vcek, others)) = sent.split_first() {
+        return Ok((Cow::Borrowed(vcek), others));
+    }
+    let collateral = verification.collateral;
+    verification.steps.run(Check::Collateral, || {
+        let product = report.product().ok_or_else(|| {
+            Check::Collateral.failed(
+                "the VCEK's certificate beside a report that does not name a known product",
+                "none",
+            )
+        })?;
+        let wanted = report.wanted_vcek(product);
+        match collateral.item(&wanted) {
+            Some(item) => Certificate::from_der(&item.body)
+                .map(|vcek| (Cow::Owned(vcek), sent))
+                .map_err(|e| Check::Collateral.failed(&wanted, e)),
+            None => Err(VerifyError::MissingCollateral {
+                wanted: Box::new(wanted),
+            }),
+        }
+    })
 }
 
 const SNP_REPORT: u32 = 2;
