@@ -11,6 +11,8 @@ mod appraise;
 mod binding;
 mod check;
 mod collateral;
+mod cursor;
+mod dcap;
 mod platforms;
 mod policy;
 mod reference_value;
@@ -32,7 +34,8 @@ pub use appraise::{
 pub use binding::{Binding, Expected, ExpectedInitdata};
 pub use check::{Check, Step, StepOutcome};
 pub use collateral::{
-    Collateral, CollateralItem, CollateralRequest, RootId, SnpProduct, VcekTcb, Wanted,
+    Collateral, CollateralFormError, CollateralItem, CollateralRequest, RootId, SnpProduct,
+    VcekTcb, Wanted,
 };
 pub use policy::PolicyError;
 pub use reference_value::{
@@ -282,9 +285,11 @@ impl VerifiedSubmod {
         if let Some(register) = verdict.init_data {
             bound.insert("init_data".into(), json!(register));
         }
-        if let (Some(held), Some(claims)) = (verdict.initdata_bound, binding.initdata_claims())
+        if let (Some(held), Some((digest, claims))) =
+            (verdict.initdata_bound, binding.initdata_claims())
             && primary
         {
+            bound.insert("init_data_digest".into(), json!(digest));
             bound.insert("init_data_claims".into(), claims.clone());
             bound.insert("init_data_bound".into(), json!(held));
         }
@@ -411,3 +416,22 @@ impl VerifyError {
 
 /// Reports of eight GPUs with their chains have less than 1 MiB.
 const MAX_ADDITIONAL: usize = 2 * 1024 * 1024;
+
+/// Decoders that strangers reach and that are not public, as functions of bytes: the entries for fuzzing.
+#[doc(hidden)]
+pub mod fuzz {
+    use crate::x509::{Certificate, Crl, SignatureCache};
+
+    /// A certificate: parsed, and verified under its own key.
+    pub fn certificate(der: &[u8]) -> bool {
+        Certificate::from_der(der).is_ok_and(|certificate| {
+            let proven = SignatureCache::default();
+            certificate.check_signed_by(&certificate, &proven).is_ok()
+        })
+    }
+
+    /// A revocation list.
+    pub fn revocation_list(der: &[u8]) -> bool {
+        Crl::from_der(der).is_ok()
+    }
+}
