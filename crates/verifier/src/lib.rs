@@ -11,6 +11,7 @@ mod appraise;
 mod binding;
 mod check;
 mod collateral;
+pub mod measure;
 mod platforms;
 mod policy;
 mod reference_value;
