@@ -4,8 +4,8 @@
 //! appraise, issue. The record is written before the token leaves.
 
 use strongroom_verifier::{
-    AppraiseError, AppraisedClaims, Assurance, Binding, Collateral, Evidence, Reason, TrustAnchors,
-    VerifyError, appraise, verify,
+    AppraiseError, AppraisedClaims, AppraisedSubmod, Assurance, Binding, Check, Collateral,
+    Evidence, Reason, TrustAnchors, VerifyError, appraise, verify,
 };
 use strongroom_wire::ear::{Tier, TrustVector};
 use strongroom_wire::initdata::{Initdata, InitdataError};
@@ -114,7 +114,11 @@ fn appraised(
         &composite.additional_evidence,
         initdata,
     );
-    let evidence = Evidence::parse(pending.tee, composite.primary_evidence.get().as_bytes())?;
+    let evidence = Evidence::parse_composite(
+        pending.tee,
+        composite.primary_evidence.get().as_bytes(),
+        &composite.additional_evidence,
+    )?;
     // No supported platform asks for collateral yet; one that does must not be verified without it.
     if !evidence.collateral_request().is_empty() {
         return Err(Refusal::Internal(
@@ -136,17 +140,31 @@ fn appraised(
             .loosenings
             .push(Loosening::AcceptSampleEvidence.name().to_owned());
     }
-    let policy = broker.policies.appraisal();
-    record.policy = Some(policy.digest.clone());
+    let appraisals = broker.policies.appraisal();
+    record.policy = appraisals.digest(pending.tee.class());
     let values = broker.policies.reference_values();
-    let appraised = appraise(verified, &values, &policy.policy, now)?;
-    record.detail = Some(grade(appraised.trust_vector()));
-    record.reasons = appraised.findings().to_vec();
+    let appraised = appraise(verified, &values, &appraisals.policies, now)?;
+    let grades: Vec<String> = appraised.submods().iter().map(grade).collect();
+    record.detail = Some(grades.join("; ").chars().take(MAX_DETAIL).collect());
+    record.reasons = appraised
+        .submods()
+        .iter()
+        .flat_map(|submod| submod.findings().iter().cloned())
+        .take(MAX_REASONS)
+        .collect();
     Ok(appraised)
 }
 
-/// The status, and the claims that are to blame when it is a bad one: `status warning: hardware 32`.
-fn grade(vector: &TrustVector) -> String {
+/// The status, and the claims that are to blame when it is a bad one: `status warning: hardware 32`. A device's
+/// stands after its name.
+fn grade(submod: &AppraisedSubmod) -> String {
+    match submod.name() {
+        "cpu0" => grade_of(submod.trust_vector()),
+        device => format!("{device} {}", grade_of(submod.trust_vector())),
+    }
+}
+
+fn grade_of(vector: &TrustVector) -> String {
     let mut text = format!("status {}", vector.status().as_str());
     let mut separator = ": ";
     for (name, value) in vector.claims() {
@@ -211,12 +229,20 @@ impl Refusal {
             Self::Verify(
                 VerifyError::PlatformNotSupported { .. }
                 | VerifyError::Malformed { .. }
-                | VerifyError::AdditionalEvidence,
+                | VerifyError::AdditionalEvidence
+                | VerifyError::MissingCollateral { .. }
+                | VerifyError::Failed {
+                    check: Check::Structure | Check::Devices,
+                    ..
+                },
             )
             | Self::Nonce
             | Self::Development
             | Self::TokenTooLong(_) => self.to_string(),
-            Self::Verify(_) => "the evidence does not verify".to_owned(),
+            Self::Verify(error) => format!(
+                "the evidence does not verify: {} does not hold",
+                error.check().name()
+            ),
             Self::Appraise(_) | Self::Internal(_) => "the evidence cannot be appraised".to_owned(),
         }
     }
@@ -237,6 +263,11 @@ impl Refusal {
             Self::Verify(VerifyError::Initdata { expected, actual }) => {
                 vec![reason("init_data", expected, actual)]
             }
+            Self::Verify(VerifyError::Failed {
+                check,
+                expected,
+                actual,
+            }) => vec![reason(check.name(), expected, actual)],
             _ => Vec::new(),
         }
     }
@@ -261,6 +292,8 @@ pub(crate) enum AttestError {
 
 const ACTION: &str = "attest";
 const MAX_DETAIL: usize = 512;
+/// Enough for every finding of a CPU and eight GPUs.
+const MAX_REASONS: usize = 256;
 /// Evidence that is refused took a handshake, and its guest is told an event. A fleet that is started with the wrong
 /// configuration should find an entry each; a flood should not fill the disk.
 const REFUSED_PER_SECOND: u32 = 20;

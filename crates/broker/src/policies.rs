@@ -1,10 +1,12 @@
 //! The policies and reference values in force: compiled once a version, swapped when an admin sets another.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use aws_lc_rs::digest;
 use strongroom_verifier::{
-    AppraisalPolicy, DEFAULT_CPU_ID, PolicyError, ReferenceValues, ReleasePolicy, release_policy,
+    AppraisalPolicies, AppraisalPolicy, DEFAULT_CPU_ID, DEFAULT_GPU_ID, PolicyError,
+    ReferenceValues, ReleasePolicy, release_policy,
 };
 
 use crate::audit::{Entry, Record};
@@ -20,19 +22,41 @@ pub(crate) struct InForce<P> {
 
 impl<P> InForce<P> {
     fn new(text: &str, policy: P) -> Self {
-        let digest = hex::encode(digest::digest(&digest::SHA256, text.as_bytes()));
         Self {
             policy,
             text: text.to_owned(),
-            digest,
+            digest: text_digest(text),
         }
+    }
+}
+
+/// The appraisal policies in force, one for each class of platforms.
+#[derive(Clone)]
+pub(crate) struct Appraisals {
+    pub(crate) policies: AppraisalPolicies,
+    /// The SHA-256 of each class's text.
+    digests: BTreeMap<String, String>,
+}
+
+impl Appraisals {
+    /// The SHA-256 of the text by which a class is graded.
+    pub(crate) fn digest(&self, class: &str) -> Option<String> {
+        self.digests.get(class).cloned()
+    }
+
+    fn insert(&mut self, text: &str, policy: AppraisalPolicy) -> String {
+        let digest = text_digest(text);
+        self.digests
+            .insert(policy.class().to_owned(), digest.clone());
+        self.policies.insert(policy);
+        digest
     }
 }
 
 /// What is in force now. Readers take a snapshot; writers go one at a time, the store first.
 pub(crate) struct Policies {
     release: RwLock<Arc<InForce<ReleasePolicy>>>,
-    appraisal: RwLock<Arc<InForce<AppraisalPolicy>>>,
+    appraisal: RwLock<Arc<Appraisals>>,
     reference_values: RwLock<Arc<ReferenceValues>>,
     writer: Mutex<()>,
 }
@@ -44,10 +68,15 @@ impl Policies {
             Some(text) => InForce::new(&text, ReleasePolicy::compile(&text)?),
             None => InForce::new(ReleasePolicy::DEFAULT, ReleasePolicy::closed_by_default()),
         };
-        let appraisal = match store.policy(DEFAULT_CPU_ID)? {
-            Some(text) => InForce::new(&text, AppraisalPolicy::compile(DEFAULT_CPU_ID, &text)?),
-            None => InForce::new(AppraisalPolicy::DEFAULT_CPU, AppraisalPolicy::default_cpu()),
+        let mut appraisal = Appraisals {
+            policies: AppraisalPolicies::shipped(),
+            digests: BTreeMap::new(),
         };
+        for (id, shipped) in APPRAISAL_IDS {
+            let stored = store.policy(id)?;
+            let text = stored.as_deref().unwrap_or(shipped);
+            appraisal.insert(text, AppraisalPolicy::compile(id, text)?);
+        }
         Ok(Self {
             release: RwLock::new(Arc::new(release)),
             appraisal: RwLock::new(Arc::new(appraisal)),
@@ -60,7 +89,7 @@ impl Policies {
         Arc::clone(&self.release.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn appraisal(&self) -> Arc<InForce<AppraisalPolicy>> {
+    pub(crate) fn appraisal(&self) -> Arc<Appraisals> {
         Arc::clone(
             &self
                 .appraisal
@@ -84,40 +113,38 @@ impl Policies {
         store: &dyn Store,
         text: &str,
         policy: ReleasePolicy,
-        record: Record,
+        mut record: Record,
     ) -> Result<Entry, StoreError> {
+        let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = Arc::new(InForce::new(text, policy));
         let change = Change::SetPolicy {
             id: release_policy::POLICY_ID,
             text,
         };
-        self.swap(
-            store,
-            change,
-            record,
-            &self.release,
-            Arc::new(InForce::new(text, policy)),
-        )
+        record.policy = Some(next.digest.clone());
+        let entry = store.commit(change, record)?;
+        *self.release.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(entry)
     }
 
-    /// Puts an appraisal policy for CPU platforms in force.
+    /// Puts the appraisal policy of one class of platforms in force.
     pub(crate) fn set_appraisal(
         &self,
         store: &dyn Store,
+        id: &str,
         text: &str,
         policy: AppraisalPolicy,
-        record: Record,
+        mut record: Record,
     ) -> Result<Entry, StoreError> {
-        let change = Change::SetPolicy {
-            id: DEFAULT_CPU_ID,
-            text,
-        };
-        self.swap(
-            store,
-            change,
-            record,
-            &self.appraisal,
-            Arc::new(InForce::new(text, policy)),
-        )
+        let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Appraisals::clone(&self.appraisal());
+        record.policy = Some(next.insert(text, policy));
+        let entry = store.commit(Change::SetPolicy { id, text }, record)?;
+        *self
+            .appraisal
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        Ok(entry)
     }
 
     /// Adds reference values.
@@ -137,21 +164,6 @@ impl Policies {
             .unwrap_or_else(PoisonError::into_inner) = Arc::new(values);
         Ok(entry)
     }
-
-    fn swap<T>(
-        &self,
-        store: &dyn Store,
-        change: Change<'_>,
-        mut record: Record,
-        place: &RwLock<Arc<InForce<T>>>,
-        next: Arc<InForce<T>>,
-    ) -> Result<Entry, StoreError> {
-        let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        record.policy = Some(next.digest.clone());
-        let entry = store.commit(change, record)?;
-        *place.write().unwrap_or_else(PoisonError::into_inner) = next;
-        Ok(entry)
-    }
 }
 
 /// Why what is stored cannot be put in force.
@@ -162,3 +174,13 @@ pub(crate) enum LoadError {
     #[error(transparent)]
     Policy(#[from] PolicyError),
 }
+
+fn text_digest(text: &str) -> String {
+    hex::encode(digest::digest(&digest::SHA256, text.as_bytes()))
+}
+
+/// The appraisal policies that can be set, and the text of each that ships.
+pub(crate) const APPRAISAL_IDS: [(&str, &str); 2] = [
+    (DEFAULT_CPU_ID, AppraisalPolicy::DEFAULT_CPU),
+    (DEFAULT_GPU_ID, AppraisalPolicy::DEFAULT_GPU),
+];

@@ -1,7 +1,5 @@
 //! Attestation tokens: issued only from an appraisal, believed only when this broker's key signed them.
 
-use std::collections::BTreeMap;
-
 use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -88,13 +86,20 @@ impl Issuer {
         now: u64,
     ) -> Result<IssuedToken, IssueError> {
         let id = random_id();
-        let submod = Submod {
-            status: appraised.trust_vector().status(),
-            trust_vector: *appraised.trust_vector(),
-            policy_id: Some(appraised.policy_id().to_owned()),
-            annotated_evidence: appraised.annotated_evidence().clone(),
-            extensions: appraised.extensions().clone().into_iter().collect(),
-        };
+        let submods = appraised
+            .submods()
+            .iter()
+            .map(|appraisal| {
+                let submod = Submod {
+                    status: appraisal.trust_vector().status(),
+                    trust_vector: *appraisal.trust_vector(),
+                    policy_id: Some(appraisal.policy_id().to_owned()),
+                    annotated_evidence: appraisal.annotated_evidence().clone(),
+                    extensions: appraisal.extensions().clone().into_iter().collect(),
+                };
+                (appraisal.name().to_owned(), submod)
+            })
+            .collect();
         let claims = EarClaims {
             eat_profile: ear::PROFILE.to_owned(),
             iat: now,
@@ -102,7 +107,7 @@ impl Issuer {
                 developer: "strongroom".to_owned(),
                 build: concat!("strongroom-broker ", env!("CARGO_PKG_VERSION")).to_owned(),
             },
-            submods: BTreeMap::from([(format!("{}0", appraised.tee().class()), submod)]),
+            submods,
             exp: now.saturating_add(self.lifetime),
             iss: self.name.clone(),
             jti: Some(id.clone()),
@@ -247,6 +252,8 @@ fn random_id() -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
     use super::*;

@@ -7,9 +7,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::Assurance;
 use crate::collateral::{RootId, SnpProduct};
 use crate::x509::{Certificate, PublicKey, SignatureCache, X509Error};
-use crate::{Assurance, VerifyError};
 
 /// The roots that are trusted, and for what.
 #[derive(Clone, Debug, Default)]
@@ -39,10 +39,11 @@ impl TrustAnchors {
     /// [`AnchorError`] when the PEM does not hold exactly one certificate.
     pub fn with_development_root(mut self, pem: &str) -> Result<Self, AnchorError> {
         let root = one_certificate(pem)?;
-        let vendors = SnpProduct::ALL
-            .into_iter()
-            .map(Vendor::Amd)
-            .chain([Vendor::Intel, Vendor::Nvidia, Vendor::Tpm]);
+        let vendors = SnpProduct::ALL.into_iter().map(Vendor::Amd).chain([
+            Vendor::Intel,
+            Vendor::Nvidia,
+            Vendor::Tpm,
+        ]);
         self.roots.extend(vendors.map(|vendor| Root {
             vendor,
             assurance: Assurance::Development,

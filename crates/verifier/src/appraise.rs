@@ -215,11 +215,9 @@ pub fn appraise(
         .into_iter()
         .map(|submod| {
             let class = submod.tee.class();
-            let policy = policies
-                .of(class)
-                .ok_or_else(|| AppraiseError::NoPolicy {
-                    class: class.to_owned(),
-                })?;
+            let policy = policies.of(class).ok_or_else(|| AppraiseError::NoPolicy {
+                class: class.to_owned(),
+            })?;
             let annotated_evidence = submod.policy_input();
             let graded = policy.evaluate(
                 Value::Object(annotated_evidence.clone()),
@@ -333,7 +331,9 @@ pub enum AppraiseError {
     #[error(transparent)]
     Policy(#[from] PolicyError),
     /// There is no policy for a class of platforms.
-    #[error("there is no appraisal policy for the class {class:?}: set one with the id default_{class}")]
+    #[error(
+        "there is no appraisal policy for the class {class:?}: set one with the id default_{class}"
+    )]
     NoPolicy {
         /// The class.
         class: String,

@@ -11,8 +11,8 @@ use strongroom_wire::initdata::{Initdata, registers};
 use strongroom_wire::jwk::TeePublicKey;
 use strongroom_wire::kbs::RuntimeData;
 
-use crate::check::{Check, Steps};
 use crate::VerifyError;
+use crate::check::{Check, Steps};
 
 /// The data that one session's evidence must vouch for.
 ///
@@ -149,7 +149,10 @@ impl Expected {
         found: &[u8],
     ) -> Result<(), VerifyError> {
         let Some(wanted) = &self.report_data else {
-            steps.skip(Check::ReportData, "no report data was given to compare with");
+            steps.skip(
+                Check::ReportData,
+                "no report data was given to compare with",
+            );
             return Ok(());
         };
         let wanted = match form {
@@ -198,7 +201,10 @@ impl Expected {
                 return Ok(Some(false));
             }
             (Register::Launch(held), None) if held.iter().all(|byte| *byte == 0) => {
-                steps.skip(Check::InitData, "no init-data was sent, and none was launched with");
+                steps.skip(
+                    Check::InitData,
+                    "no init-data was sent, and none was launched with",
+                );
                 return Ok(None);
             }
             (Register::Launch(held) | Register::Plain(held), None) => (held, None),

@@ -76,7 +76,12 @@ impl fmt::Display for Wanted {
             ),
             Self::AmdCrl { product } => write!(f, "the revocation list of {product}"),
             Self::IntelTcbInfo { tdx, fmspc, .. } => {
-                write!(f, "the {} TCB info of FMSPC {}", tee(tdx), hex::encode(fmspc))
+                write!(
+                    f,
+                    "the {} TCB info of FMSPC {}",
+                    tee(tdx),
+                    hex::encode(fmspc)
+                )
             }
             Self::IntelQeIdentity { tdx, .. } => write!(f, "the {} QE identity", tee(tdx)),
             Self::IntelPckCrl { platform, .. } => write!(

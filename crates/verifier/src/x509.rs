@@ -540,7 +540,9 @@ pub(crate) enum X509Error {
     Algorithm(String),
     #[error("the signature does not verify")]
     Signature,
-    #[error("{subject} is valid from {first} to {last} (seconds since 1970), and the time is {now}")]
+    #[error(
+        "{subject} is valid from {first} to {last} (seconds since 1970), and the time is {now}"
+    )]
     Validity {
         subject: String,
         first: u64,
@@ -587,7 +589,8 @@ fn bits(bits: &der::asn1::BitString) -> Result<&[u8], X509Error> {
 
 /// RFC 4055, 3.1. A salt as long as the hash is what aws-lc-rs demands.
 fn pss_hash(algorithm: &AlgorithmIdentifierOwned) -> Result<ObjectIdentifier, X509Error> {
-    let malformed = || X509Error::Algorithm("RSASSA-PSS with parameters of another form".to_owned());
+    let malformed =
+        || X509Error::Algorithm("RSASSA-PSS with parameters of another form".to_owned());
     let parameters = algorithm.parameters.as_ref().ok_or_else(malformed)?;
     let parameters: PssParameters = parameters.decode_as().map_err(|_| malformed())?;
     let hash = parameters.hash.ok_or_else(malformed)?.oid;

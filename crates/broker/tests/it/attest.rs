@@ -1,5 +1,7 @@
 //! Handshakes that must fail, and what must hold of those that do not.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use strongroom_broker::audit::{Kind, Outcome};
@@ -318,18 +320,68 @@ async fn key_that_the_evidence_does_not_bind_is_refused() {
     );
 }
 
+fn sample_device(report_data: &[u8]) -> String {
+    let evidence = json!({"svn": "2", "report_data": STANDARD.encode(report_data)});
+    json!({"sampledevice": evidence}).to_string()
+}
+
 #[tokio::test]
-async fn additional_evidence_is_refused_and_not_ignored() {
+async fn device_is_a_submodule_of_its_own() {
+    let broker = Running::development().await;
+    let (cookie, nonce) = broker.auth().await;
+    let message = Guest::new().composite_attestation(&nonce, sample_device);
+    let answer = broker.post("/kbs/v0/attest", Some(&cookie), &message).await;
+    let token = answer.expect(StatusCode::OK).json()["token"].clone();
+    let payload = token.as_str().unwrap().split('.').nth(1).unwrap();
+    let payload: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
+    let names: Vec<&String> = payload["submods"].as_object().unwrap().keys().collect();
+    assert_eq!(names, ["cpu0", "gpu0"]);
+    let gpu = &payload["submods"]["gpu0"];
+    assert_eq!(gpu["ear.status"], "contraindicated");
+    let evidence = &gpu["ear.veraison.annotated-evidence"];
+    assert_eq!(evidence["sampledevice"]["svn"], "2");
+    assert_eq!(evidence["assurance"], "development");
+}
+
+#[tokio::test]
+async fn device_that_the_cpu_does_not_bind_is_refused() {
     let broker = Running::development().await;
     let (cookie, nonce) = broker.auth().await;
     let mut message = Guest::new().attestation(&nonce);
-    message["tee-evidence"]["additional_evidence"] = json!("{\"nvidia\":{}}");
+    message["tee-evidence"]["additional_evidence"] = json!(sample_device(&[0; 48]));
     let answer = broker.post("/kbs/v0/attest", Some(&cookie), &message).await;
-    assert!(
-        answer
-            .refused(StatusCode::FORBIDDEN, "AttestationError")
-            .contains("devices")
-    );
+    let detail = answer.refused(StatusCode::FORBIDDEN, "AttestationError");
+    assert!(detail.contains("report data"), "{detail}");
+}
+
+#[tokio::test]
+async fn device_with_the_report_data_of_the_cpu_is_refused() {
+    let broker = Running::development().await;
+    let (cookie, nonce) = broker.auth().await;
+    let message = Guest::new().composite_attestation(&nonce, |_| sample_device(&[7; 48]));
+    let answer = broker.post("/kbs/v0/attest", Some(&cookie), &message).await;
+    let detail = answer.refused(StatusCode::FORBIDDEN, "AttestationError");
+    assert!(detail.contains("report data"), "{detail}");
+}
+
+#[tokio::test]
+async fn unsupported_device_is_refused_and_not_ignored() {
+    let broker = Running::development().await;
+    for (devices, said) in [
+        (
+            json!({"hygondcu": {}}),
+            "platform hygondcu is not supported",
+        ),
+        (json!({"snp": {}}), "platform snp is not supported"),
+        (json!({}), "at least one device"),
+        (json!([]), "a map from platform to evidence"),
+    ] {
+        let (cookie, nonce) = broker.auth().await;
+        let message = Guest::new().composite_attestation(&nonce, |_| devices.to_string());
+        let answer = broker.post("/kbs/v0/attest", Some(&cookie), &message).await;
+        let detail = answer.refused(StatusCode::FORBIDDEN, "AttestationError");
+        assert!(detail.contains(said), "{detail}");
+    }
 }
 
 #[tokio::test]
@@ -339,7 +391,7 @@ async fn unsupported_platform_is_named() {
         .post(
             "/kbs/v0/auth",
             None,
-            &json!({"version": "0.4.0", "tee": "snp", "extra-params": ""}),
+            &json!({"version": "0.4.0", "tee": "cca", "extra-params": ""}),
         )
         .await
         .expect(StatusCode::OK);
@@ -349,7 +401,7 @@ async fn unsupported_platform_is_named() {
         .post("/kbs/v0/attest", answer.cookie.as_deref(), &message)
         .await;
     let detail = answer.refused(StatusCode::FORBIDDEN, "AttestationError");
-    assert!(detail.contains("platform snp is not supported"), "{detail}");
+    assert!(detail.contains("platform cca is not supported"), "{detail}");
 }
 
 #[tokio::test]

@@ -369,11 +369,22 @@ impl Guest {
     }
 
     pub(crate) fn attestation(&self, nonce: &Nonce) -> Value {
+        self.composite_attestation(nonce, |_device| String::new())
+    }
+
+    /// As [`Self::attestation`], with device evidence that is made from a device's report data.
+    pub(crate) fn composite_attestation(
+        &self,
+        nonce: &Nonce,
+        devices: impl FnOnce(&[u8]) -> String,
+    ) -> Value {
         let runtime_data = RuntimeData {
             nonce: nonce.clone(),
             tee_pubkey: self.key.public().clone(),
         };
-        let report_data = runtime_data.primary_report_data("", HashAlgorithm::Sha384);
+        let hash = HashAlgorithm::Sha384;
+        let additional = devices(&runtime_data.device_report_data(hash));
+        let report_data = runtime_data.primary_report_data(&additional, hash);
         let mut evidence = json!({"svn": "1", "report_data": STANDARD.encode(report_data)});
         if let Some(register) = &self.register {
             evidence["init_data"] = json!(STANDARD.encode(register));
@@ -385,7 +396,7 @@ impl Guest {
         json!({
             "init-data": init_data,
             "runtime-data": runtime_data,
-            "tee-evidence": {"primary_evidence": evidence, "additional_evidence": ""},
+            "tee-evidence": {"primary_evidence": evidence, "additional_evidence": additional},
         })
     }
 

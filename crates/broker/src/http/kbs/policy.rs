@@ -12,11 +12,12 @@ use base64::alphabet::URL_SAFE;
 use base64::engine::general_purpose::GeneralPurpose;
 use base64::engine::{DecodePaddingMode, GeneralPurposeConfig};
 use serde::Deserialize;
-use strongroom_verifier::{AppraisalPolicy, DEFAULT_CPU_ID, ReleasePolicy, release_policy};
+use strongroom_verifier::{AppraisalPolicy, ReleasePolicy, release_policy};
 
 use super::super::error::ApiError;
 use super::super::identity;
 use crate::Inner;
+use crate::policies::APPRAISAL_IDS;
 
 /// Sets the release policy. It is in force when this answers.
 pub(crate) async fn set_release(
@@ -54,7 +55,7 @@ pub(crate) async fn list_release(
         .await
 }
 
-/// Sets the appraisal policy for CPU platforms. Upstream's clients also send a `type`, which is not looked at.
+/// Sets the appraisal policy of one class of platforms. Upstream's clients also send a `type`, which is not looked at.
 pub(crate) async fn set_appraisal(
     State(broker): State<Arc<Inner>>,
     headers: HeaderMap,
@@ -66,17 +67,20 @@ pub(crate) async fn set_appraisal(
             let (action, now) = ("set attestation policy", broker.now());
             let admin = identity::admin(broker, &headers, action, now)?;
             let message: SetAppraisalPolicy = serde_json::from_slice(&body)?;
-            if message.policy_id != DEFAULT_CPU_ID {
+            let Some((id, _)) = APPRAISAL_IDS
+                .into_iter()
+                .find(|(id, _)| *id == message.policy_id)
+            else {
                 return Err(ApiError::PolicyId(
                     message.policy_id.chars().take(64).collect(),
                 ));
-            }
+            };
             let text = decode(&message.policy)?;
-            let policy = AppraisalPolicy::compile(DEFAULT_CPU_ID, &text)?;
+            let policy = AppraisalPolicy::compile(id, &text)?;
             let record = identity::admin_record(broker, &admin, action, now);
             broker
                 .policies
-                .set_appraisal(&*broker.store, &text, policy, record)?;
+                .set_appraisal(&*broker.store, id, &text, policy, record)?;
             Ok(())
         })
         .await

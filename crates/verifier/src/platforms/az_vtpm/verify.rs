@@ -10,5 +10,7 @@ pub(crate) fn verify(
     _evidence: &AzVtpmEvidence,
     _verification: &mut Verification<'_>,
 ) -> Result<PlatformVerdict, VerifyError> {
-    Err(VerifyError::PlatformNotSupported { tee: Tee::AzSnpVtpm })
+    Err(VerifyError::PlatformNotSupported {
+        tee: Tee::AzSnpVtpm,
+    })
 }

@@ -22,24 +22,27 @@ pub(crate) struct SampleEvidence {
 impl SampleEvidence {
     pub(crate) fn parse(tee: Tee, json: &[u8]) -> Result<Self, VerifyError> {
         if json.len() > MAX_BYTES {
-            return Err(malformed(tee, format!(
-                "{} bytes, at most {MAX_BYTES}",
-                json.len()
-            )));
+            return Err(malformed(
+                tee,
+                format!("{} bytes, at most {MAX_BYTES}", json.len()),
+            ));
         }
         let text: Text = serde_json::from_slice(json).map_err(|e| malformed(tee, e.to_string()))?;
         if text.svn.is_empty() || text.svn.len() > MAX_SVN {
-            return Err(malformed(tee, format!(
-                "svn has {} bytes, wanted 1 to {MAX_SVN}",
-                text.svn.len()
-            )));
+            return Err(malformed(
+                tee,
+                format!("svn has {} bytes, wanted 1 to {MAX_SVN}", text.svn.len()),
+            ));
         }
         let report_data = decode(tee, "report_data", &text.report_data)?;
         if report_data.is_empty() || report_data.len() > MAX_REPORT_DATA {
-            return Err(malformed(tee, format!(
-                "report_data has {} bytes, wanted 1 to {MAX_REPORT_DATA}",
-                report_data.len()
-            )));
+            return Err(malformed(
+                tee,
+                format!(
+                    "report_data has {} bytes, wanted 1 to {MAX_REPORT_DATA}",
+                    report_data.len()
+                ),
+            ));
         }
         let init_data = text
             .init_data
@@ -48,10 +51,13 @@ impl SampleEvidence {
         if let Some(digest) = &init_data
             && ![32, 48, 64].contains(&digest.len())
         {
-            return Err(malformed(tee, format!(
-                "init_data has {} bytes, wanted a digest of 32, 48 or 64",
-                digest.len()
-            )));
+            return Err(malformed(
+                tee,
+                format!(
+                    "init_data has {} bytes, wanted a digest of 32, 48 or 64",
+                    digest.len()
+                ),
+            ));
         }
         Ok(Self {
             tee,
@@ -77,10 +83,7 @@ fn decode(tee: Tee, member: &str, text: &str) -> Result<Vec<u8>, VerifyError> {
 }
 
 fn malformed(tee: Tee, detail: String) -> VerifyError {
-    VerifyError::Malformed {
-        tee,
-        detail,
-    }
+    VerifyError::Malformed { tee, detail }
 }
 
 const MAX_BYTES: usize = 16 * 1024;
@@ -100,7 +103,8 @@ mod tests {
 
     #[test]
     fn upstream_form_parses() {
-        let evidence = SampleEvidence::parse(Tee::Sample, br#"{"report_data":"YWJj","svn":"1"}"#).unwrap();
+        let evidence =
+            SampleEvidence::parse(Tee::Sample, br#"{"report_data":"YWJj","svn":"1"}"#).unwrap();
         assert_eq!(
             (evidence.svn.as_str(), evidence.report_data.as_slice()),
             ("1", b"abc".as_slice())
