@@ -8,6 +8,7 @@
 
 mod anchors;
 mod appraise;
+mod asked;
 mod binding;
 mod check;
 mod collateral;
@@ -30,6 +31,7 @@ pub use appraise::{
     AppraisalPolicies, AppraisalPolicy, AppraiseError, AppraisedClaims, AppraisedSubmod,
     DEFAULT_CPU_ID, DEFAULT_GPU_ID, appraise,
 };
+pub use asked::asked_reference_values;
 pub use binding::{Binding, Expected, ExpectedInitdata};
 pub use check::{Check, Step, StepOutcome};
 pub use collateral::{
