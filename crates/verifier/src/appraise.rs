@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use strongroom_wire::ear::TrustVector;
+use strongroom_wire::ear::{Tier, TrustVector};
 use strongroom_wire::jwk::TeePublicKey;
 use strongroom_wire::tee::Tee;
 
@@ -91,7 +91,7 @@ impl AppraisalPolicy {
                 .transpose()?,
             false => None,
         };
-        let findings = match self.findings {
+        let findings = match self.findings && vector.status() > Tier::Affirming {
             // An explanation that fails must not hide the grade that it explains.
             true => evaluation.value(FINDINGS).ok().flatten(),
             false => None,
@@ -361,7 +361,6 @@ const RESERVED: [&str; 4] = [
 #[allow(clippy::unwrap_used)]
 mod tests {
     use serde_json::json;
-    use strongroom_wire::ear::Tier;
 
     use super::*;
     use crate::ReferenceValue;
@@ -400,7 +399,7 @@ mod tests {
     }
 
     fn sample() -> Value {
-        json!({"sample": {"svn": "1", "launch_digest": "abcde", "debug": false, "platform_version": {"major": 1, "minor": 4}}})
+        json!({"assurance": "hardware", "sample": {"svn": "1", "launch_digest": "abcde", "debug": false, "platform_version": {"major": 1, "minor": 4}}})
     }
 
     fn reference_values() -> Vec<(&'static str, Value)> {
@@ -491,9 +490,228 @@ mod tests {
 
     #[test]
     fn missing_claims_are_found_as_absent() {
-        let found = findings(json!({"sample": {}}), &reference_values());
+        let found = findings(
+            json!({"assurance": "hardware", "sample": {}}),
+            &reference_values(),
+        );
         assert_eq!(found.len(), 5, "{found:?}");
         assert!(found.iter().all(|(.., actual)| actual == "absent"));
+    }
+
+    /// What each platform's verifier claims on a good day, and the reference values that go with it.
+    fn good(platform: &str) -> (Value, Vec<(&'static str, Value)>) {
+        let (claims, values) = match platform {
+            "snp" => (
+                json!({"measurement": "aa", "reported_tcb_bootloader": 3, "reported_tcb_microcode": 72,
+                    "reported_tcb_snp": 8, "reported_tcb_tee": 0, "policy_debug_allowed": false,
+                    "policy_migrate_ma": false, "platform_smt_enabled": true, "platform_tsme_enabled": false,
+                    "policy_abi_major": 0, "policy_abi_minor": 0, "policy_single_socket": false,
+                    "policy_smt_allowed": true}),
+                vec![
+                    ("snp_launch_measurement", json!(["aa"])),
+                    ("snp_bootloader", json!([3])),
+                    ("snp_microcode", json!([72])),
+                    ("snp_snp_svn", json!([8])),
+                    ("snp_tee_svn", json!([0])),
+                    ("snp_smt_enabled", json!(true)),
+                    ("snp_tsme_enabled", json!(false)),
+                    ("snp_guest_abi_major", json!(0)),
+                    ("snp_guest_abi_minor", json!(0)),
+                    ("snp_single_socket", json!(false)),
+                    ("snp_smt_allowed", json!(true)),
+                ],
+            ),
+            "tdx" => (
+                json!({"quote": {"header": {"tee_type": "81000000", "vendor_id": "939a7233f79c4ca9940a0db3957f0607"},
+                    "body": {"rtmr_1": "r1", "rtmr_2": "r2", "mr_td": "td", "xfam": "x"}},
+                    "td_attributes": {"debug": false}, "tcb_status": "UpToDate",
+                    "collateral_expiration_status": "0",
+                    "uefi_event_logs": [
+                        {"type_name": "EV_EFI_BOOT_SERVICES_APPLICATION", "details": {"device_paths": ["File(kernel)"]},
+                         "digests": [{"digest": "k"}]},
+                        {"type_name": "EV_EVENT_TAG", "details": {"string": "LOADED_IMAGE::LoadOptions"},
+                         "digests": [{"digest": "p"}]}]}),
+                vec![
+                    ("rtmr_1", json!(["r1"])),
+                    ("rtmr_2", json!(["r2"])),
+                    ("mr_td", json!(["td"])),
+                    ("xfam", json!(["x"])),
+                    ("tdvfkernel", json!("k")),
+                    ("tdvfkernelparams", json!("p")),
+                ],
+            ),
+            "az-snp-vtpm" => (
+                json!({"measurement": "qg==", "tpm": {"pcr11": "11"}, "reported_tcb_bootloader": "3",
+                    "reported_tcb_microcode": "72", "reported_tcb_snp": "8", "reported_tcb_tee": "0",
+                    "policy_debug_allowed": "false", "policy_migrate_ma": "false",
+                    "platform_smt_enabled": "true", "platform_tsme_enabled": "false", "policy_abi_major": "0",
+                    "policy_abi_minor": "0", "policy_single_socket": "false", "policy_smt_allowed": "true"}),
+                vec![
+                    ("measurement", json!(["qg=="])),
+                    ("snp_pcr11", json!(["11"])),
+                    ("tcb_bootloader", json!(["3"])),
+                    ("tcb_microcode", json!(["72"])),
+                    ("tcb_snp", json!(["8"])),
+                    ("tcb_tee", json!(["0"])),
+                    ("smt_enabled", json!(["true"])),
+                    ("tsme_enabled", json!(["false"])),
+                    ("abi_major", json!(["0"])),
+                    ("abi_minor", json!(["0"])),
+                    ("single_socket", json!(["false"])),
+                    ("smt_allowed", json!(["true"])),
+                ],
+            ),
+            "az-tdx-vtpm" => (
+                json!({"quote": {"header": {"tee_type": "81000000", "vendor_id": "939a7233f79c4ca9940a0db3957f0607"},
+                    "body": {"mr_td": "td", "xfam": "x"}}, "tpm": {"pcr11": "11"},
+                    "td_attributes": {"debug": false}, "tcb_status": "UpToDate",
+                    "collateral_expiration_status": "0"}),
+                vec![
+                    ("tdx_pcr11", json!(["11"])),
+                    ("mr_td", json!(["td"])),
+                    ("xfam", json!(["x"])),
+                ],
+            ),
+            "tpm" => (
+                json!({"pcr11": "11", "ak_public": "ak", "ak_anchored": true}),
+                vec![("tpm_pcr11", json!(["11"])), ("trusted_aks", json!(["ak"]))],
+            ),
+            other => unreachable!("{other}"),
+        };
+        (json!({"assurance": "hardware", platform: claims}), values)
+    }
+
+    const PLATFORMS: [&str; 5] = ["snp", "tdx", "az-snp-vtpm", "az-tdx-vtpm", "tpm"];
+
+    /// The pointers to every leaf below a value, arrays aside.
+    fn leaves(at: &str, value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(members) => members
+                .iter()
+                .for_each(|(name, value)| leaves(&format!("{at}/{name}"), value, found)),
+            Value::Array(_) => {}
+            _ => found.push(at.to_owned()),
+        }
+    }
+
+    #[test]
+    fn good_evidence_of_each_platform_is_affirming_without_findings() {
+        for platform in PLATFORMS {
+            let (input, values) = good(platform);
+            let graded = appraise_with(input, &values);
+            assert_eq!(
+                graded.vector.status(),
+                Tier::Affirming,
+                "{platform}: {:?}",
+                graded.vector
+            );
+            assert_eq!(graded.findings, [], "{platform}");
+            let wanted = match platform {
+                "tpm" => (3, 2, 0),
+                _ => (3, 2, 2),
+            };
+            let vector = graded.vector;
+            assert_eq!(
+                (vector.executables, vector.hardware, vector.configuration),
+                wanted,
+                "{platform}"
+            );
+        }
+    }
+
+    #[test]
+    fn any_claim_of_another_value_spoils_the_grade_and_is_found() {
+        for platform in PLATFORMS {
+            let (input, values) = good(platform);
+            let mut pointers = Vec::new();
+            leaves("", &input, &mut pointers);
+            for pointer in pointers {
+                for bad in [json!("bad"), json!(99), json!(true), Value::Null] {
+                    let mut input = input.clone();
+                    let claim = input.pointer_mut(&pointer).unwrap();
+                    if *claim == bad {
+                        continue;
+                    }
+                    *claim = bad.clone();
+                    let graded = appraise_with(input, &values);
+                    // What only decides between good and best is no finding.
+                    if graded.vector.status() <= Tier::Affirming {
+                        assert!(
+                            platform == "snp" && graded.vector.configuration == 3,
+                            "{pointer} = {bad}"
+                        );
+                        continue;
+                    }
+                    let name = pointer.trim_start_matches('/').replace('/', ".");
+                    assert!(
+                        graded.findings.iter().any(|found| found.claim == name),
+                        "{pointer} = {bad}: {:?}",
+                        graded.findings
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_reference_value_that_nobody_registered_spoils_the_best_grade() {
+        for platform in PLATFORMS {
+            let (input, values) = good(platform);
+            let best = grade(input.clone(), &values);
+            for (missing, _) in &values {
+                let fewer: Vec<_> = values
+                    .iter()
+                    .filter(|(name, _)| name != missing)
+                    .cloned()
+                    .collect();
+                assert_ne!(
+                    grade(input.clone(), &fewer),
+                    best,
+                    "{platform} without {missing}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn development_evidence_is_contraindicated_until_its_owner_says_so_by_name() {
+        for platform in PLATFORMS {
+            let (mut input, mut values) = good(platform);
+            input["assurance"] = json!("development");
+            assert_eq!(grade(input.clone(), &values).hardware, 97, "{platform}");
+            values.push(("accept_development_assurance", json!(true)));
+            assert_eq!(grade(input, &values).hardware, 2, "{platform}");
+        }
+    }
+
+    #[test]
+    fn patch_level_is_tolerated_by_status_and_by_days_and_never_when_revoked() {
+        for platform in ["tdx", "az-tdx-vtpm"] {
+            let hardware = |status: &str, days: u64, extra: &[(&'static str, Value)]| {
+                let (mut input, mut values) = good(platform);
+                input[platform]["tcb_status"] = json!(status);
+                input[platform]["tcb_age_days"] = json!(days);
+                values.extend(extra.iter().cloned());
+                grade(input, &values).hardware
+            };
+            let days = [("tcb_tolerance_days", json!(30))];
+            let statuses = [("tcb_statuses", json!(["SWHardeningNeeded", "Revoked"]))];
+            assert_eq!(hardware("OutOfDate", 1, &[]), 97);
+            assert_eq!(hardware("OutOfDate", 30, &days), 2);
+            assert_eq!(hardware("OutOfDate", 31, &days), 97);
+            assert_eq!(hardware("SWHardeningNeeded", 1, &days), 97);
+            assert_eq!(hardware("SWHardeningNeeded", 1, &statuses), 2);
+            assert_eq!(hardware("Revoked", 1, &statuses), 97);
+        }
+    }
+
+    #[test]
+    fn unbound_initdata_spoils_every_platform() {
+        for platform in PLATFORMS {
+            let (mut input, values) = good(platform);
+            input["init_data_bound"] = json!(false);
+            assert_eq!(grade(input, &values).configuration, 36, "{platform}");
+        }
     }
 
     #[test]

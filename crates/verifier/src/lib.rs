@@ -403,3 +403,22 @@ impl VerifyError {
 
 /// Reports of eight GPUs with their chains have less than 1 MiB.
 const MAX_ADDITIONAL: usize = 2 * 1024 * 1024;
+
+/// Decoders that strangers reach and that are not public, as functions of bytes: the entries for fuzzing.
+#[doc(hidden)]
+pub mod fuzz {
+    use crate::x509::{Certificate, Crl, SignatureCache};
+
+    /// A certificate: parsed, and verified under its own key.
+    pub fn certificate(der: &[u8]) -> bool {
+        Certificate::from_der(der).is_ok_and(|certificate| {
+            let proven = SignatureCache::default();
+            certificate.check_signed_by(&certificate, &proven).is_ok()
+        })
+    }
+
+    /// A revocation list.
+    pub fn revocation_list(der: &[u8]) -> bool {
+        Crl::from_der(der).is_ok()
+    }
+}
