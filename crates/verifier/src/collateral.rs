@@ -1,7 +1,12 @@
 //! Collateral as values: what a verification wants and what it was given. Fetching is the broker's.
 
+mod form;
+mod place;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+pub use form::CollateralFormError;
 
 /// One thing that a verification needs or could use, and that the evidence does not carry.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

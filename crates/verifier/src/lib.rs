@@ -35,7 +35,8 @@ pub use asked::asked_reference_values;
 pub use binding::{Binding, Expected, ExpectedInitdata};
 pub use check::{Check, Step, StepOutcome};
 pub use collateral::{
-    Collateral, CollateralItem, CollateralRequest, RootId, SnpProduct, VcekTcb, Wanted,
+    Collateral, CollateralFormError, CollateralItem, CollateralRequest, RootId, SnpProduct,
+    VcekTcb, Wanted,
 };
 pub use policy::PolicyError;
 pub use reference_value::{

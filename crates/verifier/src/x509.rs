@@ -318,6 +318,12 @@ impl Crl {
         self.parsed.tbs_cert_list.issuer == *issuer.parsed.tbs_certificate().subject()
     }
 
+    /// When its issuer will have published another.
+    pub(crate) fn next_update(&self) -> Option<u64> {
+        let next = self.parsed.tbs_cert_list.next_update?;
+        Some(next.to_unix_duration().as_secs())
+    }
+
     /// RFC 5280, 6.3.3: the issuer signed it, and it is current.
     pub(crate) fn check_current(
         &self,
