@@ -48,6 +48,17 @@ checks! {
     Devices: "the additional evidence is a map from device platforms to evidence", "KBS protocol 0.4.0, additional_evidence";
 
     // ---- AMD SEV-SNP (SEV Secure Nested Paging Firmware ABI, publication 56860, revision 1.58)
+    SnpVersion: "the report has a version that names its processor: 3, 4 or 5", "56860, 7.3, VERSION";
+    SnpProduct: "the report's processor is of a product line whose root is known", "56860, 7.3, CPUID_FAM_ID and CPUID_MOD_ID";
+    SnpAlgorithm: "the report is signed with ECDSA on P-384 and SHA-384", "56860, 7.3, SIGNATURE_ALGO";
+    SnpSigner: "the certificate is of the kind of key that signed the report", "56860, 7.3, KEY_INFO";
+    SnpChain: "the signer's certificate leads to a trusted root of the product line", "57230, 2; RFC 5280, 6.1";
+    SnpRevocation: "no certificate of the path is revoked", "57230, 4; RFC 5280, 6.3";
+    SnpChipId: "the certificate was issued for the chip of the report", "57230, 3.1, hwID";
+    SnpTcb: "the certificate was issued for the TCB version that the report reports", "57230, 3.1, spl";
+    SnpSignature: "the certified key signed the report", "56860, 7.3, SIGNATURE";
+    SnpTcbOrder: "neither the committed nor the reported TCB version is above the current one", "56860, 2.2";
+    SnpVmpl: "the report was asked for at the most privileged level of the guest", "56860, 7.3, VMPL";
 
     // ---- Intel TDX and SGX
 

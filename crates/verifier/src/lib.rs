@@ -64,6 +64,17 @@ impl Evidence {
         Self::parse_composite(tee, json, "")
     }
 
+    /// Parses what the hardware itself gives: a report or a quote, without the JSON around it.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_raw(tee: Tee, bytes: &[u8]) -> Result<Self, VerifyError> {
+        Ok(Self {
+            primary: PlatformEvidence::parse_raw(tee, bytes)?,
+            devices: Vec::new(),
+        })
+    }
+
     /// As [`Self::parse`], with the evidence of further devices: `""`, or a JSON text that maps platforms to
     /// evidence (KBS protocol 0.4.0, `additional_evidence`).
     ///

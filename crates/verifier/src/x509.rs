@@ -94,6 +94,17 @@ impl Certificate {
         self.parsed.tbs_certificate().issuer().to_string()
     }
 
+    /// The subject's common name.
+    pub(crate) fn common_name(&self) -> Option<String> {
+        let name = self.parsed.tbs_certificate().subject().common_name();
+        name.ok().flatten().map(|name| name.value().into_owned())
+    }
+
+    /// Whether its issuer has the name of this certificate's subject. That alone proves nothing.
+    pub(crate) fn is_issued_by_name_of(&self, issuer: &Self) -> bool {
+        self.parsed.tbs_certificate().issuer() == issuer.parsed.tbs_certificate().subject()
+    }
+
     /// Whether subject and issuer are the same name.
     pub(crate) fn is_self_issued(&self) -> bool {
         let tbs = self.parsed.tbs_certificate();
