@@ -61,6 +61,41 @@ checks! {
     SnpVmpl: "the report was asked for at the most privileged level of the guest", "56860, 7.3, VMPL";
 
     // ---- Intel TDX and SGX
+    QuoteForm: "the quote has the form that its lengths say", "Intel TDX DCAP Quoting Library API rev 0.9, A.3; SGX ECDSA QuoteLibReference DCAP API, A.4";
+    QuoteVersion: "the quote has a version that its platform uses", "Intel TDX DCAP Quoting Library API rev 0.9, A.3; SGX ECDSA QuoteLibReference DCAP API, A.4 (tdx: 4 or 5, sgx: 3)";
+    QuoteTeeType: "the quote's TEE type and report are those of its platform", "Intel TDX DCAP Quoting Library API rev 0.9, A.3; SGX ECDSA QuoteLibReference DCAP API, A.4";
+    QuoteVendor: "the quote is one of Intel's quoting enclave", "Intel TDX DCAP Quoting Library API rev 0.9, A.3; SGX ECDSA QuoteLibReference DCAP API, A.4";
+    QuoteKeyType: "the attestation key is an ECDSA P-256 key", "Intel TDX DCAP Quoting Library API rev 0.9, A.3; SGX ECDSA QuoteLibReference DCAP API, A.4";
+    PckCertificates: "the quote carries a PCK certificate and its chain", "Intel TDX DCAP Quoting Library API rev 0.9, A.3; SGX ECDSA QuoteLibReference DCAP API, A.4; SGX PCK Certificate and CRL Profile Specification 1.3";
+    IntelRoot: "the chain in the quote ends in a trusted root", "SGX ECDSA QuoteLibReference DCAP API, quote verification";
+    PckChain: "the PCK certificate leads to that root, and is valid now", "SGX ECDSA QuoteLibReference DCAP API, quote verification; RFC 5280, 6.1";
+    QeReportSignature: "the PCK signed the quoting enclave's report", "SGX ECDSA QuoteLibReference DCAP API, quote verification";
+    QeReportData: "the quoting enclave's report binds the attestation key", "SGX ECDSA QuoteLibReference DCAP API, quote verification";
+    QuoteSignature: "the attestation key signed the quote", "SGX ECDSA QuoteLibReference DCAP API, quote verification";
+    RootCrl: "the root's revocation list is the root's own, and current", "Intel PCS API v4, root CA CRL; RFC 5280, 6.3.3";
+    PckCrl: "the PCK revocation list is by the CA that issued the PCK certificate, and current", "Intel PCS API v4, pckcrl; RFC 5280, 6.3.3";
+    PckRevocation: "neither the PCK certificate nor its CA is revoked", "SGX ECDSA QuoteLibReference DCAP API, quote verification; RFC 5280, 6.3.3";
+    TcbInfoChain: "the signer of the TCB info was issued by the root, is valid now and is not revoked", "Intel PCS API v4, tcb";
+    QeIdentityChain: "the signer of the QE identity was issued by the root, is valid now and is not revoked", "Intel PCS API v4, qe/identity";
+    TcbInfoForm: "the TCB info has the PCS's form", "Intel PCS API v4, tcb";
+    TcbInfoCurrent: "the TCB info is current", "Intel PCS API v4, tcb";
+    TcbInfoSignature: "its signer signed the TCB info", "Intel PCS API v4, tcb";
+    QeIdentityForm: "the QE identity has the PCS's form and is the platform's", "Intel PCS API v4, qe/identity";
+    QeIdentityCurrent: "the QE identity is current", "Intel PCS API v4, qe/identity";
+    QeIdentitySignature: "its signer signed the QE identity", "Intel PCS API v4, qe/identity";
+    QeAuthenticationData: "the quoting enclave's authentication data has 32 bytes", "SGX ECDSA QuoteLibReference DCAP API, quote verification";
+    QeIdentityMatch: "the quoting enclave's report is what the QE identity says", "SGX ECDSA QuoteLibReference DCAP API, quote verification, enclave identity checking";
+    QeTcbLevel: "the quoting enclave meets a level of the QE identity", "SGX ECDSA QuoteLibReference DCAP API, quote verification, enclave identity checking";
+    TcbInfoPlatform: "the TCB info is for the PCK certificate's FMSPC", "Intel PCS API v4, tcb";
+    TdxModule: "the TDX module is what the TCB info says, and meets a level", "Intel PCS API v4, tcb: tdxModule and tdxModuleIdentities";
+    TcbLevel: "the platform's SVNs meet a level of the TCB info", "Intel PCS API v4, tcb: determining the TCB level";
+    TcbNotRevoked: "the level that the platform meets is not revoked", "Intel PCS API v4, tcb: determining the TCB level";
+    ServiceTd: "no service TD is bound to the TD", "Intel TDX Module 1.5 ABI, TDINFO_STRUCT";
+    TdAttributes: "the TD's attributes are ones that a verifier may accept", "Intel TDX Module 1.5 ABI, ATTRIBUTES";
+    TcbInfoPce: "the TCB info is for the PCK certificate's PCE", "Intel PCS API v4, tcb";
+    DcapProcedure: "nothing else in Intel's verification procedure objects", "SGX ECDSA QuoteLibReference DCAP API, quote verification";
+    EventLogForm: "the event log has the form that its lengths say", "TCG PC Client Platform Firmware Profile 1.06, 10.2";
+    EventLogRtmrs: "the event log, replayed, gives the quote's RTMRs", "UEFI 2.10, 38.4 (CC measurement registers)";
 
     // ---- TPM 2.0 quotes, Azure's vTPM included
 

@@ -13,6 +13,8 @@ mod binding;
 mod check;
 mod collateral;
 pub mod measure;
+mod cursor;
+mod dcap;
 mod platforms;
 mod policy;
 mod reference_value;
