@@ -8,13 +8,12 @@
 
 mod anchors;
 mod appraise;
-mod asked;
 mod binding;
 mod check;
 mod collateral;
-pub mod measure;
 mod cursor;
 mod dcap;
+pub mod measure;
 mod platforms;
 mod policy;
 mod reference_value;
@@ -33,7 +32,6 @@ pub use appraise::{
     AppraisalPolicies, AppraisalPolicy, AppraiseError, AppraisedClaims, AppraisedSubmod,
     DEFAULT_CPU_ID, DEFAULT_GPU_ID, appraise,
 };
-pub use asked::asked_reference_values;
 pub use binding::{Binding, Expected, ExpectedInitdata};
 pub use check::{Check, Step, StepOutcome};
 pub use collateral::{

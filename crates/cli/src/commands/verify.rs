@@ -75,8 +75,8 @@ fn evidence(args: &VerifyEvidence) -> anyhow::Result<Outcome> {
     for (step, number) in examined.examination.steps.iter().zip(1..) {
         text.push_str(&paragraph(step, number));
     }
-    text.push_str(&remarks(&verdict, &examined, &expected));
-    text.push_str(&verdict.line());
+    text.push_str(&remarks(&verdict, &examined));
+    text.push_str(&verdict.line(&examined, &expected));
     let outcome = Outcome::new(text, document(&verdict, &examined));
     // The verdict is the last line.
     Ok(outcome.code(u8::from(!matches!(verdict, Verdict::Verified(_)))))
@@ -133,13 +133,20 @@ impl Verdict {
         }
     }
 
-    fn line(&self) -> String {
+    fn line(&self, examined: &Examined, expected: &Expected) -> String {
         match self {
             Self::Verified(Assurance::Hardware) => "VERIFIED".to_owned(),
             Self::Verified(Assurance::Development) => "VERIFIED (DEVELOPMENT)".to_owned(),
             Self::Refused => "NOT VERIFIED: a check failed".to_owned(),
             Self::Incomplete(skipped) => {
-                format!("NOT VERIFIED: skipped {}", names(skipped).join(", "))
+                let skipped: Vec<String> = skipped
+                    .iter()
+                    .map(|check| match option(*check, examined, expected) {
+                        Some(option) => format!("{} ({option})", check.name()),
+                        None => check.name().to_owned(),
+                    })
+                    .collect();
+                format!("NOT VERIFIED: skipped {}", skipped.join(", "))
             }
         }
     }
@@ -153,12 +160,39 @@ impl Verdict {
     }
 }
 
+/// The option with which a check that was skipped is made.
+fn option(check: Check, examined: &Examined, expected: &Expected) -> Option<&'static str> {
+    let wants_collateral = || {
+        let mut steps = examined.examination.steps.iter();
+        let step = steps.find(|step| step.check == check);
+        let (_, Some(why)) = word(step?) else {
+            return None;
+        };
+        let mut missing = examined.missing.iter();
+        missing
+            .any(|wanted| why.contains(&wanted.to_string()))
+            .then_some("--collateral DIR")
+    };
+    match check {
+        Check::ReportData if expected.report_data.is_none() => Some("--report-data HEX"),
+        Check::InitData if expected.initdata == ExpectedInitdata::Unknown => {
+            Some("--initdata FILE or --no-initdata")
+        }
+        _ => wants_collateral(),
+    }
+}
+
 fn names(checks: &[Check]) -> Vec<&'static str> {
     checks.iter().map(|check| check.name()).collect()
 }
 
 fn paragraph(step: &Step, number: usize) -> String {
     let (word, detail) = word(step);
+    // The error begins with what the line above it says.
+    let detail = detail.map(|detail| {
+        let said = format!("{}: ", step.check.sentence());
+        detail.strip_prefix(&said).unwrap_or(detail)
+    });
     let mut text = format!(
         "\n{number:>2}  {word:<8} {}\n             [{}]",
         step.check.sentence(),
@@ -179,7 +213,7 @@ fn word(step: &Step) -> (&'static str, Option<&str>) {
 }
 
 /// What would change the verdict.
-fn remarks(verdict: &Verdict, examined: &Examined, expected: &Expected) -> String {
+fn remarks(verdict: &Verdict, examined: &Examined) -> String {
     let mut lines = Vec::new();
     if let Some(VerifyError::MissingCollateral { wanted }) = &examined.examination.error {
         lines.push(format!(
@@ -191,16 +225,6 @@ fn remarks(verdict: &Verdict, examined: &Examined, expected: &Expected) -> Strin
         lines.push("The checks after it were not made.".to_owned());
     }
     if let Verdict::Incomplete(skipped) = verdict {
-        for check in skipped {
-            let option = match check {
-                Check::ReportData if expected.report_data.is_none() => "--report-data HEX",
-                Check::InitData if expected.initdata == ExpectedInitdata::Unknown => {
-                    "--initdata FILE, or --no-initdata"
-                }
-                _ => continue,
-            };
-            lines.push(format!("{} is made with {option}", check.name()));
-        }
         for wanted in &examined.missing {
             lines.push(format!(
                 "{wanted} was not given: it belongs to {}",

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use strongroom_client::admin::{AdminClient, ListedReferenceValue};
-use strongroom_verifier::{AppraisalPolicy, asked_reference_values};
+use strongroom_verifier::AppraisalPolicies;
 
 use crate::commands::audit::moment;
 use crate::connect::block_on;
@@ -78,11 +78,6 @@ fn unregistered(listed: &[ListedReferenceValue], now: u64) -> BTreeMap<String, B
             .iter()
             .filter_map(|claim| claim.split('.').next())
             .collect();
-        let platforms = if platforms.is_empty() {
-            BTreeSet::from(["any"])
-        } else {
-            platforms
-        };
         for platform in platforms {
             unregistered
                 .entry(platform.to_owned())
@@ -95,9 +90,15 @@ fn unregistered(listed: &[ListedReferenceValue], now: u64) -> BTreeMap<String, B
 
 /// The reference values that the shipped policies ask for, each with the claims that it is compared with.
 pub(super) fn asked() -> BTreeMap<String, BTreeSet<String>> {
-    let mut asked = asked_reference_values(AppraisalPolicy::DEFAULT_CPU);
-    for (name, claims) in asked_reference_values(AppraisalPolicy::DEFAULT_GPU) {
-        asked.entry(name).or_default().extend(claims);
+    let shipped = AppraisalPolicies::shipped();
+    let mut asked: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for policy in ["cpu", "gpu"]
+        .into_iter()
+        .filter_map(|class| shipped.of(class))
+    {
+        for (name, claims) in policy.asked_reference_values() {
+            asked.entry(name).or_default().extend(claims);
+        }
     }
     asked
 }
