@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use aws_lc_rs::digest;
 use serde_json::{Value, json};
 use strongroom_verifier::measure::{
-    DirectBoot, Firmware, MAX_FIRMWARE, SNP_ACTIVE, SnpLaunch, VcpuSignature,
+    DirectBoot, Firmware, MAX_FIRMWARE, SnpLaunch, VcpuSignature,
 };
 use strongroom_wire::initdata::registers;
 
