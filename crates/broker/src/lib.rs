@@ -6,6 +6,7 @@
 mod admin;
 mod attest;
 pub mod audit;
+pub mod collateral;
 mod config;
 mod http;
 mod init;
@@ -30,8 +31,8 @@ use rustls::ServerConfig;
 pub use admin::AdminKeyError;
 pub use audit::{ChainError, Entry, EventId, verify_chain};
 pub use config::{
-    AdminConfig, Config, DevelopmentConfig, LimitsConfig, Loosening, Role, SessionConfig,
-    StoreConfig, TlsConfig, TokenConfig,
+    AdminConfig, AnchorsConfig, CollateralConfig, Config, DevelopmentConfig, IntelKind,
+    LimitsConfig, Loosening, Role, SessionConfig, StoreConfig, TlsConfig, TokenConfig,
 };
 pub use init::{InitOptions, InitSummary, init};
 pub use store::{ResourceMetadata, SealError, StoreError};
@@ -419,6 +420,11 @@ pub mod fuzz {
                 .init_data
                 .is_none_or(|body| crate::attest::parse_initdata(&body).is_ok())
         })
+    }
+
+    /// What a collateral folder and the vendors' services hold besides what the verifier parses.
+    pub fn collateral(bytes: &[u8]) -> bool {
+        crate::collateral::decode(bytes)
     }
 
     /// A `Cookie` header.

@@ -286,9 +286,11 @@ impl VerifiedSubmod {
         if let Some(register) = verdict.init_data {
             bound.insert("init_data".into(), json!(register));
         }
-        if let (Some(held), Some(claims)) = (verdict.initdata_bound, binding.initdata_claims())
+        if let (Some(held), Some((digest, claims))) =
+            (verdict.initdata_bound, binding.initdata_claims())
             && primary
         {
+            bound.insert("init_data_digest".into(), json!(digest));
             bound.insert("init_data_claims".into(), claims.clone());
             bound.insert("init_data_bound".into(), json!(held));
         }
