@@ -18,7 +18,9 @@ mod platforms;
 mod policy;
 mod reference_value;
 pub mod release_policy;
+mod rim;
 mod x509;
+mod xml;
 
 use std::collections::BTreeMap;
 
