@@ -14,6 +14,7 @@ mod collateral;
 mod cursor;
 mod dcap;
 pub mod event_log;
+pub mod measure;
 mod platforms;
 mod policy;
 mod reference_value;
