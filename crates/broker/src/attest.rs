@@ -4,21 +4,20 @@
 //! appraise, issue. The record is written before the token leaves.
 
 use strongroom_verifier::{
-    AppraiseError, AppraisedClaims, AppraisedSubmod, Assurance, Binding, Check, Collateral,
-    CollateralRequest, Evidence, Reason, VerifyError, appraise, verify,
+    AppraiseError, AppraisedClaims, AppraisedSubmod, Binding, Check, Collateral, CollateralRequest,
+    Evidence, Reason, VerifyError, appraise, verify,
 };
 use strongroom_wire::ear::{Tier, TrustVector};
 use strongroom_wire::initdata::{Initdata, InitdataError};
 use strongroom_wire::kbs::{Attestation, InitDataBody};
 
-use crate::Inner;
 use crate::audit::{EventId, Kind, Outcome, Record};
 use crate::collateral::CollateralError;
-use crate::config::Loosening;
 use crate::session::{Pending, SessionError, SessionId};
 use crate::store::{Change, StoreError};
 use crate::strangers::PER_SECOND;
 use crate::tokens::{IssueError, IssuedToken};
+use crate::{Inner, NotLetThrough};
 
 /// Takes the nonce of the session, once and for good, and parses what was sent with it. What does not parse as a
 /// message never was an attestation and takes none.
@@ -167,14 +166,9 @@ fn appraised(
 ) -> Result<AppraisedClaims, Refusal> {
     let tee = evidence.tee();
     let verified = verify(evidence, collateral, &broker.anchors, binding, now)?;
-    if verified.assurance() == Assurance::Development {
-        if !broker.config.development.accept_sample_evidence {
-            return Err(Refusal::Development);
-        }
-        record
-            .loosenings
-            .push(Loosening::AcceptSampleEvidence.name().to_owned());
-    }
+    broker
+        .let_through(verified.development().map(Some), record)
+        .map_err(|NotLetThrough| Refusal::Development)?;
     let appraisals = broker.policies.appraisal();
     record.policy = appraisals.digest(tee.class());
     let values = broker.policies.reference_values();
@@ -238,7 +232,9 @@ fn refuse(broker: &Inner, mut record: Record, refusal: Refusal) -> AttestError {
 enum Refusal {
     #[error("the evidence is for another nonce than this session's")]
     Nonce,
-    #[error("sample evidence proves nothing about hardware, and this broker does not accept it")]
+    #[error(
+        "development evidence proves nothing about hardware, and this broker does not accept it"
+    )]
     Development,
     #[error(transparent)]
     Verify(#[from] VerifyError),

@@ -13,11 +13,15 @@ mod check;
 mod collateral;
 mod cursor;
 mod dcap;
+pub mod event_log;
+pub mod measure;
 mod platforms;
 mod policy;
 mod reference_value;
 pub mod release_policy;
+mod rim;
 mod x509;
+mod xml;
 
 use std::collections::BTreeMap;
 
@@ -255,6 +259,14 @@ impl VerifiedEvidence {
     /// What the weakest piece of evidence rests on.
     pub fn assurance(&self) -> Assurance {
         weakest(self.submods.iter().map(|submod| submod.assurance))
+    }
+
+    /// The platform of each piece of evidence that no maker's root vouches for.
+    pub fn development(&self) -> impl Iterator<Item = Tee> {
+        self.submods
+            .iter()
+            .filter(|submod| submod.assurance == Assurance::Development)
+            .map(|submod| submod.tee)
     }
 
     /// The primary platform's own claims.
