@@ -199,7 +199,7 @@ impl Decoded {
 #[derive(Deserialize)]
 struct Version {
     #[serde(default)]
-    version: Option<u32>,
+    version: Option<u8>,
 }
 
 #[derive(Deserialize)]
