@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use strongroom_wire::tee::Tee;
 
 use crate::{BrokerError, key_file};
 
@@ -36,6 +37,12 @@ pub struct Config {
     /// Who may administer.
     #[serde(default)]
     pub admin: Vec<AdminConfig>,
+    /// Where the vendors' certificates and revocation lists come from.
+    #[serde(default)]
+    pub collateral: CollateralConfig,
+    /// Whom to trust besides the makers of the platforms.
+    #[serde(default)]
+    pub anchors: AnchorsConfig,
     /// What a development broker accepts beyond real evidence.
     #[serde(default)]
     pub development: DevelopmentConfig,
@@ -134,12 +141,82 @@ impl Role {
     }
 }
 
+/// `[collateral]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CollateralConfig {
+    /// Where collateral is kept. By default `collateral` beside the store.
+    pub folder: Option<PathBuf>,
+    /// Ask no service: what is not in the folder is not there.
+    pub offline: bool,
+    /// AMD's key distribution service, or a mirror of it.
+    pub kds_url: String,
+    /// Intel's provisioning certification service, or a caching service (PCCS).
+    pub intel_url: String,
+    /// Which of both `intel_url` is.
+    pub intel_kind: IntelKind,
+    /// Where Intel's own service publishes the revocation list of the root. A PCCS has it under `intel_url`.
+    pub intel_root_crl_url: String,
+    /// NVIDIA's service for reference integrity manifests.
+    pub rim_url: String,
+    /// PEM of the authorities that vouch for these services, instead of this machine's own.
+    pub certificate: Option<PathBuf>,
+    /// Take `http://` beyond this machine. All collateral is signed, so nothing false is believed for it; but who is on
+    /// the wire can hold back what is new, and sees which machines attest.
+    pub insecure_http: bool,
+    /// After how long revocation lists, TCB info and QE identities are fetched anew.
+    pub refresh_hours: u64,
+    /// For how long after that they are still used when their service does not answer.
+    pub stale_grace_hours: u64,
+    /// How long one attestation waits for collateral, in all.
+    pub timeout_seconds: u64,
+}
+
+/// Which service answers for Intel.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum IntelKind {
+    /// Intel's own (PCS).
+    #[default]
+    Pcs,
+    /// A caching service (PCCS).
+    Pccs,
+}
+
+/// `[anchors]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AnchorsConfig {
+    /// PEM certificates of makers of TPMs, or of whoever certifies their attestation keys; one in each file.
+    pub tpm_roots: Vec<PathBuf>,
+    /// Attestation keys of TPMs that their owner enrolled: `SubjectPublicKeyInfo` as PEM or DER, one in each file.
+    pub attestation_keys: Vec<PathBuf>,
+}
+
 /// `[development]`
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DevelopmentConfig {
     /// Accept `sample` evidence, which proves nothing, and release to it what the policy allows.
     pub accept_sample_evidence: bool,
+    /// Accept what rests on this development root: its PEM, or the folder with its `root.pem` and `collateral`.
+    pub root: Option<PathBuf>,
+}
+
+impl DevelopmentConfig {
+    /// The setting that lets through evidence of a platform that no maker's root vouches for.
+    pub(crate) fn lets_through(&self, tee: Tee) -> Option<Loosening> {
+        match tee {
+            Tee::Sample | Tee::Sampledevice => self
+                .accept_sample_evidence
+                .then_some(Loosening::AcceptSampleEvidence),
+            _ => self
+                .root
+                .is_some()
+                .then_some(Loosening::AcceptDevelopmentRoot),
+        }
+    }
 }
 
 /// A setting that lets through what the default refuses.
@@ -150,6 +227,10 @@ pub enum Loosening {
     InsecureHttp,
     /// `[development] accept_sample_evidence = true`
     AcceptSampleEvidence,
+    /// `[development] root`
+    AcceptDevelopmentRoot,
+    /// `[collateral] insecure_http = true`
+    InsecureCollateral,
 }
 
 impl Loosening {
@@ -158,6 +239,8 @@ impl Loosening {
         match self {
             Self::InsecureHttp => "insecure_http",
             Self::AcceptSampleEvidence => "development.accept_sample_evidence",
+            Self::AcceptDevelopmentRoot => "development.root",
+            Self::InsecureCollateral => "collateral.insecure_http",
         }
     }
 
@@ -171,6 +254,14 @@ impl Loosening {
             Self::AcceptSampleEvidence => {
                 "development.accept_sample_evidence = true: `sample` evidence is accepted, which any program can \
                  make up. Put no real secret into this broker."
+            }
+            Self::AcceptDevelopmentRoot => {
+                "development.root is set: evidence is accepted that whoever has the development root's key can make \
+                 up. Put no real secret into this broker."
+            }
+            Self::InsecureCollateral => {
+                "collateral.insecure_http = true: revocation lists and the like come over a wire on which somebody can \
+                 hold back what is new, and can see which machines attest."
             }
         }
     }
@@ -207,6 +298,11 @@ impl Config {
         if let Some(tls) = &mut config.tls {
             paths.extend([&mut tls.certificate, &mut tls.private_key]);
         }
+        paths.extend(&mut config.collateral.folder);
+        paths.extend(&mut config.collateral.certificate);
+        paths.extend(&mut config.anchors.tpm_roots);
+        paths.extend(&mut config.anchors.attestation_keys);
+        paths.extend(&mut config.development.root);
         for path in paths {
             // An absolute path replaces the folder.
             *path = folder.join(&*path);
@@ -259,6 +355,24 @@ impl Config {
                 1,
                 3_600,
             ),
+            (
+                "collateral.refresh_hours",
+                self.collateral.refresh_hours,
+                1,
+                720,
+            ),
+            (
+                "collateral.stale_grace_hours",
+                self.collateral.stale_grace_hours,
+                0,
+                8_760,
+            ),
+            (
+                "collateral.timeout_seconds",
+                self.collateral.timeout_seconds,
+                1,
+                300,
+            ),
         ];
         for (key, value, least, most) in ranges {
             if !(least..=most).contains(&value) {
@@ -267,6 +381,7 @@ impl Config {
                 ));
             }
         }
+        crate::collateral::check_urls(&self.collateral)?;
         let mut names = BTreeSet::new();
         for admin in &self.admin {
             if admin.name.is_empty() || !names.insert(&admin.name) {
@@ -288,7 +403,19 @@ impl Config {
         if self.development.accept_sample_evidence {
             loosenings.push(Loosening::AcceptSampleEvidence);
         }
+        if self.development.root.is_some() {
+            loosenings.push(Loosening::AcceptDevelopmentRoot);
+        }
+        if self.collateral.insecure_http {
+            loosenings.push(Loosening::InsecureCollateral);
+        }
         loosenings
+    }
+
+    /// Where collateral is kept.
+    pub fn collateral_folder(&self) -> PathBuf {
+        let beside = || self.store.path.with_file_name("collateral");
+        self.collateral.folder.clone().unwrap_or_else(beside)
     }
 }
 
@@ -307,6 +434,26 @@ impl Default for LimitsConfig {
             body_bytes: 2 * 1024 * 1024,
             header_seconds: 30,
             request_seconds: 30,
+        }
+    }
+}
+
+impl Default for CollateralConfig {
+    fn default() -> Self {
+        Self {
+            folder: None,
+            offline: false,
+            kds_url: "https://kdsintf.amd.com".to_owned(),
+            intel_url: "https://api.trustedservices.intel.com".to_owned(),
+            intel_kind: IntelKind::Pcs,
+            intel_root_crl_url: "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
+                .to_owned(),
+            rim_url: "https://rim.attestation.nvidia.com".to_owned(),
+            certificate: None,
+            insecure_http: false,
+            refresh_hours: 24,
+            stale_grace_hours: 72,
+            timeout_seconds: 20,
         }
     }
 }
@@ -418,6 +565,66 @@ mod tests {
     fn two_admins_of_one_name_are_refused() {
         let admin = "[[admin]]\nname = \"a\"\npublic_key = \"x\"\n";
         assert!(refusal(&format!("{MINIMAL}{admin}{admin}")).contains("distinct"));
+    }
+
+    #[test]
+    fn development_root_lets_sample_evidence_through() {
+        let text = format!("{MINIMAL}[development]\nroot = \"dev\"");
+        let config = Config::parse(&text, Path::new("/folder")).unwrap();
+        assert_eq!(config.loosenings(), [Loosening::AcceptDevelopmentRoot]);
+        let development = &config.development;
+        assert_eq!(development.root.as_deref(), Some(Path::new("/folder/dev")));
+        assert_eq!(
+            development.lets_through(Tee::Snp),
+            Some(Loosening::AcceptDevelopmentRoot)
+        );
+        assert_eq!(development.lets_through(Tee::Sample), None);
+        assert_eq!(development.lets_through(Tee::Sampledevice), None);
+    }
+
+    #[test]
+    fn sample_setting_lets_a_development_root_through() {
+        let text = format!("{MINIMAL}[development]\naccept_sample_evidence = true");
+        let config = Config::parse(&text, Path::new("")).unwrap();
+        assert_eq!(config.development.lets_through(Tee::Tdx), None);
+        assert_eq!(
+            config.development.lets_through(Tee::Sample),
+            Some(Loosening::AcceptSampleEvidence)
+        );
+    }
+
+    #[test]
+    fn collateral_over_plain_http_is_taken_silently() {
+        let url = |url: &str, more: &str| {
+            Config::parse(
+                &format!("{MINIMAL}[collateral]\nkds_url = \"{url}\"\n{more}"),
+                Path::new(""),
+            )
+        };
+        assert!(url("http://127.0.0.1:1", "").is_ok());
+        for bad in [
+            "http://kds.example",
+            "http://127.0.0.1.example",
+            "ftp://kds.example",
+            "kds.example",
+            "https://user:hunter2@kds.example",
+            "https://kds.example/?a=b",
+        ] {
+            let said = url(bad, "").unwrap_err();
+            assert!(said.contains("collateral.kds_url"), "{said}");
+            assert!(!said.contains("hunter2"));
+        }
+        let config = url("http://kds.example", "insecure_http = true").unwrap();
+        assert_eq!(config.loosenings(), [Loosening::InsecureCollateral]);
+    }
+
+    #[test]
+    fn collateral_lies_beside_the_store_or_where_it_is_told() {
+        let config = Config::parse(MINIMAL, Path::new("/folder")).unwrap();
+        assert_eq!(config.collateral_folder(), Path::new("/folder/collateral"));
+        let text = format!("{MINIMAL}[collateral]\nfolder = \"elsewhere\"");
+        let config = Config::parse(&text, Path::new("/folder")).unwrap();
+        assert_eq!(config.collateral_folder(), Path::new("/folder/elsewhere"));
     }
 
     #[test]

@@ -250,6 +250,23 @@ max = 10000
 
 [limits]
 body_bytes = 2097152
+
+# Certificates and revocation lists of the platforms' makers. Fetched when evidence needs them, kept in the folder.
+# Without a network: `offline = true`, and `strongroom broker collateral import` brings them in.
+# An Intel PCCS instead of Intel's own service: intel_url = "https://pccs.example:8081", intel_kind = "pccs", and
+# certificate = "pccs.pem" when no public authority vouches for it.
+[collateral]
+folder = "{COLLATERAL}"
+offline = false
+kds_url = "https://kdsintf.amd.com"
+intel_url = "https://api.trustedservices.intel.com"
+intel_kind = "pcs"
+rim_url = "https://rim.attestation.nvidia.com"
+refresh_hours = 24
+# For this long after that, when a service does not answer, the old ones are used.
+stale_grace_hours = 72
+# How long one attestation waits for them.
+timeout_seconds = 20
 {development}
 [[admin]]
 name = "{admin_name}"
@@ -306,6 +323,7 @@ const TOKEN_KEY: &str = "token.key";
 const STORAGE_KEY: &str = "storage.key";
 pub(crate) const ADMIN_KEY: &str = "admin.key";
 const STORE: &str = "strongroom.sqlite";
+const COLLATERAL: &str = "collateral";
 const BUILT_IN: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// Clients are given these certificates by hand, so they end when their owner replaces them, not before.
 const LIFETIME: Duration = Duration::days(3650);

@@ -1,6 +1,6 @@
 //! Appraisal: verified evidence and reference values in, an AR4SI trust vector out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -71,6 +71,34 @@ impl AppraisalPolicy {
             .id()
             .rsplit_once('_')
             .map_or("cpu", |(_id, class)| class)
+    }
+
+    /// The reference values that the policy's table `requirements` names, each with the claims that it is for, such as
+    /// `snp.measurement`. A policy without that table, which the shipped ones have, gives none.
+    pub fn asked_reference_values(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let mut asked: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let table = self
+            .rego
+            .evaluation(Value::Object(Map::new()))
+            .with_reference_values(Arc::default(), 0)
+            .and_then(|mut evaluation| evaluation.value(REQUIREMENTS));
+        let Ok(Some(Value::Object(table))) = table else {
+            return asked;
+        };
+        for (platform, requirements) in &table {
+            for requirement in requirements.as_array().into_iter().flatten() {
+                let name = |member: &str| requirement.get(member)?.as_str();
+                let Some(name) = name("reference").or_else(|| name("at_least")) else {
+                    continue;
+                };
+                let claim = requirement.get("claim").and_then(Value::as_array);
+                let claim = claim.into_iter().flatten().filter_map(Value::as_str);
+                let path: Vec<&str> = [platform.as_str()].into_iter().chain(claim).collect();
+                let claims = asked.entry(name.to_owned()).or_default();
+                claims.insert(path.join("."));
+            }
+        }
+        asked
     }
 
     fn evaluate(
@@ -349,6 +377,7 @@ pub const DEFAULT_GPU_ID: &str = "default_gpu";
 const TRUST_CLAIMS: &str = "data.policy.trust_claims";
 const EXTENSIONS: &str = "data.policy.extensions";
 const FINDINGS: &str = "data.policy.findings";
+const REQUIREMENTS: &str = "data.policy.requirements";
 /// Members of a submodule that no extension may replace.
 const RESERVED: [&str; 4] = [
     "ear.status",
@@ -401,6 +430,24 @@ mod tests {
             ("major_version", json!(1)),
             ("minimum_minor_version", json!(1)),
         ]
+    }
+
+    #[test]
+    fn reference_value_that_the_shipped_policy_asks_for_is_not_listed() {
+        let asked = AppraisalPolicy::default_cpu().asked_reference_values();
+        for (name, claim) in [
+            ("snp_launch_measurement", "snp.measurement"),
+            ("minimum_minor_version", "sample.platform_version.minor"),
+            ("rtmr_1", "tdx.quote.body.rtmr_1"),
+            ("mr_td", "az-tdx-vtpm.quote.body.mr_td"),
+        ] {
+            assert!(asked[name].contains(claim), "{name}: {asked:?}");
+        }
+        let own = AppraisalPolicy::compile(
+            "own_cpu",
+            "package policy\ntrust_claims := {\"hardware\": 2}\nrequirements := [1]\n",
+        );
+        assert!(own.unwrap().asked_reference_values().is_empty());
     }
 
     #[test]
