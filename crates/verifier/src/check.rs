@@ -114,6 +114,13 @@ checks! {
     AzureUserData: "the variable data's user-data is the report data of the quote, and zeros", "Azure guest attestation, HCL report, user-data";
 
     // ---- NVIDIA
+    NvidiaArchitecture: "the device is of an architecture that is verified here", "NVIDIA attestation, device architectures";
+    NvidiaChain: "the device's certificates lead to NVIDIA's device identity root and are valid", "RFC 5280, 6.1";
+    NvidiaFwid: "the leaf certifies the firmware that the report names", "TCG DICE, CompositeDeviceID (2.23.133.5.4.1)";
+    NvidiaSignature: "the leaf's key signed the request and the response", "DMTF DSP0274 1.1, GET_MEASUREMENTS";
+    NvidiaDriverRim: "the driver's reference manifest is signed by NVIDIA, current, and of the driver's version", "TCG RIM Information Model 1.01; XML Signature 1.1";
+    NvidiaVbiosRim: "the VBIOS's reference manifest is signed by NVIDIA, current, and of the VBIOS's version", "TCG RIM Information Model 1.01; XML Signature 1.1";
+    NvidiaMeasurements: "each active measurement is one of those in the reference manifests", "TCG RIM Information Model 1.01, reference measurements";
 
 }
 

@@ -599,6 +599,8 @@ pub(crate) enum X509Error {
         expected: String,
         actual: String,
     },
+    #[error("the chain leads to no trusted root")]
+    NotAnchored,
     #[error("the path has more than {limit} intermediate certificates")]
     PathTooLong { limit: usize },
     #[error("{subject} (serial {serial}) is revoked")]
