@@ -4,29 +4,42 @@
 //! appraise, issue. The record is written before the token leaves.
 
 use strongroom_verifier::{
-    AppraiseError, AppraisedClaims, AppraisedSubmod, Binding, Check, Collateral, Evidence, Reason,
-    TrustAnchors, VerifyError, appraise, verify,
+    AppraiseError, AppraisedClaims, AppraisedSubmod, Binding, Check, Collateral, CollateralRequest,
+    Evidence, Reason, VerifyError, appraise, verify,
 };
 use strongroom_wire::ear::{Tier, TrustVector};
 use strongroom_wire::initdata::{Initdata, InitdataError};
 use strongroom_wire::kbs::{Attestation, InitDataBody};
 
 use crate::audit::{EventId, Kind, Outcome, Record};
+use crate::collateral::CollateralError;
+use crate::config::Loosening;
 use crate::session::{Pending, SessionError, SessionId};
 use crate::store::{Change, StoreError};
 use crate::strangers::PER_SECOND;
 use crate::tokens::{IssueError, IssuedToken};
 use crate::{Inner, NotLetThrough};
 
-/// Verifies and appraises what a session sent and gives its token, once.
-pub(crate) fn attest(
-    broker: &Inner,
-    session: Option<&SessionId>,
-    attestation: &Attestation,
+/// An attestation whose nonce is taken and whose evidence was parsed, and not believed.
+pub(crate) struct Begun {
+    session: SessionId,
+    pending: Pending,
+    attestation: Attestation,
+    initdata: Option<Initdata>,
+    evidence: Result<Evidence, Refusal>,
+    record: Record,
     now: u64,
-) -> Result<String, AttestError> {
+}
+
+/// Takes the nonce of the session. What does not parse never was an attestation and takes none.
+pub(crate) fn begin(
+    broker: &Inner,
+    session: Option<SessionId>,
+    attestation: Attestation,
+    now: u64,
+) -> Result<Begun, AttestError> {
     let (session, pending, initdata) =
-        begin(broker, session, attestation, now).inspect_err(|error| {
+        take_nonce(broker, session, &attestation, now).inspect_err(|error| {
             let mut record = Record::new(Kind::Attestation, Outcome::Denied, ACTION, now);
             record.detail = Some(error.to_string().chars().take(MAX_DETAIL).collect());
             broker.record_stranger(record, PER_SECOND);
@@ -35,58 +48,110 @@ pub(crate) fn attest(
     record.tee = Some(pending.tee);
     record.tee_key = Some(attestation.runtime_data.tee_pubkey.thumbprint());
     record.loosenings = broker.connection_loosenings();
-    let outcome = judge(
-        broker,
-        &pending,
+    let evidence = parse(&pending, &attestation);
+    Ok(Begun {
+        session,
+        pending,
         attestation,
-        initdata.as_ref(),
-        &mut record,
+        initdata,
+        evidence,
+        record,
         now,
-    );
-    let done = match outcome {
-        Ok(token) => {
-            record.token = Some(token.id);
-            broker
-                .store
-                .commit(Change::Nothing, record)
-                .map(|_| token.jwt)
-                .map_err(AttestError::from)
-        }
-        Err(refusal) => Err(refuse(broker, record, refusal)),
-    };
-    match &done {
-        Ok(token) => broker.sessions().attested(session, token.clone(), now),
-        Err(_) => broker.sessions().end(session),
-    }
-    done
+    })
 }
 
-/// Takes the nonce of the session. What does not parse never was an attestation and takes none.
-fn begin<'a>(
+impl Begun {
+    /// What must, or could, be fetched before the evidence is verified.
+    pub(crate) fn collateral_request(&self) -> CollateralRequest {
+        let evidence = self.evidence.as_ref();
+        evidence.map_or_else(
+            |_| CollateralRequest::default(),
+            Evidence::collateral_request,
+        )
+    }
+
+    /// Verifies and appraises what the session sent and gives its token, once.
+    pub(crate) fn conclude(
+        mut self,
+        broker: &Inner,
+        collateral: Result<Collateral, CollateralError>,
+    ) -> Result<String, AttestError> {
+        let insecure = broker.config.collateral.insecure_http;
+        if insecure && !self.collateral_request().is_empty() {
+            let name = Loosening::InsecureCollateral.name();
+            self.record.loosenings.push(name.to_owned());
+        }
+        let outcome = self.evidence.and_then(|evidence| {
+            let (attestation, initdata) = (&self.attestation, self.initdata.as_ref());
+            let composite = &attestation.tee_evidence;
+            let binding = Binding::new(
+                &attestation.runtime_data,
+                &composite.additional_evidence,
+                initdata,
+            );
+            let given = (evidence, &collateral?, &binding);
+            judge(broker, &self.pending, given, &mut self.record, self.now)
+        });
+        let done = match outcome {
+            Ok(token) => {
+                self.record.token = Some(token.id);
+                broker
+                    .store
+                    .commit(Change::Nothing, self.record)
+                    .map(|_| token.jwt)
+                    .map_err(AttestError::from)
+            }
+            Err(refusal) => Err(refuse(broker, self.record, refusal)),
+        };
+        match &done {
+            Ok(token) => broker
+                .sessions()
+                .attested(&self.session, token.clone(), self.now),
+            Err(_) => broker.sessions().end(&self.session),
+        }
+        done
+    }
+}
+
+fn take_nonce(
     broker: &Inner,
-    session: Option<&'a SessionId>,
+    session: Option<SessionId>,
     attestation: &Attestation,
     now: u64,
-) -> Result<(&'a SessionId, Pending, Option<Initdata>), AttestError> {
+) -> Result<(SessionId, Pending, Option<Initdata>), AttestError> {
     let session = session.ok_or(SessionError::Unknown)?;
     let initdata = attestation
         .init_data
         .as_ref()
         .map(parse_initdata)
         .transpose()?;
-    let pending = broker.sessions().take_nonce(session, now)?;
+    let pending = broker.sessions().take_nonce(&session, now)?;
     Ok((session, pending, initdata))
 }
+
+/// Evidence for another nonce is not looked at, so nothing is fetched for it.
+fn parse(pending: &Pending, attestation: &Attestation) -> Result<Evidence, Refusal> {
+    if attestation.runtime_data.nonce != pending.nonce {
+        return Err(Refusal::Nonce);
+    }
+    let composite = &attestation.tee_evidence;
+    Ok(Evidence::parse_composite(
+        pending.tee,
+        composite.primary_evidence.get().as_bytes(),
+        &composite.additional_evidence,
+    )?)
+}
+
+type Given<'a> = (Evidence, &'a Collateral, &'a Binding);
 
 fn judge(
     broker: &Inner,
     pending: &Pending,
-    attestation: &Attestation,
-    initdata: Option<&Initdata>,
+    given: Given<'_>,
     record: &mut Record,
     now: u64,
 ) -> Result<IssuedToken, Refusal> {
-    let appraised = appraised(broker, pending, attestation, initdata, record, now)?;
+    let appraised = appraised(broker, pending, given, record, now)?;
     broker
         .issuer
         .issue(&appraised, now)
@@ -99,38 +164,11 @@ fn judge(
 fn appraised(
     broker: &Inner,
     pending: &Pending,
-    attestation: &Attestation,
-    initdata: Option<&Initdata>,
+    (evidence, collateral, binding): Given<'_>,
     record: &mut Record,
     now: u64,
 ) -> Result<AppraisedClaims, Refusal> {
-    if attestation.runtime_data.nonce != pending.nonce {
-        return Err(Refusal::Nonce);
-    }
-    let composite = &attestation.tee_evidence;
-    let binding = Binding::new(
-        &attestation.runtime_data,
-        &composite.additional_evidence,
-        initdata,
-    );
-    let evidence = Evidence::parse_composite(
-        pending.tee,
-        composite.primary_evidence.get().as_bytes(),
-        &composite.additional_evidence,
-    )?;
-    // No supported platform asks for collateral yet; one that does must not be verified without it.
-    if !evidence.collateral_request().is_empty() {
-        return Err(Refusal::Internal(
-            "collateral is wanted and cannot be fetched".to_owned(),
-        ));
-    }
-    let verified = verify(
-        evidence,
-        &Collateral::none(),
-        &TrustAnchors::none(),
-        &binding,
-        now,
-    )?;
+    let verified = verify(evidence, collateral, &broker.anchors, binding, now)?;
     broker
         .let_through(verified.development().map(Some), record)
         .map_err(|NotLetThrough| Refusal::Development)?;
@@ -185,6 +223,7 @@ fn refuse(broker: &Inner, mut record: Record, refusal: Refusal) -> AttestError {
     let event = broker.record_stranger(record, REFUSED_PER_SECOND);
     match refusal {
         Refusal::Internal(_) => AttestError::Internal(event),
+        Refusal::Collateral(error) if error.may_pass() => AttestError::Later { event },
         _ => AttestError::Refused {
             event,
             said: refusal.said(),
@@ -201,6 +240,8 @@ enum Refusal {
         "development evidence proves nothing about hardware, and this broker does not accept it"
     )]
     Development,
+    #[error(transparent)]
+    Collateral(#[from] CollateralError),
     #[error(transparent)]
     Verify(#[from] VerifyError),
     #[error(transparent)]
@@ -235,6 +276,7 @@ impl Refusal {
             | Self::Nonce
             | Self::Development
             | Self::TokenTooLong(_) => self.to_string(),
+            Self::Collateral(_) => "this broker has no collateral for this machine".to_owned(),
             Self::Verify(error) => format!(
                 "the evidence does not verify: {} does not hold",
                 error.check().name()
@@ -280,6 +322,11 @@ pub(crate) enum AttestError {
     Session(#[from] SessionError),
     #[error("{said}; the broker's owner can explain event {event}")]
     Refused { event: EventId, said: String },
+    #[error(
+        "what the machine's maker publishes about it cannot be fetched now: try again later; the broker's owner can \
+         explain event {event}"
+    )]
+    Later { event: EventId },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the broker failed; its owner can explain event {0}")]

@@ -28,6 +28,7 @@ use std::time::{Duration, SystemTime};
 use axum_server::tls_rustls::RustlsConfig;
 use hyper_util::rt::TokioTimer;
 use rustls::ServerConfig;
+use strongroom_verifier::TrustAnchors;
 use strongroom_wire::tee::Tee;
 
 pub use admin::AdminKeyError;
@@ -42,6 +43,7 @@ pub use tokens::TokenKeyError;
 
 use admin::Admins;
 use audit::{Kind, Outcome, Record};
+use collateral::Collaterals;
 use policies::{LoadError, Policies};
 use session::Sessions;
 use store::{Change, MemoryStore, SqliteStore, StorageKey, Store};
@@ -66,6 +68,8 @@ pub(crate) struct Inner {
     issuer: Issuer,
     admins: Admins,
     policies: Policies,
+    anchors: TrustAnchors,
+    collaterals: Collaterals,
     sessions: Mutex<Sessions>,
     strangers: Mutex<Strangers>,
 }
@@ -125,6 +129,8 @@ impl Broker {
             config.session.lifetime_seconds,
             config.session.max,
         ));
+        let anchors = anchors::trust_anchors(&config)?;
+        let collaterals = Collaterals::open(&config, Arc::clone(&clock))?;
         let inner = Inner {
             config,
             clock,
@@ -133,6 +139,8 @@ impl Broker {
             issuer,
             admins,
             policies,
+            anchors,
+            collaterals,
             sessions,
             strangers: Mutex::default(),
         };

@@ -28,15 +28,13 @@ pub(crate) async fn attest(
     let cookie = session
         .as_ref()
         .map(|session| [(SET_COOKIE, identity::cookie(&broker, session, now))]);
+    let begun = broker
+        .blocking(move |broker| Ok(attestation::begin(broker, session, message, now)?))
+        .await?;
+    let request = begun.collateral_request();
+    let collateral = broker.collaterals.answer(&request).await;
     let token = broker
-        .blocking(move |broker| {
-            Ok(attestation::attest(
-                broker,
-                session.as_ref(),
-                &message,
-                now,
-            )?)
-        })
+        .blocking(move |broker| Ok(begun.conclude(broker, collateral)?))
         .await?;
     Ok((cookie, Json(AttestResponse { token })).into_response())
 }
