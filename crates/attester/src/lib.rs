@@ -5,6 +5,7 @@
 //! (kbs-types 0.18); this build makes `sample`.
 
 mod detect;
+pub mod development;
 mod sample;
 
 use serde_json::value::RawValue;

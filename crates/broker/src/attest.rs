@@ -20,18 +20,8 @@ use crate::strangers::PER_SECOND;
 use crate::tokens::{IssueError, IssuedToken};
 use crate::{Inner, NotLetThrough};
 
-/// An attestation whose nonce is taken and whose evidence was parsed, and not believed.
-pub(crate) struct Begun {
-    session: SessionId,
-    pending: Pending,
-    attestation: Attestation,
-    initdata: Option<Initdata>,
-    evidence: Result<Evidence, Refusal>,
-    record: Record,
-    now: u64,
-}
-
-/// Takes the nonce of the session. What does not parse never was an attestation and takes none.
+/// Takes the nonce of the session, once and for good, and parses what was sent with it. What does not parse as a
+/// message never was an attestation and takes none.
 pub(crate) fn begin(
     broker: &Inner,
     session: Option<SessionId>,
@@ -48,69 +38,81 @@ pub(crate) fn begin(
     record.tee = Some(pending.tee);
     record.tee_key = Some(attestation.runtime_data.tee_pubkey.thumbprint());
     record.loosenings = broker.connection_loosenings();
-    let evidence = parse(&pending, &attestation);
-    Ok(Begun {
-        session,
-        pending,
-        attestation,
-        initdata,
-        evidence,
-        record,
-        now,
-    })
+    match parse(&pending, &attestation) {
+        Ok(evidence) => Ok(Begun {
+            session,
+            attestation,
+            initdata,
+            evidence,
+            record,
+        }),
+        Err(refusal) => {
+            broker.sessions().end(&session);
+            Err(refuse(broker, record, refusal))
+        }
+    }
+}
+
+/// An attestation whose nonce is taken and whose evidence is parsed: what remains needs collateral.
+pub(crate) struct Begun {
+    session: SessionId,
+    attestation: Attestation,
+    initdata: Option<Initdata>,
+    evidence: Evidence,
+    record: Record,
 }
 
 impl Begun {
-    /// What must, or could, be fetched before the evidence is verified.
+    /// What the evidence needs, to be fetched.
     pub(crate) fn collateral_request(&self) -> CollateralRequest {
-        let evidence = self.evidence.as_ref();
-        evidence.map_or_else(
-            |_| CollateralRequest::default(),
-            Evidence::collateral_request,
-        )
+        self.evidence.collateral_request()
     }
+}
 
-    /// Verifies and appraises what the session sent and gives its token, once.
-    pub(crate) fn conclude(
-        mut self,
-        broker: &Inner,
-        collateral: Result<Collateral, CollateralError>,
-    ) -> Result<String, AttestError> {
-        let insecure = broker.config.collateral.insecure_http;
-        if insecure && !self.collateral_request().is_empty() {
-            let name = Loosening::InsecureCollateral.name();
-            self.record.loosenings.push(name.to_owned());
-        }
-        let outcome = self.evidence.and_then(|evidence| {
-            let (attestation, initdata) = (&self.attestation, self.initdata.as_ref());
-            let composite = &attestation.tee_evidence;
-            let binding = Binding::new(
-                &attestation.runtime_data,
-                &composite.additional_evidence,
-                initdata,
-            );
-            let given = (evidence, &collateral?, &binding);
-            judge(broker, &self.pending, given, &mut self.record, self.now)
-        });
-        let done = match outcome {
-            Ok(token) => {
-                self.record.token = Some(token.id);
-                broker
-                    .store
-                    .commit(Change::Nothing, self.record)
-                    .map(|_| token.jwt)
-                    .map_err(AttestError::from)
-            }
-            Err(refusal) => Err(refuse(broker, self.record, refusal)),
-        };
-        match &done {
-            Ok(token) => broker
-                .sessions()
-                .attested(&self.session, token.clone(), self.now),
-            Err(_) => broker.sessions().end(&self.session),
-        }
-        done
+/// Verifies and appraises what a session sent and gives its token, once.
+pub(crate) fn finish(
+    broker: &Inner,
+    begun: Begun,
+    collateral: Result<Collateral, CollateralError>,
+    now: u64,
+) -> Result<String, AttestError> {
+    let mut record = begun.record;
+    let session = begun.session;
+    if broker.config.collateral.insecure_http && !begun.evidence.collateral_request().is_empty() {
+        let name = Loosening::InsecureCollateral.name();
+        record.loosenings.push(name.to_owned());
     }
+    let binding = Binding::new(
+        &begun.attestation.runtime_data,
+        &begun.attestation.tee_evidence.additional_evidence,
+        begun.initdata.as_ref(),
+    );
+    let outcome = collateral.map_err(Refusal::from).and_then(|collateral| {
+        judge(
+            broker,
+            begun.evidence,
+            &collateral,
+            &binding,
+            &mut record,
+            now,
+        )
+    });
+    let done = match outcome {
+        Ok(token) => {
+            record.token = Some(token.id);
+            broker
+                .store
+                .commit(Change::Nothing, record)
+                .map(|_| token.jwt)
+                .map_err(AttestError::from)
+        }
+        Err(refusal) => Err(refuse(broker, record, refusal)),
+    };
+    match &done {
+        Ok(token) => broker.sessions().attested(&session, token.clone(), now),
+        Err(_) => broker.sessions().end(&session),
+    }
+    done
 }
 
 fn take_nonce(
@@ -129,7 +131,6 @@ fn take_nonce(
     Ok((session, pending, initdata))
 }
 
-/// Evidence for another nonce is not looked at, so nothing is fetched for it.
 fn parse(pending: &Pending, attestation: &Attestation) -> Result<Evidence, Refusal> {
     if attestation.runtime_data.nonce != pending.nonce {
         return Err(Refusal::Nonce);
@@ -142,16 +143,15 @@ fn parse(pending: &Pending, attestation: &Attestation) -> Result<Evidence, Refus
     )?)
 }
 
-type Given<'a> = (Evidence, &'a Collateral, &'a Binding);
-
 fn judge(
     broker: &Inner,
-    pending: &Pending,
-    given: Given<'_>,
+    evidence: Evidence,
+    collateral: &Collateral,
+    binding: &Binding,
     record: &mut Record,
     now: u64,
 ) -> Result<IssuedToken, Refusal> {
-    let appraised = appraised(broker, pending, given, record, now)?;
+    let appraised = appraised(broker, evidence, collateral, binding, record, now)?;
     broker
         .issuer
         .issue(&appraised, now)
@@ -163,17 +163,19 @@ fn judge(
 
 fn appraised(
     broker: &Inner,
-    pending: &Pending,
-    (evidence, collateral, binding): Given<'_>,
+    evidence: Evidence,
+    collateral: &Collateral,
+    binding: &Binding,
     record: &mut Record,
     now: u64,
 ) -> Result<AppraisedClaims, Refusal> {
+    let tee = evidence.tee();
     let verified = verify(evidence, collateral, &broker.anchors, binding, now)?;
     broker
         .let_through(verified.development().map(Some), record)
         .map_err(|NotLetThrough| Refusal::Development)?;
     let appraisals = broker.policies.appraisal();
-    record.policy = appraisals.digest(pending.tee.class());
+    record.policy = appraisals.digest(tee.class());
     let values = broker.policies.reference_values();
     let appraised = appraise(verified, &values, &appraisals.policies, now)?;
     let grades: Vec<String> = appraised.submods().iter().map(grade).collect();
@@ -223,7 +225,10 @@ fn refuse(broker: &Inner, mut record: Record, refusal: Refusal) -> AttestError {
     let event = broker.record_stranger(record, REFUSED_PER_SECOND);
     match refusal {
         Refusal::Internal(_) => AttestError::Internal(event),
-        Refusal::Collateral(error) if error.may_pass() => AttestError::Later { event },
+        Refusal::Collateral(ref error) if error.may_pass() => AttestError::Later {
+            event,
+            said: refusal.said(),
+        },
         _ => AttestError::Refused {
             event,
             said: refusal.said(),
@@ -241,9 +246,9 @@ enum Refusal {
     )]
     Development,
     #[error(transparent)]
-    Collateral(#[from] CollateralError),
-    #[error(transparent)]
     Verify(#[from] VerifyError),
+    #[error(transparent)]
+    Collateral(#[from] CollateralError),
     #[error(transparent)]
     Appraise(#[from] AppraiseError),
     #[error(transparent)]
@@ -276,11 +281,16 @@ impl Refusal {
             | Self::Nonce
             | Self::Development
             | Self::TokenTooLong(_) => self.to_string(),
-            Self::Collateral(_) => "this broker has no collateral for this machine".to_owned(),
             Self::Verify(error) => format!(
                 "the evidence does not verify: {} does not hold",
                 error.check().name()
             ),
+            Self::Collateral(error) if error.may_pass() => {
+                "what the platform's maker says of it cannot be had now: try again later".to_owned()
+            }
+            Self::Collateral(_) => {
+                "this broker cannot have what the platform's maker says of it".to_owned()
+            }
             Self::Appraise(_) | Self::Internal(_) => "the evidence cannot be appraised".to_owned(),
         }
     }
@@ -322,11 +332,9 @@ pub(crate) enum AttestError {
     Session(#[from] SessionError),
     #[error("{said}; the broker's owner can explain event {event}")]
     Refused { event: EventId, said: String },
-    #[error(
-        "what the machine's maker publishes about it cannot be fetched now: try again later; the broker's owner can \
-         explain event {event}"
-    )]
-    Later { event: EventId },
+    /// No refusal: the same evidence may pass later, in a new session.
+    #[error("{said}; the broker's owner can explain event {event}")]
+    Later { event: EventId, said: String },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the broker failed; its owner can explain event {0}")]

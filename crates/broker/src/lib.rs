@@ -68,9 +68,9 @@ pub(crate) struct Inner {
     issuer: Issuer,
     admins: Admins,
     policies: Policies,
+    sessions: Mutex<Sessions>,
     anchors: TrustAnchors,
     collaterals: Collaterals,
-    sessions: Mutex<Sessions>,
     strangers: Mutex<Strangers>,
 }
 
@@ -129,18 +129,18 @@ impl Broker {
             config.session.lifetime_seconds,
             config.session.max,
         ));
-        let anchors = anchors::trust_anchors(&config)?;
         let collaterals = Collaterals::open(&config, Arc::clone(&clock))?;
+        let anchors = anchors::trust_anchors(&config)?;
         let inner = Inner {
             config,
             clock,
+            anchors,
+            collaterals,
             store,
             storage_key,
             issuer,
             admins,
             policies,
-            anchors,
-            collaterals,
             sessions,
             strangers: Mutex::default(),
         };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::Assurance;
 use crate::collateral::{RootId, SnpProduct};
-use crate::x509::{Certificate, PublicKey, SignatureCache, X509Error};
+use crate::x509::{Certificate, Path, PublicKey, SignatureCache, X509Error};
 
 /// The roots that are trusted, and for what.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +42,7 @@ impl TrustAnchors {
         let vendors = SnpProduct::ALL.into_iter().map(Vendor::Amd).chain([
             Vendor::Intel,
             Vendor::Nvidia,
+            Vendor::NvidiaRim,
             Vendor::Tpm,
         ]);
         self.roots.extend(vendors.map(|vendor| Root {
@@ -82,6 +83,39 @@ impl TrustAnchors {
         self.roots.iter().filter(move |root| root.vendor == vendor)
     }
 
+    /// Verifies a chain, leaf first, that ends in a root of one maker or in what such a root issued. Returns what the
+    /// root is worth.
+    pub(crate) fn check_chain(
+        &self,
+        vendor: Vendor,
+        chain: &[Certificate],
+        now: u64,
+    ) -> Result<Assurance, X509Error> {
+        let mut why = X509Error::NotAnchored;
+        for root in self.roots(vendor) {
+            let (intermediates, named) = match chain {
+                [] => continue,
+                [.., end] if end.issuer() != root.certificate.subject() => continue,
+                [leaf] if leaf.der() == root.certificate.der() => continue,
+                [_, between @ .., end] if end.der() == root.certificate.der() => (between, true),
+                [_, all @ ..] => (all, false),
+            };
+            let Some(leaf) = chain.first() else { continue };
+            let path = Path {
+                leaf,
+                intermediates,
+                root: &root.certificate,
+                known: &[],
+            };
+            match path.verify(now, &[], &self.proven) {
+                Ok(()) => return Ok(root.assurance),
+                Err(error) if named || why == X509Error::NotAnchored => why = error,
+                Err(_) => {}
+            }
+        }
+        Err(why)
+    }
+
     /// The root of one maker that has this fingerprint.
     pub(crate) fn root(&self, vendor: Vendor, id: RootId) -> Option<&Root> {
         self.roots(vendor)
@@ -115,6 +149,8 @@ pub(crate) enum Vendor {
     Amd(SnpProduct),
     Intel,
     Nvidia,
+    /// NVIDIA's reference integrity manifests, which have a root of their own.
+    NvidiaRim,
     Tpm,
 }
 
@@ -157,6 +193,7 @@ fn builtin() -> Vec<Root> {
     let others = [
         (Vendor::Intel, include_str!("roots/intel_sgx.pem")),
         (Vendor::Nvidia, include_str!("roots/nvidia_device.pem")),
+        (Vendor::NvidiaRim, include_str!("roots/nvidia_rim.pem")),
     ];
     amd.into_iter()
         .chain(others)
@@ -171,4 +208,108 @@ fn builtin() -> Vec<Root> {
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::x509::SignatureCache;
+
+    /// The lines of the table in `roots/README.md`: file, common name, SHA-256, last day.
+    fn documented() -> Vec<[String; 4]> {
+        include_str!("roots/README.md")
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| {
+                let cells: Vec<_> = line
+                    .split('|')
+                    .map(|cell| cell.trim().trim_matches('`').to_owned())
+                    .collect();
+                [&cells[1], &cells[2], &cells[3], &cells[4]].map(Clone::clone)
+            })
+            .collect()
+    }
+
+    fn file(vendor: Vendor) -> String {
+        match vendor {
+            Vendor::Amd(product) => format!("amd_{product}.pem").to_lowercase(),
+            Vendor::Intel => "intel_sgx.pem".to_owned(),
+            Vendor::Nvidia => "nvidia_device.pem".to_owned(),
+            Vendor::Tpm => panic!("no root of a TPM maker is built in"),
+        }
+    }
+
+    #[test]
+    fn built_in_certificates_are_those_of_the_table() {
+        let found: Vec<_> = builtin()
+            .iter()
+            .flat_map(|root| {
+                std::iter::once(&root.certificate)
+                    .chain(&root.intermediates)
+                    .map(|certificate| {
+                        let (_, last) = certificate.validity();
+                        let last = i64::try_from(last).unwrap();
+                        let last = time::OffsetDateTime::from_unix_timestamp(last).unwrap();
+                        [
+                            file(root.vendor),
+                            certificate.common_name().unwrap(),
+                            hex::encode(certificate.root_id().0),
+                            last.date().to_string(),
+                        ]
+                    })
+            })
+            .collect();
+        assert_eq!(found, documented());
+    }
+
+    #[test]
+    fn built_in_roots_signed_themselves_and_what_lies_below_them() {
+        for root in builtin() {
+            let cache = SignatureCache::default();
+            assert!(root.certificate.is_self_issued());
+            for certificate in std::iter::once(&root.certificate).chain(&root.intermediates) {
+                certificate
+                    .check_signed_by(&root.certificate, &cache)
+                    .unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn intel_root_has_the_id_that_requests_name() {
+        assert!(
+            TrustAnchors::vendors()
+                .root(Vendor::Intel, RootId::INTEL)
+                .is_some()
+        );
+        assert!(
+            TrustAnchors::none()
+                .root(Vendor::Intel, RootId::INTEL)
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn two_certificates_are_no_development_root() {
+        let two = include_str!("roots/intel_sgx.pem").repeat(2);
+        assert!(TrustAnchors::none().with_development_root(&two).is_err());
+        assert!(TrustAnchors::none().with_development_root("").is_err());
+    }
+
+    #[test]
+    fn development_root_is_never_worth_hardware() {
+        let anchors = TrustAnchors::none()
+            .with_development_root(include_str!("roots/nvidia_device.pem"))
+            .unwrap();
+        for vendor in [
+            Vendor::Amd(SnpProduct::Turin),
+            Vendor::Intel,
+            Vendor::Nvidia,
+            Vendor::Tpm,
+        ] {
+            let found: Vec<_> = anchors.roots(vendor).map(|root| root.assurance).collect();
+            assert_eq!(found, [Assurance::Development]);
+        }
+    }
 }

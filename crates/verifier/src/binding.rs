@@ -89,9 +89,13 @@ impl Binding {
         }
     }
 
-    /// The claim `init_data_claims` of the document that was sent.
-    pub(crate) fn initdata_claims(&self) -> Option<&Value> {
-        self.initdata_claims.as_ref()
+    /// The claims `init_data_digest` and `init_data_claims` of the document that was sent. The register's own
+    /// content is another claim, `init_data`: a platform may hold a digest padded or cut.
+    pub(crate) fn initdata_claims(&self) -> Option<(String, &Value)> {
+        match (&self.primary.initdata, &self.initdata_claims) {
+            (ExpectedInitdata::Digest(digest), Some(claims)) => Some((hex::encode(digest), claims)),
+            _ => None,
+        }
     }
 }
 

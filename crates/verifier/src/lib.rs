@@ -11,11 +11,17 @@ mod appraise;
 mod binding;
 mod check;
 mod collateral;
+mod cursor;
+mod dcap;
+pub mod event_log;
+pub mod measure;
 mod platforms;
 mod policy;
 mod reference_value;
 pub mod release_policy;
+mod rim;
 mod x509;
+mod xml;
 
 use std::collections::BTreeMap;
 
@@ -59,6 +65,17 @@ impl Evidence {
     /// [`VerifyError::PlatformNotSupported`], [`VerifyError::Malformed`].
     pub fn parse(tee: Tee, json: &[u8]) -> Result<Self, VerifyError> {
         Self::parse_composite(tee, json, "")
+    }
+
+    /// Parses what the hardware itself gives: a report or a quote, without the JSON around it.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_raw(tee: Tee, bytes: &[u8]) -> Result<Self, VerifyError> {
+        Ok(Self {
+            primary: PlatformEvidence::parse_raw(tee, bytes)?,
+            devices: Vec::new(),
+        })
     }
 
     /// As [`Self::parse`], with the evidence of further devices: `""`, or a JSON text that maps platforms to
@@ -280,9 +297,11 @@ impl VerifiedSubmod {
         if let Some(register) = verdict.init_data {
             bound.insert("init_data".into(), json!(register));
         }
-        if let (Some(held), Some(claims)) = (verdict.initdata_bound, binding.initdata_claims())
+        if let (Some(held), Some((digest, claims))) =
+            (verdict.initdata_bound, binding.initdata_claims())
             && primary
         {
+            bound.insert("init_data_digest".into(), json!(digest));
             bound.insert("init_data_claims".into(), claims.clone());
             bound.insert("init_data_bound".into(), json!(held));
         }
@@ -409,3 +428,22 @@ impl VerifyError {
 
 /// Reports of eight GPUs with their chains have less than 1 MiB.
 const MAX_ADDITIONAL: usize = 2 * 1024 * 1024;
+
+/// Decoders that strangers reach and that are not public, as functions of bytes: the entries for fuzzing.
+#[doc(hidden)]
+pub mod fuzz {
+    use crate::x509::{Certificate, Crl, SignatureCache};
+
+    /// A certificate: parsed, and verified under its own key.
+    pub fn certificate(der: &[u8]) -> bool {
+        Certificate::from_der(der).is_ok_and(|certificate| {
+            let proven = SignatureCache::default();
+            certificate.check_signed_by(&certificate, &proven).is_ok()
+        })
+    }
+
+    /// A revocation list.
+    pub fn revocation_list(der: &[u8]) -> bool {
+        Crl::from_der(der).is_ok()
+    }
+}

@@ -228,10 +228,10 @@ impl Requirement {
         }
         let mut cpu = Vec::new();
         if let Some(digest) = &self.initdata_digest {
-            let path = ["init_data".to_owned()];
+            let path = ["init_data_digest".to_owned()];
             cpu.push(check(
                 "init-data",
-                claim("init_data"),
+                claim("init_data_digest"),
                 json!(digest),
                 evidence(&path),
             ));
@@ -573,7 +573,7 @@ mod tests {
     }
 
     fn fraud_evidence() -> Value {
-        json!({"init_data": "abababab", "init_data_bound": true, "assurance": "development"})
+        json!({"init_data_digest": "abababab", "init_data_bound": true, "assurance": "development"})
     }
 
     #[test]
@@ -588,7 +588,7 @@ mod tests {
     #[test]
     fn written_policy_names_expected_and_actual_initdata() {
         let mut evidence = fraud_evidence();
-        evidence["init_data"] = json!("cdcdcdcd");
+        evidence["init_data_digest"] = json!("cdcdcdcd");
         let reasons = reasons_of(decide(
             &fraud(),
             &token("affirming", evidence),
@@ -598,7 +598,7 @@ mod tests {
             reasons,
             [Reason {
                 rule: "default/fraud-*/*: init-data".into(),
-                claim: "submods.cpu0.init_data".into(),
+                claim: "submods.cpu0.init_data_digest".into(),
                 expected: json!("abababab"),
                 actual: json!("cdcdcdcd"),
             }]

@@ -94,6 +94,17 @@ impl Certificate {
         self.parsed.tbs_certificate().issuer().to_string()
     }
 
+    /// The subject's common name.
+    pub(crate) fn common_name(&self) -> Option<String> {
+        let name = self.parsed.tbs_certificate().subject().common_name();
+        name.ok().flatten().map(|name| name.value().into_owned())
+    }
+
+    /// Whether its issuer has the name of this certificate's subject. That alone proves nothing.
+    pub(crate) fn is_issued_by_name_of(&self, issuer: &Self) -> bool {
+        self.parsed.tbs_certificate().issuer() == issuer.parsed.tbs_certificate().subject()
+    }
+
     /// Whether subject and issuer are the same name.
     pub(crate) fn is_self_issued(&self) -> bool {
         let tbs = self.parsed.tbs_certificate();
@@ -151,12 +162,11 @@ impl Certificate {
         proven: &SignatureCache,
     ) -> Result<(), X509Error> {
         proven.once(&[&issuer.der, &self.der], || {
+            let algorithm = self.parsed.signature_algorithm();
+            check_same(algorithm, self.parsed.tbs_certificate().signature())?;
+            let signature = bits(self.parsed.signature())?;
             let signed = signed_part(&self.der)?;
-            issuer.public_key().check(
-                self.parsed.signature_algorithm(),
-                signed,
-                bits(self.parsed.signature())?,
-            )
+            issuer.public_key().check(algorithm, signed, signature)
         })
     }
 
@@ -194,14 +204,18 @@ impl Certificate {
         {
             return Err(refused("its path length is used up"));
         }
-        if let Some(usage) = self.extension(KEY_USAGE)? {
-            let usage =
-                KeyUsage::from_der(usage).map_err(|e| X509Error::Malformed(e.to_string()))?;
-            if !usage.key_cert_sign() {
-                return Err(refused("its key usage does not allow signing certificates"));
-            }
+        if let Some(usage) = self.key_usage()?
+            && !usage.key_cert_sign()
+        {
+            return Err(refused("its key usage does not allow signing certificates"));
         }
         Ok(())
+    }
+
+    fn key_usage(&self) -> Result<Option<KeyUsage>, X509Error> {
+        self.extension(KEY_USAGE)?
+            .map(|usage| KeyUsage::from_der(usage).map_err(|e| X509Error::Malformed(e.to_string())))
+            .transpose()
     }
 
     /// RFC 5280, 6.1.4 (o): every critical extension is one that is processed here or by the platform.
@@ -227,7 +241,7 @@ pub(crate) struct Path<'a> {
     pub(crate) leaf: &'a Certificate,
     /// Those between, in order: the first issued the leaf.
     pub(crate) intermediates: &'a [Certificate],
-    /// The trusted root. It is trusted as it is: its own signature and extensions are not looked at, its dates are.
+    /// The trusted root. Its own signature is not looked at; its dates and what it may sign are.
     pub(crate) root: &'a Certificate,
     /// Critical extensions that the platform itself processes.
     pub(crate) known: &'a [ObjectIdentifier],
@@ -324,26 +338,46 @@ impl Crl {
         Some(next.to_unix_duration().as_secs())
     }
 
-    /// RFC 5280, 6.3.3: the issuer signed it, and it is current.
+    /// RFC 5280, 6.3.3: the issuer may sign lists and signed this one, it is current, and it covers whatever the issuer
+    /// issued: what narrows a list's scope is critical, and no critical extension is known here (5.2).
     pub(crate) fn check_current(
         &self,
         issuer: &Certificate,
         now: u64,
         proven: &SignatureCache,
     ) -> Result<(), X509Error> {
+        if let Some(usage) = issuer.key_usage()?
+            && !usage.crl_sign()
+        {
+            return Err(X509Error::CrlIssuer(issuer.subject()));
+        }
         proven.once(&[&issuer.der, &self.der], || {
+            let algorithm = &self.parsed.signature_algorithm;
+            check_same(algorithm, &self.parsed.tbs_cert_list.signature)?;
+            let signature = bits(&self.parsed.signature)?;
             let signed = signed_part(&self.der)?;
-            issuer.public_key().check(
-                &self.parsed.signature_algorithm,
-                signed,
-                bits(&self.parsed.signature)?,
-            )
+            issuer.public_key().check(algorithm, signed, signature)
         })?;
         let list = &self.parsed.tbs_cert_list;
+        let of_list = list.crl_extensions.iter().flatten();
+        let of_entries = list
+            .revoked_certificates
+            .iter()
+            .flatten()
+            .filter_map(|entry| entry.crl_entry_extensions.as_ref())
+            .flatten();
+        if let Some(extension) = of_list.chain(of_entries).find(|one| one.critical) {
+            return Err(X509Error::Critical {
+                subject: format!("the revocation list of {}", self.issuer()),
+                oid: extension.extn_id.to_string(),
+            });
+        }
         let first = list.this_update.to_unix_duration().as_secs();
         let last = list
             .next_update
-            .map_or(u64::MAX, |time| time.to_unix_duration().as_secs());
+            .ok_or_else(|| X509Error::Malformed("a revocation list without an end".to_owned()))?
+            .to_unix_duration()
+            .as_secs();
         match (first..=last).contains(&now) {
             true => Ok(()),
             false => Err(X509Error::Validity {
@@ -565,12 +599,16 @@ pub(crate) enum X509Error {
         expected: String,
         actual: String,
     },
+    #[error("the chain leads to no trusted root")]
+    NotAnchored,
     #[error("the path has more than {limit} intermediate certificates")]
     PathTooLong { limit: usize },
     #[error("{subject} (serial {serial}) is revoked")]
     Revoked { subject: String, serial: String },
     #[error("the revocation list of {0} belongs to no certificate of the path")]
     StrayCrl(String),
+    #[error("the key usage of {0} does not allow signing revocation lists")]
+    CrlIssuer(String),
 }
 
 /// The first element of the outer SEQUENCE, as it stands in the bytes: what an issuer signed (RFC 5280, 4.1.1.3).
@@ -578,14 +616,22 @@ fn signed_part(der: &[u8]) -> Result<&[u8], X509Error> {
     use der::Reader as _;
     let malformed = |e: der::Error| X509Error::Malformed(e.to_string());
     let mut reader = der::SliceReader::new(der).map_err(malformed)?;
-    let outer = der::Header::decode(&mut reader).map_err(malformed)?;
-    let start: usize = u32::from(reader.position())
-        .try_into()
-        .map_err(|_| X509Error::Malformed("length".to_owned()))?;
-    let _ = outer;
-    let signed = reader.tlv_bytes().map_err(malformed)?;
-    der.get(start..start.saturating_add(signed.len()))
-        .ok_or_else(|| X509Error::Malformed("length".to_owned()))
+    der::Header::decode(&mut reader).map_err(malformed)?;
+    reader.tlv_bytes().map_err(malformed)
+}
+
+/// RFC 5280, 4.1.1.2 and 5.1.1.2: the algorithm within the signed part is the one beside the signature.
+fn check_same(
+    beside: &AlgorithmIdentifierOwned,
+    within: &AlgorithmIdentifierOwned,
+) -> Result<(), X509Error> {
+    match beside == within {
+        true => Ok(()),
+        false => Err(X509Error::Algorithm(format!(
+            "{} beside the signature and {} within what it signs",
+            beside.oid, within.oid
+        ))),
+    }
 }
 
 fn bits(bits: &der::asn1::BitString) -> Result<&[u8], X509Error> {
@@ -593,7 +639,7 @@ fn bits(bits: &der::asn1::BitString) -> Result<&[u8], X509Error> {
         .ok_or_else(|| X509Error::Malformed("a bit string with unused bits".to_owned()))
 }
 
-/// RFC 4055, 3.1. A salt as long as the hash is what aws-lc-rs demands.
+/// RFC 4055, 3.1. The salt is as long as the hash, as aws-lc-rs demands.
 fn pss_hash(algorithm: &AlgorithmIdentifierOwned) -> Result<ObjectIdentifier, X509Error> {
     let malformed =
         || X509Error::Algorithm("RSASSA-PSS with parameters of another form".to_owned());
@@ -607,7 +653,17 @@ fn pss_hash(algorithm: &AlgorithmIdentifierOwned) -> Result<ObjectIdentifier, X5
         .ok_or_else(malformed)?
         .decode_as()
         .map_err(|_| malformed())?;
-    match mask.oid == MGF1 && mask_hash.oid == hash {
+    let length = match hash {
+        SHA256 => 32,
+        SHA384 => 48,
+        SHA512 => 64,
+        _ => return Err(malformed()),
+    };
+    let usual = mask.oid == MGF1
+        && mask_hash.oid == hash
+        && parameters.salt == Some(length)
+        && parameters.trailer.is_none_or(|trailer| trailer == 1);
+    match usual {
         true => Ok(hash),
         false => Err(malformed()),
     }
@@ -668,3 +724,601 @@ const EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.2
 /// Critical extensions that are looked at here, and extended key usage, which narrows what TLS clients accept and
 /// decides nothing about evidence.
 const PROCESSED: [ObjectIdentifier; 3] = [BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE];
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rcgen::{
+        BasicConstraints as Constraints, CertificateParams, CertificateRevocationListParams,
+        CustomExtension, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+        PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, RevokedCertParams, SerialNumber,
+        date_time_ymd,
+    };
+
+    use super::*;
+    use crate::TrustAnchors;
+    use crate::anchors::Vendor;
+    use crate::collateral::SnpProduct;
+
+    /// 2026-01-01, within the life of what [`Made`] makes.
+    const NOW: u64 = 1_767_225_600;
+
+    /// A certificate and what its successors are signed with.
+    struct Made {
+        certificate: Certificate,
+        params: CertificateParams,
+        key: KeyPair,
+    }
+
+    fn params(name: &str, ca: bool) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.not_before = date_time_ymd(2025, 1, 1);
+        params.not_after = date_time_ymd(2030, 1, 1);
+        params.serial_number = Some(SerialNumber::from_slice(name.as_bytes()));
+        if ca {
+            params.is_ca = IsCa::Ca(Constraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        }
+        params
+    }
+
+    fn root(params: CertificateParams) -> Made {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let der = params.self_signed(&key).unwrap();
+        Made {
+            certificate: Certificate::from_der(der.der()).unwrap(),
+            params,
+            key,
+        }
+    }
+
+    impl Made {
+        fn issue(&self, params: CertificateParams) -> Self {
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
+            let issuer = Issuer::from_params(&self.params, &self.key);
+            let der = params.signed_by(&key, &issuer).unwrap();
+            Self {
+                certificate: Certificate::from_der(der.der()).unwrap(),
+                params,
+                key,
+            }
+        }
+
+        fn crl(&self, revoked: &[&str]) -> Crl {
+            self.crl_from(crl_params(revoked))
+        }
+
+        fn crl_from(&self, list: CertificateRevocationListParams) -> Crl {
+            // The maker of the tests' lists would itself refuse an issuer that may not sign them.
+            let mut params = self.params.clone();
+            params.key_usages = vec![KeyUsagePurpose::CrlSign];
+            let issuer = Issuer::from_params(&params, &self.key);
+            Crl::from_der(list.signed_by(&issuer).unwrap().der()).unwrap()
+        }
+    }
+
+    fn crl_params(revoked: &[&str]) -> CertificateRevocationListParams {
+        CertificateRevocationListParams {
+            this_update: date_time_ymd(2025, 12, 1),
+            next_update: date_time_ymd(2026, 2, 1),
+            crl_number: SerialNumber::from(7_u64),
+            issuing_distribution_point: None,
+            revoked_certs: revoked
+                .iter()
+                .map(|name| RevokedCertParams {
+                    serial_number: SerialNumber::from_slice(name.as_bytes()),
+                    revocation_time: date_time_ymd(2025, 11, 1),
+                    reason_code: None,
+                    invalidity_date: None,
+                })
+                .collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        }
+    }
+
+    /// A root, an intermediate and a leaf.
+    struct Chain {
+        root: Made,
+        middle: Made,
+        leaf: Made,
+    }
+
+    fn chain() -> Chain {
+        chain_of(
+            params("root", true),
+            params("middle", true),
+            params("leaf", false),
+        )
+    }
+
+    fn chain_of(
+        top: CertificateParams,
+        middle: CertificateParams,
+        leaf: CertificateParams,
+    ) -> Chain {
+        let root = root(top);
+        let middle = root.issue(middle);
+        let leaf = middle.issue(leaf);
+        Chain { root, middle, leaf }
+    }
+
+    impl Chain {
+        fn verify(&self, crls: &[Crl]) -> Result<(), X509Error> {
+            self.verify_at(NOW, crls)
+        }
+
+        fn verify_at(&self, now: u64, crls: &[Crl]) -> Result<(), X509Error> {
+            Path {
+                leaf: &self.leaf.certificate,
+                intermediates: std::slice::from_ref(&self.middle.certificate),
+                root: &self.root.certificate,
+                known: &[],
+            }
+            .verify(now, crls, &SignatureCache::default())
+        }
+    }
+
+    fn amd(product: SnpProduct) -> (Certificate, Certificate, Certificate) {
+        let anchors = TrustAnchors::vendors();
+        let root = anchors.roots(Vendor::Amd(product)).next().unwrap();
+        let [ask, asvk] = root.intermediates.as_slice() else {
+            panic!("{product} has two intermediates");
+        };
+        (root.certificate.clone(), ask.clone(), asvk.clone())
+    }
+
+    fn path_of_two(leaf: &Certificate, root: &Certificate) -> Result<(), X509Error> {
+        Path {
+            leaf,
+            intermediates: &[],
+            root,
+            known: &[],
+        }
+        .verify(NOW, &[], &SignatureCache::default())
+    }
+
+    #[test]
+    fn a_made_chain_passes() {
+        chain().verify(&[]).unwrap();
+    }
+
+    #[test]
+    fn amd_signing_keys_are_signed_by_their_root() {
+        for product in SnpProduct::ALL {
+            let (ark, ask, asvk) = amd(product);
+            assert_eq!(ark.common_name(), Some(format!("ARK-{product}")));
+            assert_eq!(ask.common_name(), Some(format!("SEV-{product}")));
+            assert_eq!(asvk.common_name(), Some(format!("SEV-VLEK-{product}")));
+            ark.check_signed_by(&ark, &SignatureCache::default())
+                .unwrap();
+            path_of_two(&ask, &ark).unwrap();
+            path_of_two(&asvk, &ark).unwrap();
+        }
+    }
+
+    #[test]
+    fn signing_key_of_another_product_line_is_refused() {
+        let (milan, ..) = amd(SnpProduct::Milan);
+        let (_, genoa, _) = amd(SnpProduct::Genoa);
+        assert!(matches!(
+            path_of_two(&genoa, &milan),
+            Err(X509Error::Issuer { .. })
+        ));
+        assert_eq!(
+            genoa.check_signed_by(&milan, &SignatureCache::default()),
+            Err(X509Error::Signature)
+        );
+    }
+
+    #[test]
+    fn swapped_root_and_signing_key_are_refused() {
+        let (ark, ask, _) = amd(SnpProduct::Milan);
+        assert!(matches!(
+            path_of_two(&ark, &ask),
+            Err(X509Error::Issuer { .. })
+        ));
+    }
+
+    #[test]
+    fn swapped_intermediate_and_leaf_are_refused() {
+        let Chain { root, middle, leaf } = chain();
+        let swapped = Chain {
+            root,
+            middle: leaf,
+            leaf: middle,
+        };
+        assert!(matches!(swapped.verify(&[]), Err(X509Error::Issuer { .. })));
+    }
+
+    #[test]
+    fn issuer_of_the_right_name_and_the_wrong_key_is_refused() {
+        let mut chain = chain();
+        chain.root = root(params("root", true));
+        assert_eq!(chain.verify(&[]), Err(X509Error::Signature));
+    }
+
+    #[test]
+    fn any_changed_byte_of_the_signed_part_or_the_signature_is_refused() {
+        let chain = chain();
+        let der = chain.leaf.certificate.der().to_vec();
+        let mut parsed = 0;
+        for at in 0..der.len() {
+            let mut changed = der.clone();
+            changed[at] ^= 0x01;
+            if let Ok(changed) = Certificate::from_der(&changed) {
+                parsed += 1;
+                let cache = SignatureCache::default();
+                assert!(
+                    changed
+                        .check_signed_by(&chain.middle.certificate, &cache)
+                        .is_err(),
+                    "byte {at}"
+                );
+            }
+        }
+        assert!(parsed > 100, "{parsed}");
+    }
+
+    #[test]
+    fn certificate_before_its_first_second_is_refused() {
+        let chain = chain();
+        let (first, last) = chain.leaf.certificate.validity();
+        assert!(chain.verify_at(first, &[]).is_ok() && chain.verify_at(last, &[]).is_ok());
+        assert!(matches!(
+            chain.verify_at(first - 1, &[]),
+            Err(X509Error::Validity { .. })
+        ));
+        assert!(matches!(
+            chain.verify_at(last + 1, &[]),
+            Err(X509Error::Validity { .. })
+        ));
+    }
+
+    #[test]
+    fn expiry_is_looked_at_for_each_certificate_of_a_path() {
+        for expired in ["root", "middle", "leaf"] {
+            let made = |name: &str, ca| {
+                let mut params = params(name, ca);
+                if name == expired {
+                    params.not_after = date_time_ymd(2025, 6, 1);
+                }
+                params
+            };
+            let chain = chain_of(
+                made("root", true),
+                made("middle", true),
+                made("leaf", false),
+            );
+            let error = chain.verify(&[]).unwrap_err();
+            assert!(
+                matches!(&error, X509Error::Validity { subject, .. } if subject.contains(expired)),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn remembered_signature_does_not_outlive_the_certificate() {
+        let chain = chain();
+        let cache = SignatureCache::default();
+        let path = Path {
+            leaf: &chain.leaf.certificate,
+            intermediates: std::slice::from_ref(&chain.middle.certificate),
+            root: &chain.root.certificate,
+            known: &[],
+        };
+        path.verify(NOW, &[], &cache).unwrap();
+        let (_, last) = chain.leaf.certificate.validity();
+        assert!(matches!(
+            path.verify(last + 1, &[], &cache),
+            Err(X509Error::Validity { .. })
+        ));
+        let revoking = chain.middle.crl(&["leaf"]);
+        assert!(matches!(
+            path.verify(NOW, &[revoking], &cache),
+            Err(X509Error::Revoked { .. })
+        ));
+    }
+
+    #[test]
+    fn issuer_that_is_no_ca_is_refused() {
+        for is_ca in [IsCa::NoCa, IsCa::ExplicitNoCa] {
+            let mut middle = params("middle", false);
+            middle.is_ca = is_ca;
+            let chain = chain_of(params("root", true), middle, params("leaf", false));
+            assert!(matches!(chain.verify(&[]), Err(X509Error::NotACa { .. })));
+        }
+    }
+
+    #[test]
+    fn issuer_whose_key_may_not_sign_certificates_is_refused() {
+        let mut middle = params("middle", true);
+        middle.key_usages = vec![KeyUsagePurpose::CrlSign];
+        let chain = chain_of(params("root", true), middle, params("leaf", false));
+        assert!(matches!(chain.verify(&[]), Err(X509Error::NotACa { .. })));
+    }
+
+    #[test]
+    fn path_length_counts_the_certificates_between() {
+        let mut top = params("root", true);
+        top.is_ca = IsCa::Ca(Constraints::Constrained(0));
+        let chain = chain_of(top, params("middle", true), params("leaf", false));
+        assert!(matches!(chain.verify(&[]), Err(X509Error::NotACa { .. })));
+        let mut top = params("root", true);
+        top.is_ca = IsCa::Ca(Constraints::Constrained(1));
+        let mut middle = params("middle", true);
+        middle.is_ca = IsCa::Ca(Constraints::Constrained(0));
+        chain_of(top, middle, params("leaf", false))
+            .verify(&[])
+            .unwrap();
+    }
+
+    #[test]
+    fn path_with_too_many_certificates_is_refused() {
+        let chain = chain();
+        let many = vec![chain.middle.certificate.clone(); MAX_PATH + 1];
+        let path = Path {
+            leaf: &chain.leaf.certificate,
+            intermediates: &many,
+            root: &chain.root.certificate,
+            known: &[],
+        };
+        assert_eq!(
+            path.verify(NOW, &[], &SignatureCache::default()),
+            Err(X509Error::PathTooLong { limit: MAX_PATH })
+        );
+    }
+
+    fn with_extension(critical: bool) -> Chain {
+        let mut leaf = params("leaf", false);
+        let mut extension = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 9], vec![5, 0]);
+        extension.set_criticality(critical);
+        leaf.custom_extensions = vec![extension];
+        chain_of(params("root", true), params("middle", true), leaf)
+    }
+
+    #[test]
+    fn unknown_critical_extension_is_refused_unless_the_platform_knows_it() {
+        with_extension(false).verify(&[]).unwrap();
+        let chain = with_extension(true);
+        assert!(matches!(chain.verify(&[]), Err(X509Error::Critical { .. })));
+        let path = Path {
+            leaf: &chain.leaf.certificate,
+            intermediates: std::slice::from_ref(&chain.middle.certificate),
+            root: &chain.root.certificate,
+            known: &[ObjectIdentifier::new_unwrap("1.3.6.1.4.1.9")],
+        };
+        path.verify(NOW, &[], &SignatureCache::default()).unwrap();
+    }
+
+    #[test]
+    fn extension_that_occurs_twice_is_refused() {
+        let mut leaf = params("leaf", false);
+        leaf.custom_extensions = [1, 2]
+            .map(|byte| CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 9], vec![2, 1, byte]))
+            .to_vec();
+        let leaf = root(leaf).certificate;
+        let oid = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.9");
+        assert_eq!(
+            leaf.extension(oid),
+            Err(X509Error::ExtensionTwice("1.3.6.1.4.1.9".to_owned()))
+        );
+    }
+
+    #[test]
+    fn current_list_that_names_others_lets_a_path_pass() {
+        let chain = chain();
+        let lists = [chain.root.crl(&["other"]), chain.middle.crl(&["other"])];
+        chain.verify(&lists).unwrap();
+    }
+
+    #[test]
+    fn revoked_leaf_and_revoked_intermediate_are_refused() {
+        let chain = chain();
+        for list in [
+            chain.middle.crl(&["other", "leaf"]),
+            chain.root.crl(&["middle"]),
+        ] {
+            assert!(matches!(
+                chain.verify(&[list]),
+                Err(X509Error::Revoked { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn revoked_serial_number_zero_is_found() {
+        let mut leaf = params("leaf", false);
+        leaf.serial_number = Some(SerialNumber::from_slice(&[0]));
+        let chain = chain_of(params("root", true), params("middle", true), leaf);
+        chain.verify(&[chain.middle.crl(&["other"])]).unwrap();
+        let mut list = crl_params(&["other"]);
+        list.revoked_certs[0].serial_number = SerialNumber::from_slice(&[0]);
+        let list = chain.middle.crl_from(list);
+        assert!(matches!(
+            chain.verify(&[list]),
+            Err(X509Error::Revoked { .. })
+        ));
+    }
+
+    #[test]
+    fn list_that_no_certificate_of_the_path_signed_is_refused() {
+        let chain = chain();
+        let stray = root(params("stranger", true)).crl(&[]);
+        assert!(matches!(
+            chain.verify(&[stray]),
+            Err(X509Error::StrayCrl(_))
+        ));
+    }
+
+    #[test]
+    fn list_of_the_right_name_and_the_wrong_key_is_refused() {
+        let chain = chain();
+        let forged = root(params("middle", true)).crl(&[]);
+        assert_eq!(chain.verify(&[forged]), Err(X509Error::Signature));
+    }
+
+    #[test]
+    fn outdated_list_is_refused() {
+        let chain = chain();
+        let list = [chain.middle.crl(&[])];
+        let month = 31 * 86_400;
+        assert!(matches!(
+            chain.verify_at(NOW + month + 1, &list),
+            Err(X509Error::Validity { .. })
+        ));
+        assert!(matches!(
+            chain.verify_at(NOW - month - 1, &list),
+            Err(X509Error::Validity { .. })
+        ));
+    }
+
+    #[test]
+    fn list_of_narrowed_scope_is_refused() {
+        let chain = chain();
+        let mut list = crl_params(&[]);
+        list.issuing_distribution_point = Some(rcgen::CrlIssuingDistributionPoint {
+            distribution_point: rcgen::CrlDistributionPoint {
+                uris: vec!["http://example.com/crl".to_owned()],
+            },
+            scope: Some(rcgen::CrlScope::CaCertsOnly),
+        });
+        let list = chain.middle.crl_from(list);
+        assert!(matches!(
+            chain.verify(&[list]),
+            Err(X509Error::Critical { .. })
+        ));
+    }
+
+    #[test]
+    fn list_of_an_issuer_that_may_not_sign_lists_is_refused() {
+        let mut middle = params("middle", true);
+        middle.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let chain = chain_of(params("root", true), middle, params("leaf", false));
+        let list = chain.middle.crl(&[]);
+        assert!(matches!(
+            chain.verify(&[list]),
+            Err(X509Error::CrlIssuer(_))
+        ));
+    }
+
+    #[test]
+    fn algorithms_beside_and_within_must_agree() {
+        let chain = chain();
+        // The last algorithm in a certificate is the one beside the signature: ecdsa-with-SHA256 made SHA384.
+        let mut der = chain.middle.certificate.der().to_vec();
+        let oid = ECDSA_SHA256.as_bytes();
+        let at = (0..der.len() - oid.len())
+            .rev()
+            .find(|at| der[*at..].starts_with(oid))
+            .unwrap();
+        der[at + oid.len() - 1] = 3;
+        let changed = Certificate::from_der(&der).unwrap();
+        let error = changed
+            .check_signed_by(&chain.root.certificate, &SignatureCache::default())
+            .unwrap_err();
+        assert!(
+            matches!(&error, X509Error::Algorithm(text) if text.contains("beside")),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn oversized_certificate_and_list_are_refused_before_parsing() {
+        let long = X509Error::TooLong {
+            actual: MAX_CERTIFICATE + 1,
+            limit: MAX_CERTIFICATE,
+        };
+        assert_eq!(
+            Certificate::from_der(&vec![0x30; MAX_CERTIFICATE + 1]),
+            Err(long.clone())
+        );
+        assert_eq!(
+            PublicKey::from_spki(&vec![0x30; MAX_CERTIFICATE + 1]),
+            Err(long)
+        );
+        assert!(matches!(
+            Crl::from_der(&vec![0x30; MAX_CRL + 1]),
+            Err(X509Error::TooLong { .. })
+        ));
+        assert!(matches!(
+            Certificate::from_pem_chain(&vec![b'-'; 2 * MAX_CERTIFICATE + 1], 1),
+            Err(X509Error::TooLong { .. })
+        ));
+    }
+
+    #[test]
+    fn truncated_certificate_and_list_are_refused() {
+        let chain = chain();
+        let (der, list) = (chain.leaf.certificate.der(), chain.middle.crl(&["leaf"]));
+        for length in 0..der.len() {
+            assert!(Certificate::from_der(&der[..length]).is_err());
+        }
+        for length in 0..list.der.len() {
+            assert!(Crl::from_der(&list.der[..length]).is_err());
+        }
+    }
+
+    #[test]
+    fn text_after_a_certificate_is_refused() {
+        let mut der = chain().leaf.certificate.der().to_vec();
+        der.push(0);
+        assert!(Certificate::from_der(&der).is_err());
+    }
+
+    #[test]
+    fn pem_of_another_kind_or_number_is_refused() {
+        let Chain { root, middle, .. } = chain();
+        let pem = |made: &Made| {
+            pem::encode(&pem::Pem::new(
+                "CERTIFICATE",
+                made.certificate.der().to_vec(),
+            ))
+        };
+        let two = pem(&root) + &pem(&middle);
+        assert_eq!(
+            Certificate::from_pem_chain(two.as_bytes(), 2)
+                .unwrap()
+                .len(),
+            2
+        );
+        assert!(Certificate::from_pem_chain(two.as_bytes(), 1).is_err());
+        assert!(Certificate::from_pem_chain(b"", 1).is_err());
+        let key = root.key.serialize_pem();
+        assert!(matches!(
+            Certificate::from_pem_chain(key.as_bytes(), 1),
+            Err(X509Error::Malformed(text)) if text.contains("where a certificate should be")
+        ));
+    }
+
+    #[test]
+    fn memory_of_signatures_is_bounded() {
+        let cache = SignatureCache::default();
+        for number in 0..MAX_PROVEN + 10 {
+            cache.once(&[&number.to_be_bytes()], || Ok(())).unwrap();
+        }
+        let proven = cache.proven();
+        assert_eq!(
+            (proven.known.len(), proven.order.len()),
+            (MAX_PROVEN, MAX_PROVEN)
+        );
+        assert!(!proven.known.contains(&sha256(&[&0_usize.to_be_bytes()])));
+    }
+
+    #[test]
+    fn failure_is_not_remembered() {
+        let cache = SignatureCache::default();
+        for _ in 0..2 {
+            assert!(cache.once(&[b"a"], || Err(X509Error::Signature)).is_err());
+        }
+        cache.once(&[b"a"], || Ok(())).unwrap();
+        cache.once(&[b"a"], || panic!("it is remembered")).unwrap();
+        // The same bytes divided otherwise are another question.
+        assert!(
+            cache
+                .once(&[b"", b"a"], || Err(X509Error::Signature))
+                .is_err()
+        );
+    }
+}

@@ -256,7 +256,7 @@ async fn written_policy_releases_by_initdata_and_names_expected_and_actual() {
     answer.refused(StatusCode::FORBIDDEN, "PolicyDeny");
     let reasons = broker.last_entry().await.record.reasons;
     assert_eq!(reasons.len(), 1);
-    assert_eq!(reasons[0].claim, "submods.cpu0.init_data");
+    assert_eq!(reasons[0].claim, "submods.cpu0.init_data_digest");
     assert_eq!(reasons[0].expected, json!(hex::encode(expected)));
     assert_eq!(
         reasons[0].actual,

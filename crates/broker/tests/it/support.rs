@@ -196,6 +196,7 @@ impl Running {
     pub(crate) async fn register_reference_values(&self) {
         let values = json!({
             "launch_digest": ["abcde"], "svn": ["1"], "major_version": 1, "minimum_minor_version": 1,
+            "accept_development_assurance": true,
         });
         let payload = STANDARD.encode(values.to_string());
         let body = json!({"version": "0.1.0", "type": "sample", "payload": payload}).to_string();

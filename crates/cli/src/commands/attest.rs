@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         ));
         for (what, claim) in [
             ("assurance", "assurance"),
-            ("init-data", "init_data"),
+            ("init-data", "init_data_digest"),
             ("bound", "init_data_bound"),
         ] {
             if !annotated[claim].is_null() {

@@ -47,6 +47,14 @@ impl PlatformEvidence {
         }
     }
 
+    /// Parses what the hardware gives, without JSON around it.
+    pub(crate) fn parse_raw(tee: Tee, bytes: &[u8]) -> Result<Self, VerifyError> {
+        match tee {
+            Tee::Snp => snp::abi::SnpEvidence::from_report(bytes).map(Self::Snp),
+            other => Err(VerifyError::PlatformNotSupported { tee: other }),
+        }
+    }
+
     pub(crate) fn tee(&self) -> Tee {
         match self {
             Self::AzVtpm(evidence) => evidence.tee(),

@@ -300,6 +300,7 @@ fn sample_reference_values() -> std::collections::BTreeMap<String, Value> {
         ("svn", json!(["1"])),
         ("major_version", json!(1)),
         ("minimum_minor_version", json!(1)),
+        ("accept_development_assurance", json!(true)),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()
