@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use aws_lc_rs::digest;
 use serde_json::{Value, json};
-use strongroom_verifier::measure::{
-    DirectBoot, Firmware, MAX_FIRMWARE, SnpLaunch, VcpuSignature,
-};
+use strongroom_verifier::measure::{DirectBoot, Firmware, MAX_FIRMWARE, SnpLaunch, VcpuSignature};
 use strongroom_wire::initdata::registers;
 
 use crate::commands::initdata;
