@@ -4,30 +4,31 @@
 //! appraise, issue. The record is written before the token leaves.
 
 use strongroom_verifier::{
-    AppraiseError, AppraisedClaims, AppraisedSubmod, Assurance, Binding, Check, Collateral,
-    Evidence, Reason, TrustAnchors, VerifyError, appraise, verify,
+    AppraiseError, AppraisedClaims, AppraisedSubmod, Binding, Check, Collateral, CollateralRequest,
+    Evidence, Reason, VerifyError, appraise, verify,
 };
 use strongroom_wire::ear::{Tier, TrustVector};
 use strongroom_wire::initdata::{Initdata, InitdataError};
 use strongroom_wire::kbs::{Attestation, InitDataBody};
 
-use crate::Inner;
 use crate::audit::{EventId, Kind, Outcome, Record};
-use crate::config::Loosening;
+use crate::collateral::CollateralError;
 use crate::session::{Pending, SessionError, SessionId};
 use crate::store::{Change, StoreError};
 use crate::strangers::PER_SECOND;
 use crate::tokens::{IssueError, IssuedToken};
+use crate::{Inner, NotLetThrough};
 
-/// Verifies and appraises what a session sent and gives its token, once.
-pub(crate) fn attest(
+/// Takes the nonce of the session, once and for good, and parses what was sent with it. What does not parse as a
+/// message never was an attestation and takes none.
+pub(crate) fn begin(
     broker: &Inner,
-    session: Option<&SessionId>,
-    attestation: &Attestation,
+    session: Option<SessionId>,
+    attestation: Attestation,
     now: u64,
-) -> Result<String, AttestError> {
+) -> Result<Begun, AttestError> {
     let (session, pending, initdata) =
-        begin(broker, session, attestation, now).inspect_err(|error| {
+        take_nonce(broker, session, &attestation, now).inspect_err(|error| {
             let mut record = Record::new(Kind::Attestation, Outcome::Denied, ACTION, now);
             record.detail = Some(error.to_string().chars().take(MAX_DETAIL).collect());
             broker.record_stranger(record, PER_SECOND);
@@ -36,14 +37,61 @@ pub(crate) fn attest(
     record.tee = Some(pending.tee);
     record.tee_key = Some(attestation.runtime_data.tee_pubkey.thumbprint());
     record.loosenings = broker.connection_loosenings();
-    let outcome = judge(
-        broker,
-        &pending,
-        attestation,
-        initdata.as_ref(),
-        &mut record,
-        now,
+    match parse(&pending, &attestation) {
+        Ok(evidence) => Ok(Begun {
+            session,
+            attestation,
+            initdata,
+            evidence,
+            record,
+        }),
+        Err(refusal) => {
+            broker.sessions().end(&session);
+            Err(refuse(broker, record, refusal))
+        }
+    }
+}
+
+/// An attestation whose nonce is taken and whose evidence is parsed: what remains needs collateral.
+pub(crate) struct Begun {
+    session: SessionId,
+    attestation: Attestation,
+    initdata: Option<Initdata>,
+    evidence: Evidence,
+    record: Record,
+}
+
+impl Begun {
+    /// What the evidence needs, to be fetched.
+    pub(crate) fn collateral_request(&self) -> CollateralRequest {
+        self.evidence.collateral_request()
+    }
+}
+
+/// Verifies and appraises what a session sent and gives its token, once.
+pub(crate) fn finish(
+    broker: &Inner,
+    begun: Begun,
+    collateral: Result<Collateral, CollateralError>,
+    now: u64,
+) -> Result<String, AttestError> {
+    let mut record = begun.record;
+    let session = begun.session;
+    let binding = Binding::new(
+        &begun.attestation.runtime_data,
+        &begun.attestation.tee_evidence.additional_evidence,
+        begun.initdata.as_ref(),
     );
+    let outcome = collateral.map_err(Refusal::from).and_then(|collateral| {
+        judge(
+            broker,
+            begun.evidence,
+            &collateral,
+            &binding,
+            &mut record,
+            now,
+        )
+    });
     let done = match outcome {
         Ok(token) => {
             record.token = Some(token.id);
@@ -56,38 +104,49 @@ pub(crate) fn attest(
         Err(refusal) => Err(refuse(broker, record, refusal)),
     };
     match &done {
-        Ok(token) => broker.sessions().attested(session, token.clone(), now),
-        Err(_) => broker.sessions().end(session),
+        Ok(token) => broker.sessions().attested(&session, token.clone(), now),
+        Err(_) => broker.sessions().end(&session),
     }
     done
 }
 
-/// Takes the nonce of the session. What does not parse never was an attestation and takes none.
-fn begin<'a>(
+fn take_nonce(
     broker: &Inner,
-    session: Option<&'a SessionId>,
+    session: Option<SessionId>,
     attestation: &Attestation,
     now: u64,
-) -> Result<(&'a SessionId, Pending, Option<Initdata>), AttestError> {
+) -> Result<(SessionId, Pending, Option<Initdata>), AttestError> {
     let session = session.ok_or(SessionError::Unknown)?;
     let initdata = attestation
         .init_data
         .as_ref()
         .map(parse_initdata)
         .transpose()?;
-    let pending = broker.sessions().take_nonce(session, now)?;
+    let pending = broker.sessions().take_nonce(&session, now)?;
     Ok((session, pending, initdata))
+}
+
+fn parse(pending: &Pending, attestation: &Attestation) -> Result<Evidence, Refusal> {
+    if attestation.runtime_data.nonce != pending.nonce {
+        return Err(Refusal::Nonce);
+    }
+    let composite = &attestation.tee_evidence;
+    Ok(Evidence::parse_composite(
+        pending.tee,
+        composite.primary_evidence.get().as_bytes(),
+        &composite.additional_evidence,
+    )?)
 }
 
 fn judge(
     broker: &Inner,
-    pending: &Pending,
-    attestation: &Attestation,
-    initdata: Option<&Initdata>,
+    evidence: Evidence,
+    collateral: &Collateral,
+    binding: &Binding,
     record: &mut Record,
     now: u64,
 ) -> Result<IssuedToken, Refusal> {
-    let appraised = appraised(broker, pending, attestation, initdata, record, now)?;
+    let appraised = appraised(broker, evidence, collateral, binding, record, now)?;
     broker
         .issuer
         .issue(&appraised, now)
@@ -99,49 +158,19 @@ fn judge(
 
 fn appraised(
     broker: &Inner,
-    pending: &Pending,
-    attestation: &Attestation,
-    initdata: Option<&Initdata>,
+    evidence: Evidence,
+    collateral: &Collateral,
+    binding: &Binding,
     record: &mut Record,
     now: u64,
 ) -> Result<AppraisedClaims, Refusal> {
-    if attestation.runtime_data.nonce != pending.nonce {
-        return Err(Refusal::Nonce);
-    }
-    let composite = &attestation.tee_evidence;
-    let binding = Binding::new(
-        &attestation.runtime_data,
-        &composite.additional_evidence,
-        initdata,
-    );
-    let evidence = Evidence::parse_composite(
-        pending.tee,
-        composite.primary_evidence.get().as_bytes(),
-        &composite.additional_evidence,
-    )?;
-    // No supported platform asks for collateral yet; one that does must not be verified without it.
-    if !evidence.collateral_request().is_empty() {
-        return Err(Refusal::Internal(
-            "collateral is wanted and cannot be fetched".to_owned(),
-        ));
-    }
-    let verified = verify(
-        evidence,
-        &Collateral::none(),
-        &TrustAnchors::none(),
-        &binding,
-        now,
-    )?;
-    if verified.assurance() == Assurance::Development {
-        if !broker.config.development.accept_sample_evidence {
-            return Err(Refusal::Development);
-        }
-        record
-            .loosenings
-            .push(Loosening::AcceptSampleEvidence.name().to_owned());
-    }
+    let tee = evidence.tee();
+    let verified = verify(evidence, collateral, &broker.anchors, binding, now)?;
+    broker
+        .let_through(verified.development().map(Some), record)
+        .map_err(|NotLetThrough| Refusal::Development)?;
     let appraisals = broker.policies.appraisal();
-    record.policy = appraisals.digest(pending.tee.class());
+    record.policy = appraisals.digest(tee.class());
     let values = broker.policies.reference_values();
     let appraised = appraise(verified, &values, &appraisals.policies, now)?;
     let grades: Vec<String> = appraised.submods().iter().map(grade).collect();
@@ -203,10 +232,14 @@ fn refuse(broker: &Inner, mut record: Record, refusal: Refusal) -> AttestError {
 enum Refusal {
     #[error("the evidence is for another nonce than this session's")]
     Nonce,
-    #[error("sample evidence proves nothing about hardware, and this broker does not accept it")]
+    #[error(
+        "development evidence proves nothing about hardware, and this broker does not accept it"
+    )]
     Development,
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    #[error(transparent)]
+    Collateral(#[from] CollateralError),
     #[error(transparent)]
     Appraise(#[from] AppraiseError),
     #[error(transparent)]
@@ -243,6 +276,9 @@ impl Refusal {
                 "the evidence does not verify: {} does not hold",
                 error.check().name()
             ),
+            Self::Collateral(_) => {
+                "what the platform's maker says of it cannot be had now: try again later".to_owned()
+            }
             Self::Appraise(_) | Self::Internal(_) => "the evidence cannot be appraised".to_owned(),
         }
     }

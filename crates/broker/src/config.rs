@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use strongroom_wire::tee::Tee;
 
 use crate::{BrokerError, key_file};
 
@@ -201,6 +202,21 @@ pub struct DevelopmentConfig {
     pub accept_sample_evidence: bool,
     /// Accept what rests on this development root: its PEM, or the folder with its `root.pem` and `collateral`.
     pub root: Option<PathBuf>,
+}
+
+impl DevelopmentConfig {
+    /// The setting that lets through evidence of a platform that no maker's root vouches for.
+    pub(crate) fn lets_through(&self, tee: Tee) -> Option<Loosening> {
+        match tee {
+            Tee::Sample | Tee::Sampledevice => self
+                .accept_sample_evidence
+                .then_some(Loosening::AcceptSampleEvidence),
+            _ => self
+                .root
+                .is_some()
+                .then_some(Loosening::AcceptDevelopmentRoot),
+        }
+    }
 }
 
 /// A setting that lets through what the default refuses.
@@ -549,6 +565,66 @@ mod tests {
     fn two_admins_of_one_name_are_refused() {
         let admin = "[[admin]]\nname = \"a\"\npublic_key = \"x\"\n";
         assert!(refusal(&format!("{MINIMAL}{admin}{admin}")).contains("distinct"));
+    }
+
+    #[test]
+    fn development_root_lets_sample_evidence_through() {
+        let text = format!("{MINIMAL}[development]\nroot = \"dev\"");
+        let config = Config::parse(&text, Path::new("/folder")).unwrap();
+        assert_eq!(config.loosenings(), [Loosening::AcceptDevelopmentRoot]);
+        let development = &config.development;
+        assert_eq!(development.root.as_deref(), Some(Path::new("/folder/dev")));
+        assert_eq!(
+            development.lets_through(Tee::Snp),
+            Some(Loosening::AcceptDevelopmentRoot)
+        );
+        assert_eq!(development.lets_through(Tee::Sample), None);
+        assert_eq!(development.lets_through(Tee::Sampledevice), None);
+    }
+
+    #[test]
+    fn sample_setting_lets_a_development_root_through() {
+        let text = format!("{MINIMAL}[development]\naccept_sample_evidence = true");
+        let config = Config::parse(&text, Path::new("")).unwrap();
+        assert_eq!(config.development.lets_through(Tee::Tdx), None);
+        assert_eq!(
+            config.development.lets_through(Tee::Sample),
+            Some(Loosening::AcceptSampleEvidence)
+        );
+    }
+
+    #[test]
+    fn collateral_over_plain_http_is_taken_silently() {
+        let url = |url: &str, more: &str| {
+            Config::parse(
+                &format!("{MINIMAL}[collateral]\nkds_url = \"{url}\"\n{more}"),
+                Path::new(""),
+            )
+        };
+        assert!(url("http://127.0.0.1:1", "").is_ok());
+        for bad in [
+            "http://kds.example",
+            "http://127.0.0.1.example",
+            "ftp://kds.example",
+            "kds.example",
+            "https://user:hunter2@kds.example",
+            "https://kds.example/?a=b",
+        ] {
+            let said = url(bad, "").unwrap_err();
+            assert!(said.contains("collateral.kds_url"), "{said}");
+            assert!(!said.contains("hunter2"));
+        }
+        let config = url("http://kds.example", "insecure_http = true").unwrap();
+        assert_eq!(config.loosenings(), [Loosening::InsecureCollateral]);
+    }
+
+    #[test]
+    fn collateral_lies_beside_the_store_or_where_it_is_told() {
+        let config = Config::parse(MINIMAL, Path::new("/folder")).unwrap();
+        assert_eq!(config.collateral_folder(), Path::new("/folder/collateral"));
+        let text = format!("{MINIMAL}[collateral]\nfolder = \"elsewhere\"");
+        let config = Config::parse(&text, Path::new("/folder")).unwrap();
+        assert_eq!(config.collateral_folder(), Path::new("/folder/elsewhere"));
     }
 
     #[test]

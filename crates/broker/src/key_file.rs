@@ -29,6 +29,14 @@ pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<String>, BrokerError
 
 /// Reads a file that decides something; one that its group or others may write is refused.
 pub(crate) fn read_guarded(path: &Path) -> Result<String, BrokerError> {
+    String::from_utf8(read_guarded_bytes(path)?).map_err(|_| {
+        let kind = std::io::ErrorKind::InvalidData;
+        BrokerError::file(path, std::io::Error::new(kind, "it is not text"))
+    })
+}
+
+/// As [`read_guarded`], whatever the file holds.
+pub(crate) fn read_guarded_bytes(path: &Path) -> Result<Vec<u8>, BrokerError> {
     let failed = |source| BrokerError::file(path, source);
     let mut file = File::open(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
@@ -38,9 +46,9 @@ pub(crate) fn read_guarded(path: &Path) -> Result<String, BrokerError> {
             mode,
         });
     }
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(failed)?;
-    Ok(text)
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
 }
 
 /// Reads the certificates of a PEM file, in order.

@@ -4,6 +4,7 @@
 //! path that matters is `http/kbs/*` → `session` → `attest` → `tokens` → `release` → `audit`.
 
 mod admin;
+mod anchors;
 mod attest;
 pub mod audit;
 pub mod collateral;
@@ -27,6 +28,8 @@ use std::time::{Duration, SystemTime};
 use axum_server::tls_rustls::RustlsConfig;
 use hyper_util::rt::TokioTimer;
 use rustls::ServerConfig;
+use strongroom_verifier::TrustAnchors;
+use strongroom_wire::tee::Tee;
 
 pub use admin::AdminKeyError;
 pub use audit::{ChainError, Entry, EventId, verify_chain};
@@ -40,6 +43,7 @@ pub use tokens::TokenKeyError;
 
 use admin::Admins;
 use audit::{Kind, Outcome, Record};
+use collateral::Collaterals;
 use policies::{LoadError, Policies};
 use session::Sessions;
 use store::{Change, MemoryStore, SqliteStore, StorageKey, Store};
@@ -65,6 +69,8 @@ pub(crate) struct Inner {
     admins: Admins,
     policies: Policies,
     sessions: Mutex<Sessions>,
+    anchors: TrustAnchors,
+    collaterals: Collaterals,
     strangers: Mutex<Strangers>,
 }
 
@@ -123,9 +129,13 @@ impl Broker {
             config.session.lifetime_seconds,
             config.session.max,
         ));
+        let collaterals = Collaterals::open(&config, Arc::clone(&clock))?;
+        let anchors = anchors::trust_anchors(&config)?;
         let inner = Inner {
             config,
             clock,
+            anchors,
+            collaterals,
             store,
             storage_key,
             issuer,
@@ -235,6 +245,25 @@ impl Inner {
         }
     }
 
+    /// Lets development evidence of these platforms through where a setting says so by name, and records by which.
+    /// A platform that is not known is none that a setting names.
+    pub(crate) fn let_through(
+        &self,
+        development: impl Iterator<Item = Option<Tee>>,
+        record: &mut Record,
+    ) -> Result<(), NotLetThrough> {
+        for tee in development {
+            let loosening = tee
+                .and_then(|tee| self.config.development.lets_through(tee))
+                .ok_or(NotLetThrough)?;
+            let name = loosening.name().to_owned();
+            if !record.loosenings.contains(&name) {
+                record.loosenings.push(name);
+            }
+        }
+        Ok(())
+    }
+
     /// Records a refusal. Nothing hangs on the entry but the record, so failing to write it is logged and the
     /// refusal stands.
     pub(crate) fn record(&self, record: Record) {
@@ -297,6 +326,10 @@ impl Inner {
     }
 }
 
+/// No setting lets this development evidence through.
+#[derive(Debug)]
+pub(crate) struct NotLetThrough;
+
 /// Why a broker cannot be made, opened or served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -342,9 +375,9 @@ pub enum BrokerError {
         /// Its permission bits.
         mode: u32,
     },
-    /// Others may write a file that decides who administers.
+    /// Others may write a file that decides who administers, or who is trusted.
     #[error(
-        "{path} has mode {mode:03o}, and whoever writes it says who administers: chmod go-w {path}"
+        "{path} has mode {mode:03o}, and whoever writes it says whom this broker trusts: chmod go-w {path}"
     )]
     Writable {
         /// The file.

@@ -134,7 +134,7 @@ impl Issuer {
 pub(crate) struct VerifiedToken {
     tee_key: TeePublicKey,
     tee: Option<Tee>,
-    assurance: Assurance,
+    development: Vec<Option<Tee>>,
     id: String,
     payload: Value,
 }
@@ -158,17 +158,25 @@ impl VerifiedToken {
                 .and_then(Value::as_str)
                 == Some(Assurance::Hardware.as_str())
         };
-        let assurance = match claims.submods.values().all(hardware) {
-            true => Assurance::Hardware,
-            false => Assurance::Development,
+        let platform = |submod: &Submod| {
+            submod
+                .annotated_evidence
+                .keys()
+                .find_map(|n| n.parse().ok())
         };
+        let development = claims
+            .submods
+            .values()
+            .filter(|submod| !hardware(submod))
+            .map(platform)
+            .collect();
         let tee = evidence.keys().find_map(|name| name.parse().ok());
         let id = claims.jti.clone().unwrap_or_default();
         let payload = serde_json::to_value(&claims).map_err(|_| TokenError::NoKey)?;
         Ok(Self {
             tee_key,
             tee,
-            assurance,
+            development,
             id,
             payload,
         })
@@ -183,9 +191,10 @@ impl VerifiedToken {
         self.tee
     }
 
-    /// What the weakest piece of evidence rests on; anything that does not say counts as development.
-    pub(crate) fn assurance(&self) -> Assurance {
-        self.assurance
+    /// The platform of each piece of evidence that rests on no hardware's maker; anything that does not say so
+    /// counts as development.
+    pub(crate) fn development(&self) -> &[Option<Tee>] {
+        &self.development
     }
 
     pub(crate) fn id(&self) -> &str {
@@ -345,8 +354,8 @@ mod tests {
         );
         let verified = issuer.verify(&jwt, 1_500).unwrap();
         assert_eq!(
-            (verified.id(), verified.tee(), verified.assurance()),
-            ("id", Some(Tee::Sample), Assurance::Hardware)
+            (verified.id(), verified.tee(), verified.development()),
+            ("id", Some(Tee::Sample), [].as_slice())
         );
         assert_eq!(
             other.verify(&jwt, 1_500).err(),
@@ -369,7 +378,7 @@ mod tests {
             let mut evidence = evidence();
             evidence["assurance"] = assurance;
             let token = VerifiedToken::from_claims(claims(evidence)).unwrap();
-            assert_eq!(token.assurance(), Assurance::Development);
+            assert_eq!(token.development(), [Some(Tee::Sample)]);
         }
     }
 
@@ -378,11 +387,10 @@ mod tests {
         let mut claims = claims(evidence());
         let mut gpu = claims.submods["cpu0"].clone();
         gpu.annotated_evidence.remove("assurance");
+        gpu.annotated_evidence.remove("sample");
         claims.submods.insert("gpu0".to_owned(), gpu);
-        assert_eq!(
-            VerifiedToken::from_claims(claims).unwrap().assurance(),
-            Assurance::Development
-        );
+        let token = VerifiedToken::from_claims(claims).unwrap();
+        assert_eq!(token.development(), [None]);
     }
 
     #[test]

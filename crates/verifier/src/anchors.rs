@@ -269,15 +269,25 @@ mod tests {
             let cache = SignatureCache::default();
             assert!(root.certificate.is_self_issued());
             for certificate in std::iter::once(&root.certificate).chain(&root.intermediates) {
-                certificate.check_signed_by(&root.certificate, &cache).unwrap();
+                certificate
+                    .check_signed_by(&root.certificate, &cache)
+                    .unwrap();
             }
         }
     }
 
     #[test]
     fn intel_root_has_the_id_that_requests_name() {
-        assert!(TrustAnchors::vendors().root(Vendor::Intel, RootId::INTEL).is_some());
-        assert!(TrustAnchors::none().root(Vendor::Intel, RootId::INTEL).is_none());
+        assert!(
+            TrustAnchors::vendors()
+                .root(Vendor::Intel, RootId::INTEL)
+                .is_some()
+        );
+        assert!(
+            TrustAnchors::none()
+                .root(Vendor::Intel, RootId::INTEL)
+                .is_none()
+        );
     }
 
     #[test]
@@ -292,7 +302,12 @@ mod tests {
         let anchors = TrustAnchors::none()
             .with_development_root(include_str!("roots/nvidia_device.pem"))
             .unwrap();
-        for vendor in [Vendor::Amd(SnpProduct::Turin), Vendor::Intel, Vendor::Nvidia, Vendor::Tpm] {
+        for vendor in [
+            Vendor::Amd(SnpProduct::Turin),
+            Vendor::Intel,
+            Vendor::Nvidia,
+            Vendor::Tpm,
+        ] {
             let found: Vec<_> = anchors.roots(vendor).map(|root| root.assurance).collect();
             assert_eq!(found, [Assurance::Development]);
         }

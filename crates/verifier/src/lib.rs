@@ -13,6 +13,7 @@ mod check;
 mod collateral;
 mod cursor;
 mod dcap;
+pub mod event_log;
 pub mod measure;
 mod platforms;
 mod policy;
@@ -87,8 +88,10 @@ impl Evidence {
         let mut devices = Vec::new();
         if !additional.is_empty() {
             if additional.len() > MAX_ADDITIONAL {
-                return Err(Check::Devices
-                    .failed(format!("at most {MAX_ADDITIONAL} bytes"), additional.len()));
+                return Err(Check::Devices.failed(
+                    format!("at most {MAX_ADDITIONAL} bytes"),
+                    additional.len(),
+                ));
             }
             let map: BTreeMap<Tee, &RawValue> = serde_json::from_str(additional)
                 .map_err(|e| Check::Devices.failed("a map from platform to evidence", e))?;
@@ -258,6 +261,14 @@ impl VerifiedEvidence {
     /// What the weakest piece of evidence rests on.
     pub fn assurance(&self) -> Assurance {
         weakest(self.submods.iter().map(|submod| submod.assurance))
+    }
+
+    /// The platform of each piece of evidence that no maker's root vouches for.
+    pub fn development(&self) -> impl Iterator<Item = Tee> {
+        self.submods
+            .iter()
+            .filter(|submod| submod.assurance == Assurance::Development)
+            .map(|submod| submod.tee)
     }
 
     /// The primary platform's own claims.

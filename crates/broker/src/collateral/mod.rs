@@ -21,8 +21,9 @@ use strongroom_verifier::{Collateral, CollateralItem, CollateralRequest, RootId,
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::Clock;
+use crate::anchors::DevelopmentRoot;
 use crate::config::{CollateralConfig, Config};
+use crate::{BrokerError, Clock};
 use cache::{Bounds, Cache, Kept, Note};
 use service::{Answer, Ask, Backoff, Failure, Fetcher, Service};
 use strangers::Strangers;
@@ -30,31 +31,31 @@ use strangers::Strangers;
 /// Where collateral comes from: a folder, and the services behind it.
 pub struct Collaterals(Arc<Shared>);
 
-/// A development root's own collateral.
-#[derive(Clone, Debug)]
-pub struct DevelopmentCollateral {
-    /// The root.
-    pub root: RootId,
-    /// Its folder; there is no service.
-    pub folder: PathBuf,
-}
-
 impl Collaterals {
-    /// Takes stock of the folder. Nothing is fetched yet, and a folder that is not there is empty.
-    pub fn open(config: &Config, development: Option<DevelopmentCollateral>, clock: Clock) -> Self {
+    /// Takes stock of the folder of a configuration. Nothing is fetched yet, and a folder that is not there is empty.
+    ///
+    /// # Errors
+    /// [`BrokerError`] when the development root that it names cannot be read.
+    pub fn open(config: &Config, clock: Clock) -> Result<Self, BrokerError> {
+        let development = DevelopmentRoot::read(config)?;
         let folder = config.collateral_folder();
-        Self::open_folder(&folder, config.collateral.clone(), development, clock)
+        let config = config.collateral.clone();
+        Ok(Self::assemble(&folder, config, development, clock))
     }
 
     /// As [`Self::open`], for a folder without a broker.
-    pub fn open_folder(
+    pub fn open_folder(folder: &Path, config: CollateralConfig, clock: Clock) -> Self {
+        Self::assemble(folder, config, None, clock)
+    }
+
+    fn assemble(
         folder: &Path,
         config: CollateralConfig,
-        development: Option<DevelopmentCollateral>,
+        development: Option<DevelopmentRoot>,
         clock: Clock,
     ) -> Self {
         let mut roots = vec![RootId::INTEL];
-        roots.extend(development.as_ref().map(|development| development.root));
+        roots.extend(development.as_ref().map(|development| development.id));
         Self(Arc::new(Shared {
             cache: Cache::open(folder, &roots, Bounds::default()),
             fetcher: Fetcher::new(&config),
@@ -214,7 +215,7 @@ struct Shared {
     cache: Cache,
     fetcher: Fetcher,
     roots: Vec<RootId>,
-    development: Option<DevelopmentCollateral>,
+    development: Option<DevelopmentRoot>,
     services: Mutex<HashMap<Service, Backoff>>,
     strangers: Mutex<Strangers>,
     flights: Mutex<HashMap<Wanted, Flight>>,
@@ -275,7 +276,7 @@ impl Shared {
                 _ => None,
             };
         };
-        let read = || match cache::read(&development.folder, wanted) {
+        let read = || match cache::read(&development.collateral, wanted) {
             Ok(kept) => kept,
             Err(damage) => {
                 tracing::warn!(
@@ -288,9 +289,9 @@ impl Shared {
         };
         match of_intel {
             Some(RootId::INTEL) => None,
-            Some(root) if root == development.root => Some(match read() {
+            Some(root) if root == development.id => Some(match read() {
                 Some(kept) => Found::Good(kept.item),
-                None => Found::Refused(self.absent(wanted, &development.folder), None),
+                None => Found::Refused(self.absent(wanted, &development.collateral), None),
             }),
             Some(root) => Some(Found::Refused(CollateralError::UnknownRoot { root }, None)),
             // A chip or a manifest of the development platform's; a list would stand for the vendor's.

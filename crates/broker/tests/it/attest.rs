@@ -39,7 +39,7 @@ async fn sample_evidence_is_refused_unless_a_setting_says_otherwise() {
         .await;
     let detail = answer.refused(StatusCode::FORBIDDEN, "AttestationError");
     assert!(
-        detail.contains("sample evidence proves nothing"),
+        detail.contains("development evidence proves nothing"),
         "{detail}"
     );
     let entry = broker.last_entry().await;

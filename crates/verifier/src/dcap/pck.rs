@@ -61,6 +61,12 @@ impl PckChain {
             extension,
         })
     }
+
+    /// The platform's instance id, which the Platform CA certifies, as the claim spells it: its last byte first.
+    pub(crate) fn platform_instance_id(&self) -> Option<String> {
+        let id = self.extension.platform_instance_id.as_ref()?;
+        Some(hex::encode(id.iter().rev().copied().collect::<Vec<u8>>()))
+    }
 }
 
 const PCK_CHAIN: u16 = 5;

@@ -1,5 +1,6 @@
 //! The bytes of a DCAP quote: version 3 and 4 (Intel SGX ECDSA QuoteLibReference DCAP API, appendix A.4; Intel TDX DCAP
-//! Quoting Library API, appendix A.3), and version 5 with TDX 1.0 and 1.5 bodies (the latter's appendix A.4).
+//! Quoting Library API, appendix A.3), and version 5 with the bodies of TDX 1.0, 1.5 and 1.5 with TDX Connect (the
+//! latter's appendix A.4).
 //!
 //! Read by its lengths, from the front. A field that changes what is verified is not judged here: that is a check.
 
@@ -39,7 +40,7 @@ pub(crate) enum Body {
     Td(Box<TdReport>),
 }
 
-/// The report of a TD: 584 bytes (TDX 1.0), or 648 (TDX 1.5).
+/// The report of a TD: 584 bytes (TDX 1.0), 648 (TDX 1.5), or 885 (TDX 1.5 with TDX Connect).
 #[derive(Clone, Debug)]
 pub(crate) struct TdReport {
     pub(crate) tcb_svn: [u8; 16],
@@ -129,7 +130,7 @@ pub(crate) enum QuoteError {
     Version(u16),
     #[error("a quote of the TEE type {0:#x}, which has no body here")]
     TeeType(u32),
-    #[error("a body of type {kind} and {size} bytes, wanted type 1 of 384, 2 of 584 or 3 of 648")]
+    #[error("a body of type {kind} and {size} bytes, wanted type 1 of 384, 2 of 584, 3 of 648 or 4 of 885")]
     BodyType { kind: u16, size: u32 },
     #[error("certification data of type {0} where type 6 must be")]
     OuterCertification(u16),
@@ -163,6 +164,7 @@ impl Quote {
                     (1, 384) => BodyKind::Enclave,
                     (2, 584) => BodyKind::Td10,
                     (3, 648) => BodyKind::Td15,
+                    (4, 885) => BodyKind::Td15Connect,
                     (kind, size) => return Err(QuoteError::BodyType { kind, size }),
                 };
                 (Some((kind, size)), body)
@@ -238,6 +240,7 @@ enum BodyKind {
     Enclave,
     Td10,
     Td15,
+    Td15Connect,
 }
 
 impl Body {
@@ -245,9 +248,13 @@ impl Body {
         match kind {
             BodyKind::Enclave => EnclaveReport::read(cursor).map(|r| Self::Enclave(Box::new(r))),
             BodyKind::Td10 => TdReport::read(cursor).map(|report| Self::Td(Box::new(report))),
-            BodyKind::Td15 => {
+            BodyKind::Td15 | BodyKind::Td15Connect => {
                 let mut report = TdReport::read(cursor)?;
                 report.tdx15 = Some((cursor.array()?, cursor.array()?));
+                if let BodyKind::Td15Connect = kind {
+                    // The TD's identity over its life and its devices: signed, and no claim.
+                    cursor.take(237)?;
+                }
                 Some(Self::Td(Box::new(report)))
             }
         }

@@ -28,15 +28,21 @@ pub(crate) async fn attest(
     let cookie = session
         .as_ref()
         .map(|session| [(SET_COOKIE, identity::cookie(&broker, session, now))]);
-    let token = broker
-        .blocking(move |broker| {
-            Ok(attestation::attest(
-                broker,
-                session.as_ref(),
-                &message,
-                now,
-            )?)
-        })
-        .await?;
+    // A guest that hangs up is judged all the same: its nonce is used, and the record says how it ended.
+    let token = tokio::spawn(async move {
+        let begun = broker
+            .blocking(move |broker| Ok(attestation::begin(broker, session, message, now)?))
+            .await?;
+        let request = begun.collateral_request();
+        let collateral = broker.collaterals.answer(&request).await;
+        broker
+            .blocking(move |broker| Ok(attestation::finish(broker, begun, collateral, now)?))
+            .await
+    })
+    .await
+    .unwrap_or_else(|error| {
+        tracing::error!(%error, "a request panicked");
+        Err(ApiError::Panicked)
+    })?;
     Ok((cookie, Json(AttestResponse { token })).into_response())
 }
