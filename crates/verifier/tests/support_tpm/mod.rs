@@ -212,7 +212,10 @@ impl QuoteForge {
         let mut values = Vec::new();
         for (_, bitmap) in &self.selections {
             for (index, value) in self.pcrs.iter().enumerate() {
-                if bitmap.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1) {
+                if bitmap
+                    .get(index / 8)
+                    .is_some_and(|byte| byte >> (index % 8) & 1 == 1)
+                {
                     values.push(value.clone());
                 }
             }
