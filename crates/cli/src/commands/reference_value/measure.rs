@@ -107,14 +107,22 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
         .collect();
     let text = lines.join("\n");
     let Some(output) = &args.output else {
-        let pairs: Vec<String> = values
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        return Ok(Outcome::new(text, document).next(format!(
-            "strongroom reference-value set {}",
-            pairs.join(" ")
-        )));
+        let outcome = Outcome::new(text, document);
+        // Many values do not fit a line.
+        return Ok(if values.len() > 2 {
+            outcome
+                .next("the same with --output values.json")
+                .next("strongroom reference-value set --file values.json")
+        } else {
+            let pairs: Vec<String> = values
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            outcome.next(format!(
+                "strongroom reference-value set {}",
+                pairs.join(" ")
+            ))
+        });
     };
     let mut bytes = serde_json::to_vec_pretty(&payload)?;
     bytes.push(b'\n');
