@@ -6,6 +6,7 @@
 mod cleanup;
 mod commands;
 mod connect;
+mod evidence;
 mod files;
 mod input;
 mod keys;

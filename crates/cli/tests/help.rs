@@ -7,7 +7,7 @@ mod support;
 use support::{printed, strongroom};
 
 /// Every command, and words of what it is for.
-const COMMANDS: [(&str, &str); 39] = [
+const COMMANDS: [(&str, &str); 44] = [
     ("attest", "what it says of this machine"),
     ("audit", "releases, denials and admin actions"),
     ("broker", "Run the trusted side"),
@@ -36,7 +36,10 @@ const COMMANDS: [(&str, &str); 39] = [
     ("policy set-appraisal", "a class of platforms"),
     ("policy show", "policy in force"),
     ("reference-value", "which measurements are good"),
+    ("reference-value diff", "which claims drifted"),
     ("reference-value get", "Show one value"),
+    ("reference-value list", "ask for in vain"),
+    ("reference-value measure", "Compute values from"),
     ("reference-value set", "NAME=VALUE"),
     ("resource", "the broker's secrets"),
     ("resource delete", "Delete a secret"),
@@ -47,6 +50,8 @@ const COMMANDS: [(&str, &str); 39] = [
     ("seal", "may lie in the open"),
     ("unseal", "what a sealed secret points to"),
     ("unseal", "readable by you alone"),
+    ("verify", "Check what was recorded, offline"),
+    ("verify evidence", "a skip is not a pass"),
 ];
 
 #[test]

@@ -207,6 +207,18 @@ impl AdminClient {
         answer.json("a reference value")
     }
 
+    /// Every reference value that the broker has, by name, the expired ones too.
+    ///
+    /// # Errors
+    /// As [`Self::put_resource`].
+    pub async fn list_reference_values(&self) -> Result<Vec<ListedReferenceValue>, ClientError> {
+        let what = "listing reference values";
+        let answer = self
+            .call(Method::GET, "/kbs/v0/reference-value", None, None, what)
+            .await?;
+        answer.json("a list of reference values")
+    }
+
     /// The newest entries of the record of releases, denials and admin actions.
     ///
     /// # Errors
@@ -306,6 +318,21 @@ pub struct ResourceSummary {
     pub stored_at: u64,
     /// Who stored it.
     pub stored_by: String,
+}
+
+/// A reference value and what the broker knows of it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ListedReferenceValue {
+    /// Its name.
+    pub name: String,
+    /// A list of accepted values, or one value.
+    pub value: Value,
+    /// When it ends, in seconds since 1970.
+    pub expires: u64,
+    /// What else the broker says of it, such as where it comes from.
+    #[serde(flatten)]
+    pub more: serde_json::Map<String, Value>,
 }
 
 fn resource_path(path: &ResourcePath) -> String {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::Assurance;
 use crate::collateral::{RootId, SnpProduct};
-use crate::x509::{Certificate, PublicKey, SignatureCache, X509Error};
+use crate::x509::{Certificate, Path, PublicKey, SignatureCache, X509Error};
 
 /// The roots that are trusted, and for what.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +42,7 @@ impl TrustAnchors {
         let vendors = SnpProduct::ALL.into_iter().map(Vendor::Amd).chain([
             Vendor::Intel,
             Vendor::Nvidia,
+            Vendor::NvidiaRim,
             Vendor::Tpm,
         ]);
         self.roots.extend(vendors.map(|vendor| Root {
@@ -82,6 +83,39 @@ impl TrustAnchors {
         self.roots.iter().filter(move |root| root.vendor == vendor)
     }
 
+    /// Verifies a chain, leaf first, that ends in a root of one maker or in what such a root issued. Returns what the
+    /// root is worth.
+    pub(crate) fn check_chain(
+        &self,
+        vendor: Vendor,
+        chain: &[Certificate],
+        now: u64,
+    ) -> Result<Assurance, X509Error> {
+        let mut why = X509Error::NotAnchored;
+        for root in self.roots(vendor) {
+            let (intermediates, named) = match chain {
+                [] => continue,
+                [.., end] if end.issuer() != root.certificate.subject() => continue,
+                [leaf] if leaf.der() == root.certificate.der() => continue,
+                [_, between @ .., end] if end.der() == root.certificate.der() => (between, true),
+                [_, all @ ..] => (all, false),
+            };
+            let Some(leaf) = chain.first() else { continue };
+            let path = Path {
+                leaf,
+                intermediates,
+                root: &root.certificate,
+                known: &[],
+            };
+            match path.verify(now, &[], &self.proven) {
+                Ok(()) => return Ok(root.assurance),
+                Err(error) if named || why == X509Error::NotAnchored => why = error,
+                Err(_) => {}
+            }
+        }
+        Err(why)
+    }
+
     /// The root of one maker that has this fingerprint.
     pub(crate) fn root(&self, vendor: Vendor, id: RootId) -> Option<&Root> {
         self.roots(vendor)
@@ -115,6 +149,8 @@ pub(crate) enum Vendor {
     Amd(SnpProduct),
     Intel,
     Nvidia,
+    /// NVIDIA's reference integrity manifests, which have a root of their own.
+    NvidiaRim,
     Tpm,
 }
 
@@ -157,6 +193,7 @@ fn builtin() -> Vec<Root> {
     let others = [
         (Vendor::Intel, include_str!("roots/intel_sgx.pem")),
         (Vendor::Nvidia, include_str!("roots/nvidia_device.pem")),
+        (Vendor::NvidiaRim, include_str!("roots/nvidia_rim.pem")),
     ];
     amd.into_iter()
         .chain(others)
@@ -199,6 +236,7 @@ mod tests {
             Vendor::Amd(product) => format!("amd_{product}.pem").to_lowercase(),
             Vendor::Intel => "intel_sgx.pem".to_owned(),
             Vendor::Nvidia => "nvidia_device.pem".to_owned(),
+            Vendor::NvidiaRim => "nvidia_rim.pem".to_owned(),
             Vendor::Tpm => panic!("no root of a TPM maker is built in"),
         }
     }

@@ -1,6 +1,6 @@
 //! Appraisal: verified evidence and reference values in, an AR4SI trust vector out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -71,6 +71,34 @@ impl AppraisalPolicy {
             .id()
             .rsplit_once('_')
             .map_or("cpu", |(_id, class)| class)
+    }
+
+    /// The reference values that the policy's table `requirements` names, each with the claims that it is for, such as
+    /// `snp.measurement`. A policy without that table, which the shipped ones have, gives none.
+    pub fn asked_reference_values(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let mut asked: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let table = self
+            .rego
+            .evaluation(Value::Object(Map::new()))
+            .with_reference_values(Arc::default(), 0)
+            .and_then(|mut evaluation| evaluation.value(REQUIREMENTS));
+        let Ok(Some(Value::Object(table))) = table else {
+            return asked;
+        };
+        for (platform, requirements) in &table {
+            for requirement in requirements.as_array().into_iter().flatten() {
+                let name = |member: &str| requirement.get(member)?.as_str();
+                let Some(name) = name("reference").or_else(|| name("at_least")) else {
+                    continue;
+                };
+                let claim = requirement.get("claim").and_then(Value::as_array);
+                let claim = claim.into_iter().flatten().filter_map(Value::as_str);
+                let path: Vec<&str> = [platform.as_str()].into_iter().chain(claim).collect();
+                let claims = asked.entry(name.to_owned()).or_default();
+                claims.insert(path.join("."));
+            }
+        }
+        asked
     }
 
     fn evaluate(
@@ -349,6 +377,7 @@ pub const DEFAULT_GPU_ID: &str = "default_gpu";
 const TRUST_CLAIMS: &str = "data.policy.trust_claims";
 const EXTENSIONS: &str = "data.policy.extensions";
 const FINDINGS: &str = "data.policy.findings";
+const REQUIREMENTS: &str = "data.policy.requirements";
 /// Members of a submodule that no extension may replace.
 const RESERVED: [&str; 4] = [
     "ear.status",
@@ -372,15 +401,7 @@ mod tests {
     fn appraise_with(input: Value, values: &[(&str, Value)]) -> Graded {
         let values = values
             .iter()
-            .map(|(name, value)| {
-                (
-                    (*name).to_owned(),
-                    ReferenceValue {
-                        value: value.clone(),
-                        expires: 100,
-                    },
-                )
-            })
+            .map(|(name, value)| ((*name).to_owned(), ReferenceValue::new(value.clone(), 100)))
             .collect();
         AppraisalPolicy::default_cpu()
             .evaluate(input, Arc::new(values), 50)
@@ -409,6 +430,24 @@ mod tests {
             ("major_version", json!(1)),
             ("minimum_minor_version", json!(1)),
         ]
+    }
+
+    #[test]
+    fn reference_value_that_the_shipped_policy_asks_for_is_not_listed() {
+        let asked = AppraisalPolicy::default_cpu().asked_reference_values();
+        for (name, claim) in [
+            ("snp_launch_measurement", "snp.measurement"),
+            ("minimum_minor_version", "sample.platform_version.minor"),
+            ("rtmr_1", "tdx.quote.body.rtmr_1"),
+            ("mr_td", "az-tdx-vtpm.quote.body.mr_td"),
+        ] {
+            assert!(asked[name].contains(claim), "{name}: {asked:?}");
+        }
+        let own = AppraisalPolicy::compile(
+            "own_cpu",
+            "package policy\ntrust_claims := {\"hardware\": 2}\nrequirements := [1]\n",
+        );
+        assert!(own.unwrap().asked_reference_values().is_empty());
     }
 
     #[test]
@@ -812,5 +851,184 @@ mod tests {
             graded.extensions["ear.trustee.identifiers"],
             json!({"validated": {}})
         );
+    }
+
+    fn grade_device(input: Value, values: &[(&str, Value)]) -> Graded {
+        let values = values
+            .iter()
+            .map(|(name, value)| {
+                let value = ReferenceValue::new(value.clone(), 100);
+                ((*name).to_owned(), value)
+            })
+            .collect();
+        AppraisalPolicies::shipped()
+            .of("gpu")
+            .unwrap()
+            .evaluate(input, Arc::new(values), 50)
+            .unwrap()
+    }
+
+    fn grades(graded: &Graded) -> (i8, i8, i8) {
+        let vector = &graded.vector;
+        (vector.executables, vector.hardware, vector.configuration)
+    }
+
+    fn gpu() -> (Value, Vec<(&'static str, Value)>) {
+        let claims = json!({"assurance": "hardware", "nvidia": {
+            "verifier": "local", "arch": "Hopper", "rim_checked": false,
+            "config": {"driver_version": "550", "vbios_version": "96", "fwid": "f5"},
+            "measurements": {"1": "aa", "2": "bb", "3": "cc"},
+        }});
+        let values = vec![
+            ("allowed_driver_versions", json!(["550", "560"])),
+            ("allowed_vbios_versions", json!(["96"])),
+            ("allowed_gpu_fwids", json!(["f5"])),
+            (
+                "allowed_gpu_measurements",
+                json!({"1": "aa", "2": ["b0", "bb"]}),
+            ),
+        ];
+        (claims, values)
+    }
+
+    #[test]
+    fn gpu_that_meets_every_reference_value_is_affirming() {
+        let (input, values) = gpu();
+        let graded = grade_device(input, &values);
+        assert_eq!(grades(&graded), (3, 2, 2));
+        assert_eq!(graded.findings, []);
+    }
+
+    #[test]
+    fn measurements_that_the_makers_manifests_list_need_no_reference_value() {
+        let (mut input, mut values) = gpu();
+        values.pop();
+        assert_eq!(grades(&grade_device(input.clone(), &values)), (33, 2, 2));
+        input["nvidia"]["measurements_match"] = json!(true);
+        assert_eq!(grades(&grade_device(input.clone(), &values)).0, 33);
+        input["nvidia"]["rim_checked"] = json!(true);
+        let graded = grade_device(input, &values);
+        assert_eq!(grades(&graded), (3, 2, 2));
+        assert_eq!(graded.findings, []);
+    }
+
+    #[test]
+    fn each_bad_claim_of_a_gpu_is_not_affirmed_and_is_found() {
+        for (pointer, bad, wanted, claim) in [
+            ("/assurance", json!("development"), (3, 97, 2), "assurance"),
+            ("/assurance", Value::Null, (3, 97, 2), "assurance"),
+            (
+                "/nvidia/verifier",
+                json!("remote"),
+                (3, 97, 2),
+                "nvidia.verifier",
+            ),
+            (
+                "/nvidia/config/driver_version",
+                json!("540"),
+                (3, 2, 36),
+                "nvidia.config.driver_version",
+            ),
+            (
+                "/nvidia/config/vbios_version",
+                json!("95"),
+                (3, 2, 36),
+                "nvidia.config.vbios_version",
+            ),
+            (
+                "/nvidia/config/fwid",
+                Value::Null,
+                (3, 2, 36),
+                "nvidia.config.fwid",
+            ),
+            (
+                "/nvidia/measurements/1",
+                json!("ab"),
+                (33, 2, 2),
+                "nvidia.measurements.1",
+            ),
+            (
+                "/nvidia/measurements/2",
+                json!("b1"),
+                (33, 2, 2),
+                "nvidia.measurements.2",
+            ),
+            (
+                "/nvidia/measurements/2",
+                json!(["bb"]),
+                (33, 2, 2),
+                "nvidia.measurements.2",
+            ),
+        ] {
+            let (mut input, values) = gpu();
+            *input.pointer_mut(pointer).unwrap() = bad;
+            let graded = grade_device(input, &values);
+            assert_eq!(grades(&graded), wanted, "{pointer}");
+            assert_ne!(graded.vector.status(), Tier::Affirming, "{pointer}");
+            let found: Vec<&str> = graded.findings.iter().map(|f| f.claim.as_str()).collect();
+            assert_eq!(found, [claim], "{pointer}");
+        }
+    }
+
+    #[test]
+    fn each_missing_reference_value_of_a_gpu_spoils_its_grade() {
+        let (input, values) = gpu();
+        for (missing, _) in &values {
+            let rest: Vec<_> = values
+                .iter()
+                .filter(|(name, _)| name != missing)
+                .cloned()
+                .collect();
+            let graded = grade_device(input.clone(), &rest);
+            assert_ne!(graded.vector.status(), Tier::Affirming, "{missing}");
+            assert_eq!(graded.findings.len(), 1, "{missing}");
+            assert!(
+                graded.findings[0].expected.to_string().contains(missing),
+                "{:?}",
+                graded.findings
+            );
+        }
+    }
+
+    #[test]
+    fn measurements_of_a_gpu_are_not_accepted_from_a_reference_value_of_another_form() {
+        for bad in [
+            json!({}),
+            json!([]),
+            json!(["aa"]),
+            json!("aa"),
+            json!({"1": []}),
+            json!({"1": null}),
+            json!({"64": "aa"}),
+            json!({"1": "aa", "9": "aa"}),
+        ] {
+            let (input, mut values) = gpu();
+            values[3].1 = bad.clone();
+            assert_eq!(grades(&grade_device(input, &values)), (33, 2, 2), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sample_device_has_only_its_svn_to_show() {
+        let input = |assurance: &str| json!({"assurance": assurance, "sampledevice": {"svn": "2"}});
+        let values = [("device_svn", json!(["2"]))];
+        let accepted = [
+            ("device_svn", json!(["2"])),
+            ("accept_development_assurance", json!(true)),
+        ];
+        assert_eq!(
+            grades(&grade_device(input("hardware"), &values)),
+            (33, 2, 36)
+        );
+        assert_eq!(
+            grades(&grade_device(input("development"), &values)),
+            (33, 97, 36)
+        );
+        assert_eq!(
+            grades(&grade_device(input("development"), &accepted)),
+            (33, 2, 36)
+        );
+        assert_eq!(grades(&grade_device(input("hardware"), &[])), (33, 97, 36));
+        assert_eq!(grades(&grade_device(json!({}), &accepted)), (33, 97, 36));
     }
 }

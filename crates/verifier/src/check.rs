@@ -98,8 +98,29 @@ checks! {
     EventLogRtmrs: "the event log, replayed, gives the quote's RTMRs", "UEFI 2.10, 38.4 (CC measurement registers)";
 
     // ---- TPM 2.0 quotes, Azure's vTPM included
+    TpmMagic: "a TPM made the attestation: it begins with TPM_GENERATED_VALUE", "TPM 2.0 Library Part 2, TPM_GENERATED";
+    TpmQuoteType: "the attestation is a quote", "TPM 2.0 Library Part 2, TPMI_ST_ATTEST";
+    TpmSignatureScheme: "the signature's scheme and hash are those of the attestation key", "TPM 2.0 Library Part 2, 11.3";
+    TpmSignature: "the attestation key signed the quote", "TPM 2.0 Library Part 3, TPM2_Quote";
+    TpmPcrBank: "the quote covers the SHA-256 bank, and no other", "TPM 2.0 Library Part 2, TPML_PCR_SELECTION";
+    TpmPcrSelection: "the quote selects PCRs, all of them below 24", "TPM 2.0 Library Part 2, TPMS_PCR_SELECTION";
+    TpmPcrValues: "a value of the bank's length was sent for each selected PCR", "TPM 2.0 Library Part 1, PCR operations";
+    TpmPcrDigest: "the values of the selected PCRs, in the order of their numbers, have the digest that was quoted", "TPM 2.0 Library Part 2, TPMS_QUOTE_INFO";
+    TpmAkCertificate: "the attestation key's certificate is for this key and for quotes, and leads to a trusted root", "TCG EK and AK credential profiles; RFC 5280, 6.1";
+    TpmAkAnchor: "the attestation key is known to be a TPM's", "TCG TPM 2.0 Keys for Device Identity and Attestation";
+    AzureReportType: "the HCL report holds the report of the platform that was named", "Azure guest attestation, HCL report";
+    AzureReportHash: "the HCL report binds its variable data with SHA-256", "Azure guest attestation, HCL report";
+    AzureVariableData: "the hardware's report data is the digest of the variable data, and zeros", "Azure guest attestation, HCL report";
+    AzureUserData: "the variable data's user-data is the report data of the quote, and zeros", "Azure guest attestation, HCL report, user-data";
 
     // ---- NVIDIA
+    NvidiaArchitecture: "the device is of an architecture that is verified here", "NVIDIA attestation, device architectures";
+    NvidiaChain: "the device's certificates lead to NVIDIA's device identity root and are valid", "RFC 5280, 6.1";
+    NvidiaFwid: "the leaf certifies the firmware that the report names", "TCG DICE, CompositeDeviceID (2.23.133.5.4.1)";
+    NvidiaSignature: "the leaf's key signed the request and the response", "DMTF DSP0274 1.1, GET_MEASUREMENTS";
+    NvidiaDriverRim: "the driver's reference manifest is signed by NVIDIA, current, and of the driver's version", "TCG RIM Information Model 1.01; XML Signature 1.1";
+    NvidiaVbiosRim: "the VBIOS's reference manifest is signed by NVIDIA, current, and of the VBIOS's version", "TCG RIM Information Model 1.01; XML Signature 1.1";
+    NvidiaMeasurements: "each active measurement is one of those in the reference manifests", "TCG RIM Information Model 1.01, reference measurements";
 
 }
 

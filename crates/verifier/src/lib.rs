@@ -14,11 +14,14 @@ mod collateral;
 mod cursor;
 mod dcap;
 pub mod event_log;
+pub mod measure;
 mod platforms;
 mod policy;
 mod reference_value;
 pub mod release_policy;
+mod rim;
 mod x509;
+mod xml;
 
 use std::collections::BTreeMap;
 
@@ -40,7 +43,8 @@ pub use collateral::{
 };
 pub use policy::PolicyError;
 pub use reference_value::{
-    DEFAULT_LIFE_SECONDS, ReferenceValue, ReferenceValueError, ReferenceValues,
+    DEFAULT_LIFE_SECONDS, Provenance, ReferenceValue, ReferenceValueError, ReferenceValues,
+    SignerError, Signers,
 };
 pub use release_policy::{Decision, Reason, ReleasePolicy};
 
@@ -85,10 +89,8 @@ impl Evidence {
         let mut devices = Vec::new();
         if !additional.is_empty() {
             if additional.len() > MAX_ADDITIONAL {
-                return Err(Check::Devices.failed(
-                    format!("at most {MAX_ADDITIONAL} bytes"),
-                    additional.len(),
-                ));
+                return Err(Check::Devices
+                    .failed(format!("at most {MAX_ADDITIONAL} bytes"), additional.len()));
             }
             let map: BTreeMap<Tee, &RawValue> = serde_json::from_str(additional)
                 .map_err(|e| Check::Devices.failed("a map from platform to evidence", e))?;

@@ -32,7 +32,7 @@ pub(crate) fn octets(value: &[u8]) -> Vec<u8> {
     tlv(0x04, value)
 }
 
-/// IA5String.
+/// `IA5String`.
 pub(crate) fn ia5(value: &str) -> Vec<u8> {
     tlv(0x16, value.as_bytes())
 }

@@ -4,6 +4,8 @@
 //! only when [`DevelopmentRoot::certificate_pem`] was given to it as a development root, and then says so.
 //! Each platform has a `Forge` whose fields are all public and honest, so that a test changes the one it is about.
 
+mod attester;
+pub mod az_vtpm;
 mod der;
 mod folder;
 pub mod intel;
@@ -11,8 +13,12 @@ mod root;
 pub mod sgx;
 pub mod snp;
 pub mod tdx;
+pub mod tpm;
 
+pub use attester::DevelopmentAttester;
 pub use root::DevelopmentRoot;
+
+pub(crate) use attester::{PLATFORMS, platform};
 
 use std::path::PathBuf;
 
@@ -74,7 +80,7 @@ impl From<aws_lc_rs::error::Unspecified> for DevelopmentError {
     }
 }
 
-/// Bits to turn after signing: the byte's offset, and what is XORed into it. An offset beyond the end is ignored.
+/// Bits to turn after signing: a byte's offset and the mask that turns it. An offset beyond the end is ignored.
 pub type Tampering = Vec<(usize, u8)>;
 
 pub(crate) fn tamper(bytes: &mut [u8], tampering: &[(usize, u8)]) {

@@ -14,8 +14,8 @@ use aws_lc_rs::rsa;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, RsaKeyPair};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension,
-    DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData,
-    RevokedCertParams, SerialNumber,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, PublicKeyData, RevokedCertParams, SerialNumber,
 };
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use time::OffsetDateTime;
@@ -427,6 +427,7 @@ pub(crate) struct Profile<'a> {
     pub(crate) not_after: u64,
     /// `None` is one that is made of name and key.
     pub(crate) serial: Option<&'a [u8]>,
+    pub(crate) extended: Vec<ExtendedKeyUsagePurpose>,
     pub(crate) extensions: Vec<CustomExtension>,
 }
 
@@ -439,6 +440,7 @@ impl<'a> Profile<'a> {
             not_before,
             not_after,
             serial: None,
+            extended: Vec::new(),
             extensions: Vec::new(),
         }
     }
@@ -462,6 +464,7 @@ impl<'a> Profile<'a> {
             SerialNumber::from_slice,
         ));
         params.use_authority_key_identifier_extension = true;
+        params.extended_key_usages.clone_from(&self.extended);
         params.custom_extensions.clone_from(&self.extensions);
         (params.is_ca, params.key_usages) = match self.is_ca {
             Some(below) => (

@@ -43,7 +43,10 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
             post(kbs::policy::set_release).get(kbs::policy::list_release),
         )
         .route("/kbs/v0/attestation-policy", post(kbs::policy::set_appraisal))
-        .route("/kbs/v0/reference-value", post(kbs::reference_value::register))
+        .route(
+            "/kbs/v0/reference-value",
+            post(kbs::reference_value::register).get(kbs::reference_value::list),
+        )
         .route("/kbs/v0/reference-value/{*id}", get(kbs::reference_value::get))
         // Ours, for admins
         .route("/strongroom/v1/audit", get(admin::audit::list))

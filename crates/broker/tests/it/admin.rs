@@ -10,7 +10,7 @@ use strongroom_wire::admin::{AUDIENCE, AdminClaims};
 use crate::support::{Answer, Guest, Running};
 
 /// Every route that only admins may use.
-const ROUTES: [(Method, &str); 10] = [
+const ROUTES: [(Method, &str); 11] = [
     (Method::POST, "/kbs/v0/resource/a/b/c"),
     (Method::PUT, "/kbs/v0/resource/a/b/c"),
     (Method::DELETE, "/kbs/v0/resource/a/b/c"),
@@ -18,6 +18,7 @@ const ROUTES: [(Method, &str); 10] = [
     (Method::GET, "/kbs/v0/resource-policy"),
     (Method::POST, "/kbs/v0/attestation-policy"),
     (Method::POST, "/kbs/v0/reference-value"),
+    (Method::GET, "/kbs/v0/reference-value"),
     (Method::GET, "/kbs/v0/reference-value/launch_digest"),
     (Method::GET, "/strongroom/v1/audit"),
     (Method::GET, "/strongroom/v1/resource"),
@@ -303,10 +304,27 @@ async fn reference_values_are_read_back_until_they_expire() {
         json!(["1", 2])
     );
     assert_eq!(get("a/b").await.expect(StatusCode::OK).json(), json!(true));
+    let list = async || {
+        let answer = broker
+            .admin(Method::GET, "/kbs/v0/reference-value", "")
+            .await;
+        answer.expect(StatusCode::OK).json()
+    };
+    let listed = list().await;
+    assert_eq!(
+        (&listed[0]["name"], &listed[0]["value"], &listed[1]["name"]),
+        (&json!("a/b"), &json!(true), &json!("svn"))
+    );
+    assert_eq!(
+        listed[1]["expires"],
+        json!(broker.now() + 365 * 24 * 60 * 60)
+    );
     broker.pass(365 * 24 * 60 * 60);
     get("svn")
         .await
         .refused(StatusCode::NOT_FOUND, "ResourceNotFound");
+    // What ended is still listed: an admin wants to see why a machine is no longer affirmed.
+    assert_eq!(list().await, listed);
 }
 
 #[tokio::test]

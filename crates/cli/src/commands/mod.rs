@@ -18,6 +18,7 @@ mod resource;
 mod score;
 mod seal;
 mod unseal;
+mod verify;
 mod workshop;
 
 use clap::Subcommand;
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     Attest(attest::Args),
     Get(get::Args),
     Score(score::Args),
+
+    Verify(verify::Args),
 }
 
 impl Command {
@@ -72,6 +75,7 @@ impl Command {
             Self::Score(args) => score::run(&args, json),
             Self::Seal(args) => seal::run(&args),
             Self::Unseal(args) => unseal::run(&args),
+            Self::Verify(args) => verify::run(&args),
         }
     }
 }

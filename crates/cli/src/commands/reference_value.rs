@@ -1,12 +1,18 @@
 //! `strongroom reference-value`: the measurements that count as good.
 
+mod diff;
+mod list;
+mod measure;
+
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::connect::{AdminArgs, block_on};
+use crate::files;
 use crate::outcome::Outcome;
 
 /// Tell the broker which measurements are good.
@@ -24,22 +30,34 @@ enum Action {
     /// Set values: NAME=VALUE, where VALUE is JSON (a list, a number, quoted text) or else plain text
     Set {
         /// Such as launch_digest=abcde or svn='["1","2"]'.
-        #[arg(required = true, value_name = "NAME=VALUE", value_parser = parse_pair)]
+        #[arg(required_unless_present = "file", value_name = "NAME=VALUE", value_parser = parse_pair)]
         values: Vec<(String, Value)>,
+        /// A JSON map from names to values, as `strongroom reference-value measure --output` writes it.
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
     },
     /// Show one value
     Get {
         /// The value's name.
         name: String,
     },
+    /// List every value with its end and origin, and the names that the shipped policies ask for in vain
+    List,
+    /// Compute values from init-data, from the firmware and kernel of an SNP guest, from a boot event log
+    Measure(measure::Args),
+    /// Explain which claims drifted between two evidences, and which reference values that concerns
+    Diff(diff::Args),
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let client = args.admin.client()?;
     match &args.action {
-        Action::Set { values } => {
-            let values: BTreeMap<String, Value> = values.iter().cloned().collect();
-            block_on(client.put_reference_values(&values))??;
+        Action::Set { values, file } => {
+            let mut all = file
+                .as_deref()
+                .map_or_else(|| Ok(BTreeMap::new()), read_map)?;
+            all.extend(values.iter().cloned());
+            let values = all;
+            block_on(args.admin.client()?.put_reference_values(&values))??;
             let lines: Vec<String> = values
                 .iter()
                 .map(|(name, value)| stored(name, value))
@@ -48,11 +66,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
                 "Set, in force for guests that attest from now on (one that was denied asks again after 30 s):\n{}",
                 lines.join("\n")
             );
-            Ok(Outcome::new(text, json!({ "set": values }))
-                .next("strongroom reference-value get launch_digest"))
+            Ok(
+                Outcome::new(text, json!({ "set": values }))
+                    .next("strongroom reference-value list"),
+            )
         }
+        Action::List => list::run(&args.admin.client()?),
+        Action::Measure(args) => measure::run(args),
+        Action::Diff(args) => diff::run(args),
         Action::Get { name } => {
-            let value = block_on(client.get_reference_value(name))??;
+            let value = block_on(args.admin.client()?.get_reference_value(name))??;
             Ok(Outcome::new(
                 format!("{name} = {value}"),
                 json!({ "name": name, "value": value }),
@@ -75,6 +98,12 @@ fn stored(name: &str, value: &Value) -> String {
     }
 }
 
+/// The file that `measure --output` writes.
+fn read_map(path: &Path) -> anyhow::Result<BTreeMap<String, Value>> {
+    serde_json::from_str(&files::read_text(path, MAX_MAP)?)
+        .with_context(|| format!("{} is no JSON map from names to values", path.display()))
+}
+
 /// A value that is no JSON is a text; a single value becomes a list of one, as policies expect lists.
 fn parse_pair(text: &str) -> anyhow::Result<(String, Value)> {
     let (name, value) = text.split_once('=').context("write NAME=VALUE")?;
@@ -87,3 +116,6 @@ fn parse_pair(text: &str) -> anyhow::Result<(String, Value)> {
     };
     Ok((name.to_owned(), value))
 }
+
+/// What a broker takes in one message.
+const MAX_MAP: u64 = 1024 * 1024;

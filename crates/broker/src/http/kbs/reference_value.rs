@@ -1,4 +1,4 @@
-//! `/kbs/v0/reference-value`: admins register reference values and read them back.
+//! `/kbs/v0/reference-value`: admins register reference values, list them and read them back.
 
 use std::sync::Arc;
 
@@ -9,8 +9,9 @@ use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
+use serde::Serialize;
 use serde_json::Value;
-use strongroom_verifier::ReferenceValues;
+use strongroom_verifier::{ReferenceValue, ReferenceValues};
 
 use super::super::error::ApiError;
 use super::super::identity;
@@ -38,6 +39,32 @@ pub(crate) async fn register(
         })
         .await?;
     Ok(([(CONTENT_TYPE, "application/json")], ()).into_response())
+}
+
+/// Lists every value with what is known of it, by name. An expired one is listed, with the time when it ended.
+pub(crate) async fn list(
+    State(broker): State<Arc<Inner>>,
+    headers: HeaderMap,
+) -> Result<Json<Vec<Listed>>, ApiError> {
+    broker
+        .blocking(move |broker| {
+            identity::admin(broker, &headers, "list reference values", broker.now())?;
+            let values = broker.policies.reference_values();
+            let listed = values.iter().map(|(name, value)| Listed {
+                name: name.to_owned(),
+                value: value.clone(),
+            });
+            Ok(Json(listed.collect()))
+        })
+        .await
+}
+
+/// One value in the list: its name beside its own members.
+#[derive(Serialize)]
+pub(crate) struct Listed {
+    name: String,
+    #[serde(flatten)]
+    value: ReferenceValue,
 }
 
 /// Gives the value of a name, which may hold slashes. An expired value is not there.

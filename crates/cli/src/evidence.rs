@@ -1,0 +1,398 @@
+//! Evidence in a file, for the commands that look at it offline: which platform it is of, what it is checked against,
+//! and where the collateral lies that it does not carry.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use serde_json::{Value, json};
+use strongroom_verifier::{
+    Assurance, Check, Collateral, CollateralItem, CollateralRequest, Evidence, Examination,
+    Expected, Step, StepOutcome, TrustAnchors, VerifyError, Wanted, examine,
+};
+use strongroom_wire::tee::Tee;
+
+use crate::connect::read_pem;
+use crate::files;
+
+/// What evidence is checked against.
+#[derive(clap::Args)]
+pub(crate) struct EvidenceArgs {
+    /// The platform, such as snp or az-tdx-vtpm [default: what the evidence looks like].
+    #[arg(long, value_name = "TEE")]
+    pub(crate) tee: Option<Tee>,
+
+    /// Verify as of this time: RFC 3339, or seconds since 1970 [default: now].
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) at: Option<u64>,
+
+    /// The folder that `strongroom broker collateral` keeps: certificates, revocation lists, TCB levels.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) collateral: Option<PathBuf>,
+
+    /// Trust this development root too: its folder, or its certificate in PEM. The verdict says so.
+    #[arg(long, value_name = "DIR|PEM")]
+    pub(crate) development_root: Option<PathBuf>,
+
+    /// Trust a maker of TPMs, or whoever certifies the attestation keys of yours (PEM).
+    #[arg(long, value_name = "PEM")]
+    pub(crate) tpm_root: Vec<PathBuf>,
+
+    /// Trust one attestation key of a TPM that you know: its public key, PEM or DER.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) attestation_key: Vec<PathBuf>,
+}
+
+/// Evidence whose checks were made.
+pub(crate) struct Examined {
+    pub(crate) tee: Tee,
+    /// The time as of which, in seconds since 1970.
+    pub(crate) at: u64,
+    pub(crate) examination: Examination,
+    /// The collateral that the evidence calls for and that was not found, required or not.
+    pub(crate) missing: Vec<Wanted>,
+    /// Where it was looked for.
+    pub(crate) folder: Option<PathBuf>,
+}
+
+impl EvidenceArgs {
+    /// Makes every check over the evidence in a file.
+    ///
+    /// What is wrong with the evidence is in the result; an error is what keeps it from being looked at.
+    pub(crate) fn examine(&self, file: &Path, expected: &Expected) -> anyhow::Result<Examined> {
+        let bytes = files::read_limited(file, MAX_EVIDENCE)?;
+        let at = self.at.map_or_else(now, Ok)?;
+        let anchors = self.anchors()?;
+        let tee = match self.tee.or_else(|| guess(&bytes)) {
+            Some(tee) => tee,
+            None => bail!(
+                "{} looks like the evidence of no platform: if it is, name the platform with --tee",
+                file.display()
+            ),
+        };
+        let folder = self.folder();
+        let (examination, missing) = match parse(tee, &bytes) {
+            Ok(evidence) => {
+                let request = evidence.collateral_request();
+                let (collateral, missing) = read_collateral(folder.as_deref(), &request)?;
+                let examination = examine(evidence, &collateral, &anchors, expected, at);
+                (complete(examination), missing)
+            }
+            Err(error) => (refused(error), Vec::new()),
+        };
+        Ok(Examined {
+            tee,
+            at,
+            examination,
+            missing,
+            folder,
+        })
+    }
+
+    fn anchors(&self) -> anyhow::Result<TrustAnchors> {
+        let mut anchors = TrustAnchors::vendors();
+        if let Some(root) = &self.development_root {
+            let path = match root.is_dir() {
+                true => root.join(DEVELOPMENT_ROOT),
+                false => root.clone(),
+            };
+            anchors = anchors
+                .with_development_root(&read_pem(&path)?)
+                .with_context(|| format!("{} is no development root", path.display()))?;
+        }
+        for path in &self.tpm_root {
+            anchors = anchors
+                .with_tpm_root(&read_pem(path)?)
+                .with_context(|| format!("{} is no root of TPMs", path.display()))?;
+        }
+        for path in &self.attestation_key {
+            anchors = anchors
+                .with_attestation_key(&read_public_key(path)?)
+                .with_context(|| format!("{} is no public key", path.display()))?;
+        }
+        Ok(anchors)
+    }
+
+    /// A development root's folder has the collateral that it made.
+    fn folder(&self) -> Option<PathBuf> {
+        let development = || {
+            let folder = self.development_root.as_ref()?.join("collateral");
+            folder.is_dir().then_some(folder)
+        };
+        self.collateral.clone().or_else(development)
+    }
+}
+
+impl Examined {
+    /// The claims of the first piece of evidence, the CPU's.
+    pub(crate) fn claims(&self) -> Value {
+        let claims = self.examination.claims.first();
+        claims.map_or(Value::Null, |(_, claims)| Value::Object(claims.clone()))
+    }
+
+    /// Where a piece of collateral would be found.
+    pub(crate) fn place(&self, wanted: &Wanted) -> PathBuf {
+        let folder = self.folder.as_deref();
+        folder.unwrap_or(Path::new("DIR")).join(wanted.path())
+    }
+}
+
+/// Parses what an attester writes, or what the hardware itself gives.
+fn parse(tee: Tee, bytes: &[u8]) -> Result<Evidence, VerifyError> {
+    if is_json(bytes) {
+        return Evidence::parse(tee, bytes);
+    }
+    // A quote is all of its platform's evidence but the event log.
+    let quote = |mut evidence: Value| {
+        evidence["quote"] = json!(STANDARD.encode(bytes));
+        Evidence::parse(tee, evidence.to_string().as_bytes())
+    };
+    match tee {
+        Tee::Tdx => quote(json!({ "cc_eventlog": null })),
+        Tee::Sgx => quote(json!({})),
+        _ => Evidence::parse_raw(tee, bytes),
+    }
+}
+
+/// The steps with the first and the last one that the checks themselves do not record: that the evidence was read,
+/// and what ended them.
+fn complete(mut examination: Examination) -> Examination {
+    if !examination
+        .steps
+        .iter()
+        .any(|step| step.check == Check::Structure)
+    {
+        examination.steps.insert(
+            0,
+            Step {
+                check: Check::Structure,
+                outcome: StepOutcome::Passed,
+            },
+        );
+    }
+    if let Some(error) = &examination.error
+        && !examination
+            .steps
+            .iter()
+            .any(|step| matches!(step.outcome, StepOutcome::Failed(_)))
+    {
+        examination.steps.push(failed(error));
+    }
+    examination
+}
+
+fn refused(error: VerifyError) -> Examination {
+    Examination {
+        steps: vec![failed(&error)],
+        claims: Vec::new(),
+        assurance: Assurance::Development,
+        error: Some(error),
+    }
+}
+
+fn failed(error: &VerifyError) -> Step {
+    Step {
+        check: error.check(),
+        outcome: StepOutcome::Failed(error.to_string()),
+    }
+}
+
+/// Reads what a folder has of what is wanted, and tells what it has not.
+fn read_collateral(
+    folder: Option<&Path>,
+    request: &CollateralRequest,
+) -> anyhow::Result<(Collateral, Vec<Wanted>)> {
+    let mut collateral = Collateral::none();
+    let mut missing = Vec::new();
+    for wanted in request.iter() {
+        let path = folder.map(|folder| (folder, folder.join(wanted.path())));
+        let Some((folder, path)) = path.filter(|(_, path)| path.exists()) else {
+            missing.push(wanted.clone());
+            continue;
+        };
+        let issuer_chain = match wanted.chain_path().map(|path| folder.join(path)) {
+            Some(chain) => files::read_text(&chain, MAX_COLLATERAL)
+                .with_context(|| format!("{} is there without its issuer chain", path.display()))?,
+            None => String::new(),
+        };
+        let item = CollateralItem {
+            body: files::read_limited(&path, MAX_COLLATERAL)?.to_vec(),
+            issuer_chain,
+        };
+        collateral.insert(wanted.clone(), item);
+    }
+    Ok((collateral, missing))
+}
+
+/// A public key as DER SubjectPublicKeyInfo, from that or from PEM.
+fn read_public_key(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let bytes = files::read_limited(path, MAX_KEY)?.to_vec();
+    let Some(text) = std::str::from_utf8(&bytes)
+        .ok()
+        .filter(|text| text.contains("-----BEGIN "))
+    else {
+        return Ok(bytes);
+    };
+    let body: String = text
+        .lines()
+        .skip_while(|line| *line != "-----BEGIN PUBLIC KEY-----")
+        .skip(1)
+        .take_while(|line| !line.starts_with("-----"))
+        .collect();
+    if body.is_empty() {
+        bail!("{} has no \"BEGIN PUBLIC KEY\"", path.display());
+    }
+    Ok(STANDARD.decode(body.trim())?)
+}
+
+/// The platform that evidence looks like, by the members that its attester writes or by its first bytes.
+fn guess(bytes: &[u8]) -> Option<Tee> {
+    if !is_json(bytes) {
+        return guess_raw(bytes);
+    }
+    let json: Value = serde_json::from_slice(bytes).ok()?;
+    let has = |member: &str| json.get(member).is_some();
+    if has("hcl_report") || has("report") {
+        return Some(match has("td_quote") {
+            true => Tee::AzTdxVtpm,
+            false => Tee::AzSnpVtpm,
+        });
+    }
+    if let Some(report) = json.get("attestation_report") {
+        return Some(match report.get("measurement").is_some() {
+            true => Tee::Snp,
+            false => Tee::Csv,
+        });
+    }
+    if let Some(quote) = json.get("quote").and_then(Value::as_str) {
+        let quote = STANDARD.decode(quote).or_else(|_| URL_SAFE.decode(quote));
+        return quote.ok().and_then(|quote| guess_raw(&quote));
+    }
+    [
+        ("ak_public", Tee::Tpm),
+        ("device_evidence_list", Tee::Nvidia),
+        ("attestation_reports", Tee::Hygondcu),
+        ("token", Tee::Cca),
+        ("image_hdr_tags", Tee::Se),
+        ("devices", Tee::NvidiaDpu),
+        ("svn", Tee::Sample),
+    ]
+    .into_iter()
+    .find_map(|(member, tee)| has(member).then_some(tee))
+}
+
+/// A report of SNP has a fixed length; a quote has its version, its key type and then its TEE type.
+fn guess_raw(bytes: &[u8]) -> Option<Tee> {
+    const SNP_REPORT: usize = 1184;
+    const TDX: [u8; 4] = 0x81u32.to_le_bytes();
+    if bytes.len() == SNP_REPORT {
+        return Some(Tee::Snp);
+    }
+    let [version @ 3..=5, 0, _, _, tee @ ..] = bytes.first_chunk::<8>()? else {
+        return None;
+    };
+    Some(match *version > 3 && *tee == TDX {
+        true => Tee::Tdx,
+        false => Tee::Sgx,
+    })
+}
+
+fn is_json(bytes: &[u8]) -> bool {
+    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    matches!(first, Some(b'{' | b'['))
+}
+
+fn now() -> anyhow::Result<u64> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    Ok(since
+        .context("this machine's clock stands before 1970")?
+        .as_secs())
+}
+
+fn parse_time(text: &str) -> anyhow::Result<u64> {
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Ok(seconds);
+    }
+    let format = &time::format_description::well_known::Rfc3339;
+    let moment = time::OffsetDateTime::parse(text, format)
+        .context("write the time as 2026-01-31T12:00:00Z, or in seconds since 1970")?;
+    u64::try_from(moment.unix_timestamp()).context("the time lies before 1970")
+}
+
+/// The certificate in a development root's folder.
+const DEVELOPMENT_ROOT: &str = "root.pem";
+
+/// Evidence of eight GPUs with their chains has less than 1 MiB; an event log has up to 1 MiB before its base64.
+const MAX_EVIDENCE: u64 = 4 * 1024 * 1024;
+const MAX_COLLATERAL: u64 = 4 * 1024 * 1024;
+const MAX_KEY: u64 = 64 * 1024;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evidence_is_taken_for_that_of_another_platform() {
+        let quote = |version: u8, tee: u8| {
+            let header = [version, 0, 2, 0, tee, 0, 0, 0];
+            format!(
+                "{{\"quote\":\"{}\",\"cc_eventlog\":null}}",
+                STANDARD.encode(header)
+            )
+        };
+        for (json, tee) in [
+            (r#"{"svn":"1","report_data":"YWJj"}"#, Some(Tee::Sample)),
+            (
+                r#" {"attestation_report":{"measurement":[]},"cert_chain":null}"#,
+                Some(Tee::Snp),
+            ),
+            (r#"{"attestation_report":{"data":[]}}"#, Some(Tee::Csv)),
+            (
+                r#"{"quote":{"message":[]},"report":[],"vcek":""}"#,
+                Some(Tee::AzSnpVtpm),
+            ),
+            (
+                r#"{"quote":{"message":[]},"report":[],"td_quote":[]}"#,
+                Some(Tee::AzTdxVtpm),
+            ),
+            (
+                r#"{"version":2,"tpm_quote":{},"hcl_report":"","vcek":""}"#,
+                Some(Tee::AzSnpVtpm),
+            ),
+            (
+                r#"{"version":2,"tpm_quote":{},"hcl_report":"","td_quote":""}"#,
+                Some(Tee::AzTdxVtpm),
+            ),
+            (r#"{"ak_public":"","tpm_quote":{}}"#, Some(Tee::Tpm)),
+            (r#"{"device_evidence_list":[]}"#, Some(Tee::Nvidia)),
+            (&quote(4, 0x81), Some(Tee::Tdx)),
+            (&quote(5, 0x81), Some(Tee::Tdx)),
+            (&quote(3, 0), Some(Tee::Sgx)),
+            (r#"{"quote":"AAAA"}"#, None),
+            ("{}", None),
+            ("{", None),
+            ("[1]", None),
+            ("", None),
+        ] {
+            assert_eq!(guess(json.as_bytes()), tee, "{json}");
+        }
+        assert_eq!(guess(&[2; 1184]), Some(Tee::Snp));
+        assert_eq!(guess(&[4, 0, 2, 0, 0x81, 0, 0, 0, 9]), Some(Tee::Tdx));
+    }
+
+    #[test]
+    fn time_is_read_as_another_one() {
+        assert_eq!(parse_time("1700000000").unwrap(), 1_700_000_000);
+        assert_eq!(parse_time("2023-11-14T22:13:20Z").unwrap(), 1_700_000_000);
+        assert_eq!(
+            parse_time("2023-11-14T23:13:20+01:00").unwrap(),
+            1_700_000_000
+        );
+        for wrong in ["yesterday", "2023-11-14", "1969-01-01T00:00:00Z", "-1", ""] {
+            assert!(parse_time(wrong).is_err(), "{wrong}");
+        }
+    }
+}
