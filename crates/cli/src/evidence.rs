@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-use serde_json::Value;
+use serde_json::{Value, json};
 use strongroom_verifier::{
     Assurance, Check, Collateral, CollateralItem, CollateralRequest, Evidence, Examination,
     Expected, Step, StepOutcome, TrustAnchors, VerifyError, Wanted, examine,
@@ -73,11 +73,7 @@ impl EvidenceArgs {
             ),
         };
         let folder = self.folder();
-        let parsed = match is_json(&bytes) {
-            true => Evidence::parse(tee, &bytes),
-            false => Evidence::parse_raw(tee, &bytes),
-        };
-        let (examination, missing) = match parsed {
+        let (examination, missing) = match parse(tee, &bytes) {
             Ok(evidence) => {
                 let request = evidence.collateral_request();
                 let (collateral, missing) = read_collateral(folder.as_deref(), &request)?;
@@ -140,6 +136,23 @@ impl Examined {
     pub(crate) fn place(&self, wanted: &Wanted) -> PathBuf {
         let folder = self.folder.as_deref();
         folder.unwrap_or(Path::new("DIR")).join(wanted.path())
+    }
+}
+
+/// Parses what an attester writes, or what the hardware itself gives.
+fn parse(tee: Tee, bytes: &[u8]) -> Result<Evidence, VerifyError> {
+    if is_json(bytes) {
+        return Evidence::parse(tee, bytes);
+    }
+    // A quote is all of its platform's evidence but the event log.
+    let quote = |mut evidence: Value| {
+        evidence["quote"] = json!(STANDARD.encode(bytes));
+        Evidence::parse(tee, evidence.to_string().as_bytes())
+    };
+    match tee {
+        Tee::Tdx => quote(json!({ "cc_eventlog": null })),
+        Tee::Sgx => quote(json!({})),
+        _ => Evidence::parse_raw(tee, bytes),
     }
 }
 

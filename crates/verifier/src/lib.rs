@@ -89,10 +89,8 @@ impl Evidence {
         let mut devices = Vec::new();
         if !additional.is_empty() {
             if additional.len() > MAX_ADDITIONAL {
-                return Err(Check::Devices.failed(
-                    format!("at most {MAX_ADDITIONAL} bytes"),
-                    additional.len(),
-                ));
+                return Err(Check::Devices
+                    .failed(format!("at most {MAX_ADDITIONAL} bytes"), additional.len()));
             }
             let map: BTreeMap<Tee, &RawValue> = serde_json::from_str(additional)
                 .map_err(|e| Check::Devices.failed("a map from platform to evidence", e))?;

@@ -135,10 +135,10 @@ fn leading_zeros_that_a_tpm_leaves_out_of_a_signature_are_put_back() {
 #[test]
 fn initdata_in_pcr_8_is_bound() {
     let mut forge = honest();
-    let digest = hex::decode("8505e4e25e50a27c5dc8147af88efbece627fbea55291911eff832d9ee127781")
-        .unwrap();
-    let pcr8 = hex::decode("bddaccb9c52249e97a31baea61b7d91be8221a16e703d92148d04fb8e9c1dfdd")
-        .unwrap();
+    let digest =
+        hex::decode("8505e4e25e50a27c5dc8147af88efbece627fbea55291911eff832d9ee127781").unwrap();
+    let pcr8 =
+        hex::decode("bddaccb9c52249e97a31baea61b7d91be8221a16e703d92148d04fb8e9c1dfdd").unwrap();
     forge.quote.pcrs[8] = pcr8.clone();
     forge.quote.sent[8] = pcr8;
     let examination = examine_initdata(&forge, digest);
@@ -366,7 +366,9 @@ fn a_digest_in_another_order() {
 
 #[test]
 fn an_empty_digest() {
-    changed(Check::TpmPcrDigest, |quote| quote.pcr_digest = Some(Vec::new()));
+    changed(Check::TpmPcrDigest, |quote| {
+        quote.pcr_digest = Some(Vec::new())
+    });
 }
 
 #[test]
@@ -651,7 +653,7 @@ fn a_certificate_issued_by_one_that_is_no_authority() {
     let pki = Pki::new();
     let below = KeyPair::generate().unwrap();
     let middle = pki.leaf(&below, |_| {});
-    let issuer = Issuer::from_ca_cert_pem(&middle, &below).unwrap();
+    let issuer = Issuer::new(Pki::leaf_params(), below);
     let leaf = Pki::leaf_params()
         .signed_by(&pki.ak_key, &issuer)
         .unwrap()
@@ -665,7 +667,11 @@ fn a_certificate_issued_by_one_that_is_no_authority() {
 #[test]
 fn certificates_that_are_none() {
     let pki = Pki::new();
-    for text in ["", "no PEM", "-----BEGIN PUBLIC KEY-----\nAA==\n-----END PUBLIC KEY-----\n"] {
+    for text in [
+        "",
+        "no PEM",
+        "-----BEGIN PUBLIC KEY-----\nAA==\n-----END PUBLIC KEY-----\n",
+    ] {
         refused(&pki.examine(text), Check::Structure);
     }
 }
@@ -855,8 +861,7 @@ impl Pki {
         let mut params = CertificateParams::default();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         // tcg-kp-AIKCertificate
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 3])];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 3])];
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
         params.not_after = rcgen::date_time_ymd(2033, 5, 18);
         params
@@ -869,7 +874,11 @@ impl Pki {
     }
 
     fn chain(&self) -> String {
-        format!("{}{}", self.leaf(&self.ak_key, |_| {}), self.intermediate_pem)
+        format!(
+            "{}{}",
+            self.leaf(&self.ak_key, |_| {}),
+            self.intermediate_pem
+        )
     }
 
     fn anchors(&self) -> TrustAnchors {

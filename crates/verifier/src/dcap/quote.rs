@@ -130,7 +130,9 @@ pub(crate) enum QuoteError {
     Version(u16),
     #[error("a quote of the TEE type {0:#x}, which has no body here")]
     TeeType(u32),
-    #[error("a body of type {kind} and {size} bytes, wanted type 1 of 384, 2 of 584, 3 of 648 or 4 of 885")]
+    #[error(
+        "a body of type {kind} and {size} bytes, wanted type 1 of 384, 2 of 584, 3 of 648 or 4 of 885"
+    )]
     BodyType { kind: u16, size: u32 },
     #[error("certification data of type {0} where type 6 must be")]
     OuterCertification(u16),

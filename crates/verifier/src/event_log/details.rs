@@ -99,7 +99,10 @@ fn variable(data: &[u8]) -> Option<Value> {
     let data = cursor.take(usize::try_from(data_length).ok()?)?;
     let [a, b, c, d, e] =
         [(0, 4), (4, 2), (6, 2), (8, 2), (10, 6)].map(|(start, length): (usize, usize)| {
-            hex::encode(guid.get(start..start.saturating_add(length)).unwrap_or_default())
+            hex::encode(
+                guid.get(start..start.saturating_add(length))
+                    .unwrap_or_default(),
+            )
         });
     Some(json!({
         "unicode_name": device_path::utf16(name),

@@ -86,7 +86,9 @@ pub enum EventLogError {
     #[error("an event log of more than {0} events")]
     TooManyEvents(usize),
     /// The first event is not the one that says how long digests are.
-    #[error("an event log whose first event is no Specification ID event of the crypto-agile form: {0}")]
+    #[error(
+        "an event log whose first event is no Specification ID event of the crypto-agile form: {0}"
+    )]
     SpecificationId(&'static str),
     /// It ends within an event.
     #[error("an event log that ends within event {event}")]
@@ -95,7 +97,9 @@ pub enum EventLogError {
         event: usize,
     },
     /// An event has digests other than those that the log declared.
-    #[error("event {event} has a digest of the algorithm {algorithm:#06x}, which the log does not declare once")]
+    #[error(
+        "event {event} has a digest of the algorithm {algorithm:#06x}, which the log does not declare once"
+    )]
     Undeclared {
         /// The event's place, from 0.
         event: usize,
@@ -244,7 +248,7 @@ impl EventLog {
     }
 
     /// The events as upstream's claim `uefi_event_logs`.
-    pub(crate) fn claims(&self) -> Value {
+    pub fn claims(&self) -> Value {
         self.events.iter().map(Event::claim).collect()
     }
 }
@@ -478,16 +482,25 @@ const EVENT_NAMES: &[(u32, &str)] = &[
     (0x11, "EV_NONHOST_INFO"),
     (EV_OMIT_BOOT_DEVICE_EVENTS, "EV_OMIT_BOOT_DEVICE_EVENTS"),
     (0x8000_0000, "EV_EFI_EVENT_BASE"),
-    (EV_EFI_VARIABLE_DRIVER_CONFIG, "EV_EFI_VARIABLE_DRIVER_CONFIG"),
+    (
+        EV_EFI_VARIABLE_DRIVER_CONFIG,
+        "EV_EFI_VARIABLE_DRIVER_CONFIG",
+    ),
     (EV_EFI_VARIABLE_BOOT, "EV_EFI_VARIABLE_BOOT"),
-    (EV_EFI_BOOT_SERVICES_APPLICATION, "EV_EFI_BOOT_SERVICES_APPLICATION"),
+    (
+        EV_EFI_BOOT_SERVICES_APPLICATION,
+        "EV_EFI_BOOT_SERVICES_APPLICATION",
+    ),
     (0x8000_0004, "EV_EFI_BOOT_SERVICES_DRIVER"),
     (0x8000_0005, "EV_EFI_RUNTIME_SERVICES_DRIVER"),
     (0x8000_0006, "EV_EFI_GPT_EVENT"),
     (EV_EFI_ACTION, "EV_EFI_ACTION"),
     (0x8000_0008, "EV_EFI_PLATFORM_FIRMWARE_BLOB"),
     (0x8000_0009, "EV_EFI_HANDOFF_TABLES"),
-    (EV_EFI_PLATFORM_FIRMWARE_BLOB2, "EV_EFI_PLATFORM_FIRMWARE_BLOB2"),
+    (
+        EV_EFI_PLATFORM_FIRMWARE_BLOB2,
+        "EV_EFI_PLATFORM_FIRMWARE_BLOB2",
+    ),
     (EV_EFI_HANDOFF_TABLES2, "EV_EFI_HANDOFF_TABLES2"),
     (EV_EFI_VARIABLE_BOOT2, "EV_EFI_VARIABLE_BOOT2"),
     (0x8000_0010, "EV_EFI_HCRTM_EVENT"),

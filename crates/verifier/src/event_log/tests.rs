@@ -86,9 +86,13 @@ fn recorded_logs_parse_to_upstreams_claims() {
 
 #[test]
 fn log_with_a_flipped_digest_gives_another_register() {
-    let Some(log) = read("CCEL_data_ovmf") else { return };
+    let Some(log) = read("CCEL_data_ovmf") else {
+        return;
+    };
     let before = replay_rtmrs(&log).unwrap();
-    let first = EventLog::parse(&log).unwrap().events()[0].digests[0].1.clone();
+    let first = EventLog::parse(&log).unwrap().events()[0].digests[0]
+        .1
+        .clone();
     let place = log.windows(48).position(|window| window == first).unwrap();
     for offset in 0..48 {
         let mut flipped = log.clone();
@@ -99,7 +103,9 @@ fn log_with_a_flipped_digest_gives_another_register() {
 
 #[test]
 fn log_that_is_cut_within_an_event_is_refused() {
-    let Some(log) = read("CCEL_data_ovmf") else { return };
+    let Some(log) = read("CCEL_data_ovmf") else {
+        return;
+    };
     let parsed = EventLog::parse(&log).unwrap();
     let mut ends = 0;
     for length in 0..2_000 {
@@ -194,7 +200,13 @@ fn event_that_takes_no_action_extends_nothing() {
 
 #[test]
 fn register_that_there_is_not_is_refused() {
-    for (register, replayable) in [(0, false), (1, true), (4, true), (5, false), (u32::MAX, false)] {
+    for (register, replayable) in [
+        (0, false),
+        (1, true),
+        (4, true),
+        (5, false),
+        (u32::MAX, false),
+    ] {
         let events = event(register, 4, 0x0c, &[1; 48], b"");
         assert_eq!(
             replay_rtmrs(&log(0x0c, 48, &events)).is_ok(),

@@ -56,10 +56,10 @@ impl Hardware {
 impl AzVtpmEvidence {
     pub(crate) fn parse(tee: Tee, json: &[u8]) -> Result<Self, VerifyError> {
         if json.len() > MAX_BYTES {
-            return Err(malformed(tee, format!(
-                "{} bytes, at most {MAX_BYTES}",
-                json.len()
-            )));
+            return Err(malformed(
+                tee,
+                format!("{} bytes, at most {MAX_BYTES}", json.len()),
+            ));
         }
         let Version { version } = from_json(tee, json)?;
         let text = match (tee, version) {
@@ -78,9 +78,7 @@ impl AzVtpmEvidence {
         };
         let hardware = match tee {
             Tee::AzSnpVtpm => Hardware::Snp {
-                report: Box::new(
-                    snp::Report::parse(&hcl.hardware_report).map_err(|e| of(tee, e))?,
-                ),
+                report: Box::new(snp::Report::parse(&hcl.hardware_report).map_err(|e| of(tee, e))?),
                 certificates: text.certificates,
             },
             _ => {
@@ -89,9 +87,10 @@ impl AzVtpmEvidence {
                     .ok_or_else(|| malformed(tee, "no td_quote".to_owned()))?;
                 let quote = dcap::Quote::parse(&quote)
                     .map_err(|e| malformed(tee, format!("td_quote: {e}")))?;
-                let report = quote.td_report().cloned().ok_or_else(|| {
-                    malformed(tee, "td_quote: a quote of an enclave".to_owned())
-                })?;
+                let report = quote
+                    .td_report()
+                    .cloned()
+                    .ok_or_else(|| malformed(tee, "td_quote: a quote of an enclave".to_owned()))?;
                 Hardware::Tdx {
                     quote: Box::new(quote),
                     report: Box::new(report),
@@ -143,7 +142,10 @@ impl Decoded {
             hcl_report: form.report,
             certificates: match form.vcek {
                 None => Vec::new(),
-                Some(pem) => certificates(tee, Certificate::from_pem_chain(pem.as_bytes(), MAX_CERTIFICATES))?,
+                Some(pem) => certificates(
+                    tee,
+                    Certificate::from_pem_chain(pem.as_bytes(), MAX_CERTIFICATES),
+                )?,
             },
             td_quote: None,
         })

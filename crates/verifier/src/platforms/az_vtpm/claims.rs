@@ -31,7 +31,7 @@ pub(crate) fn snp(report: &Report, verified: &VerifiedReport) -> Map<String, Val
 
 /// The claims of `tdx`.
 pub(crate) fn tdx(report: &TdReport, verified: &VerifiedTdQuote) -> Map<String, Value> {
-    let mut claims = tdx::claims::claims(&verified.quote, report, &verified.pck);
+    let mut claims = tdx::claims::claims(&verified.quote, report, &verified.pck, None);
     claims.extend(verified.tcb_claims.clone());
     claims
 }

@@ -63,8 +63,8 @@ impl HclReport {
                     rest.len()
                 )
             })?;
-        let parsed: VariableData = serde_json::from_slice(variable_data)
-            .map_err(|e| format!("variable data: {e}"))?;
+        let parsed: VariableData =
+            serde_json::from_slice(variable_data).map_err(|e| format!("variable data: {e}"))?;
         Ok(Self {
             hardware_report: hardware_report.to_vec(),
             report_type,
@@ -114,7 +114,10 @@ fn attestation_key(keys: &[Jwk]) -> Result<PublicKey, String> {
         return Err(format!("variable data: not exactly one key {AK}"));
     };
     if key.kty != "RSA" {
-        return Err(format!("variable data: {AK} is of kind {:?}, not RSA", key.kty));
+        return Err(format!(
+            "variable data: {AK} is of kind {:?}, not RSA",
+            key.kty
+        ));
     }
     let refused = |e: &dyn std::fmt::Display| format!("variable data: {AK} is no RSA key: {e}");
     let number = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|e| refused(&e));

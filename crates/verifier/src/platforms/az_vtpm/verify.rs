@@ -9,8 +9,8 @@ use strongroom_wire::tee::Tee;
 use super::abi::{AzVtpmEvidence, Hardware};
 use super::claims;
 use super::hcl::HclReport;
-use crate::binding::{ReportDataForm, fitted};
 use crate::VerifyError;
+use crate::binding::{ReportDataForm, fitted};
 use crate::check::Check;
 use crate::dcap::{self, Platform};
 use crate::platforms::snp::{self, Report};
@@ -27,8 +27,7 @@ pub(crate) fn verify(
     let quote = evidence
         .quote
         .verify(&hcl.ak, ReportDataForm::Exact, verification)?;
-    let user_data_bound =
-        check_user_data(evidence.version, hcl, quote.extra_data(), verification)?;
+    let user_data_bound = check_user_data(evidence.version, hcl, quote.extra_data(), verification)?;
     let initdata_bound = quote.check_initdata(verification)?;
     check_variable_data(evidence, verification)?;
     let (assurance, mut claims) = match &evidence.hardware {

@@ -58,7 +58,9 @@ mod tests {
 
     #[test]
     fn recorded_quote_gives_upstreams_claims() {
-        let Some(bytes) = recorded("verifier/test_data/occlum_quote.dat") else { return };
+        let Some(bytes) = recorded("verifier/test_data/occlum_quote.dat") else {
+            return;
+        };
         let quote = Quote::parse(&bytes).unwrap();
         let pck = PckChain::of(&quote).unwrap();
         let mut found = claims(&quote, quote.enclave_report().unwrap(), &pck);

@@ -93,7 +93,9 @@ mod tests {
 
     #[test]
     fn recorded_quote_and_log_give_upstreams_claims() {
-        let Some((quote, pck)) = read("tdx_quote_4.dat") else { return };
+        let Some((quote, pck)) = read("tdx_quote_4.dat") else {
+            return;
+        };
         let log = recorded("verifier/test_data/CCEL_data").unwrap();
         let log = EventLog::parse(&log).unwrap();
         let report = quote.td_report().unwrap();
@@ -108,7 +110,9 @@ mod tests {
 
     #[test]
     fn quote_of_version_5_has_its_body_type_and_the_fields_of_tdx_1_5() {
-        let Some((quote, pck)) = read("tdx_quote_5.dat") else { return };
+        let Some((quote, pck)) = read("tdx_quote_5.dat") else {
+            return;
+        };
         let found = Value::Object(claims(&quote, quote.td_report().unwrap(), &pck, None));
         assert_eq!(found["quote"]["type"], "0300");
         assert_eq!(found["quote"]["size"], "88020000");
@@ -122,14 +126,18 @@ mod tests {
 
     #[test]
     fn debug_td_says_so() {
-        let Some((quote, pck)) = read("tdx_quote_4.dat") else { return };
+        let Some((quote, pck)) = read("tdx_quote_4.dat") else {
+            return;
+        };
         let found = Value::Object(claims(&quote, quote.td_report().unwrap(), &pck, None));
         assert_eq!(found["td_attributes"]["debug"], true);
     }
 
     #[test]
     fn init_data_register_is_mr_config_id() {
-        let Some((quote, _)) = read("tdx_quote_6.dat") else { return };
+        let Some((quote, _)) = read("tdx_quote_6.dat") else {
+            return;
+        };
         let report = quote.td_report().unwrap();
         let register = hex::encode(report.mr_config_id);
         assert!(register.starts_with("889abf47") && register.ends_with("ed67"));

@@ -91,7 +91,8 @@ impl Quote {
 
     /// The scheme must be one of the key's kind, with the hash that is as strong as it. Gives that hash.
     fn check_scheme(&self, key: &PublicKey) -> Result<&'static digest::Algorithm, VerifyError> {
-        let refused = |expected: &str, actual: &str| Err(Check::TpmSignatureScheme.failed(expected, actual));
+        let refused =
+            |expected: &str, actual: &str| Err(Check::TpmSignatureScheme.failed(expected, actual));
         let kind = match key.kind() {
             Ok(kind) => kind,
             Err(error) => return refused("a key of RSA, P-256 or P-384", &error.to_string()),
@@ -102,9 +103,24 @@ impl Quote {
             KeyKind::P384 => "ecdsa with sha384",
         };
         match (kind, &self.signature) {
-            (KeyKind::Rsa, Signature::RsaSsa { hash: ALG_SHA256, .. })
-            | (KeyKind::P256, Signature::Ecdsa { hash: ALG_SHA256, .. }) => Ok(&digest::SHA256),
-            (KeyKind::P384, Signature::Ecdsa { hash: ALG_SHA384, .. }) => Ok(&digest::SHA384),
+            (
+                KeyKind::Rsa,
+                Signature::RsaSsa {
+                    hash: ALG_SHA256, ..
+                },
+            )
+            | (
+                KeyKind::P256,
+                Signature::Ecdsa {
+                    hash: ALG_SHA256, ..
+                },
+            ) => Ok(&digest::SHA256),
+            (
+                KeyKind::P384,
+                Signature::Ecdsa {
+                    hash: ALG_SHA384, ..
+                },
+            ) => Ok(&digest::SHA384),
             (_, other) => {
                 let (scheme, hash) = other.algorithms();
                 let hash = hash.map(|hash| format!(" with {}", algorithm_name(hash)));
@@ -117,8 +133,9 @@ impl Quote {
     }
 
     fn check_signature(&self, key: &PublicKey) -> Result<(), VerifyError> {
-        let refused =
-            |error: &dyn std::fmt::Display| Check::TpmSignature.failed("the attestation key's signature", error);
+        let refused = |error: &dyn std::fmt::Display| {
+            Check::TpmSignature.failed("the attestation key's signature", error)
+        };
         match &self.signature {
             Signature::RsaSsa { signature, .. } => key
                 .check_pkcs1_sha256(&self.message, signature)

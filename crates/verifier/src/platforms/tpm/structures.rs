@@ -128,7 +128,11 @@ impl PcrSelection {
         let bitmap = reader.bytes("pcrSelect", length.into())?;
         // Bit 0 of byte 0 is PCR 0, bit 0 of byte 1 is PCR 8.
         let indices = (0..8 * length)
-            .zip(bitmap.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1)))
+            .zip(
+                bitmap
+                    .iter()
+                    .flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1)),
+            )
             .filter_map(|(index, selected)| selected.then_some(index))
             .collect();
         Ok(Self { bank, indices })

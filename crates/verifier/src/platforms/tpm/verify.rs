@@ -135,9 +135,13 @@ fn anchor(
 /// The certificate is for the key that signed, and was issued for an attestation key. A root may issue others: the
 /// key of a TLS server below it must not pass for a TPM's.
 fn check_is_for_quotes(evidence: &TpmEvidence, leaf: &Certificate) -> Result<(), VerifyError> {
-    let refused = |expected: &str, actual: &str| Err(Check::TpmAkCertificate.failed(expected, actual));
+    let refused =
+        |expected: &str, actual: &str| Err(Check::TpmAkCertificate.failed(expected, actual));
     if leaf.public_key() != evidence.ak {
-        return refused("the certificate of ak_public", "the certificate of another key");
+        return refused(
+            "the certificate of ak_public",
+            "the certificate of another key",
+        );
     }
     let malformed = |e: &dyn std::fmt::Display| Check::TpmAkCertificate.failed("a certificate", e);
     if let Some(usage) = leaf.extension(KEY_USAGE).map_err(|e| malformed(&e))? {
