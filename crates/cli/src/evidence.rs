@@ -62,18 +62,11 @@ impl EvidenceArgs {
     ///
     /// What is wrong with the evidence is in the result; an error is what keeps it from being looked at.
     pub(crate) fn examine(&self, file: &Path, expected: &Expected) -> anyhow::Result<Examined> {
-        let bytes = files::read_limited(file, MAX_EVIDENCE)?;
         let at = self.at.map_or_else(now, Ok)?;
         let anchors = self.anchors()?;
-        let tee = match self.tee.or_else(|| guess(&bytes)) {
-            Some(tee) => tee,
-            None => bail!(
-                "{} looks like the evidence of no platform: if it is, name the platform with --tee",
-                file.display()
-            ),
-        };
+        let (tee, parsed) = parse_file(file, self.tee)?;
         let folder = self.folder();
-        let (examination, missing) = match parse(tee, &bytes) {
+        let (examination, missing) = match parsed {
             Ok(evidence) => {
                 let request = evidence.collateral_request();
                 let (collateral, missing) = read_collateral(folder.as_deref(), &request)?;
@@ -199,6 +192,25 @@ fn failed(error: &VerifyError) -> Step {
     }
 }
 
+/// Parses the evidence in a file, as JSON or in the platform's own form. Nothing of it is believed.
+pub(crate) fn parse_file(
+    file: &Path,
+    tee: Option<Tee>,
+) -> anyhow::Result<(Tee, Result<Evidence, VerifyError>)> {
+    let bytes = files::read_limited(file, MAX_EVIDENCE)?;
+    let Some(tee) = tee.or_else(|| guess(&bytes)) else {
+        bail!(
+            "{} looks like the evidence of no platform: if it is, name the platform with --tee",
+            file.display()
+        );
+    };
+    let parsed = match is_json(&bytes) {
+        true => Evidence::parse(tee, &bytes),
+        false => Evidence::parse_raw(tee, &bytes),
+    };
+    Ok((tee, parsed))
+}
+
 /// Reads what a folder has of what is wanted, and tells what it has not.
 fn read_collateral(
     folder: Option<&Path>,
@@ -304,7 +316,8 @@ fn is_json(bytes: &[u8]) -> bool {
     matches!(first, Some(b'{' | b'['))
 }
 
-fn now() -> anyhow::Result<u64> {
+/// This machine's time.
+pub(crate) fn now() -> anyhow::Result<u64> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     Ok(since
         .context("this machine's clock stands before 1970")?
