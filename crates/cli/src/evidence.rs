@@ -65,12 +65,11 @@ impl EvidenceArgs {
         let bytes = files::read_limited(file, MAX_EVIDENCE)?;
         let at = self.at.map_or_else(now, Ok)?;
         let anchors = self.anchors()?;
-        let tee = match self.tee.or_else(|| guess(&bytes)) {
-            Some(tee) => tee,
-            None => bail!(
+        let Some(tee) = self.tee.or_else(|| guess(&bytes)) else {
+            bail!(
                 "{} looks like the evidence of no platform: if it is, name the platform with --tee",
                 file.display()
-            ),
+            );
         };
         let folder = self.folder();
         let (examination, missing) = match parse(tee, &bytes) {
@@ -135,7 +134,9 @@ impl Examined {
     /// Where a piece of collateral would be found.
     pub(crate) fn place(&self, wanted: &Wanted) -> PathBuf {
         let folder = self.folder.as_deref();
-        folder.unwrap_or(Path::new("DIR")).join(wanted.path())
+        folder
+            .unwrap_or_else(|| Path::new("DIR"))
+            .join(wanted.path())
     }
 }
 
