@@ -325,7 +325,9 @@ fn reference_values(root: &Path) -> anyhow::Result<BTreeMap<String, Value>> {
     ]
     .into_iter()
     .map(|(name, claim)| {
-        let value = claims.get(claim).with_context(|| format!("no claim {claim}"))?;
+        let value = claims
+            .get(claim)
+            .with_context(|| format!("no claim {claim}"))?;
         Ok((name.to_owned(), json!([value])))
     })
     .collect::<anyhow::Result<_>>()?;
