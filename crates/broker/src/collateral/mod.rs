@@ -87,7 +87,7 @@ impl Collaterals {
             .into_iter()
             .map(|(wanted, found)| {
                 let flight = match &found {
-                    Found::Due(_) => Some(self.0.board(&wanted)),
+                    Found::Due(_) => Some(self.0.board(&wanted, Anew::WhereDue)),
                     Found::Good(_) | Found::Refused(..) => None,
                 };
                 (wanted, found, flight)
@@ -112,7 +112,7 @@ impl Collaterals {
         for wanted in request.iter() {
             let outcome = match self.0.ask(wanted) {
                 Ok(_) => {
-                    let mut flight = self.0.board(wanted);
+                    let mut flight = self.0.board(wanted, Anew::Always);
                     landed(&mut flight, wanted).await.map(drop)
                 }
                 Err(error) => Err(error),
@@ -225,6 +225,13 @@ struct Shared {
 
 type Landed = Result<Arc<CollateralItem>, CollateralError>;
 type Flight = watch::Receiver<Option<Landed>>;
+
+/// Whether what is kept and not due is fetched all the same.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Anew {
+    WhereDue,
+    Always,
+}
 
 /// What there is of something before anybody is asked.
 enum Found {
@@ -380,7 +387,7 @@ impl Shared {
     }
 
     /// Joins the fetch of this that is under way, or starts one. It goes on when nobody waits any more.
-    fn board(self: &Arc<Self>, wanted: &Wanted) -> Flight {
+    fn board(self: &Arc<Self>, wanted: &Wanted, anew: Anew) -> Flight {
         let mut flights = lock(&self.flights);
         if let Some(flight) = flights.get(wanted) {
             return flight.clone();
@@ -392,7 +399,7 @@ impl Shared {
             wanted: wanted.clone(),
         };
         tokio::spawn(async move {
-            let landed = under_way.shared.refresh(&under_way.wanted).await;
+            let landed = under_way.shared.refresh(&under_way.wanted, anew).await;
             drop(under_way);
             landing.send_replace(Some(landed));
         });
@@ -400,7 +407,14 @@ impl Shared {
     }
 
     /// Fetches and keeps one thing.
-    async fn refresh(self: &Arc<Self>, wanted: &Wanted) -> Landed {
+    async fn refresh(self: &Arc<Self>, wanted: &Wanted, anew: Anew) -> Landed {
+        // Between looking and coming here the flight of somebody else may have landed.
+        if anew == Anew::WhereDue
+            && let Some(kept) = self.cache.kept(wanted)
+            && !self.is_due(wanted, &kept.note, self.now())
+        {
+            return Ok(kept.item);
+        }
         let ask = self.ask(wanted)?;
         let _one_of_few = self
             .gate
