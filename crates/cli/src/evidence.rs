@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-use serde_json::{Value, json};
+use serde_json::Value;
 use strongroom_verifier::{
     Assurance, Check, Collateral, CollateralItem, CollateralRequest, Evidence, Examination,
     Expected, Step, StepOutcome, TrustAnchors, VerifyError, Wanted, examine,
@@ -62,18 +62,11 @@ impl EvidenceArgs {
     ///
     /// What is wrong with the evidence is in the result; an error is what keeps it from being looked at.
     pub(crate) fn examine(&self, file: &Path, expected: &Expected) -> anyhow::Result<Examined> {
-        let bytes = files::read_limited(file, MAX_EVIDENCE)?;
         let at = self.at.map_or_else(now, Ok)?;
         let anchors = self.anchors()?;
-        let tee = match self.tee.or_else(|| guess(&bytes)) {
-            Some(tee) => tee,
-            None => bail!(
-                "{} looks like the evidence of no platform: if it is, name the platform with --tee",
-                file.display()
-            ),
-        };
+        let (tee, parsed) = parse_file(file, self.tee)?;
         let folder = self.folder();
-        let (examination, missing) = match parse(tee, &bytes) {
+        let (examination, missing) = match parsed {
             Ok(evidence) => {
                 let request = evidence.collateral_request();
                 let (collateral, missing) = read_collateral(folder.as_deref(), &request)?;
@@ -135,24 +128,9 @@ impl Examined {
     /// Where a piece of collateral would be found.
     pub(crate) fn place(&self, wanted: &Wanted) -> PathBuf {
         let folder = self.folder.as_deref();
-        folder.unwrap_or(Path::new("DIR")).join(wanted.path())
-    }
-}
-
-/// Parses what an attester writes, or what the hardware itself gives.
-fn parse(tee: Tee, bytes: &[u8]) -> Result<Evidence, VerifyError> {
-    if is_json(bytes) {
-        return Evidence::parse(tee, bytes);
-    }
-    // A quote is all of its platform's evidence but the event log.
-    let quote = |mut evidence: Value| {
-        evidence["quote"] = json!(STANDARD.encode(bytes));
-        Evidence::parse(tee, evidence.to_string().as_bytes())
-    };
-    match tee {
-        Tee::Tdx => quote(json!({ "cc_eventlog": null })),
-        Tee::Sgx => quote(json!({})),
-        _ => Evidence::parse_raw(tee, bytes),
+        folder
+            .unwrap_or_else(|| Path::new("DIR"))
+            .join(wanted.path())
     }
 }
 
@@ -197,6 +175,25 @@ fn failed(error: &VerifyError) -> Step {
         check: error.check(),
         outcome: StepOutcome::Failed(error.to_string()),
     }
+}
+
+/// Parses the evidence in a file, as JSON or in the platform's own form. Nothing of it is believed.
+pub(crate) fn parse_file(
+    file: &Path,
+    tee: Option<Tee>,
+) -> anyhow::Result<(Tee, Result<Evidence, VerifyError>)> {
+    let bytes = files::read_limited(file, MAX_EVIDENCE)?;
+    let Some(tee) = tee.or_else(|| guess(&bytes)) else {
+        bail!(
+            "{} looks like the evidence of no platform: if it is, name the platform with --tee",
+            file.display()
+        );
+    };
+    let parsed = match is_json(&bytes) {
+        true => Evidence::parse(tee, &bytes),
+        false => Evidence::parse_raw(tee, &bytes),
+    };
+    Ok((tee, parsed))
 }
 
 /// Reads what a folder has of what is wanted, and tells what it has not.
@@ -304,7 +301,8 @@ fn is_json(bytes: &[u8]) -> bool {
     matches!(first, Some(b'{' | b'['))
 }
 
-fn now() -> anyhow::Result<u64> {
+/// This machine's time.
+pub(crate) fn now() -> anyhow::Result<u64> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     Ok(since
         .context("this machine's clock stands before 1970")?
