@@ -13,6 +13,7 @@ use strongroom_wire::kbs::{Attestation, InitDataBody};
 
 use crate::audit::{EventId, Kind, Outcome, Record};
 use crate::collateral::CollateralError;
+use crate::config::Loosening;
 use crate::session::{Pending, SessionError, SessionId};
 use crate::store::{Change, StoreError};
 use crate::strangers::PER_SECOND;
@@ -77,6 +78,10 @@ pub(crate) fn finish(
 ) -> Result<String, AttestError> {
     let mut record = begun.record;
     let session = begun.session;
+    if broker.config.collateral.insecure_http && !begun.evidence.collateral_request().is_empty() {
+        let name = Loosening::InsecureCollateral.name();
+        record.loosenings.push(name.to_owned());
+    }
     let binding = Binding::new(
         &begun.attestation.runtime_data,
         &begun.attestation.tee_evidence.additional_evidence,
@@ -220,6 +225,10 @@ fn refuse(broker: &Inner, mut record: Record, refusal: Refusal) -> AttestError {
     let event = broker.record_stranger(record, REFUSED_PER_SECOND);
     match refusal {
         Refusal::Internal(_) => AttestError::Internal(event),
+        Refusal::Collateral(ref error) if error.may_pass() => AttestError::Later {
+            event,
+            said: refusal.said(),
+        },
         _ => AttestError::Refused {
             event,
             said: refusal.said(),
@@ -276,8 +285,11 @@ impl Refusal {
                 "the evidence does not verify: {} does not hold",
                 error.check().name()
             ),
-            Self::Collateral(_) => {
+            Self::Collateral(error) if error.may_pass() => {
                 "what the platform's maker says of it cannot be had now: try again later".to_owned()
+            }
+            Self::Collateral(_) => {
+                "this broker cannot have what the platform's maker says of it".to_owned()
             }
             Self::Appraise(_) | Self::Internal(_) => "the evidence cannot be appraised".to_owned(),
         }
@@ -320,6 +332,9 @@ pub(crate) enum AttestError {
     Session(#[from] SessionError),
     #[error("{said}; the broker's owner can explain event {event}")]
     Refused { event: EventId, said: String },
+    /// No refusal: the same evidence may pass later, in a new session.
+    #[error("{said}; the broker's owner can explain event {event}")]
+    Later { event: EventId, said: String },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the broker failed; its owner can explain event {0}")]

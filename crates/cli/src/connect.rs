@@ -91,7 +91,9 @@ impl AdminArgs {
     /// What `policy allow` needs besides, at a broker whose folder says that it is for trying things out.
     pub(crate) fn assurance_option(&self) -> &'static str {
         let config = strongroom_broker::Config::load(&self.dir.join("broker.toml"));
-        let rehearsal = config.is_ok_and(|config| config.development.accept_sample_evidence);
+        let rehearsal = config.is_ok_and(|config| {
+            config.development.accept_sample_evidence || config.development.root.is_some()
+        });
         if rehearsal {
             " --assurance development"
         } else {

@@ -62,21 +62,10 @@ impl EvidenceArgs {
     ///
     /// What is wrong with the evidence is in the result; an error is what keeps it from being looked at.
     pub(crate) fn examine(&self, file: &Path, expected: &Expected) -> anyhow::Result<Examined> {
-        let bytes = files::read_limited(file, MAX_EVIDENCE)?;
         let at = self.at.map_or_else(now, Ok)?;
         let anchors = self.anchors()?;
-        let tee = match self.tee.or_else(|| guess(&bytes)) {
-            Some(tee) => tee,
-            None => bail!(
-                "{} looks like the evidence of no platform: if it is, name the platform with --tee",
-                file.display()
-            ),
-        };
+        let (tee, parsed) = parse_file(file, self.tee)?;
         let folder = self.folder();
-        let parsed = match is_json(&bytes) {
-            true => Evidence::parse(tee, &bytes),
-            false => Evidence::parse_raw(tee, &bytes),
-        };
         let (examination, missing) = match parsed {
             Ok(evidence) => {
                 let request = evidence.collateral_request();
@@ -139,7 +128,9 @@ impl Examined {
     /// Where a piece of collateral would be found.
     pub(crate) fn place(&self, wanted: &Wanted) -> PathBuf {
         let folder = self.folder.as_deref();
-        folder.unwrap_or(Path::new("DIR")).join(wanted.path())
+        folder
+            .unwrap_or_else(|| Path::new("DIR"))
+            .join(wanted.path())
     }
 }
 
@@ -184,6 +175,25 @@ fn failed(error: &VerifyError) -> Step {
         check: error.check(),
         outcome: StepOutcome::Failed(error.to_string()),
     }
+}
+
+/// Parses the evidence in a file, as JSON or in the platform's own form. Nothing of it is believed.
+pub(crate) fn parse_file(
+    file: &Path,
+    tee: Option<Tee>,
+) -> anyhow::Result<(Tee, Result<Evidence, VerifyError>)> {
+    let bytes = files::read_limited(file, MAX_EVIDENCE)?;
+    let Some(tee) = tee.or_else(|| guess(&bytes)) else {
+        bail!(
+            "{} looks like the evidence of no platform: if it is, name the platform with --tee",
+            file.display()
+        );
+    };
+    let parsed = match is_json(&bytes) {
+        true => Evidence::parse(tee, &bytes),
+        false => Evidence::parse_raw(tee, &bytes),
+    };
+    Ok((tee, parsed))
 }
 
 /// Reads what a folder has of what is wanted, and tells what it has not.
@@ -291,7 +301,8 @@ fn is_json(bytes: &[u8]) -> bool {
     matches!(first, Some(b'{' | b'['))
 }
 
-fn now() -> anyhow::Result<u64> {
+/// This machine's time.
+pub(crate) fn now() -> anyhow::Result<u64> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     Ok(since
         .context("this machine's clock stands before 1970")?

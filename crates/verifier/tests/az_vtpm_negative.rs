@@ -100,7 +100,10 @@ impl AzForge {
         let mut bytes = self.magic.to_vec();
         bytes.resize(32, 0);
         if self.tee == Tee::AzSnpVtpm {
-            let report = self.snp.clone().with_report_data(&self.hardware_report_data());
+            let report = self
+                .snp
+                .clone()
+                .with_report_data(&self.hardware_report_data());
             bytes.extend(report.report_bytes().unwrap());
         }
         bytes.resize(32 + 1184, 0);
@@ -122,7 +125,10 @@ impl AzForge {
 
     fn json(&self) -> Value {
         let signed = self.quote.message(&self.ak);
-        let signature = self.signature.clone().unwrap_or_else(|| self.ak.sign(&signed));
+        let signature = self
+            .signature
+            .clone()
+            .unwrap_or_else(|| self.ak.sign(&signed));
         let message = self.message.clone().unwrap_or(signed);
         let mut json = json!({
             "version": self.version,
@@ -144,7 +150,10 @@ impl AzForge {
     }
 
     fn td_quote(&self) -> Vec<u8> {
-        let quote = self.tdx.clone().with_report_data(&self.hardware_report_data());
+        let quote = self
+            .tdx
+            .clone()
+            .with_report_data(&self.hardware_report_data());
         quote.quote_bytes().unwrap()
     }
 
@@ -182,7 +191,14 @@ impl AzForge {
         let anchors = TrustAnchors::none()
             .with_development_root(&self.root.certificate_pem())
             .unwrap();
-        run(self.tee, json, &self.collateral(json), &anchors, expected, NOW)
+        run(
+            self.tee,
+            json,
+            &self.collateral(json),
+            &anchors,
+            expected,
+            NOW,
+        )
     }
 
     /// What the root answers to what the evidence asks for.
@@ -194,7 +210,9 @@ impl AzForge {
         let files = self.root.collateral().unwrap();
         for wanted in evidence.collateral_request().iter() {
             let name = match wanted {
-                Wanted::IntelTcbInfo { fmspc, .. } => format!("/tdx/tcb_{}.json", hex::encode(fmspc)),
+                Wanted::IntelTcbInfo { fmspc, .. } => {
+                    format!("/tdx/tcb_{}.json", hex::encode(fmspc))
+                }
                 Wanted::IntelQeIdentity { .. } => "/tdx/qe_identity.json".to_owned(),
                 Wanted::IntelPckCrl { platform: true, .. } => "/pck_platform.crl".to_owned(),
                 Wanted::IntelPckCrl { .. } => "/pck_processor.crl".to_owned(),
@@ -299,7 +317,10 @@ fn initdata_in_pcr_8_is_bound() {
     forge.quote.sent[8] = pcr8;
     let examination = with_initdata(&forge, digest);
     accepted(&examination);
-    assert_eq!(outcome(&examination, Check::InitData), Some(StepOutcome::Passed));
+    assert_eq!(
+        outcome(&examination, Check::InitData),
+        Some(StepOutcome::Passed)
+    );
 }
 
 #[test]
@@ -359,32 +380,44 @@ fn a_signature_over_another_quote() {
 
 #[test]
 fn no_signature() {
-    changed(Check::TpmSignature, |forge| forge.signature = Some(Vec::new()));
+    changed(Check::TpmSignature, |forge| {
+        forge.signature = Some(Vec::new())
+    });
 }
 
 #[test]
 fn report_data_of_another_session() {
-    changed(Check::ReportData, |forge| forge.quote.extra_data = vec![0xAC; 48]);
+    changed(Check::ReportData, |forge| {
+        forge.quote.extra_data = vec![0xAC; 48]
+    });
 }
 
 #[test]
 fn report_data_that_was_padded() {
-    changed(Check::ReportData, |forge| forge.quote.extra_data.extend([0; 16]));
+    changed(Check::ReportData, |forge| {
+        forge.quote.extra_data.extend([0; 16])
+    });
 }
 
 #[test]
 fn report_data_that_was_cut() {
-    changed(Check::ReportData, |forge| forge.quote.extra_data.truncate(32));
+    changed(Check::ReportData, |forge| {
+        forge.quote.extra_data.truncate(32)
+    });
 }
 
 #[test]
 fn the_sha1_bank() {
-    changed(Check::TpmPcrBank, |forge| forge.quote.selections[0].0 = SHA1);
+    changed(Check::TpmPcrBank, |forge| {
+        forge.quote.selections[0].0 = SHA1
+    });
 }
 
 #[test]
 fn the_sha384_bank() {
-    changed(Check::TpmPcrBank, |forge| forge.quote.selections[0].0 = SHA384);
+    changed(Check::TpmPcrBank, |forge| {
+        forge.quote.selections[0].0 = SHA384
+    });
 }
 
 #[test]
@@ -396,7 +429,9 @@ fn two_banks() {
 
 #[test]
 fn a_selection_of_nothing() {
-    changed(Check::TpmPcrSelection, |forge| forge.quote.selections[0].1.fill(0));
+    changed(Check::TpmPcrSelection, |forge| {
+        forge.quote.selections[0].1.fill(0)
+    });
 }
 
 #[test]
@@ -436,13 +471,17 @@ fn fewer_values_than_selected() {
 
 #[test]
 fn a_value_too_many() {
-    changed(Check::TpmPcrValues, |forge| forge.quote.sent.push(vec![0; 32]));
+    changed(Check::TpmPcrValues, |forge| {
+        forge.quote.sent.push(vec![0; 32])
+    });
 }
 
 #[test]
 fn values_of_another_length() {
     for length in [0, 20, 31, 33, 48, 64] {
-        changed(Check::TpmPcrValues, |forge| forge.quote.sent[8] = vec![0; length]);
+        changed(Check::TpmPcrValues, |forge| {
+            forge.quote.sent[8] = vec![0; length]
+        });
     }
 }
 
@@ -455,13 +494,19 @@ fn another_value() {
 
 #[test]
 fn initdata_of_another_digest() {
-    refused(&with_initdata(&AzForge::snp(), vec![1; 32]), Check::InitData);
+    refused(
+        &with_initdata(&AzForge::snp(), vec![1; 32]),
+        Check::InitData,
+    );
 }
 
 #[test]
 fn initdata_of_sha384_and_sha512() {
     for length in [48, 64] {
-        let error = refused(&with_initdata(&AzForge::snp(), vec![1; length]), Check::InitData);
+        let error = refused(
+            &with_initdata(&AzForge::snp(), vec![1; length]),
+            Check::InitData,
+        );
         assert!(error.to_string().contains("cannot be extended"), "{error}");
     }
 }
@@ -557,7 +602,9 @@ fn report_data_with_something_after_the_digest() {
 
 #[test]
 fn report_data_of_zeros() {
-    changed(Check::AzureVariableData, |forge| forge.report_data = Some(Vec::new()));
+    changed(Check::AzureVariableData, |forge| {
+        forge.report_data = Some(Vec::new())
+    });
 }
 
 #[test]
@@ -582,7 +629,11 @@ fn user_data_of_another_session() {
 #[test]
 fn user_data_that_is_absent() {
     changed(Check::AzureUserData, |forge| {
-        forge.variable_data.as_object_mut().unwrap().remove("user-data");
+        forge
+            .variable_data
+            .as_object_mut()
+            .unwrap()
+            .remove("user-data");
     });
 }
 
@@ -610,12 +661,16 @@ fn user_data_with_something_after_the_report_data() {
 
 #[test]
 fn user_data_that_is_no_hex() {
-    changed(Check::Structure, |forge| forge.variable_data["user-data"] = json!("xyz"));
+    changed(Check::Structure, |forge| {
+        forge.variable_data["user-data"] = json!("xyz")
+    });
 }
 
 #[test]
 fn no_attestation_key() {
-    changed(Check::Structure, |forge| forge.variable_data["keys"] = json!([]));
+    changed(Check::Structure, |forge| {
+        forge.variable_data["keys"] = json!([])
+    });
 }
 
 #[test]
@@ -635,7 +690,9 @@ fn an_attestation_key_under_another_name() {
 
 #[test]
 fn an_attestation_key_of_another_kind() {
-    changed(Check::Structure, |forge| forge.variable_data["keys"][0]["kty"] = json!("oct"));
+    changed(Check::Structure, |forge| {
+        forge.variable_data["keys"][0]["kty"] = json!("oct")
+    });
 }
 
 #[test]
@@ -671,17 +728,23 @@ fn a_report_of_another_chip() {
 
 #[test]
 fn a_report_of_an_older_tcb() {
-    changed(Check::SnpTcb, |forge| forge.snp.report.reported_tcb.microcode -= 1);
+    changed(Check::SnpTcb, |forge| {
+        forge.snp.report.reported_tcb.microcode -= 1
+    });
 }
 
 #[test]
 fn a_report_with_a_bit_turned() {
-    changed(Check::SnpSignature, |forge| forge.snp.tampering = vec![(0x90, 1)]);
+    changed(Check::SnpSignature, |forge| {
+        forge.snp.tampering = vec![(0x90, 1)]
+    });
 }
 
 #[test]
 fn a_vcek_that_has_expired() {
-    changed(Check::SnpChain, |forge| forge.snp.certificate.not_after = NOW - 1);
+    changed(Check::SnpChain, |forge| {
+        forge.snp.certificate.not_after = NOW - 1
+    });
 }
 
 #[test]
@@ -722,7 +785,14 @@ fn a_vcek_that_collateral_brings() {
         .with_development_root(&forge.root.certificate_pem())
         .unwrap();
     let look = |collateral: &Collateral| {
-        run(forge.tee, &json, collateral, &anchors, &report_data(&REPORT_DATA), NOW)
+        run(
+            forge.tee,
+            &json,
+            collateral,
+            &anchors,
+            &report_data(&REPORT_DATA),
+            NOW,
+        )
     };
     collateral.insert(wanted.clone(), item(forge.snp.certificate_der().unwrap()));
     accepted(&look(&collateral));
@@ -749,7 +819,9 @@ fn a_quote_of_another_td() {
 #[test]
 fn a_td_quote_with_a_bit_turned() {
     // In MRTD.
-    changed_tdx(Check::QuoteSignature, |forge| forge.tdx.tampering = vec![(48 + 136, 1)]);
+    changed_tdx(Check::QuoteSignature, |forge| {
+        forge.tdx.tampering = vec![(48 + 136, 1)]
+    });
 }
 
 #[test]
@@ -807,7 +879,14 @@ fn evidence_of_one_platform_under_the_name_of_the_other() {
 
 #[test]
 fn versions_that_there_are_not() {
-    for version in [json!(0), json!(3), json!(256), json!(-1), json!("2"), json!(1.5)] {
+    for version in [
+        json!(0),
+        json!(3),
+        json!(256),
+        json!(-1),
+        json!("2"),
+        json!(1.5),
+    ] {
         changed(Check::Structure, |forge| forge.version = version);
     }
 }

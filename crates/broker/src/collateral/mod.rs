@@ -786,6 +786,26 @@ pub enum CollateralError {
     Internal,
 }
 
+impl CollateralError {
+    /// Whether the same may be there a little later.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::LeftAlone { .. }
+            | Self::Unavailable { .. }
+            | Self::Unfit { .. }
+            | Self::Busy { .. }
+            | Self::Late { .. }
+            | Self::Internal => true,
+            Self::NotKnown { .. }
+            | Self::Absent { .. }
+            | Self::UnknownRoot { .. }
+            | Self::Implausible { .. }
+            | Self::TooMany { .. }
+            | Self::Folder { .. } => false,
+        }
+    }
+}
+
 /// Checks the addresses of the services.
 pub(crate) fn check_urls(config: &CollateralConfig) -> Result<(), String> {
     for (key, text) in [

@@ -76,6 +76,7 @@ impl ApiError {
                     AttestError::InitdataFormat | AttestError::Initdata(_) => S::BAD_REQUEST,
                     AttestError::Session(_) => S::UNAUTHORIZED,
                     AttestError::Refused { .. } => S::FORBIDDEN,
+                    AttestError::Later { .. } => S::SERVICE_UNAVAILABLE,
                     AttestError::Store(_) | AttestError::Internal(_) => return internal(error),
                 };
                 (status, "AttestationError", error.to_string())

@@ -4,7 +4,9 @@
 mod admin;
 mod attest;
 mod audit;
+mod collateral;
 mod limits;
 mod recorded;
 mod release;
+mod replay;
 mod support;

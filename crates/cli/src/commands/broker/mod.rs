@@ -1,5 +1,7 @@
 //! `strongroom broker`: makes the trusted side's folder, and runs it.
 
+mod collateral;
+
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -25,6 +27,7 @@ enum Action {
     Init(InitArgs),
     /// Run the broker until it is told to stop
     Run(RunArgs),
+    Collateral(collateral::Args),
 }
 
 #[derive(clap::Args)]
@@ -59,12 +62,18 @@ struct RunArgs {
     /// Listen here instead of where the configuration says; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+
+    /// Accept evidence under this development root too, which whoever has its key can make up: its folder, or its
+    /// certificate in PEM. For trying things out, never for real secrets.
+    #[arg(long, value_name = "DIR|PEM")]
+    development_root: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: Args, json: bool) -> anyhow::Result<Outcome> {
     match args.action {
         Action::Init(args) => init(&args),
         Action::Run(args) => serve(&args, json),
+        Action::Collateral(args) => collateral::run(args),
     }
 }
 
@@ -114,6 +123,9 @@ fn serve(args: &RunArgs, json: bool) -> anyhow::Result<Outcome> {
         .with_context(|| format!("the configuration {} cannot be used", path.display()))?;
     if let Some(listen) = args.listen {
         config.listen = listen;
+    }
+    if let Some(root) = &args.development_root {
+        config.development.root = Some(root.clone());
     }
     let listener = TcpListener::bind(config.listen)
         .with_context(|| format!("cannot listen on {}: take another address with --listen, or see who is there with `ss -ltnp`", config.listen))?;
