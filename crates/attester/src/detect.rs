@@ -72,8 +72,9 @@ impl fmt::Display for NoTee {
             )?;
         }
         f.write_str(
-            "; for development, name the platform that proves nothing: `--platform sample` (a broker refuses it unless \
-             it was told to accept sample evidence)",
+            "; for development, name a platform that proves nothing: `--platform sample` (a broker refuses it unless it \
+             was told to accept sample evidence), or `--platform development` with a root of yours that the broker was \
+             given",
         )
     }
 }

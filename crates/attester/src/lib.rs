@@ -1,18 +1,23 @@
 //! Evidence from this machine's TEE device, one variant per kind of device.
 //!
 //! Devices are files probed at run time. A machine without a TEE is an error that says so: `sample`, which proves
-//! nothing, is taken only when it is named. The platform's own evidence formats are those of the KBS protocol
-//! (kbs-types 0.18); this build makes `sample`.
+//! nothing, is taken only when it is named, and so is `development`, which signs the real formats under a root of its
+//! owner's. The evidence formats are those of the KBS protocol (kbs-types 0.18).
 
 mod detect;
 pub mod development;
 mod sample;
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::value::RawValue;
 use strongroom_wire::initdata::Initdata;
 use strongroom_wire::tee::Tee;
 
 pub use detect::{NoTee, Probe};
+
+use development::{DevelopmentAttester, DevelopmentRoot};
 
 /// The device that makes this machine's evidence.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -24,23 +29,48 @@ pub enum Attester {
         /// upstream does.
         initdata_digest: Option<Vec<u8>>,
     },
+    /// No hardware: evidence in a platform's real format, under a root for development. Brokers refuse it unless that
+    /// root was given to them for development.
+    Development(DevelopmentAttester),
 }
 
 impl Attester {
     /// Looks for a TEE on this machine.
     ///
     /// # Errors
-    /// [`NoTee`], naming what was looked for, what was found and what to do. Never falls to `sample`.
+    /// [`NoTee`], naming what was looked for, what was found and what to do. Never falls to `sample` or `development`.
     pub fn detect() -> Result<Self, NoTee> {
-        detect::under(std::path::Path::new("/"))
+        detect::under(Path::new("/"))
     }
 
-    /// Takes the platform of that name.
+    /// Takes the platform of that name, which is none for development but `sample`.
+    ///
+    /// # Errors
+    /// As [`Self::named_with_root`].
+    pub fn named(name: &str) -> Result<Self, AttestError> {
+        Self::named_with_root(name, None)
+    }
+
+    /// Takes the platform of that name: `sample`, or `development` (which is `development:snp`), `development:tdx` and
+    /// so on. The root of development platforms is kept in the folder `development_root`, and made on first use.
     ///
     /// # Errors
     /// [`AttestError::Unsupported`] when this build has no attester for it, [`AttestError::Unknown`] when there is no
-    /// such platform.
-    pub fn named(name: &str) -> Result<Self, AttestError> {
+    /// such platform; [`AttestError::NoDevelopmentRoot`] and [`AttestError::Development`] for development platforms.
+    pub fn named_with_root(
+        name: &str,
+        development_root: Option<&Path>,
+    ) -> Result<Self, AttestError> {
+        if let Some(platform) = development::platform(name) {
+            let platform = platform?;
+            let folder = development_root.ok_or(AttestError::NoDevelopmentRoot)?;
+            // A clock before 1970 makes certificates that nobody believes.
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs());
+            let root = DevelopmentRoot::open_or_create(folder, now)?;
+            return Ok(Self::Development(DevelopmentAttester::new(platform, root)?));
+        }
         match name.parse::<Tee>() {
             Ok(Tee::Sample) => Ok(Self::Sample {
                 initdata_digest: None,
@@ -57,6 +87,9 @@ impl Attester {
             Self::Sample { .. } => Self::Sample {
                 initdata_digest: Some(initdata.digest()),
             },
+            Self::Development(attester) => {
+                Self::Development(attester.with_initdata_digest(initdata.digest()))
+            }
         }
     }
 
@@ -64,6 +97,7 @@ impl Attester {
     pub fn tee(&self) -> Tee {
         match self {
             Self::Sample { .. } => Tee::Sample,
+            Self::Development(attester) => attester.tee(),
         }
     }
 
@@ -82,6 +116,7 @@ impl Attester {
             Self::Sample { initdata_digest } => {
                 sample::evidence(report_data, initdata_digest.as_deref())
             }
+            Self::Development(attester) => attester.evidence(report_data),
         }
     }
 
@@ -91,7 +126,7 @@ impl Attester {
     /// As [`Self::evidence`].
     pub fn additional_evidence(&self, _report_data: &[u8]) -> Result<String, AttestError> {
         match self {
-            Self::Sample { .. } => Ok(String::new()),
+            Self::Sample { .. } | Self::Development(_) => Ok(String::new()),
         }
     }
 }
@@ -101,8 +136,20 @@ impl Attester {
 #[non_exhaustive]
 pub enum AttestError {
     /// The platform is known to the protocol and not to this build.
-    #[error("this build makes no evidence for platform {0}; it makes it for: sample")]
+    #[error(
+        "this build makes no evidence for platform {0}; it makes it for: sample, {list}",
+        list = development::PLATFORMS.map(|tee| format!("development:{tee}")).join(", ")
+    )]
     Unsupported(Tee),
+    /// A development platform without the folder of its root.
+    #[error(
+        "platform development signs under a root of yours: say in which folder it is kept (--development-root DIR or \
+         STRONGROOM_DEVELOPMENT_ROOT, or `development_root` in a guest's configuration); it is made there on first use"
+    )]
+    NoDevelopmentRoot,
+    /// The development root cannot be used, or cannot sign what it was asked to.
+    #[error("development root: {0}")]
+    Development(String),
     /// There is no such platform.
     #[error("{0}")]
     Unknown(String),
@@ -117,6 +164,12 @@ pub enum AttestError {
     /// The evidence has no JSON form.
     #[error("the evidence has no JSON form")]
     Json,
+}
+
+impl From<development::DevelopmentError> for AttestError {
+    fn from(error: development::DevelopmentError) -> Self {
+        Self::Development(error.to_string())
+    }
 }
 
 /// The report data field of SNP and TDX reports; what is longer must be hashed by the caller on every platform.
@@ -155,5 +208,40 @@ mod tests {
                 limit: 64
             })
         ));
+    }
+
+    #[test]
+    fn development_without_a_folder_makes_no_root_anywhere() {
+        assert_eq!(
+            Attester::named("development"),
+            Err(AttestError::NoDevelopmentRoot)
+        );
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["development:", "development:sample", "development:se"] {
+            assert!(
+                Attester::named_with_root(name, Some(folder.path())).is_err(),
+                "{name}"
+            );
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn development_platform_goes_by_the_name_of_what_it_forges() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("root");
+        for (name, tee) in [
+            ("development", Tee::Snp),
+            ("development:snp", Tee::Snp),
+            ("development:tdx", Tee::Tdx),
+            ("development:sgx", Tee::Sgx),
+            ("development:tpm", Tee::Tpm),
+            ("development:az-snp-vtpm", Tee::AzSnpVtpm),
+            ("development:az-tdx-vtpm", Tee::AzTdxVtpm),
+        ] {
+            let attester = Attester::named_with_root(name, Some(&folder)).unwrap();
+            assert_eq!(attester.tee(), tee);
+            assert!(attester.evidence(&[7; 48]).unwrap().get().starts_with('{'));
+        }
     }
 }

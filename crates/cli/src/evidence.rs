@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-use serde_json::Value;
+use serde_json::{Value, json};
 use strongroom_verifier::{
     Assurance, Check, Collateral, CollateralItem, CollateralRequest, Evidence, Examination,
     Expected, Step, StepOutcome, TrustAnchors, VerifyError, Wanted, examine,
@@ -132,6 +132,23 @@ impl Examined {
     }
 }
 
+/// Parses what an attester writes, or what the hardware itself gives.
+fn parse(tee: Tee, bytes: &[u8]) -> Result<Evidence, VerifyError> {
+    if is_json(bytes) {
+        return Evidence::parse(tee, bytes);
+    }
+    // A quote is all of its platform's evidence but the event log.
+    let quote = |mut evidence: Value| {
+        evidence["quote"] = json!(STANDARD.encode(bytes));
+        Evidence::parse(tee, evidence.to_string().as_bytes())
+    };
+    match tee {
+        Tee::Tdx => quote(json!({ "cc_eventlog": null })),
+        Tee::Sgx => quote(json!({})),
+        _ => Evidence::parse_raw(tee, bytes),
+    }
+}
+
 /// The steps with the first and the last one that the checks themselves do not record: that the evidence was read,
 /// and what ended them.
 fn complete(mut examination: Examination) -> Examination {
@@ -187,11 +204,7 @@ pub(crate) fn parse_file(
             file.display()
         );
     };
-    let parsed = match is_json(&bytes) {
-        true => Evidence::parse(tee, &bytes),
-        false => Evidence::parse_raw(tee, &bytes),
-    };
-    Ok((tee, parsed))
+    Ok((tee, parse(tee, &bytes)))
 }
 
 /// Reads what a folder has of what is wanted, and tells what it has not.

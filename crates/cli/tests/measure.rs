@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use strongroom_testkit::fixtures::{missing_peer, peer_python};
+use strongroom_testkit::fixtures::{fixture, missing_peer, peer_python};
 use strongroom_testkit::process::Program;
 use support::{Place, document};
 
@@ -153,6 +153,47 @@ fn initdata_is_measured_into_other_registers_than_the_digest_command_says() {
     }
     let written: Value = serde_json::from_slice(&place.read("values.json")).unwrap();
     assert_eq!(written, measured["values"]);
+}
+
+#[test]
+fn registers_of_an_event_log_are_others_than_the_quotes() {
+    // The registers that quotes of those machines had.
+    for (name, rtmr_1, rtmr_2) in [
+        ("CCEL_data_ovmf", "775b9f6bfe99f8a3", "94eaf7a7bf398ed8"),
+        ("CCEL_data_grub", "6c289e0c62182d41", "08919d017ba0e52c"),
+    ] {
+        let Some(log) = fixture(&format!("trustee/deps/eventlog/test_data/{name}")) else {
+            return;
+        };
+        let place = Place::new();
+        let log = log.to_str().unwrap();
+        let args = ["--json", "reference-value", "measure", "--event-log", log];
+        let values = document(&place.ok(&args))["values"].clone();
+        let begins = |name: &str, start: &str| values[name][0].as_str().unwrap().starts_with(start);
+        assert!(
+            begins("rtmr_1", rtmr_1) && begins("rtmr_2", rtmr_2),
+            "{values}"
+        );
+        assert_eq!(values["rtmr_3"][0], "0".repeat(96));
+    }
+}
+
+#[test]
+fn file_that_is_no_event_log_is_replayed() {
+    let place = Place::new();
+    place.write("log", [1; 100]);
+    for of in ["tdx", "tpm"] {
+        let args = [
+            "reference-value",
+            "measure",
+            "--event-log",
+            "log",
+            "--log-of",
+            of,
+        ];
+        let said = place.refused(&args);
+        assert!(said.contains("cannot be replayed"), "{said}");
+    }
 }
 
 /// An image of whole pages with the table of GUIDs and the sections that a guest needs. `hashes` is the page for the

@@ -26,8 +26,10 @@ pub struct Config {
     /// Allows a broker at a plain `http://` address beyond this machine.
     #[serde(default)]
     pub insecure_http: bool,
-    /// The platform by name; without one it is looked for, and `sample` is never found.
+    /// The platform by name; without one it is looked for, and neither `sample` nor `development` is ever found.
     pub platform: Option<String>,
+    /// The folder of the root that platform `development` signs under; it is made there on first use.
+    pub development_root: Option<PathBuf>,
     /// The init-data that was measured at launch, a TOML file.
     pub initdata: Option<PathBuf>,
     /// Where the REST API listens.
@@ -49,6 +51,7 @@ impl Config {
             broker_certificate: None,
             insecure_http: false,
             platform: None,
+            development_root: None,
             initdata: None,
             listen: DEFAULT_LISTEN,
             features: Features::default(),
@@ -69,9 +72,13 @@ impl Config {
         let mut config: Self = toml::from_str(&text)
             .map_err(|error| wrong(error.to_string().trim_end().to_owned()))?;
         let folder = path.parent().unwrap_or_else(|| Path::new(""));
-        for file in [&mut config.broker_certificate, &mut config.initdata]
-            .into_iter()
-            .flatten()
+        for file in [
+            &mut config.broker_certificate,
+            &mut config.development_root,
+            &mut config.initdata,
+        ]
+        .into_iter()
+        .flatten()
         {
             *file = folder.join(&*file);
         }
@@ -90,7 +97,7 @@ impl Config {
             })
         };
         let attester = match &self.platform {
-            Some(name) => Attester::named(name)?,
+            Some(name) => Attester::named_with_root(name, self.development_root.as_deref())?,
             None => Attester::detect()?,
         };
         let mut agent = AgentConfig::new(&self.broker, attester);

@@ -236,6 +236,7 @@ mod tests {
             Vendor::Amd(product) => format!("amd_{product}.pem").to_lowercase(),
             Vendor::Intel => "intel_sgx.pem".to_owned(),
             Vendor::Nvidia => "nvidia_device.pem".to_owned(),
+            Vendor::NvidiaRim => "nvidia_rim.pem".to_owned(),
             Vendor::Tpm => panic!("no root of a TPM maker is built in"),
         }
     }

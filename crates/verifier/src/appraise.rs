@@ -401,15 +401,7 @@ mod tests {
     fn appraise_with(input: Value, values: &[(&str, Value)]) -> Graded {
         let values = values
             .iter()
-            .map(|(name, value)| {
-                (
-                    (*name).to_owned(),
-                    ReferenceValue {
-                        value: value.clone(),
-                        expires: 100,
-                    },
-                )
-            })
+            .map(|(name, value)| ((*name).to_owned(), ReferenceValue::new(value.clone(), 100)))
             .collect();
         AppraisalPolicy::default_cpu()
             .evaluate(input, Arc::new(values), 50)
@@ -865,10 +857,7 @@ mod tests {
         let values = values
             .iter()
             .map(|(name, value)| {
-                let value = ReferenceValue {
-                    value: value.clone(),
-                    expires: 100,
-                };
+                let value = ReferenceValue::new(value.clone(), 100);
                 ((*name).to_owned(), value)
             })
             .collect();

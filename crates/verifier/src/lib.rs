@@ -43,7 +43,8 @@ pub use collateral::{
 };
 pub use policy::PolicyError;
 pub use reference_value::{
-    DEFAULT_LIFE_SECONDS, ReferenceValue, ReferenceValueError, ReferenceValues,
+    DEFAULT_LIFE_SECONDS, Provenance, ReferenceValue, ReferenceValueError, ReferenceValues,
+    SignerError, Signers,
 };
 pub use release_policy::{Decision, Reason, ReleasePolicy};
 

@@ -414,7 +414,7 @@ impl Crl {
 pub(crate) struct PublicKey(SubjectPublicKeyInfoOwned);
 
 impl PublicKey {
-    /// Parses a DER SubjectPublicKeyInfo.
+    /// Parses a DER `SubjectPublicKeyInfo`.
     pub(crate) fn from_spki(der: &[u8]) -> Result<Self, X509Error> {
         if der.len() > MAX_CERTIFICATE {
             return Err(X509Error::TooLong {
@@ -427,14 +427,14 @@ impl PublicKey {
             .map_err(|e| X509Error::Malformed(e.to_string()))
     }
 
-    /// The key as DER SubjectPublicKeyInfo.
+    /// The key as DER `SubjectPublicKeyInfo`.
     pub(crate) fn to_spki(&self) -> Result<Vec<u8>, X509Error> {
         self.0
             .to_der()
             .map_err(|e| X509Error::Malformed(e.to_string()))
     }
 
-    /// The bits of the key: a point, or PKCS#1's RSAPublicKey.
+    /// The bits of the key: a point, or PKCS#1's `RSAPublicKey`.
     pub(crate) fn bits(&self) -> Result<&[u8], X509Error> {
         bits(&self.0.subject_public_key)
     }

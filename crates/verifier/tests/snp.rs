@@ -21,11 +21,14 @@ struct Row {
     /// Reads the report and the certificates that go with it.
     read: fn() -> Option<Recorded>,
     /// A byte that is changed before the verification, and to what.
-    tamper: Option<(usize, fn(u8) -> u8)>,
+    tamper: Option<Tamper>,
     now: u64,
     /// The check that must refuse it; `None` where all must pass.
     refused_by: Option<Check>,
 }
+
+/// The place of a byte, and what becomes of it.
+type Tamper = (usize, fn(u8) -> u8);
 
 struct Recorded {
     report: Vec<u8>,
@@ -126,7 +129,7 @@ const ROWS: &[Row] = &[
 const fn row(
     name: &'static str,
     read: fn() -> Option<Recorded>,
-    tamper: Option<(usize, fn(u8) -> u8)>,
+    tamper: Option<Tamper>,
     refused_by: Option<Check>,
 ) -> Row {
     Row {

@@ -653,7 +653,7 @@ fn a_certificate_issued_by_one_that_is_no_authority() {
     let pki = Pki::new();
     let below = KeyPair::generate().unwrap();
     let middle = pki.leaf(&below, |_| {});
-    let issuer = Issuer::from_ca_cert_pem(&middle, &below).unwrap();
+    let issuer = Issuer::new(Pki::leaf_params(), below);
     let leaf = Pki::leaf_params()
         .signed_by(&pki.ak_key, &issuer)
         .unwrap()

@@ -4,6 +4,7 @@
 //! only when [`DevelopmentRoot::certificate_pem`] was given to it as a development root, and then says so.
 //! Each platform has a `Forge` whose fields are all public and honest, so that a test changes the one it is about.
 
+mod attester;
 pub mod az_vtpm;
 mod der;
 mod folder;
@@ -14,7 +15,10 @@ pub mod snp;
 pub mod tdx;
 pub mod tpm;
 
+pub use attester::DevelopmentAttester;
 pub use root::DevelopmentRoot;
+
+pub(crate) use attester::{PLATFORMS, platform};
 
 use std::path::PathBuf;
 

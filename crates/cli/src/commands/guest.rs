@@ -68,9 +68,16 @@ pub(crate) struct AttestArgs {
     #[arg(long, value_name = "FILE")]
     initdata: Option<PathBuf>,
 
-    /// The platform, when it is not to be looked for. `sample` proves nothing and must be named.
+    /// The platform, when it is not to be looked for. `sample` and `development` prove nothing and must be named.
+    /// `development` signs SNP evidence under a root of yours; so does development:tdx, :sgx, :tpm, :az-snp-vtpm or
+    /// :az-tdx-vtpm for its platform.
     #[arg(long, value_name = "NAME")]
     platform: Option<String>,
+
+    /// The folder of the root that `--platform development` signs under; it is made there on first use. A broker
+    /// believes its evidence only when DIR/root.pem was given to it for development.
+    #[arg(long, env = "STRONGROOM_DEVELOPMENT_ROOT", value_name = "DIR")]
+    development_root: Option<PathBuf>,
 
     /// Follow --broker and --broker-cert even where the measured init-data names another broker.
     #[arg(long)]
@@ -91,7 +98,7 @@ impl AttestArgs {
             .transpose()?
             .unwrap_or_default();
         let mut attester = match &self.platform {
-            Some(name) => Attester::named(name)?,
+            Some(name) => Attester::named_with_root(name, self.development_root.as_deref())?,
             None => Attester::detect()?,
         };
         let certificate = self.broker_cert.as_deref().map(read_pem).transpose()?;

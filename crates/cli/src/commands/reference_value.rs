@@ -43,7 +43,7 @@ enum Action {
     },
     /// List every value with its end and origin, and the names that the shipped policies ask for in vain
     List,
-    /// Compute values from init-data, and from the firmware and kernel of an SNP guest
+    /// Compute values from init-data, from the firmware and kernel of an SNP guest, from a boot event log
     Measure(measure::Args),
     /// Explain which claims drifted between two evidences, and which reference values that concerns
     Diff(diff::Args),

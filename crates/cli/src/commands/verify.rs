@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 use strongroom_verifier::{
-    Assurance, Check, Expected, ExpectedInitdata, Step, StepOutcome, VerifyError,
+    Assurance, Check, Expected, ExpectedInitdata, Step, StepOutcome, VerifyError, Wanted,
 };
 
 use crate::commands::audit::moment;
@@ -178,6 +178,7 @@ fn option(check: Check, examined: &Examined, expected: &Expected) -> Option<&'st
         Check::InitData if expected.initdata == ExpectedInitdata::Unknown => {
             Some("--initdata FILE or --no-initdata")
         }
+        Check::TpmAkCertificate | Check::TpmAkAnchor => Some("--attestation-key FILE"),
         _ => wants_collateral(),
     }
 }
@@ -215,22 +216,29 @@ fn word(step: &Step) -> (&'static str, Option<&str>) {
 /// What would change the verdict.
 fn remarks(verdict: &Verdict, examined: &Examined) -> String {
     let mut lines = Vec::new();
-    if let Some(VerifyError::MissingCollateral { wanted }) = &examined.examination.error {
-        lines.push(format!(
-            "{wanted} is missing: it belongs to {}",
+    let needs = |wanted: &Wanted, what: &str| {
+        format!(
+            "{wanted} {what}: it belongs to {}",
             examined.place(wanted).display()
-        ));
+        )
+    };
+    if let Some(VerifyError::MissingCollateral { .. }) = &examined.examination.error {
+        let required = examined
+            .missing
+            .iter()
+            .filter(|wanted| wanted.is_required());
+        lines.extend(required.map(|wanted| needs(wanted, "is missing")));
         lines.push(FETCH.to_owned());
     } else if matches!(verdict, Verdict::Refused) {
         lines.push("The checks after it were not made.".to_owned());
     }
     if let Verdict::Incomplete(skipped) = verdict {
-        for wanted in &examined.missing {
-            lines.push(format!(
-                "{wanted} was not given: it belongs to {}",
-                examined.place(wanted).display()
-            ));
-        }
+        lines.extend(
+            examined
+                .missing
+                .iter()
+                .map(|wanted| needs(wanted, "was not given")),
+        );
         if !examined.missing.is_empty() {
             lines.push(FETCH.to_owned());
         }

@@ -96,9 +96,12 @@ pub(crate) fn verify(
     verification: &mut Verification<'_>,
 ) -> Result<VerifiedQuote, VerifyError> {
     let (pck, root) = verify_without_collateral(quote, platform, verification)?;
-    let pcs = verification.steps.run(Check::Collateral, || {
-        Pcs::of(verification.collateral, &pck, platform.is_tdx())
-    })?;
+    let pcs = Pcs::of(
+        verification.collateral,
+        &pck,
+        platform.is_tdx(),
+        verification.steps,
+    )?;
     pcs.check_chains(&pck, &root, verification)?;
     let claims = qvl(quote, platform, &pcs, &root, verification)?;
     verification.steps.equal(

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::pck::PckChain;
 use crate::VerifyError;
 use crate::anchors::Root;
-use crate::check::Check;
+use crate::check::{Check, Steps};
 use crate::collateral::{Collateral, CollateralItem, Wanted};
 use crate::platforms::Verification;
 use crate::x509::{Certificate, Crl, Path};
@@ -53,15 +53,16 @@ impl<'a> Pcs<'a> {
         collateral: &'a Collateral,
         pck: &PckChain,
         tdx: bool,
+        steps: &mut Steps,
     ) -> Result<Self, VerifyError> {
-        let item = |wanted: Wanted| match collateral.item(&wanted) {
+        let find = |wanted: Wanted| match collateral.item(&wanted) {
             Some(item) if item.body.len() <= MAX_BODY && item.issuer_chain.len() <= MAX_CHAIN => {
                 Ok(item)
             }
             Some(item) => Err(Check::Collateral.failed(
-                format!("at most {MAX_BYTES_TEXT} for {wanted}"),
+                format!("at most {MAX_BODY} bytes for {wanted}, and a chain of {MAX_CHAIN}"),
                 format!(
-                    "{} bytes and a chain of {}",
+                    "{} bytes, and a chain of {}",
                     item.body.len(),
                     item.issuer_chain.len()
                 ),
@@ -70,12 +71,26 @@ impl<'a> Pcs<'a> {
                 wanted: Box::new(wanted),
             }),
         };
-        let [tcb_info, qe_identity, pck_crl, root_crl] = wanted(pck, tdx).map(item);
+        let (tcb_info, qe_identity, pck_crl, root_crl) = steps.run(Check::Collateral, || {
+            let [tcb_info, qe_identity, pck_crl, root_crl] = wanted(pck, tdx).map(find);
+            Ok((tcb_info?, qe_identity?, pck_crl?, root_crl?))
+        })?;
+        // That the forms are right is recorded when what they hold was read too.
+        let mut formed = |check: Check, signed: Result<Signed<'a>, VerifyError>| match signed {
+            Ok(signed) => Ok(signed),
+            Err(error) => steps.run(check, || Err(error)),
+        };
         Ok(Self {
-            tcb_info: signed::<TcbInfoBody<'_>>(tcb_info?, Check::TcbInfoForm)?,
-            qe_identity: signed::<QeIdentityBody<'_>>(qe_identity?, Check::QeIdentityForm)?,
-            pck_crl: pck_crl?,
-            root_crl: root_crl?,
+            tcb_info: formed(
+                Check::TcbInfoForm,
+                signed::<TcbInfoBody<'_>>(tcb_info, Check::TcbInfoForm),
+            )?,
+            qe_identity: formed(
+                Check::QeIdentityForm,
+                signed::<QeIdentityBody<'_>>(qe_identity, Check::QeIdentityForm),
+            )?,
+            pck_crl,
+            root_crl,
         })
     }
 
@@ -230,4 +245,3 @@ fn signed<'a, B: Body<'a>>(
 /// Real TCB infos have 3 to 30 kilobytes, lists a few hundred at most.
 const MAX_BODY: usize = 1024 * 1024;
 const MAX_CHAIN: usize = 64 * 1024;
-const MAX_BYTES_TEXT: &str = "1 MiB and a chain of 64 KiB";

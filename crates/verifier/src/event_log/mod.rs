@@ -248,7 +248,7 @@ impl EventLog {
     }
 
     /// The events as upstream's claim `uefi_event_logs`.
-    pub(crate) fn claims(&self) -> Value {
+    pub fn claims(&self) -> Value {
         self.events.iter().map(Event::claim).collect()
     }
 }

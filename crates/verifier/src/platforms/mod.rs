@@ -50,7 +50,9 @@ impl PlatformEvidence {
     /// Parses what the hardware gives, without JSON around it.
     pub(crate) fn parse_raw(tee: Tee, bytes: &[u8]) -> Result<Self, VerifyError> {
         match tee {
+            Tee::Sgx => sgx::abi::SgxEvidence::from_quote(bytes).map(Self::Sgx),
             Tee::Snp => snp::abi::SnpEvidence::from_report(bytes).map(Self::Snp),
+            Tee::Tdx => tdx::abi::TdxEvidence::from_quote(bytes).map(Self::Tdx),
             other => Err(VerifyError::PlatformNotSupported { tee: other }),
         }
     }

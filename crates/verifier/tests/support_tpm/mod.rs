@@ -22,43 +22,43 @@ use strongroom_verifier::{
 };
 use strongroom_wire::tee::Tee;
 
-pub const SHA1: u16 = 0x0004;
-pub const SHA256: u16 = 0x000B;
-pub const SHA384: u16 = 0x000C;
-pub const RSASSA: u16 = 0x0014;
-pub const RSAPSS: u16 = 0x0016;
-pub const ECDSA: u16 = 0x0018;
+pub(crate) const SHA1: u16 = 0x0004;
+pub(crate) const SHA256: u16 = 0x000B;
+pub(crate) const SHA384: u16 = 0x000C;
+pub(crate) const RSASSA: u16 = 0x0014;
+pub(crate) const RSAPSS: u16 = 0x0016;
+pub(crate) const ECDSA: u16 = 0x0018;
 /// A time at which every real certificate of the fixtures is valid.
-pub const NOW: u64 = 1_760_000_000;
+pub(crate) const NOW: u64 = 1_760_000_000;
 
 /// An attestation key.
-pub enum Ak {
+pub(crate) enum Ak {
     Rsa(Box<rsa::KeyPair>),
     P256(Box<EcdsaKeyPair>),
     P384(Box<EcdsaKeyPair>),
 }
 
 impl Ak {
-    pub fn rsa() -> Self {
+    pub(crate) fn rsa() -> Self {
         Self::Rsa(Box::new(rsa::KeyPair::generate(KeySize::Rsa2048).unwrap()))
     }
 
-    pub fn p256() -> Self {
+    pub(crate) fn p256() -> Self {
         let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
         Self::P256(Box::new(key))
     }
 
-    pub fn p384() -> Self {
+    pub(crate) fn p384() -> Self {
         let key = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
         Self::P384(Box::new(key))
     }
 
-    pub fn from_pkcs8(pkcs8: &[u8]) -> Self {
+    pub(crate) fn from_pkcs8(pkcs8: &[u8]) -> Self {
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8).unwrap();
         Self::P256(Box::new(key))
     }
 
-    pub fn spki(&self) -> Vec<u8> {
+    pub(crate) fn spki(&self) -> Vec<u8> {
         let der: PublicKeyX509Der<'_> = match self {
             Self::Rsa(key) => key.public_key().as_der().unwrap(),
             Self::P256(key) | Self::P384(key) => key.public_key().as_der().unwrap(),
@@ -67,7 +67,7 @@ impl Ak {
     }
 
     /// The key as the JWK of an HCL report.
-    pub fn jwk(&self) -> Value {
+    pub(crate) fn jwk(&self) -> Value {
         let Self::Rsa(key) = self else {
             panic!("an HCL report has RSA keys")
         };
@@ -82,7 +82,7 @@ impl Ak {
     }
 
     /// The signature's numbers, big-endian, one after the other.
-    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
+    pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
         match self {
             Self::Rsa(key) => {
@@ -98,7 +98,7 @@ impl Ak {
     }
 
     /// `TPMT_SIGNATURE` around the numbers.
-    pub fn marshalled(&self, numbers: &[u8]) -> Vec<u8> {
+    pub(crate) fn marshalled(&self, numbers: &[u8]) -> Vec<u8> {
         match self {
             Self::Rsa(_) => tpmt_signature(RSASSA, SHA256, &[numbers]),
             Self::P256(_) => tpmt_signature(ECDSA, SHA256, &halves(numbers)),
@@ -106,7 +106,7 @@ impl Ak {
         }
     }
 
-    pub fn hash(&self, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn hash(&self, bytes: &[u8]) -> Vec<u8> {
         let algorithm = match self {
             Self::P384(_) => &digest::SHA384,
             _ => &digest::SHA256,
@@ -115,12 +115,12 @@ impl Ak {
     }
 }
 
-pub fn halves(numbers: &[u8]) -> [&[u8]; 2] {
+pub(crate) fn halves(numbers: &[u8]) -> [&[u8]; 2] {
     let (r, s) = numbers.split_at(numbers.len() / 2);
     [r, s]
 }
 
-pub fn tpmt_signature(scheme: u16, hash: u16, numbers: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn tpmt_signature(scheme: u16, hash: u16, numbers: &[&[u8]]) -> Vec<u8> {
     let mut bytes = [scheme.to_be_bytes(), hash.to_be_bytes()].concat();
     for number in numbers {
         bytes.extend(sized(number));
@@ -129,14 +129,14 @@ pub fn tpmt_signature(scheme: u16, hash: u16, numbers: &[&[u8]]) -> Vec<u8> {
 }
 
 /// `TPM2B_*`.
-pub fn sized(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn sized(bytes: &[u8]) -> Vec<u8> {
     let mut out = u16::try_from(bytes.len()).unwrap().to_be_bytes().to_vec();
     out.extend_from_slice(bytes);
     out
 }
 
 /// A bank and its selected PCRs.
-pub fn selection(bank: u16, indices: &[usize]) -> (u16, Vec<u8>) {
+pub(crate) fn selection(bank: u16, indices: &[usize]) -> (u16, Vec<u8>) {
     let mut bitmap = vec![0_u8; 3];
     for index in indices {
         bitmap[index / 8] |= 1 << (index % 8);
@@ -146,26 +146,26 @@ pub fn selection(bank: u16, indices: &[usize]) -> (u16, Vec<u8>) {
 
 /// A quote before it is signed, and the values that are sent with it.
 #[derive(Clone)]
-pub struct QuoteForge {
-    pub magic: u32,
-    pub kind: u16,
-    pub qualified_signer: Vec<u8>,
-    pub extra_data: Vec<u8>,
-    pub safe: u8,
-    pub firmware_version: u64,
-    pub selections: Vec<(u16, Vec<u8>)>,
+pub(crate) struct QuoteForge {
+    pub(crate) magic: u32,
+    pub(crate) kind: u16,
+    pub(crate) qualified_signer: Vec<u8>,
+    pub(crate) extra_data: Vec<u8>,
+    pub(crate) safe: u8,
+    pub(crate) firmware_version: u64,
+    pub(crate) selections: Vec<(u16, Vec<u8>)>,
     /// `None` for the digest of the selected values.
-    pub pcr_digest: Option<Vec<u8>>,
+    pub(crate) pcr_digest: Option<Vec<u8>>,
     /// The PCRs as the TPM has them.
-    pub pcrs: Vec<Vec<u8>>,
+    pub(crate) pcrs: Vec<Vec<u8>>,
     /// The PCRs as they are sent.
-    pub sent: Vec<Vec<u8>>,
-    pub tail: Vec<u8>,
+    pub(crate) sent: Vec<Vec<u8>>,
+    pub(crate) tail: Vec<u8>,
 }
 
 impl QuoteForge {
     /// A quote of all 24 PCRs of the SHA-256 bank.
-    pub fn new(extra_data: &[u8]) -> Self {
+    pub(crate) fn new(extra_data: &[u8]) -> Self {
         let pcrs: Vec<Vec<u8>> = (0..24).map(|index| vec![0x40 + index; 32]).collect();
         Self {
             magic: 0xFF54_4347,
@@ -182,7 +182,7 @@ impl QuoteForge {
         }
     }
 
-    pub fn message(&self, ak: &Ak) -> Vec<u8> {
+    pub(crate) fn message(&self, ak: &Ak) -> Vec<u8> {
         let mut bytes = self.magic.to_be_bytes().to_vec();
         bytes.extend(self.kind.to_be_bytes());
         bytes.extend(sized(&self.qualified_signer));
@@ -208,7 +208,7 @@ impl QuoteForge {
     }
 
     /// The values that the TPM would hash: of each selection in turn, in the order of their numbers.
-    pub fn selected(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn selected(&self) -> Vec<Vec<u8>> {
         let mut values = Vec::new();
         for (_, bitmap) in &self.selections {
             for (index, value) in self.pcrs.iter().enumerate() {
@@ -225,20 +225,20 @@ impl QuoteForge {
 }
 
 /// Evidence of the platform `tpm`.
-pub struct TpmForge {
-    pub ak: Ak,
-    pub quote: QuoteForge,
+pub(crate) struct TpmForge {
+    pub(crate) ak: Ak,
+    pub(crate) quote: QuoteForge,
     /// `None` for the key that signs.
-    pub ak_public: Option<Vec<u8>>,
-    pub certificates: Option<String>,
+    pub(crate) ak_public: Option<Vec<u8>>,
+    pub(crate) certificates: Option<String>,
     /// `None` for the honest signature.
-    pub signature: Option<Vec<u8>>,
+    pub(crate) signature: Option<Vec<u8>>,
     /// `None` for the message that was signed.
-    pub message: Option<Vec<u8>>,
+    pub(crate) message: Option<Vec<u8>>,
 }
 
 impl TpmForge {
-    pub fn new(ak: Ak) -> Self {
+    pub(crate) fn new(ak: Ak) -> Self {
         Self {
             ak,
             quote: QuoteForge::new(&[0xAB; 32]),
@@ -249,7 +249,7 @@ impl TpmForge {
         }
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let signed = self.quote.message(&self.ak);
         let signature = self
             .signature
@@ -271,7 +271,7 @@ impl TpmForge {
     }
 
     /// Anchors that have the signing key enrolled.
-    pub fn enrolled(&self) -> TrustAnchors {
+    pub(crate) fn enrolled(&self) -> TrustAnchors {
         TrustAnchors::none()
             .with_attestation_key(&self.ak.spki())
             .unwrap()
@@ -279,7 +279,7 @@ impl TpmForge {
 }
 
 /// Parses and examines; an error of either is the examination's.
-pub fn run(
+pub(crate) fn run(
     tee: Tee,
     json: &Value,
     collateral: &Collateral,
@@ -298,12 +298,12 @@ pub fn run(
     }
 }
 
-pub fn accepted(examination: &Examination) {
+pub(crate) fn accepted(examination: &Examination) {
     assert_eq!(examination.error, None, "{:#?}", examination.steps);
 }
 
 /// The refusal, which must be this check's, and the last step of the record when there is one.
-pub fn refused(examination: &Examination, check: Check) -> VerifyError {
+pub(crate) fn refused(examination: &Examination, check: Check) -> VerifyError {
     let error = examination
         .error
         .clone()
@@ -316,7 +316,7 @@ pub fn refused(examination: &Examination, check: Check) -> VerifyError {
     error
 }
 
-pub fn outcome(examination: &Examination, check: Check) -> Option<StepOutcome> {
+pub(crate) fn outcome(examination: &Examination, check: Check) -> Option<StepOutcome> {
     examination
         .steps
         .iter()
@@ -324,7 +324,7 @@ pub fn outcome(examination: &Examination, check: Check) -> Option<StepOutcome> {
         .map(|step| step.outcome.clone())
 }
 
-pub fn report_data(bytes: &[u8]) -> Expected {
+pub(crate) fn report_data(bytes: &[u8]) -> Expected {
     Expected {
         report_data: Some(bytes.to_vec()),
         ..Expected::default()
@@ -332,7 +332,7 @@ pub fn report_data(bytes: &[u8]) -> Expected {
 }
 
 /// One fixture, or the word that the test is skipped for want of it.
-pub fn fixture(path: &str) -> Option<Vec<u8>> {
+pub(crate) fn fixture(path: &str) -> Option<Vec<u8>> {
     let full = Path::new(concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../../../shared/fixtures/trustee/deps/verifier/test_data"
@@ -347,6 +347,6 @@ pub fn fixture(path: &str) -> Option<Vec<u8>> {
     }
 }
 
-pub fn json_fixture(path: &str) -> Option<Value> {
+pub(crate) fn json_fixture(path: &str) -> Option<Value> {
     fixture(path).map(|bytes| serde_json::from_slice(&bytes).unwrap())
 }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use aws_lc_rs::digest;
+use clap::ValueEnum;
 use serde_json::{Value, json};
+use strongroom_verifier::event_log::{DigestAlgorithm, EventLog, EventLogError};
 use strongroom_verifier::measure::{DirectBoot, Firmware, MAX_FIRMWARE, SnpLaunch, VcpuSignature};
 use strongroom_wire::initdata::registers;
 
@@ -48,6 +50,14 @@ pub(super) struct Args {
     #[arg(long, value_name = "HEX", default_value = "0x1", value_parser = parse_hex, help_heading = LAUNCH)]
     guest_features: u64,
 
+    /// A boot event log: a CCEL table, or a TPM's binary_bios_measurements.
+    #[arg(long, value_name = "FILE", help_heading = BOOT)]
+    event_log: Option<PathBuf>,
+
+    /// Whose log it is
+    #[arg(long, value_name = "TEE", value_enum, default_value_t = LogArg::Tdx, requires = "event_log", help_heading = BOOT)]
+    log_of: LogArg,
+
     /// Write the values here, for `strongroom reference-value set --file`.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -55,6 +65,18 @@ pub(super) struct Args {
     /// Replace an existing file.
     #[arg(long, requires = "output")]
     force: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum LogArg {
+    /// A TDX guest: RTMR0 to RTMR3, and the kernel and its parameters where the firmware logged them
+    Tdx,
+    /// A guest on Azure with SNP: its vTPM's PCRs
+    AzSnpVtpm,
+    /// A guest on Azure with TDX: its vTPM's PCRs
+    AzTdxVtpm,
+    /// A machine with a TPM: its PCRs
+    Tpm,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
@@ -66,9 +88,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
         let (name, value) = of_launch(args, path)?;
         values.insert(name, value);
     }
+    if let Some(path) = &args.event_log {
+        values.extend(of_log(path, args.log_of)?);
+    }
     if values.is_empty() {
         bail!(
-            "there is nothing to measure: name --initdata FILE, or --ovmf FILE --vcpus N with --kernel, --initrd and --cmdline"
+            "there is nothing to measure: name --initdata FILE, --event-log FILE, or --ovmf FILE --vcpus N with --kernel, --initrd and --cmdline"
         );
     }
     let payload: BTreeMap<&str, Value> = values
@@ -82,14 +107,22 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
         .collect();
     let text = lines.join("\n");
     let Some(output) = &args.output else {
-        let pairs: Vec<String> = values
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        return Ok(Outcome::new(text, document).next(format!(
-            "strongroom reference-value set {}",
-            pairs.join(" ")
-        )));
+        let outcome = Outcome::new(text, document);
+        // Many values do not fit a line.
+        return Ok(if values.len() > 2 {
+            outcome
+                .next("the same with --output values.json")
+                .next("strongroom reference-value set --file values.json")
+        } else {
+            let pairs: Vec<String> = values
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            outcome.next(format!(
+                "strongroom reference-value set {}",
+                pairs.join(" ")
+            ))
+        });
     };
     let mut bytes = serde_json::to_vec_pretty(&payload)?;
     bytes.push(b'\n');
@@ -146,6 +179,58 @@ fn of_launch(args: &Args, ovmf: &Path) -> anyhow::Result<(String, String)> {
     ))
 }
 
+/// The registers after the events of a log. A log is not signed: it is worth what its source is.
+fn of_log(path: &Path, of: LogArg) -> anyhow::Result<Vec<(String, String)>> {
+    let bytes = files::read_limited(path, MAX_LOG)?;
+    let read = || -> Result<Vec<(String, String)>, EventLogError> {
+        let log = EventLog::parse(&bytes)?;
+        let prefix = match of {
+            LogArg::Tdx => {
+                let registers = (0..).zip(log.rtmrs()?);
+                let mut values: Vec<(String, String)> = registers
+                    .map(|(number, value)| (format!("rtmr_{number}"), hex::encode(value)))
+                    .collect();
+                values.extend(of_kernel(&log));
+                return Ok(values);
+            }
+            LogArg::AzSnpVtpm => "snp",
+            LogArg::AzTdxVtpm => "tdx",
+            LogArg::Tpm => "tpm",
+        };
+        let pcrs = log.pcrs(DigestAlgorithm::Sha256)?;
+        Ok(pcrs
+            .into_iter()
+            .map(|(number, value)| (format!("{prefix}_pcr{number:02}"), hex::encode(value)))
+            .collect())
+    };
+    read().with_context(|| format!("{} cannot be replayed", path.display()))
+}
+
+/// The digests by which the default policy knows a kernel and its parameters that TDVF started itself.
+fn of_kernel(log: &EventLog) -> Vec<(String, String)> {
+    let claims = log.claims();
+    let events = || claims.as_array().into_iter().flatten();
+    let kernel = events().find(|event| {
+        let mut paths = event["details"]["device_paths"]
+            .as_array()
+            .into_iter()
+            .flatten();
+        event["type_name"] == "EV_EFI_BOOT_SERVICES_APPLICATION"
+            && paths.any(|path| path == "File(kernel)")
+    });
+    let parameters = events().find(|event| {
+        event["type_name"] == "EV_EVENT_TAG"
+            && event["details"]["string"] == "LOADED_IMAGE::LoadOptions"
+    });
+    [("tdvfkernel", kernel), ("tdvfkernelparams", parameters)]
+        .into_iter()
+        .filter_map(|(name, event)| {
+            let digest = event?["digests"][0]["digest"].as_str()?;
+            Some((name.to_owned(), digest.to_owned()))
+        })
+        .collect()
+}
+
 /// The SHA-256 of a file of any size.
 fn sha256_of(path: &Path) -> anyhow::Result<[u8; 32]> {
     let mut file = files::open(path)?;
@@ -170,4 +255,8 @@ fn parse_hex(text: &str) -> anyhow::Result<u64> {
     u64::from_str_radix(digits, 16).context("write a number in hex, such as 0x1")
 }
 
+const BOOT: &str = "Boot event log";
 const LAUNCH: &str = "Launch of an SNP guest";
+
+/// A CCEL table has up to 1 MiB.
+const MAX_LOG: u64 = 16 * 1024 * 1024;

@@ -26,7 +26,12 @@ impl SgxEvidence {
         let quote = STANDARD
             .decode(text.quote)
             .map_err(|e| malformed(format!("quote is not standard base64: {e}")))?;
-        let quote = Quote::parse(&quote).map_err(|e| malformed(e.to_string()))?;
+        Self::from_quote(&quote)
+    }
+
+    /// What the quoting enclave gives.
+    pub(crate) fn from_quote(bytes: &[u8]) -> Result<Self, VerifyError> {
+        let quote = Quote::parse(bytes).map_err(|e| malformed(e.to_string()))?;
         Ok(Self { quote })
     }
 

@@ -116,7 +116,10 @@ impl Report {
                 _ => Some((fields.u64()?, fields.u64()?)),
             },
         };
-        fields.reserved::<152>("before SIGNATURE")?;
+        match version {
+            ..=5 => fields.reserved::<152>("before SIGNATURE")?,
+            _ => drop(fields.take::<152>()?),
+        }
         fields.take::<{ 2 * SCALAR }>()?;
         fields.reserved::<368>("after the signature's R and S")?;
         Ok(report)
@@ -333,11 +336,9 @@ impl fmt::Display for FirmwareVersion {
     }
 }
 
-/// 56860, section 2.2, table `TCB_VERSION`: Turin put the FMC first and moved the others up.
-pub(crate) fn parse_tcb(
-    bytes: [u8; 8],
-    product: Option<SnpProduct>,
-) -> Result<VcekTcb, VerifyError> {
+/// 56860, section 2.2, `TCB_VERSION`: Turin put the FMC first and moved the others up. Of a product that is not known
+/// here the layout is not known either, and a later check refuses it.
+fn parse_tcb(bytes: [u8; 8], product: Option<SnpProduct>) -> Result<VcekTcb, VerifyError> {
     let (tcb, reserved) = match (product, bytes) {
         (Some(SnpProduct::Turin), [fmc, bootloader, tee, snp, a, b, c, microcode]) => (
             VcekTcb {
@@ -360,15 +361,15 @@ pub(crate) fn parse_tcb(
             [a, b, c, d],
         ),
     };
-    match reserved {
-        [0, 0, 0, 0] => Ok(tcb),
-        _ => Err(malformed(
+    match product.is_none() || reserved == [0; 4] {
+        true => Ok(tcb),
+        false => Err(malformed(
             "reserved bytes of a TCB version are not zero".to_owned(),
         )),
     }
 }
 
-/// The bytes that [`parse_tcb`] reads. `None` when this product's layout has no room for an FMC version, or wants one.
+/// The bytes that [`parse_tcb`] reads. `None` when the product's layout has no room for an FMC version, or wants one.
 pub(super) fn tcb_bytes(tcb: VcekTcb, product: Option<SnpProduct>) -> Option<[u8; 8]> {
     let VcekTcb {
         fmc,
@@ -378,12 +379,14 @@ pub(super) fn tcb_bytes(tcb: VcekTcb, product: Option<SnpProduct>) -> Option<[u8
         microcode,
     } = tcb;
     match (product, fmc) {
-        (Some(SnpProduct::Turin), Some(fmc)) => {
+        (Some(SnpProduct::Turin) | None, Some(fmc)) => {
             Some([fmc, bootloader, tee, snp, 0, 0, 0, microcode])
         }
-        (Some(SnpProduct::Turin), None) => None,
-        (_, None) => Some([bootloader, tee, 0, 0, 0, 0, snp, microcode]),
-        (_, Some(_)) => None,
+        (Some(SnpProduct::Milan | SnpProduct::Genoa) | None, None) => {
+            Some([bootloader, tee, 0, 0, 0, 0, snp, microcode])
+        }
+        (Some(SnpProduct::Turin), None)
+        | (Some(SnpProduct::Milan | SnpProduct::Genoa), Some(_)) => None,
     }
 }
 

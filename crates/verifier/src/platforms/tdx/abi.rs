@@ -25,14 +25,24 @@ impl TdxEvidence {
             )));
         }
         let text: Text<'_> = serde_json::from_slice(json).map_err(|e| malformed(e.to_string()))?;
-        let quote =
-            Quote::parse(&decode("quote", text.quote)?).map_err(|e| malformed(e.to_string()))?;
+        let evidence = Self::from_quote(&decode("quote", text.quote)?)?;
         let event_log = text
             .cc_eventlog
             .filter(|log| !log.is_empty())
             .map(|log| decode("cc_eventlog", log))
             .transpose()?;
-        Ok(Self { quote, event_log })
+        Ok(Self {
+            event_log,
+            ..evidence
+        })
+    }
+
+    /// What the TD's module gives: a quote without an event log.
+    pub(crate) fn from_quote(bytes: &[u8]) -> Result<Self, VerifyError> {
+        Ok(Self {
+            quote: Quote::parse(bytes).map_err(|e| malformed(e.to_string()))?,
+            event_log: None,
+        })
     }
 
     pub(crate) fn collateral_request(&self) -> CollateralRequest {
