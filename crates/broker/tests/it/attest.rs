@@ -476,9 +476,7 @@ const INITDATA: &str = "version = \"0.1.0\"\nalgorithm = \"sha384\"\n\n[data]\n\
 fn evidence_in(token: &str) -> Value {
     use base64::Engine as _;
     let payload = token.split('.').nth(1).unwrap();
-    let bytes = URL_SAFE_NO_PAD
-        .decode(payload)
-        .unwrap();
+    let bytes = URL_SAFE_NO_PAD.decode(payload).unwrap();
     let payload: Value = serde_json::from_slice(&bytes).unwrap();
     payload["submods"]["cpu0"]["ear.veraison.annotated-evidence"].clone()
 }
