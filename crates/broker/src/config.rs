@@ -43,6 +43,9 @@ pub struct Config {
     /// Whom to trust besides the makers of the platforms.
     #[serde(default)]
     pub anchors: AnchorsConfig,
+    /// Which reference values are taken.
+    #[serde(default)]
+    pub reference_values: ReferenceValuesConfig,
     /// What a development broker accepts beyond real evidence.
     #[serde(default)]
     pub development: DevelopmentConfig,
@@ -194,6 +197,15 @@ pub struct AnchorsConfig {
     pub attestation_keys: Vec<PathBuf>,
 }
 
+/// `[reference_values]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReferenceValuesConfig {
+    /// PEM public keys, P-256 or Ed25519, one in each file. When there is any, a message that none of them signed is
+    /// refused, whoever registers it.
+    pub signers: Vec<PathBuf>,
+}
+
 /// `[development]`
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -302,6 +314,7 @@ impl Config {
         paths.extend(&mut config.collateral.certificate);
         paths.extend(&mut config.anchors.tpm_roots);
         paths.extend(&mut config.anchors.attestation_keys);
+        paths.extend(&mut config.reference_values.signers);
         paths.extend(&mut config.development.root);
         for path in paths {
             // An absolute path replaces the folder.
@@ -525,6 +538,7 @@ mod tests {
             "[development]\naccept_sample = true",
             "[limits]\nbody_byte = 1",
             "[sessions]\nmax = 1",
+            "[reference_values]\nsigner = [\"a.pem\"]",
             "[[admin]]\nname = \"a\"\npublic_key = \"\"\nroles = \"admin\"",
         ] {
             assert!(

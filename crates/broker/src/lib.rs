@@ -15,6 +15,7 @@ mod key_file;
 mod policies;
 mod release;
 mod session;
+mod signers;
 mod store;
 mod strangers;
 mod tls;
@@ -28,14 +29,15 @@ use std::time::{Duration, SystemTime};
 use axum_server::tls_rustls::RustlsConfig;
 use hyper_util::rt::TokioTimer;
 use rustls::ServerConfig;
-use strongroom_verifier::TrustAnchors;
+use strongroom_verifier::{Signers, TrustAnchors};
 use strongroom_wire::tee::Tee;
 
 pub use admin::AdminKeyError;
 pub use audit::{ChainError, Entry, EventId, verify_chain};
 pub use config::{
     AdminConfig, AnchorsConfig, CollateralConfig, Config, DevelopmentConfig, IntelKind,
-    LimitsConfig, Loosening, Role, SessionConfig, StoreConfig, TlsConfig, TokenConfig,
+    LimitsConfig, Loosening, ReferenceValuesConfig, Role, SessionConfig, StoreConfig, TlsConfig,
+    TokenConfig,
 };
 pub use init::{InitOptions, InitSummary, init};
 pub use store::{ResourceMetadata, SealError, StoreError};
@@ -70,6 +72,7 @@ pub(crate) struct Inner {
     policies: Policies,
     sessions: Mutex<Sessions>,
     anchors: TrustAnchors,
+    signers: Signers,
     collaterals: Collaterals,
     strangers: Mutex<Strangers>,
 }
@@ -131,10 +134,12 @@ impl Broker {
         ));
         let collaterals = Collaterals::open(&config, Arc::clone(&clock))?;
         let anchors = anchors::trust_anchors(&config)?;
+        let signers = signers::signers(&config)?;
         let inner = Inner {
             config,
             clock,
             anchors,
+            signers,
             collaterals,
             store,
             storage_key,

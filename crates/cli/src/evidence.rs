@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-use serde_json::{Value, json};
+use serde_json::Value;
 use strongroom_verifier::{
     Assurance, Check, Collateral, CollateralItem, CollateralRequest, Evidence, Examination,
     Expected, Step, StepOutcome, TrustAnchors, VerifyError, Wanted, examine,
@@ -128,24 +128,9 @@ impl Examined {
     /// Where a piece of collateral would be found.
     pub(crate) fn place(&self, wanted: &Wanted) -> PathBuf {
         let folder = self.folder.as_deref();
-        folder.unwrap_or(Path::new("DIR")).join(wanted.path())
-    }
-}
-
-/// Parses what an attester writes, or what the hardware itself gives.
-fn parse(tee: Tee, bytes: &[u8]) -> Result<Evidence, VerifyError> {
-    if is_json(bytes) {
-        return Evidence::parse(tee, bytes);
-    }
-    // A quote is all of its platform's evidence but the event log.
-    let quote = |mut evidence: Value| {
-        evidence["quote"] = json!(STANDARD.encode(bytes));
-        Evidence::parse(tee, evidence.to_string().as_bytes())
-    };
-    match tee {
-        Tee::Tdx => quote(json!({ "cc_eventlog": null })),
-        Tee::Sgx => quote(json!({})),
-        _ => Evidence::parse_raw(tee, bytes),
+        folder
+            .unwrap_or_else(|| Path::new("DIR"))
+            .join(wanted.path())
     }
 }
 

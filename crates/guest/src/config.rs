@@ -181,6 +181,22 @@ mod tests {
     }
 
     #[test]
+    fn development_is_never_taken_without_its_root() {
+        let config = Config {
+            platform: Some("development".into()),
+            ..Config::new("https://b")
+        };
+        let error = config.agent().err().unwrap().to_string();
+        assert!(error.contains("development_root"), "{error}");
+        let (folder, config) = load(
+            "broker = \"https://b\"\nplatform = \"development:tdx\"\ndevelopment_root = \"root\"",
+        );
+        let agent = config.unwrap().agent().unwrap();
+        assert_eq!(agent.attester.tee().as_str(), "tdx");
+        assert!(folder.path().join("root/root.pem").is_file());
+    }
+
+    #[test]
     fn exposure_beyond_loopback_must_be_spelt_out() {
         let (_folder, config) = load("broker = \"https://b\"\nexposure = \"network\"");
         assert!(config.is_err());

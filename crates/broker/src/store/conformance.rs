@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::json;
-use strongroom_verifier::{ReferenceValue, ReferenceValues};
+use strongroom_verifier::{Provenance, ReferenceValue, ReferenceValues};
 use strongroom_wire::resource::ResourcePath;
 
 use super::{Change, MemoryStore, SealError, StorageKey, Store, StoreError};
@@ -134,8 +134,13 @@ fn policies_are_replaced(store: &dyn Store) {
 fn reference_values_are_merged(store: &dyn Store) {
     let values = |entries: &[(&str, i64)]| -> ReferenceValues {
         let value = |number: i64| ReferenceValue {
-            value: json!([number, "x"]),
-            expires: 9,
+            provenance: Provenance {
+                message_type: Some("sample".into()),
+                registered: Some(7),
+                registered_by: Some("bob".into()),
+                signer: (number == 3).then(|| "key".into()),
+            },
+            ..ReferenceValue::new(json!([number, "x"]), 9)
         };
         entries
             .iter()

@@ -154,20 +154,25 @@ impl Store for SqliteStore {
 
     fn reference_values(&self) -> Result<ReferenceValues, StoreError> {
         let connection = self.connection();
-        let mut statement =
-            connection.prepare_cached("SELECT name, value, expires FROM reference_value")?;
+        let mut statement = connection
+            .prepare_cached("SELECT name, value, expires, provenance FROM reference_value")?;
         let rows = statement.query_map([], |row| {
             Ok((
                 row.get::<_, String>(0)?,
                 row.get::<_, String>(1)?,
                 row.get(2)?,
+                row.get::<_, String>(3)?,
             ))
         })?;
         rows.map(|row| {
-            let (name, value, expires) = row?;
-            let value = serde_json::from_str(&value)
-                .map_err(|_| StoreError::Damaged(format!("reference value {name:?}")))?;
-            Ok((name, ReferenceValue { value, expires }))
+            let (name, value, expires, provenance) = row?;
+            let damaged = |_| StoreError::Damaged(format!("reference value {name:?}"));
+            let known = ReferenceValue {
+                value: serde_json::from_str(&value).map_err(damaged)?,
+                expires,
+                provenance: serde_json::from_str(&provenance).map_err(damaged)?,
+            };
+            Ok((name, known))
         })
         .collect()
     }
@@ -282,11 +287,14 @@ fn apply(
         }
         Change::MergeReferenceValues { values } => {
             let mut statement = transaction.prepare_cached(
-                "INSERT INTO reference_value (name, value, expires) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (name) DO UPDATE SET value = ?2, expires = ?3",
+                "INSERT INTO reference_value (name, value, expires, provenance) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (name) DO UPDATE SET value = ?2, expires = ?3, provenance = ?4",
             )?;
             for (name, known) in values.iter() {
-                statement.execute(params![name, known.value.to_string(), known.expires])?;
+                let provenance = serde_json::to_string(&known.provenance)
+                    .map_err(|e| StoreError::Damaged(format!("reference value {name:?}: {e}")))?;
+                let value = known.value.to_string();
+                statement.execute(params![name, value, known.expires, provenance])?;
             }
         }
     }
@@ -393,7 +401,10 @@ fn unusable(path: &Path, error: StoreError) -> StoreError {
     }
 }
 
-const MIGRATIONS: [&str; 1] = [include_str!("schema/0001.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("schema/0001.sql"),
+    include_str!("schema/0002.sql"),
+];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -642,6 +653,23 @@ mod tests {
             SqliteStore::open(&folder.path().join("store.sqlite")),
             Err(StoreError::InUse { .. })
         ));
+    }
+
+    #[test]
+    fn reference_values_of_an_older_version_have_no_provenance() {
+        let folder = tempfile::tempdir().unwrap();
+        open(&folder)
+            .connection()
+            .execute_batch(
+                "ALTER TABLE reference_value DROP COLUMN provenance;
+                 INSERT INTO reference_value VALUES ('svn', '[1]', 9);
+                 PRAGMA user_version = 1;",
+            )
+            .unwrap();
+        let values = SqliteStore::open(&path_in(&folder)).unwrap();
+        let values = values.reference_values().unwrap();
+        let wanted = ReferenceValue::new(serde_json::json!([1]), 9);
+        assert_eq!(values.iter().collect::<Vec<_>>(), [("svn", &wanted)]);
     }
 
     #[test]

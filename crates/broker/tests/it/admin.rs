@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use strongroom_broker::audit::{Kind, Outcome};
 use strongroom_wire::admin::{AUDIENCE, AdminClaims};
 
@@ -330,13 +330,101 @@ async fn reference_values_are_read_back_until_they_expire() {
 #[tokio::test]
 async fn reference_values_of_an_unknown_type_are_refused() {
     let broker = Running::strict().await;
-    let body = json!({"version": "0.1.0", "type": "swid", "payload": ""}).to_string();
+    let body = json!({"version": "0.1.0", "type": "in-toto", "payload": ""}).to_string();
     let answer = broker
         .admin(Method::POST, "/kbs/v0/reference-value", body)
         .await;
     assert!(
         answer
             .refused(StatusCode::BAD_REQUEST, "RvpsError")
-            .contains("swid")
+            .contains("in-toto")
     );
+}
+
+/// A message with the values, and its signature when there is a key.
+fn reference_values(values: Value, expires: u64, key: Option<&rcgen::KeyPair>) -> Value {
+    use rcgen::{PublicKeyData as _, SigningKey as _};
+    let mut message = json!({
+        "version": "0.1.0",
+        "type": "sample",
+        "payload": STANDARD.encode(values.to_string()),
+        "expires": expires,
+    });
+    let Some(key) = key else { return message };
+    let spki =
+        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &key.subject_public_key_info());
+    let signed = strongroom_wire::canonical::to_jcs(&message).unwrap();
+    let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA"}"#);
+    let input = format!("{header}.{}", URL_SAFE_NO_PAD.encode(signed));
+    let signature = URL_SAFE_NO_PAD.encode(key.sign(input.as_bytes()).unwrap());
+    message["signature"] =
+        json!({"kid": hex::encode(spki), "jws": format!("{header}..{signature}")});
+    message
+}
+
+#[tokio::test]
+async fn only_signed_reference_values_are_taken_where_there_are_signers() {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let broker = Running::strict().await;
+    let register = async |broker: &Running, message: Value| {
+        let body = message.to_string();
+        broker
+            .admin(Method::POST, "/kbs/v0/reference-value", body)
+            .await
+    };
+    let end = broker.now() + 1_000;
+    register(&broker, reference_values(json!({"svn": [1]}), end, None))
+        .await
+        .expect(StatusCode::OK);
+
+    std::fs::write(
+        broker.summary.config.with_file_name("signer.pem"),
+        key.public_key_pem(),
+    )
+    .unwrap();
+    let broker = broker
+        .restart(|config| format!("{config}\n[reference_values]\nsigners = [\"signer.pem\"]\n"))
+        .await;
+    for (message, reason) in [
+        (
+            reference_values(json!({"svn": [2]}), end, None),
+            "not signed",
+        ),
+        (
+            reference_values(json!({"svn": [2]}), end, Some(&other)),
+            "no signer here",
+        ),
+        (
+            reference_values(json!({"svn": [2]}), broker.now(), Some(&key)),
+            "expired",
+        ),
+    ] {
+        let refused = register(&broker, message).await;
+        let detail = refused.refused(StatusCode::BAD_REQUEST, "RvpsError");
+        assert!(detail.contains(reason), "{detail}");
+    }
+    let mut changed = reference_values(json!({"svn": [2]}), end, Some(&key));
+    changed["expires"] = json!(end + 1);
+    register(&broker, changed)
+        .await
+        .refused(StatusCode::BAD_REQUEST, "RvpsError");
+    let get = async || {
+        broker
+            .admin(Method::GET, "/kbs/v0/reference-value/svn", "")
+            .await
+    };
+    assert_eq!(get().await.expect(StatusCode::OK).json(), json!([1]));
+
+    register(
+        &broker,
+        reference_values(json!({"svn": [3]}), end, Some(&key)),
+    )
+    .await
+    .expect(StatusCode::OK);
+    assert_eq!(get().await.expect(StatusCode::OK).json(), json!([3]));
+    broker.pass(1_000);
+    get()
+        .await
+        .refused(StatusCode::NOT_FOUND, "ResourceNotFound");
 }

@@ -109,7 +109,11 @@ fn parse_pair(text: &str) -> anyhow::Result<(String, Value)> {
     let (name, value) = text.split_once('=').context("write NAME=VALUE")?;
     anyhow::ensure!(!name.is_empty(), "write NAME=VALUE");
     let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
-    let value = if value.is_array() || name.starts_with("minimum_") || name == "major_version" {
+    let value = if value.is_array()
+        || value.is_object()
+        || name.starts_with("minimum_")
+        || name == "major_version"
+    {
         value
     } else {
         json!([value])

@@ -323,15 +323,15 @@ impl SignatureData {
 
     /// From version 4 on, the quoting enclave's part is certification data of type 6.
     fn read_v4(bytes: &[u8]) -> Result<Self, QuoteError> {
-        let truncated = QuoteError::Truncated("signature data");
+        const CUT: QuoteError = QuoteError::Truncated("signature data");
         let mut cursor = Cursor::new(bytes);
-        let (signature, key) = Self::read_key(&mut cursor).ok_or(truncated.clone())?;
-        match cursor.u16().ok_or(truncated.clone())? {
+        let (signature, key) = Self::read_key(&mut cursor).ok_or(CUT)?;
+        match cursor.u16().ok_or(CUT)? {
             QE_REPORT_CERTIFICATION => {}
             other => return Err(QuoteError::OuterCertification(other)),
         }
-        let mut inner = Cursor::new(cursor.counted().ok_or(truncated.clone())?);
-        let data = Self::read_qe(&mut inner, signature, key).ok_or(truncated)?;
+        let mut inner = Cursor::new(cursor.counted().ok_or(CUT)?);
+        let data = Self::read_qe(&mut inner, signature, key).ok_or(CUT)?;
         data.ended_by(inner)?.ended_by(cursor)
     }
 

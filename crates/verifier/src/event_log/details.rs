@@ -82,14 +82,14 @@ fn configuration(data: &[u8]) -> String {
         .collect()
 }
 
-/// UEFI_PLATFORM_FIRMWARE_BLOB2 and UEFI_HANDOFF_TABLE_POINTERS2 both begin with a description.
+/// `UEFI_PLATFORM_FIRMWARE_BLOB2` and `UEFI_HANDOFF_TABLE_POINTERS2` both begin with a description.
 fn described(data: &[u8]) -> Option<Value> {
     let mut cursor = Cursor::new(data);
     let length = usize::from(cursor.u8()?);
     text(cursor.take(length)?).map(string)
 }
 
-/// UEFI_VARIABLE_DATA. The name is a GUID, printed in the order of its bytes, and a text of UTF-16.
+/// `UEFI_VARIABLE_DATA`. The name is a GUID, printed in the order of its bytes, and a text of UTF-16.
 fn variable(data: &[u8]) -> Option<Value> {
     let mut cursor = Cursor::new(data);
     let guid: [u8; 16] = cursor.array()?;
@@ -113,7 +113,7 @@ fn variable(data: &[u8]) -> Option<Value> {
     }))
 }
 
-/// UEFI_IMAGE_LOAD_EVENT: where the image was loaded, and from where.
+/// `UEFI_IMAGE_LOAD_EVENT`: where the image was loaded, and from where.
 fn image(data: &[u8]) -> Option<Value> {
     let mut cursor = Cursor::new(data);
     // Its place in memory, its length there, and the address that it was linked for.

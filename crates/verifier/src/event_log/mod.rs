@@ -379,8 +379,8 @@ fn specification_id(cursor: &mut Cursor<'_>) -> Result<Vec<DigestAlgorithm>, Eve
     for _ in 0..count {
         let number = data.u16().ok_or_else(cut)?;
         let size = data.u16().ok_or_else(cut)?;
-        let algorithm =
-            DigestAlgorithm::of(number).ok_or(malformed("it declares an unknown algorithm"))?;
+        let algorithm = DigestAlgorithm::of(number)
+            .ok_or_else(|| malformed("it declares an unknown algorithm"))?;
         if usize::from(size) != algorithm.size() {
             return Err(malformed("it declares a digest of another size"));
         }
@@ -403,7 +403,7 @@ fn ends(rest: &[u8]) -> bool {
     head.iter().all(|byte| *byte == 0) || head.iter().all(|byte| *byte == 0xff)
 }
 
-/// TCG PC Client Platform Firmware Profile, 10.2.2: TCG_PCR_EVENT2.
+/// TCG PC Client Platform Firmware Profile, 10.2.2: `TCG_PCR_EVENT2`.
 fn read_event(
     cursor: &mut Cursor<'_>,
     declared: &[DigestAlgorithm],

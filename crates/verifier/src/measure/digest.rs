@@ -1,4 +1,4 @@
-//! The launch digest of SNP: each added page extends it by the SHA-384 of a PAGE_INFO structure
+//! The launch digest of SNP: each added page extends it by the SHA-384 of a `PAGE_INFO` structure
 //! (SEV Secure Nested Paging Firmware ABI, publication 56860, 8.17.2).
 
 use aws_lc_rs::digest::{SHA384, digest};
@@ -67,7 +67,7 @@ impl LaunchDigest {
     }
 }
 
-/// PAGE_TYPE (Firmware ABI, 8.17.1), of those that a hypervisor adds.
+/// `PAGE_TYPE` (Firmware ABI, 8.17.1), of those that a hypervisor adds.
 #[derive(Clone, Copy)]
 enum PageType {
     Normal,

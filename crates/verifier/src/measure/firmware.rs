@@ -141,8 +141,11 @@ impl HashesTable {
     }
 }
 
+/// A GUID and what the table has for it.
+type Entry<'a> = ([u8; 16], &'a [u8]);
+
 /// The table's entries, from its end backwards as QEMU reads it: content, length of the whole entry, GUID.
-fn entries(image: &[u8]) -> Result<Vec<([u8; 16], &[u8])>, MeasureError> {
+fn entries(image: &[u8]) -> Result<Vec<Entry<'_>>, MeasureError> {
     let no_table = || firmware("there is no table of GUIDs at its end, so it is not OVMF");
     let end = image.len().checked_sub(AFTER_TABLE).ok_or_else(no_table)?;
     let (body, footer) = image

@@ -28,7 +28,8 @@ pub(crate) async fn register(
         .blocking(move |broker| {
             let (action, now) = ("register reference values", broker.now());
             let admin = identity::admin(broker, &headers, action, now)?;
-            let values = ReferenceValues::parse_message(&body, now)?;
+            let values = ReferenceValues::parse_message(&body, now, &broker.signers)?
+                .registered_by(admin.name());
             let mut record = identity::admin_record(broker, &admin, action, now);
             let names: Vec<&str> = values.iter().map(|(name, _)| name).collect();
             record.detail = Some(names.join(", ").chars().take(MAX_DETAIL).collect());

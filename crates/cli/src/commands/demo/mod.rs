@@ -1,7 +1,8 @@
 //! `strongroom demo`: the whole story on one machine, every step of it real.
 //!
 //! Broker, guest and scorer are child processes of this binary, speaking real TLS on loopback; a folder stands for
-//! the untrusted bucket. What stands for hardware is the `sample` platform, which proves nothing: the demo says so.
+//! the untrusted bucket. What stands for hardware is the development platform: SNP reports in their real format under a
+//! root that the demo makes, which proves nothing about a machine. The demo says so.
 
 mod attacker;
 mod child;

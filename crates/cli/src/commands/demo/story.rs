@@ -1,12 +1,15 @@
 //! The demo's steps, in order.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail, ensure};
 use console::style;
 use serde_json::{Value, json};
+use strongroom_attester::Attester;
 use strongroom_cipherfile::FileKey;
 use strongroom_cipherfile::sealed::Opener;
 use strongroom_cipherfile::tink_stream::Encryptor;
@@ -16,8 +19,8 @@ use strongroom_client::guest_api::GuestApi;
 use strongroom_scoring::generate::{Columns, Generator};
 use strongroom_scoring::model::Bundle;
 use strongroom_scoring::results::{self, Top};
-use strongroom_verifier::Assurance;
 use strongroom_verifier::release_policy::{Requirement, requiring};
+use strongroom_verifier::{Assurance, Collateral, Evidence, Expected, TrustAnchors, examine};
 use strongroom_wire::canonical::HashAlgorithm;
 use strongroom_wire::ear::Tier;
 use strongroom_wire::initdata::Initdata;
@@ -46,9 +49,7 @@ pub(crate) fn tell(args: &Args, folder: &Path, telling: &mut Telling) -> anyhow:
         style("Strongroom").bold()
     ));
     telling.say("Everything below happens now, on this machine, in real processes over real TLS. The one thing missing is hardware:");
-    telling.say(
-        "the platform is `sample`, which proves nothing and is let in by a setting that says so.",
-    );
+    telling.say("SNP reports in AMD's format are signed under a root made a moment ago, and the broker was started with that root by name.");
     let places = Places::make(folder)?;
     let owner = Owner::new()?;
 
@@ -106,6 +107,8 @@ struct Places {
     logs: PathBuf,
     broker: PathBuf,
     cloud: PathBuf,
+    /// The root that stands for a chip maker's.
+    root: PathBuf,
 }
 
 impl Places {
@@ -115,6 +118,7 @@ impl Places {
             logs: folder.join("logs"),
             broker: folder.join("broker"),
             cloud: folder.join("cloud"),
+            root: folder.join("development-root"),
         };
         for path in [&places.bucket, &places.logs, &places.cloud] {
             std::fs::create_dir(path)?;
@@ -216,7 +220,7 @@ impl Owner {
                 .await?;
             admin.put_resource(&RECIPIENT.parse()?, &recipient).await?;
             admin
-                .put_reference_values(&sample_reference_values())
+                .put_reference_values(&reference_values(&places.root)?)
                 .await?;
             admin.set_resource_policy(&requiring(&[rule])).await?;
             anyhow::Ok(())
@@ -293,17 +297,42 @@ fn telling_head(
     Ok(((), Proof::new(line, details)))
 }
 
-/// What the `sample` platform always claims to be.
-fn sample_reference_values() -> std::collections::BTreeMap<String, Value> {
-    [
-        ("launch_digest", json!(["abcde"])),
-        ("svn", json!(["1"])),
-        ("major_version", json!(1)),
-        ("minimum_minor_version", json!(1)),
-        ("accept_development_assurance", json!(true)),
+/// Measures a good machine: what its evidence claims is what the owner expects of every other. That it rests on a
+/// development root only is accepted by name.
+fn reference_values(root: &Path) -> anyhow::Result<BTreeMap<String, Value>> {
+    let attester = Attester::named_with_root("development", Some(root))?;
+    let evidence = Evidence::parse(attester.tee(), attester.evidence(&[])?.get().as_bytes())?;
+    let anchors =
+        TrustAnchors::vendors().with_development_root(&read_pem(&root.join("root.pem"))?)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let examined = examine(
+        evidence,
+        &Collateral::none(),
+        &anchors,
+        &Expected::default(),
+        now,
+    );
+    if let Some(error) = examined.error {
+        return Err(error.into());
+    }
+    let (_, claims) = examined.claims.first().context("evidence without claims")?;
+    let mut values: BTreeMap<String, Value> = [
+        ("snp_launch_measurement", "measurement"),
+        ("snp_bootloader", "reported_tcb_bootloader"),
+        ("snp_microcode", "reported_tcb_microcode"),
+        ("snp_snp_svn", "reported_tcb_snp"),
+        ("snp_tee_svn", "reported_tcb_tee"),
     ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into()
+    .into_iter()
+    .map(|(name, claim)| {
+        let value = claims
+            .get(claim)
+            .with_context(|| format!("no claim {claim}"))?;
+        Ok((name.to_owned(), json!([value])))
+    })
+    .collect::<anyhow::Result<_>>()?;
+    values.insert("accept_development_assurance".to_owned(), json!(true));
+    Ok(values)
 }
 
 fn start_broker(places: &Places) -> anyhow::Result<((Server, AdminClient), Proof)> {
@@ -311,14 +340,23 @@ fn start_broker(places: &Places) -> anyhow::Result<((Server, AdminClient), Proof
         .broker
         .to_str()
         .context("the folder's name is not UTF-8")?;
-    child::run(
-        "broker-init",
-        &["broker", "init", dir, "--insecure-accept-sample-evidence"],
-        &places.logs,
-    )?;
+    child::run("broker-init", &["broker", "init", dir], &places.logs)?;
+    Attester::named_with_root("development", Some(&places.root))?;
+    let root = places
+        .root
+        .to_str()
+        .context("the folder's name is not UTF-8")?;
     let broker = Server::start(
         "broker",
-        &["broker", "run", dir, "--listen", "127.0.0.1:0"],
+        &[
+            "broker",
+            "run",
+            dir,
+            "--listen",
+            "127.0.0.1:0",
+            "--development-root",
+            root,
+        ],
         &places.logs,
     )?;
     let url = broker.url()?;
@@ -373,7 +411,12 @@ fn start_guest(
         .find(|entry| entry["kind"] == "attestation")
         .context("the attestation is not in the broker's record")?;
     let event = attested["event"].as_str().unwrap_or("-").to_owned();
-    let line = "nonce, guest's key and init-data are bound by the evidence; verdict: VERIFIED (DEVELOPMENT), affirming";
+    ensure!(
+        attested["tee"] == "snp",
+        "the broker's record speaks of another platform: {}",
+        attested["tee"]
+    );
+    let line = "signature, chain, TCB, nonce, guest's key and init-data hold in an SNP report; verdict: VERIFIED (DEVELOPMENT), affirming";
     Ok((
         guest,
         Proof::new(line, json!({ "event": event, "assurance": "development" })),
@@ -384,6 +427,10 @@ fn launch(name: &'static str, places: &Places, initdata: &Initdata) -> anyhow::R
     let path = places.cloud.join(format!("{name}-initdata.toml"));
     std::fs::write(&path, initdata.as_str())?;
     let path = path.to_str().context("the folder's name is not UTF-8")?;
+    let root = places
+        .root
+        .to_str()
+        .context("the folder's name is not UTF-8")?;
     // A socket keeps keys off the network, loopback included.
     let socket = format!(
         "unix:{}",
@@ -395,7 +442,9 @@ fn launch(name: &'static str, places: &Places, initdata: &Initdata) -> anyhow::R
             "guest",
             "run",
             "--platform",
-            "sample",
+            "development",
+            "--development-root",
+            root,
             "--initdata",
             path,
             "--listen",
