@@ -17,7 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use strongroom_verifier::{Collateral, CollateralItem, CollateralRequest, RootId, Wanted};
+use strongroom_verifier::{
+    Collateral, CollateralItem, CollateralRequest, RootId, SnpProduct, Wanted,
+};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
@@ -936,14 +938,36 @@ fn place_of(file: &Path, roots: &[RootId]) -> Option<(PathBuf, Wanted)> {
     })
 }
 
-/// The decoders here, for fuzzing.
+/// The decoders here, for fuzzing: what a service answers, and what lies in a folder.
 pub(crate) fn decode(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
-    let note = cache::parse_note(bytes).is_ok();
     let path = Wanted::from_path(&text, &[RootId::INTEL]);
-    let chain = pcs::chain(&text).is_ok();
+    if let Some(wanted) = &path {
+        assert_eq!(wanted.path(), text, "a place has one spelling");
+    }
+    let item = CollateralItem {
+        body: pcs::crl(bytes.to_vec()),
+        issuer_chain: pcs::chain(&text).unwrap_or_default(),
+    };
+    let root = RootId::INTEL;
+    let all = [
+        Wanted::AmdCrl {
+            product: SnpProduct::Milan,
+        },
+        Wanted::IntelTcbInfo {
+            tdx: true,
+            fmspc: [0; 6],
+            root,
+        },
+        Wanted::IntelQeIdentity { tdx: true, root },
+        Wanted::IntelRootCrl { root },
+        Wanted::NvidiaRim {
+            id: text.into_owned(),
+        },
+    ];
+    let fits = all.iter().any(|wanted| item.check_form(wanted).is_ok());
     let rim = rim::manifest(bytes).is_ok();
-    note || path.is_some() || chain || rim
+    fits || rim || path.is_some() || cache::parse_note(bytes).is_ok()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
