@@ -350,9 +350,9 @@ static PKI: LazyLock<Pki> = LazyLock::new(|| {
         .signed_by(&authority_key, &root_issuer)
         .unwrap();
     let rim = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
-    let rim_signer = parameters("RIM Signer", false)
-        .signed_by(&rim, &root_issuer)
-        .unwrap();
+    let mut rim_signer = parameters("RIM Signer", false);
+    rim_signer.not_after = rcgen::date_time_ymd(2030, 1, 1);
+    let rim_signer = rim_signer.signed_by(&rim, &root_issuer).unwrap();
     Pki {
         root,
         authority,
@@ -616,6 +616,18 @@ fn one_manifest_alone_does_not_make_the_measurements_match() {
         let outcome = forged.examine().unwrap();
         assert_eq!(outcome.claims[0].1["rim_checked"], json!(false));
     }
+}
+
+#[test]
+fn manifest_whose_signer_has_expired_is_worth_none() {
+    let mut forged = Forged::with_manifests();
+    // 2033-05-18.
+    forged.now = 2_000_000_000;
+    forged.measurements[2].2[0] = 9;
+    let outcome = forged.examine().unwrap();
+    assert_eq!(outcome.claims[0].1["rim_checked"], json!(false));
+    let skipped = |step: &&crate::Step| matches!(&step.outcome, StepOutcome::Skipped(why) if why.contains("not current"));
+    assert_eq!(outcome.steps.iter().filter(skipped).count(), 2);
 }
 
 #[test]
