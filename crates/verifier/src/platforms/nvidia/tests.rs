@@ -468,17 +468,17 @@ impl Forged {
         report.extend_from_slice(&self.response);
         report.push(
             self.blocks
-                .unwrap_or(u8::try_from(self.measurements.len()).unwrap()),
+                .unwrap_or_else(|| u8::try_from(self.measurements.len()).unwrap()),
         );
         let length = self
             .record_length
-            .unwrap_or(u32::try_from(record.len()).unwrap());
+            .unwrap_or_else(|| u32::try_from(record.len()).unwrap());
         report.extend_from_slice(&length.to_le_bytes()[..3]);
         report.extend_from_slice(&record);
         report.extend_from_slice(&[7; 32]);
         let length = self
             .opaque_length
-            .unwrap_or(u16::try_from(opaque.len()).unwrap());
+            .unwrap_or_else(|| u16::try_from(opaque.len()).unwrap());
         report.extend_from_slice(&length.to_le_bytes());
         report.extend_from_slice(&opaque);
         let key = self.signed_by.as_ref().unwrap_or(&PKI.key);
