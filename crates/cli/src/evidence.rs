@@ -212,11 +212,7 @@ pub(crate) fn parse_file(
             file.display()
         );
     };
-    let parsed = match is_json(&bytes) {
-        true => Evidence::parse(tee, &bytes),
-        false => Evidence::parse_raw(tee, &bytes),
-    };
-    Ok((tee, parsed))
+    Ok((tee, parse(tee, &bytes)))
 }
 
 /// Reads what a folder has of what is wanted, and tells what it has not.

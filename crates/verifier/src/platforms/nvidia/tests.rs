@@ -13,8 +13,10 @@ use serde_json::{Value, json};
 use strongroom_wire::tee::Tee;
 
 use super::abi::{NvidiaEvidence, Report, malformed};
+use crate::anchors::Vendor;
 use crate::platforms::PlatformEvidence;
 use crate::rim::forge;
+use crate::x509::Certificate;
 use crate::{
     Assurance, Check, Collateral, CollateralItem, Evidence, Examination, Expected,
     ExpectedInitdata, StepOutcome, TrustAnchors, VerifyError, Wanted, examine,
@@ -141,6 +143,26 @@ fn real_chains_are_refused_for_the_stated_reasons() {
         let error = outcome.unwrap_err().to_string();
         assert!(error.contains(reason), "{chain}: {error}");
     }
+}
+
+#[test]
+fn real_signing_certificate_signed_the_report_and_the_chain_ends_in_the_built_in_root() {
+    let (Some(report), Some(signer), Some(chain)) = (
+        fixture(REPORT),
+        fixture("hopper_signing_cert.pem"),
+        fixture("hopper_cert_chain_case1.txt"),
+    ) else {
+        return;
+    };
+    let report = Report::parse(&hex::decode(report.trim()).unwrap()).unwrap();
+    let signer = Certificate::from_pem_chain(signer.as_bytes(), 1).unwrap();
+    let key = signer[0].public_key();
+    key.check_fixed(&report.signed, &report.signature).unwrap();
+    let chain = Certificate::from_pem_chain(chain.as_bytes(), 5).unwrap();
+    let anchors = TrustAnchors::vendors();
+    let mut roots = anchors.roots(Vendor::Nvidia);
+    assert_eq!(roots.next().unwrap().certificate, chain[4]);
+    assert!(roots.next().is_none());
 }
 
 #[test]
