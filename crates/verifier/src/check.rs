@@ -61,7 +61,6 @@ checks! {
     SnpVmpl: "the report was asked for at the most privileged level of the guest", "56860, 7.3, VMPL";
 
     // ---- Intel TDX and SGX
-    QuoteForm: "the quote has the form that its lengths say", "Intel TDX DCAP Quoting Library API rev 0.9, A.3; SGX ECDSA QuoteLibReference DCAP API, A.4";
     QuoteVersion: "the quote has a version that its platform uses", "Intel TDX DCAP Quoting Library API rev 0.9, A.3; SGX ECDSA QuoteLibReference DCAP API, A.4 (tdx: 4 or 5, sgx: 3)";
     QuoteTeeType: "the quote's TEE type and report are those of its platform", "Intel TDX DCAP Quoting Library API rev 0.9, A.3; SGX ECDSA QuoteLibReference DCAP API, A.4";
     QuoteVendor: "the quote is one of Intel's quoting enclave", "Intel TDX DCAP Quoting Library API rev 0.9, A.3; SGX ECDSA QuoteLibReference DCAP API, A.4";

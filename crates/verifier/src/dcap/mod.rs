@@ -61,27 +61,6 @@ pub(crate) struct VerifiedQuote {
     pub(crate) tcb_claims: Map<String, Value>,
 }
 
-/// Verifies a TD's quote that is part of other evidence.
-///
-/// # Errors
-/// [`VerifyError::Failed`], [`VerifyError::MissingCollateral`].
-pub(crate) fn verify_quote(
-    bytes: &[u8],
-    verification: &mut Verification<'_>,
-) -> Result<VerifiedQuote, VerifyError> {
-    let quote = verification.steps.run(Check::QuoteForm, || {
-        Quote::parse(bytes).map_err(|e| Check::QuoteForm.failed("a DCAP quote", e))
-    })?;
-    verify(&quote, Platform::Tdx, verification)
-}
-
-/// What must be fetched to verify a TD's quote that is part of other evidence. Nothing, when it is no quote.
-pub(crate) fn quote_collateral(bytes: &[u8]) -> CollateralRequest {
-    Quote::parse(bytes)
-        .map(|quote| collateral_request(&quote, Platform::Tdx))
-        .unwrap_or_default()
-}
-
 /// What must be fetched to verify a quote: nothing, when it does not say of which platform it is.
 pub(crate) fn collateral_request(quote: &Quote, platform: Platform) -> CollateralRequest {
     PckChain::of(quote)

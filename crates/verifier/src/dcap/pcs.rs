@@ -245,3 +245,47 @@ fn signed<'a, B: Body<'a>>(
 /// Real TCB infos have 3 to 30 kilobytes, lists a few hundred at most.
 const MAX_BODY: usize = 1024 * 1024;
 const MAX_CHAIN: usize = 64 * 1024;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::dcap::tests::recorded;
+
+    fn item(name: &str) -> Option<CollateralItem> {
+        Some(CollateralItem {
+            body: recorded(&format!("verifier/test_data/{name}"))?,
+            issuer_chain: String::new(),
+        })
+    }
+
+    #[test]
+    fn recorded_bodies_have_the_services_form() {
+        let (Some(tcb_info), Some(qe_identity)) =
+            (item("tcbInfo.json"), item("enclaveIdentity.json"))
+        else {
+            return;
+        };
+        let tcb_info = signed::<TcbInfoBody<'_>>(&tcb_info, Check::TcbInfoForm).unwrap();
+        let qe_identity =
+            signed::<QeIdentityBody<'_>>(&qe_identity, Check::QeIdentityForm).unwrap();
+        let info: dcap_qvl::TcbInfo = serde_json::from_str(tcb_info.text).unwrap();
+        assert_eq!(
+            (info.fmspc.as_str(), info.tcb_evaluation_data_number),
+            ("00A06D080000", 17)
+        );
+        let identity: dcap_qvl::QeIdentity = serde_json::from_str(qe_identity.text).unwrap();
+        assert_eq!(identity.id, "TD_QE");
+        // What is signed is the text as it stands, from brace to brace.
+        assert!(tcb_info.text.starts_with("{\"id\":\"TDX\"") && tcb_info.text.ends_with('}'));
+    }
+
+    #[test]
+    fn one_body_in_the_others_place_is_refused() {
+        let Some(tcb_info) = item("tcbInfo.json") else {
+            return;
+        };
+        let error = signed::<QeIdentityBody<'_>>(&tcb_info, Check::QeIdentityForm).unwrap_err();
+        assert_eq!(error.check(), Check::QeIdentityForm);
+    }
+}

@@ -1,4 +1,4 @@
-//! The bytes of a DCAP quote: version 3 and 4 (Intel SGX ECDSA QuoteLibReference DCAP API, appendix A.4; Intel TDX DCAP
+//! The bytes of a DCAP quote: version 3 and 4 (Intel SGX ECDSA Quote Library Reference DCAP API, appendix A.4; Intel TDX DCAP
 //! Quoting Library API, appendix A.3), and version 5 with the bodies of TDX 1.0, 1.5 and 1.5 with TDX Connect (the
 //! latter's appendix A.4).
 //!

@@ -279,7 +279,7 @@ impl Event {
             .iter()
             .find(|(algorithm, _)| *algorithm == bank)
             .map(|(_, digest)| digest.as_slice())
-            .ok_or(EventLogError::NoDigest {
+            .ok_or_else(|| EventLogError::NoDigest {
                 event,
                 bank: bank.name(),
             })
@@ -354,7 +354,7 @@ impl DigestAlgorithm {
     /// What a register holds after one more digest.
     fn extend(self, register: &[u8], digest: &[u8]) -> Result<Vec<u8>, EventLogError> {
         self.digest(&[register, digest])
-            .ok_or(EventLogError::Bank(self.name()))
+            .ok_or_else(|| EventLogError::Bank(self.name()))
     }
 }
 

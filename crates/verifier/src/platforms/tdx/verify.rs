@@ -73,3 +73,61 @@ fn check_event_log(
     })?;
     Ok(Some(log))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::dcap::Quote;
+    use crate::dcap::tests::recorded;
+
+    fn refusal(log: &str, change: impl FnOnce(&mut TdReport)) -> Option<String> {
+        let quote = recorded("verifier/test_data/tdx_quote_4.dat")?;
+        let log = recorded(log)?;
+        let mut report = Quote::parse(&quote).unwrap().td_report().unwrap().clone();
+        change(&mut report);
+        let error = check_event_log(Some(&log), &report, &mut Steps::default()).unwrap_err();
+        assert_eq!(error.check(), Check::EventLogRtmrs);
+        Some(error.to_string())
+    }
+
+    fn register(text: &str) -> [u8; 48] {
+        hex::decode(text).unwrap().try_into().unwrap()
+    }
+
+    #[test]
+    fn log_of_another_machine_is_refused_with_both_values() {
+        let Some(error) = refusal("verifier/test_data/CCEL_data", |_| ()) else {
+            return;
+        };
+        assert!(error.contains("RTMR0 e940da7c2712d279"), "{error}");
+        assert!(error.contains("2dc712306a963ead"), "{error}");
+    }
+
+    #[test]
+    fn register_that_differs_in_its_last_digit_is_refused() {
+        let computed = "3300980705adf09d28b707b79699d9874892164280832be2c386a715b6e204e0897fb564a064f810659207ba862b304f";
+        let Some(error) = refusal("eventlog/test_data/CCEL_data_gcp", |report| {
+            report.rtmrs[0] = register(&computed.replace("304f", "304d"));
+        }) else {
+            return;
+        };
+        assert!(error.contains(computed), "{error}");
+    }
+
+    #[test]
+    fn second_register_that_differs_is_named() {
+        let Some(error) = refusal("eventlog/test_data/CCEL_data", |report| {
+            report.rtmrs[0] = register(
+                "2dc712306a963eadb894ad47dbaa17df44814151555aee11cbb843becca88950ffd079664902e6f22c66f7c8213543f4",
+            );
+            report.rtmrs[1] = register(
+                "2fa3be56af61208bbd179dc7b124988eb929319154663c539d6f46445ecac2fec287075047ff7bd1922829fec28cd3cf",
+            );
+        }) else {
+            return;
+        };
+        assert!(error.contains("RTMR1 2fa3be56"), "{error}");
+        assert!(error.contains("0fa3be56af61208b"), "{error}");
+    }
+}
