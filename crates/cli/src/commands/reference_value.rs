@@ -104,16 +104,15 @@ fn read_map(path: &Path) -> anyhow::Result<BTreeMap<String, Value>> {
         .with_context(|| format!("{} is no JSON map from names to values", path.display()))
 }
 
-/// A value that is no JSON is a text; a single value becomes a list of one, as policies expect lists.
+/// A value that is no JSON is a text; a single value becomes a list of one, as policies expect lists, but for bounds
+/// and tolerances.
 fn parse_pair(text: &str) -> anyhow::Result<(String, Value)> {
     let (name, value) = text.split_once('=').context("write NAME=VALUE")?;
     anyhow::ensure!(!name.is_empty(), "write NAME=VALUE");
     let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
-    let value = if value.is_array()
-        || value.is_object()
-        || name.starts_with("minimum_")
-        || name == "major_version"
-    {
+    let plain = ["minimum_", "accept_"].iter().any(|p| name.starts_with(p))
+        || ["major_version", "tcb_tolerance_days"].contains(&name);
+    let value = if value.is_array() || value.is_object() || plain {
         value
     } else {
         json!([value])
