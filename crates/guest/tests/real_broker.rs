@@ -5,7 +5,7 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use strongroom_attester::Attester;
@@ -36,12 +36,23 @@ struct RealBroker {
 
 impl RealBroker {
     fn start(accept_sample_evidence: bool) -> Self {
+        Self::start_with(accept_sample_evidence, None)
+    }
+
+    /// A broker that was given a development root, and reaches nobody's collateral service.
+    fn start_with(accept_sample_evidence: bool, development_root: Option<&Path>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address: SocketAddr = listener.local_addr().unwrap();
         let mut options = InitOptions::new(address);
         options.accept_sample_evidence = accept_sample_evidence;
         let summary = init(&folder.path().join("broker"), options).unwrap();
+        if let Some(root) = development_root {
+            let text = std::fs::read_to_string(&summary.config).unwrap();
+            let text = text.replace("offline = false", "offline = true");
+            let root = format!("{text}\n[development]\nroot = {root:?}\n");
+            std::fs::write(&summary.config, root).unwrap();
+        }
         let broker = Broker::open(Config::load(&summary.config).unwrap()).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -70,7 +81,11 @@ impl RealBroker {
     }
 
     fn agent(&self) -> Agent {
-        let mut config = AgentConfig::new(&self.url, Attester::named("sample").unwrap());
+        self.agent_of(Attester::named("sample").unwrap())
+    }
+
+    fn agent_of(&self, attester: Attester) -> Agent {
+        let mut config = AgentConfig::new(&self.url, attester);
         config.root_certificate_pem = Some(self.certificate.clone());
         Agent::new(config).unwrap()
     }
@@ -369,4 +384,38 @@ fn secret_and_key_stay_out_of_the_brokers_folder() {
             assert!(!found, "{}", entry.path().display());
         }
     }
+}
+
+/// Every platform in its real format, all the way: handshake, verification, token, release.
+#[test]
+fn development_root_is_believed_without_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (own, other) = (folder.path().join("own"), folder.path().join("other"));
+    let attester = |platform: &str, root: &Path| {
+        Attester::named_with_root(&format!("development:{platform}"), Some(root)).unwrap()
+    };
+    attester("snp", &own);
+    let broker = RealBroker::start_with(false, Some(&own));
+    block_on(async {
+        let admin = broker.admin();
+        admin
+            .put_resource(&key(), b"0123456789abcdef")
+            .await
+            .unwrap();
+        admin.set_resource_policy(ALLOW).await.unwrap();
+        let uri = format!("kbs:///{KEY}").parse().unwrap();
+        for platform in ["snp", "tdx", "sgx", "tpm", "az-snp-vtpm", "az-tdx-vtpm"] {
+            let believed = broker.agent_of(attester(platform, &own));
+            let secret = believed.get_resource(&uri).await;
+            assert_eq!(*secret.unwrap(), b"0123456789abcdef", "{platform}");
+            let refused = broker.agent_of(attester(platform, &other));
+            assert!(
+                matches!(
+                    refused.get_resource(&uri).await,
+                    Err(ClientError::EvidenceRefused { .. })
+                ),
+                "{platform}"
+            );
+        }
+    });
 }

@@ -41,6 +41,9 @@ pub use collateral::{
     Collateral, CollateralFormError, CollateralItem, CollateralRequest, RootId, SnpProduct,
     VcekTcb, Wanted,
 };
+pub use platforms::tpm::credential::{
+    AttestationKey, CredentialChallenge, CredentialError, EndorsementKey,
+};
 pub use policy::PolicyError;
 pub use reference_value::{
     DEFAULT_LIFE_SECONDS, Provenance, ReferenceValue, ReferenceValueError, ReferenceValues,

@@ -105,12 +105,6 @@ impl Certificate {
         self.parsed.tbs_certificate().issuer() == issuer.parsed.tbs_certificate().subject()
     }
 
-    /// Whether subject and issuer are the same name.
-    pub(crate) fn is_self_issued(&self) -> bool {
-        let tbs = self.parsed.tbs_certificate();
-        tbs.subject() == tbs.issuer()
-    }
-
     /// The subject's public key.
     pub(crate) fn public_key(&self) -> PublicKey {
         PublicKey(

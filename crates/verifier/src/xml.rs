@@ -226,7 +226,7 @@ impl Element {
             .collect()
     }
 
-    /// The element without its direct children of one name: XMLDSig's enveloped-signature transform.
+    /// The element without its direct children of one name: `XMLDSig`'s enveloped-signature transform.
     pub(crate) fn without(&self, namespace: &str, name: &str) -> Self {
         let mut rest = self.clone();
         rest.children.retain(|node| match node {

@@ -17,12 +17,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use strongroom_verifier::{
-    Assurance, Check, Collateral, Examination, Expected, ExpectedInitdata, TrustAnchors,
+    Assurance, AttestationKey, Check, Collateral, CredentialChallenge, EndorsementKey, Examination,
+    Expected, ExpectedInitdata, TrustAnchors,
 };
 use strongroom_wire::tee::Tee;
 use support_tpm::*;
 
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 8] = [
     "swtpm",
     "tpm2_startup",
     "tpm2_createek",
@@ -30,6 +31,7 @@ const PROGRAMS: [&str; 7] = [
     "tpm2_pcrextend",
     "tpm2_pcrread",
     "tpm2_quote",
+    "tpm2_activatecredential",
 ];
 
 /// A running TPM with a state of its own. It ends with the value.
@@ -101,16 +103,17 @@ impl Tpm {
         self.folder.path().join(name)
     }
 
-    fn tool(&self, program: &str, arguments: &[&str]) {
-        let output = Command::new(program)
-            .args(arguments)
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let tpm = format!("swtpm:host=127.0.0.1,port={}", self.port);
+        command
             .current_dir(self.folder.path())
-            .env(
-                "TPM2TOOLS_TCTI",
-                format!("swtpm:host=127.0.0.1,port={}", self.port),
-            )
-            .output()
-            .unwrap();
+            .env("TPM2TOOLS_TCTI", tpm);
+        command
+    }
+
+    fn tool(&self, program: &str, arguments: &[&str]) {
+        let output = self.command(program).args(arguments).output().unwrap();
         assert!(
             output.status.success(),
             "{program} {arguments:?}: {}",
@@ -120,7 +123,10 @@ impl Tpm {
 
     /// Makes an attestation key: of RSA, or on a curve.
     fn make_ak(&self, algorithm: &str, scheme: &str, hash: &str) {
-        self.tool("tpm2_createek", &["-G", "rsa", "-c", "ek.ctx"]);
+        self.tool(
+            "tpm2_createek",
+            &["-G", "rsa", "-c", "ek.ctx", "-u", "ek.der", "-f", "der"],
+        );
         self.flush();
         self.tool(
             "tpm2_createak",
@@ -186,6 +192,41 @@ impl Tpm {
                 "pcrs": pcrs,
             },
         })
+    }
+
+    /// Whether the TPM opens a challenge; what was in it is then in the file `secret`.
+    fn activates(&self, challenge: &CredentialChallenge) -> bool {
+        // The tools' own file: a magic number and a version before the two structures.
+        let file = [
+            &0xBADC_C0DE_u32.to_be_bytes()[..],
+            &1_u32.to_be_bytes(),
+            &challenge.credential_blob,
+            &challenge.encrypted_secret,
+        ]
+        .concat();
+        fs::write(self.path("challenge"), file).unwrap();
+        self.tool(
+            "tpm2_startauthsession",
+            &["--policy-session", "-S", "session.ctx"],
+        );
+        self.tool("tpm2_policysecret", &["-S", "session.ctx", "-c", "e"]);
+        let output = self
+            .command("tpm2_activatecredential")
+            .args([
+                "-c",
+                "ak.ctx",
+                "-C",
+                "ek.ctx",
+                "-i",
+                "challenge",
+                "-o",
+                "secret",
+            ])
+            .args(["-P", "session:session.ctx"])
+            .output()
+            .unwrap();
+        self.flush();
+        output.status.success()
     }
 
     fn examine(&self, json: &Value, expected: &Expected) -> Examination {
@@ -323,6 +364,46 @@ fn selections_that_a_real_tpm_quotes() {
         &tpm.examine(&tpm.evidence(&pcrs), &expected),
         Check::TpmPcrBank,
     );
+}
+
+#[test]
+fn an_attestation_key_is_enrolled_by_its_tpms_endorsement_key() {
+    let Some(tpm) = Tpm::start() else { return };
+    let secret = b"what only this TPM can read, 32.";
+    for (algorithm, scheme, hash) in [
+        ("rsa", "rsassa", "sha256"),
+        ("ecc256", "ecdsa", "sha256"),
+        ("ecc384", "ecdsa", "sha384"),
+    ] {
+        tpm.make_ak(algorithm, scheme, hash);
+        let ek = EndorsementKey::dangerous_unverified(&fs::read(tpm.path("ek.der")).unwrap());
+        let ek = ek.unwrap();
+        tpm.tool(
+            "tpm2_readpublic",
+            &["-c", "ak.ctx", "-f", "tss", "-o", "ak.pub", "-n", "ak.name"],
+        );
+        tpm.flush();
+        let public = fs::read(tpm.path("ak.pub")).unwrap();
+        let ak = AttestationKey::parse(&public).unwrap();
+        assert_eq!(ak.spki(), fs::read(tpm.path("ak.der")).unwrap());
+        assert_eq!(ak.name(), fs::read(tpm.path("ak.name")).unwrap());
+        let challenge = ek.challenge(&ak, secret, &[0x77; 32]).unwrap();
+        assert!(tpm.activates(&challenge));
+        assert_eq!(fs::read(tpm.path("secret")).unwrap(), secret);
+
+        // For a key with one attribute more (userWithAuth, noDA), and so with another name.
+        let mut other = public;
+        other[2 + 2 + 2 + 2] ^= 0x04;
+        let other = AttestationKey::parse(&other).unwrap();
+        assert_ne!(other.name(), ak.name());
+        assert!(!tpm.activates(&ek.challenge(&other, secret, &[0x77; 32]).unwrap()));
+    }
+    // The endorsement key is no attestation key.
+    tpm.tool(
+        "tpm2_readpublic",
+        &["-c", "ek.ctx", "-f", "tss", "-o", "ek.pub"],
+    );
+    AttestationKey::parse(&fs::read(tpm.path("ek.pub")).unwrap()).unwrap_err();
 }
 
 fn is_installed(program: &str) -> bool {

@@ -8,12 +8,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, PKCS_RSA_SHA256, RsaKeySize,
 };
 use serde_json::{Value, json};
 use strongroom_verifier::{
-    Assurance, Check, Collateral, Examination, Expected, ExpectedInitdata, StepOutcome,
-    TrustAnchors, VerifyError,
+    Assurance, Check, Collateral, CredentialError, EndorsementKey, Examination, Expected,
+    ExpectedInitdata, StepOutcome, TrustAnchors, VerifyError,
 };
 use strongroom_wire::tee::Tee;
 use support_tpm::*;
@@ -674,6 +674,55 @@ fn certificates_that_are_none() {
     ] {
         refused(&pki.examine(text), Check::Structure);
     }
+}
+
+// --- the endorsement key, at enrolment
+
+/// What becomes of the certificate of an endorsement key with one change.
+fn endorsement(
+    anchors: impl FnOnce(&Pki) -> TrustAnchors,
+    now: u64,
+    change: impl FnOnce(&mut CertificateParams),
+) -> Result<EndorsementKey, CredentialError> {
+    let pki = Pki::new();
+    let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
+    let leaf = pki.leaf(&key, |params| {
+        params.key_usages = vec![KeyUsagePurpose::KeyEncipherment];
+        // tcg-kp-EKCertificate
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 1])];
+        change(params);
+    });
+    EndorsementKey::verify(
+        &format!("{leaf}{}", pki.intermediate_pem),
+        &anchors(&pki),
+        now,
+    )
+}
+
+#[test]
+fn an_endorsement_keys_certificate_by_a_trusted_root_is_accepted() {
+    endorsement(Pki::anchors, NOW, |_| {}).unwrap();
+}
+
+#[test]
+fn an_endorsement_keys_certificate_by_an_untrusted_root() {
+    let error = endorsement(|_| Pki::new().anchors(), NOW, |_| {}).unwrap_err();
+    assert!(matches!(error, CredentialError::NoPath(_)), "{error}");
+}
+
+#[test]
+fn an_endorsement_keys_certificate_that_has_expired() {
+    let error = endorsement(Pki::anchors, 2_000_000_001, |_| {}).unwrap_err();
+    assert!(matches!(error, CredentialError::NoPath(_)), "{error}");
+}
+
+#[test]
+fn a_certificate_that_is_not_an_endorsement_keys() {
+    let error = endorsement(Pki::anchors, NOW, |params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    })
+    .unwrap_err();
+    assert!(error.to_string().contains("endorsement key"), "{error}");
 }
 
 // --- structure

@@ -100,7 +100,10 @@ pub(crate) fn platform(name: &str) -> Option<Result<Tee, AttestError>> {
     };
     Some(match platform.parse::<Tee>() {
         Ok(tee) if PLATFORMS.contains(&tee) => Ok(tee),
-        Ok(tee) => Err(AttestError::Unsupported(tee)),
+        Ok(tee) => Err(AttestError::Unknown(format!(
+            "platform development does not stand for {tee}; it stands for: {}",
+            PLATFORMS.map(Tee::as_str).join(", ")
+        ))),
         Err(error) => Err(AttestError::Unknown(error.to_string())),
     })
 }

@@ -134,11 +134,7 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         // After the rename there is nothing under this name.
-        if let Err(error) = fs::remove_dir_all(&self.0)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            eprintln!("could not remove {}: {error}", self.0.display());
-        }
+        fs::remove_dir_all(&self.0).ok();
     }
 }
 
@@ -224,6 +220,30 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&folder), mode(&folder.join(KEYS))), (0o700, 0o600));
         assert_eq!(fs::read_dir(folder.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn those_who_begin_at_once_have_two_roots() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("root");
+        let opened: Vec<DevelopmentRoot> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| DevelopmentRoot::open_or_create(&folder, NOW).unwrap()))
+                .collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert!(opened.windows(2).all(|pair| pair[0] == pair[1]));
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn root_is_kept_over_another() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("root");
+        let kept = DevelopmentRoot::open_or_create(&folder, NOW).unwrap();
+        let other = DevelopmentRoot::generate(NOW).unwrap();
+        assert!(other.save(&folder).is_err());
+        assert_eq!(DevelopmentRoot::open(&folder).unwrap(), kept);
     }
 
     #[test]

@@ -393,3 +393,91 @@ const MAX_NOTE: usize = 4 * 1024;
 const MAX_DEPTH: usize = 4;
 /// Five files a piece at most.
 const MAX_SCANNED: usize = 40_000;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds {
+        entries: 3,
+        bytes: 2_000,
+    };
+
+    fn rim(number: usize) -> Wanted {
+        Wanted::NvidiaRim {
+            id: number.to_string(),
+        }
+    }
+
+    fn keep(cache: &Cache, wanted: &Wanted, length: usize) {
+        let mut body = b"<SoftwareIdentity>".to_vec();
+        body.resize(length, b' ');
+        let item = CollateralItem {
+            body,
+            issuer_chain: String::new(),
+        };
+        let note = Note::new(&item, "a test", 1);
+        let item = Arc::new(item);
+        cache.keep(wanted, Kept { item, note }).unwrap();
+    }
+
+    fn on_disk(folder: &Path) -> usize {
+        scan(folder, &[]).len()
+    }
+
+    #[test]
+    fn strangers_fill_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), &[], BOUNDS);
+        for number in 0..20 {
+            keep(&cache, &rim(number), 100);
+            // What is in use stays.
+            assert!(cache.kept(&rim(0)).is_some());
+        }
+        assert_eq!(on_disk(folder.path()), 3);
+        assert_eq!(
+            fs::read_dir(folder.path().join("nvidia/rim"))
+                .unwrap()
+                .count(),
+            6
+        );
+        keep(&cache, &rim(30), 1_500);
+        keep(&cache, &rim(31), 1_500);
+        assert_eq!(on_disk(folder.path()), 1);
+    }
+
+    #[test]
+    fn bound_is_forgotten_over_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), &[], BOUNDS);
+        for number in 0..3 {
+            keep(&cache, &rim(number), 100);
+        }
+        let again = Cache::open(folder.path(), &[], BOUNDS);
+        keep(&again, &rim(3), 100);
+        assert_eq!(on_disk(folder.path()), 3);
+        assert!(again.kept(&rim(3)).is_some());
+    }
+
+    #[test]
+    fn folder_of_folders_is_walked_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(folder.path(), folder.path().join("nvidia")).unwrap();
+        assert!(scan(folder.path(), &[]).is_empty());
+    }
+
+    #[test]
+    fn piece_that_cannot_be_written_is_half_there() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("nvidia"), "in the way").unwrap();
+        let cache = Cache::open(folder.path(), &[], BOUNDS);
+        let item = Arc::new(CollateralItem {
+            body: b"<SoftwareIdentity>".to_vec(),
+            issuer_chain: String::new(),
+        });
+        let note = Note::new(&item, "a test", 1);
+        assert!(cache.keep(&rim(0), Kept { item, note }).is_err());
+        assert!(cache.kept(&rim(0)).is_none());
+    }
+}

@@ -17,7 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use strongroom_verifier::{Collateral, CollateralItem, CollateralRequest, RootId, Wanted};
+use strongroom_verifier::{
+    Collateral, CollateralItem, CollateralRequest, RootId, SnpProduct, Wanted,
+};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
@@ -87,7 +89,7 @@ impl Collaterals {
             .into_iter()
             .map(|(wanted, found)| {
                 let flight = match &found {
-                    Found::Due(_) => Some(self.0.board(&wanted)),
+                    Found::Due(_) => Some(self.0.board(&wanted, Anew::WhereDue)),
                     Found::Good(_) | Found::Refused(..) => None,
                 };
                 (wanted, found, flight)
@@ -112,7 +114,7 @@ impl Collaterals {
         for wanted in request.iter() {
             let outcome = match self.0.ask(wanted) {
                 Ok(_) => {
-                    let mut flight = self.0.board(wanted);
+                    let mut flight = self.0.board(wanted, Anew::Always);
                     landed(&mut flight, wanted).await.map(drop)
                 }
                 Err(error) => Err(error),
@@ -225,6 +227,13 @@ struct Shared {
 
 type Landed = Result<Arc<CollateralItem>, CollateralError>;
 type Flight = watch::Receiver<Option<Landed>>;
+
+/// Whether what is kept and not due is fetched all the same.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Anew {
+    WhereDue,
+    Always,
+}
 
 /// What there is of something before anybody is asked.
 enum Found {
@@ -380,7 +389,7 @@ impl Shared {
     }
 
     /// Joins the fetch of this that is under way, or starts one. It goes on when nobody waits any more.
-    fn board(self: &Arc<Self>, wanted: &Wanted) -> Flight {
+    fn board(self: &Arc<Self>, wanted: &Wanted, anew: Anew) -> Flight {
         let mut flights = lock(&self.flights);
         if let Some(flight) = flights.get(wanted) {
             return flight.clone();
@@ -392,7 +401,7 @@ impl Shared {
             wanted: wanted.clone(),
         };
         tokio::spawn(async move {
-            let landed = under_way.shared.refresh(&under_way.wanted).await;
+            let landed = under_way.shared.refresh(&under_way.wanted, anew).await;
             drop(under_way);
             landing.send_replace(Some(landed));
         });
@@ -400,7 +409,14 @@ impl Shared {
     }
 
     /// Fetches and keeps one thing.
-    async fn refresh(self: &Arc<Self>, wanted: &Wanted) -> Landed {
+    async fn refresh(self: &Arc<Self>, wanted: &Wanted, anew: Anew) -> Landed {
+        // Between looking and coming here the flight of somebody else may have landed.
+        if anew == Anew::WhereDue
+            && let Some(kept) = self.cache.kept(wanted)
+            && !self.is_due(wanted, &kept.note, self.now())
+        {
+            return Ok(kept.item);
+        }
         let ask = self.ask(wanted)?;
         let _one_of_few = self
             .gate
@@ -922,14 +938,36 @@ fn place_of(file: &Path, roots: &[RootId]) -> Option<(PathBuf, Wanted)> {
     })
 }
 
-/// The decoders here, for fuzzing.
+/// The decoders here, for fuzzing: what a service answers, and what lies in a folder.
 pub(crate) fn decode(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
-    let note = cache::parse_note(bytes).is_ok();
     let path = Wanted::from_path(&text, &[RootId::INTEL]);
-    let chain = pcs::chain(&text).is_ok();
+    if let Some(wanted) = &path {
+        assert_eq!(wanted.path(), text, "a place has one spelling");
+    }
+    let item = CollateralItem {
+        body: pcs::crl(bytes.to_vec()),
+        issuer_chain: pcs::chain(&text).unwrap_or_default(),
+    };
+    let root = RootId::INTEL;
+    let all = [
+        Wanted::AmdCrl {
+            product: SnpProduct::Milan,
+        },
+        Wanted::IntelTcbInfo {
+            tdx: true,
+            fmspc: [0; 6],
+            root,
+        },
+        Wanted::IntelQeIdentity { tdx: true, root },
+        Wanted::IntelRootCrl { root },
+        Wanted::NvidiaRim {
+            id: text.into_owned(),
+        },
+    ];
+    let fits = all.iter().any(|wanted| item.check_form(wanted).is_ok());
     let rim = rim::manifest(bytes).is_ok();
-    note || path.is_some() || chain || rim
+    fits || rim || path.is_some() || cache::parse_note(bytes).is_ok()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

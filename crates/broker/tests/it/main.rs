@@ -5,6 +5,7 @@ mod admin;
 mod attest;
 mod audit;
 mod collateral;
+mod development;
 mod limits;
 mod recorded;
 mod release;

@@ -1,9 +1,9 @@
-//! Messages of type `corim`: an unsigned CoRIM (draft-ietf-rats-corim) in CBOR, of which the reference triples of its
-//! CoMIDs are read: digests, and raw values that are tagged bytes.
+//! Messages of type `corim`: an unsigned `CoRIM` (draft-ietf-rats-corim) in CBOR, of which the reference triples of its
+//! `CoMID`s are read: digests, and raw values that are tagged bytes.
 //!
 //! The names are upstream's: vendor, model, measurement key, name and serial number as far as each is there, then
 //! `digests` or `raw_bytes`, joined by slashes. Digests of one name are one list. Items of indefinite length, maps
-//! with a key twice and deep nesting are refused; so is a signed CoRIM, whose signature nothing here checks.
+//! with a key twice and deep nesting are refused; so is a signed `CoRIM`, whose signature nothing here checks.
 
 use std::collections::BTreeSet;
 
@@ -354,7 +354,7 @@ mod tests {
         }
     }
 
-    /// A CoRIM around the values of one measurement.
+    /// A `CoRIM` around the values of one measurement.
     fn corim(values: &[u8]) -> Vec<u8> {
         let comid = [
             &[0xa1, 0x04, 0xa1, 0x00, 0x81, 0x82][..],

@@ -1,7 +1,7 @@
 //! Reference values: what a policy compares claims with, by name, each with an end and with where it came from.
 //!
 //! They arrive in upstream's register message `{"version","type","payload"}`, the payload standard base64 of what the
-//! type says: [`sample`] a JSON map, [`swid`] a maker's manifest, [`corim`] a CoRIM. Ours may add `expires` and
+//! type says: [`sample`] a JSON map, [`swid`] a maker's manifest, [`corim`] a `CoRIM`. Ours may add `expires` and
 //! `signature` ([`signature`]), which upstream ignores. Upstream stores an expiry and never looks at it; here an
 //! expired value is absent.
 //!

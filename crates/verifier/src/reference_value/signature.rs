@@ -1,7 +1,7 @@
 //! Who signed a register message: `"signature": {"kid", "jws"}`, a detached JWS (RFC 7515, appendix F) by ES256 or
-//! EdDSA over the canonical JSON (RFC 8785) of `{version, type, payload, expires}`.
+//! `EdDSA` over the canonical JSON (RFC 8785) of `{version, type, payload, expires}`.
 //!
-//! A key's id is the SHA-256 of its SubjectPublicKeyInfo in hex. A signed message must have an end: without one it
+//! A key's id is the SHA-256 of its `SubjectPublicKeyInfo` in hex. A signed message must have an end: without one it
 //! could be sent again when its values are no longer good.
 
 use aws_lc_rs::digest;

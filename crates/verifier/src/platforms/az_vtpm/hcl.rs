@@ -7,13 +7,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use const_oid::ObjectIdentifier;
-use der::asn1::{AnyRef, BitString, UintRef};
-use der::{Encode, Sequence};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 
+use crate::platforms::tpm::keys::rsa_key;
 use crate::x509::PublicKey;
 
 /// An HCL report, parsed and not believed.
@@ -100,13 +97,6 @@ struct Jwk {
     e: String,
 }
 
-/// RFC 8017, A.1.1.
-#[derive(Sequence)]
-struct RsaPublicKey<'a> {
-    modulus: UintRef<'a>,
-    public_exponent: UintRef<'a>,
-}
-
 /// The one RSA key with the id `HCLAkPub`.
 fn attestation_key(keys: &[Jwk]) -> Result<PublicKey, String> {
     let mut found = keys.iter().filter(|key| key.kid == AK);
@@ -121,23 +111,7 @@ fn attestation_key(keys: &[Jwk]) -> Result<PublicKey, String> {
     }
     let refused = |e: &dyn std::fmt::Display| format!("variable data: {AK} is no RSA key: {e}");
     let number = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|e| refused(&e));
-    let (modulus, exponent) = (number(&key.n)?, number(&key.e)?);
-    let spki = (|| {
-        let key = RsaPublicKey {
-            modulus: UintRef::new(&modulus)?,
-            public_exponent: UintRef::new(&exponent)?,
-        };
-        SubjectPublicKeyInfoOwned {
-            algorithm: AlgorithmIdentifierOwned {
-                oid: RSA,
-                parameters: Some(AnyRef::NULL.into()),
-            },
-            subject_public_key: BitString::from_bytes(&key.to_der()?)?,
-        }
-        .to_der()
-    })()
-    .map_err(|e: der::Error| refused(&e))?;
-    PublicKey::from_spki(&spki).map_err(|e| refused(&e))
+    rsa_key(&number(&key.n)?, &number(&key.e)?).map_err(|e| refused(&e))
 }
 
 fn words(header: &[u8]) -> [u32; RUNTIME_HEADER / 4] {
@@ -155,7 +129,6 @@ const HARDWARE_REPORT: usize = 1184;
 const RUNTIME_HEADER: usize = 20;
 /// The index holds 2600 bytes.
 const MAX_REPORT: usize = 16 * 1024;
-const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -186,7 +159,7 @@ mod tests {
         assert_eq!((parsed.report_type, parsed.hash_type), (2, 1));
         assert_eq!(
             hex::encode(parsed.ak.bits().unwrap()),
-            "300a020400c6feff0203010001".to_owned()
+            "300b020400c6feff0203010001".to_owned()
         );
     }
 

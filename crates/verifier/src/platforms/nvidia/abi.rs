@@ -1,6 +1,6 @@
 //! Evidence of NVIDIA devices: `{"device_evidence_list":[{"arch","uuid"?,"evidence","certificate"}]}`.
 //!
-//! `evidence` is a GET_MEASUREMENTS request of 37 bytes and its response (DMTF DSP0274 1.1, 10.11), in hex or standard
+//! `evidence` is a `GET_MEASUREMENTS` request of 37 bytes and its response (DMTF DSP0274 1.1, 10.11), in hex or standard
 //! base64; `certificate` is standard base64 of a PEM chain, leaf first. Every part is found by the lengths before it,
 //! never from the end: what a driver appends as padding is zeros after the signature.
 
@@ -12,6 +12,7 @@ use serde::Deserialize;
 use strongroom_wire::tee::Tee;
 
 use crate::check::Check;
+use crate::cursor::Cursor;
 use crate::x509::Certificate;
 use crate::{CollateralRequest, VerifyError, Wanted};
 
@@ -112,8 +113,8 @@ pub(crate) struct Report {
 
 impl Report {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let mut cursor = Cursor(bytes);
-        let [version, code, attributes, operation] = cursor.array("the request's head")?;
+        let mut cursor = Cursor::new(bytes);
+        let [version, code, attributes, operation] = array(&mut cursor, "the request's head")?;
         let expected = [
             ("the request's SPDM version", SPDM_1_1, version),
             ("the request's code", GET_MEASUREMENTS, code),
@@ -121,30 +122,31 @@ impl Report {
             ("the request's operation", ALL_MEASUREMENTS, operation),
         ];
         all_equal(&expected)?;
-        let nonce = cursor.take(32, "the request's nonce")?;
-        let [_slot] = cursor.array("the request's slot")?;
+        let nonce = take(&mut cursor, 32, "the request's nonce")?;
+        let [_slot] = array(&mut cursor, "the request's slot")?;
 
-        let [version, code, _reserved, _slot] = cursor.array("the response's head")?;
+        let [version, code, _reserved, _slot] = array(&mut cursor, "the response's head")?;
         all_equal(&[
             ("the response's SPDM version", SPDM_1_1, version),
             ("the response's code", MEASUREMENTS, code),
         ])?;
-        let [blocks, l0, l1, l2] = cursor.array("the measurement record's length")?;
+        let [blocks, l0, l1, l2] = array(&mut cursor, "the measurement record's length")?;
         let length = usize::from(l0) | usize::from(l1) << 8 | usize::from(l2) << 16;
-        let record = cursor.take(length, "the measurement record")?;
-        cursor.take(32, "the response's nonce")?;
-        let length = usize::from(u16::from_le_bytes(
-            cursor.array("the opaque data's length")?,
-        ));
-        let opaque = cursor.take(length, "the opaque data")?;
+        let record = take(&mut cursor, length, "the measurement record")?;
+        take(&mut cursor, 32, "the response's nonce")?;
+        let length = usize::from(u16::from_le_bytes(array(
+            &mut cursor,
+            "the opaque data's length",
+        )?));
+        let opaque = take(&mut cursor, length, "the opaque data")?;
         let signed = bytes
-            .get(..bytes.len() - cursor.0.len())
+            .get(..bytes.len().saturating_sub(cursor.remaining()))
             .unwrap_or_default();
-        let signature = cursor.take(SIGNATURE, "the signature")?;
-        if cursor.0.len() > MAX_PADDING || cursor.0.iter().any(|byte| *byte != 0) {
+        let signature = take(&mut cursor, SIGNATURE, "the signature")?;
+        if cursor.remaining() > MAX_PADDING || cursor.rest().iter().any(|byte| *byte != 0) {
             return Err(format!(
                 "{} bytes after the signature, wanted at most {MAX_PADDING}, all of them zero",
-                cursor.0.len()
+                cursor.remaining()
             ));
         }
         Ok(Self {
@@ -222,24 +224,24 @@ pub(crate) enum Field {
 
 /// DSP0274 1.1, table 47: index, specification, size, and in it the DMTF's type, size and value.
 fn measurements(record: &[u8], blocks: u8) -> Result<BTreeMap<u8, Vec<u8>>, String> {
-    let mut cursor = Cursor(record);
+    let mut cursor = Cursor::new(record);
     let mut values = BTreeMap::new();
     for _ in 0..blocks {
-        let [index, specification, s0, s1] = cursor.array("a measurement block's head")?;
+        let [index, specification, s0, s1] = array(&mut cursor, "a measurement block's head")?;
         all_equal(&[("a measurement's specification", DMTF, specification)])?;
         let size = usize::from(u16::from_le_bytes([s0, s1]));
-        let mut block = Cursor(cursor.take(size, "a measurement block")?);
-        let [_type, s0, s1] = block.array("a measurement's head")?;
+        let mut block = Cursor::new(take(&mut cursor, size, "a measurement block")?);
+        let [_type, s0, s1] = array(&mut block, "a measurement's head")?;
         let size = usize::from(u16::from_le_bytes([s0, s1]));
-        let value = block.take(size, "a measurement")?;
-        if !block.0.is_empty() {
+        let value = take(&mut block, size, "a measurement")?;
+        if !block.rest().is_empty() {
             return Err(format!("measurement {index} is shorter than its block"));
         }
         if values.insert(index, value.to_vec()).is_some() {
             return Err(format!("measurement {index} occurs twice"));
         }
     }
-    match cursor.0.is_empty() {
+    match cursor.rest().is_empty() {
         true => Ok(values),
         false => Err(format!(
             "the measurement record is longer than its {blocks} blocks"
@@ -249,13 +251,13 @@ fn measurements(record: &[u8], blocks: u8) -> Result<BTreeMap<u8, Vec<u8>>, Stri
 
 /// NVIDIA's opaque data: type, size and value, one after the other.
 fn opaque_fields(opaque: &[u8]) -> Result<BTreeMap<u16, Vec<u8>>, String> {
-    let mut cursor = Cursor(opaque);
+    let mut cursor = Cursor::new(opaque);
     let mut fields = BTreeMap::new();
-    while !cursor.0.is_empty() {
-        let [t0, t1, s0, s1] = cursor.array("an opaque field's head")?;
+    while !cursor.rest().is_empty() {
+        let [t0, t1, s0, s1] = array(&mut cursor, "an opaque field's head")?;
         let number = u16::from_le_bytes([t0, t1]);
         let size = usize::from(u16::from_le_bytes([s0, s1]));
-        let value = cursor.take(size, "an opaque field")?;
+        let value = take(&mut cursor, size, "an opaque field")?;
         if fields.insert(number, value.to_vec()).is_some() {
             return Err(format!("opaque field {number} occurs twice"));
         }
@@ -263,27 +265,18 @@ fn opaque_fields(opaque: &[u8]) -> Result<BTreeMap<u16, Vec<u8>>, String> {
     Ok(fields)
 }
 
-/// What is left to read.
-struct Cursor<'a>(&'a [u8]);
+fn take<'a>(cursor: &mut Cursor<'a>, count: usize, what: &str) -> Result<&'a [u8], String> {
+    let left = cursor.remaining();
+    cursor
+        .take(count)
+        .ok_or_else(|| format!("{what} has {count} bytes, and {left} are left"))
+}
 
-impl<'a> Cursor<'a> {
-    fn take(&mut self, count: usize, what: &str) -> Result<&'a [u8], String> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(count)
-            .ok_or_else(|| format!("{what} has {count} bytes, and {} are left", self.0.len()))?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], String> {
-        let (taken, rest) = self
-            .0
-            .split_first_chunk()
-            .ok_or_else(|| format!("{what} has {N} bytes, and {} are left", self.0.len()))?;
-        self.0 = rest;
-        Ok(*taken)
-    }
+fn array<const N: usize>(cursor: &mut Cursor<'_>, what: &str) -> Result<[u8; N], String> {
+    let left = cursor.remaining();
+    cursor
+        .array()
+        .ok_or_else(|| format!("{what} has {N} bytes, and {left} are left"))
 }
 
 fn all_equal(values: &[(&str, u8, u8)]) -> Result<(), String> {

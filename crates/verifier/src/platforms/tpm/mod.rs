@@ -4,6 +4,8 @@
 
 pub(crate) mod abi;
 pub(crate) mod claims;
+pub(crate) mod credential;
+pub(crate) mod keys;
 pub(crate) mod quote;
 pub(crate) mod structures;
 pub(crate) mod verify;

@@ -220,7 +220,7 @@ pub(crate) enum Unmarshalling {
 }
 
 /// Takes big-endian fields off the front of a slice.
-struct Reader<'a>(&'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
     fn bytes(&mut self, field: &'static str, length: usize) -> Result<&'a [u8], Unmarshalling> {
@@ -246,11 +246,11 @@ impl<'a> Reader<'a> {
         self.array(field).map(u8::from_be_bytes)
     }
 
-    fn u16(&mut self, field: &'static str) -> Result<u16, Unmarshalling> {
+    pub(crate) fn u16(&mut self, field: &'static str) -> Result<u16, Unmarshalling> {
         self.array(field).map(u16::from_be_bytes)
     }
 
-    fn u32(&mut self, field: &'static str) -> Result<u32, Unmarshalling> {
+    pub(crate) fn u32(&mut self, field: &'static str) -> Result<u32, Unmarshalling> {
         self.array(field).map(u32::from_be_bytes)
     }
 
@@ -259,7 +259,11 @@ impl<'a> Reader<'a> {
     }
 
     /// `TPM2B_*` (10.4): a length of two bytes, then as many.
-    fn sized(&mut self, field: &'static str, limit: u16) -> Result<&'a [u8], Unmarshalling> {
+    pub(crate) fn sized(
+        &mut self,
+        field: &'static str,
+        limit: u16,
+    ) -> Result<&'a [u8], Unmarshalling> {
         let length = self.u16(field)?;
         if length > limit {
             return Err(Unmarshalling::Length {
@@ -271,7 +275,7 @@ impl<'a> Reader<'a> {
         self.bytes(field, length.into())
     }
 
-    fn end(&self, field: &'static str) -> Result<(), Unmarshalling> {
+    pub(crate) fn end(&self, field: &'static str) -> Result<(), Unmarshalling> {
         match self.0.len() {
             0 => Ok(()),
             count => Err(Unmarshalling::Trailing { field, count }),
