@@ -2,7 +2,9 @@
 
 use std::sync::LazyLock;
 
-use strongroom_verifier::{Binding, Collateral, Evidence, Expected, TrustAnchors, examine, verify};
+use strongroom_verifier::{
+    Binding, Collateral, Evidence, Expected, TrustAnchors, VerifyError, examine, verify,
+};
 use strongroom_wire::jwe::DecryptionKey;
 use strongroom_wire::kbs::{Nonce, RuntimeData};
 use strongroom_wire::tee::Tee;
@@ -20,7 +22,16 @@ static ANCHORS: LazyLock<TrustAnchors> = LazyLock::new(TrustAnchors::vendors);
 
 /// Parses evidence of a platform and runs its checks, under a binding that it cannot know and under none.
 pub fn evidence(tee: Tee, json: &[u8]) {
-    let Ok(evidence) = Evidence::parse(tee, json) else {
+    check(Evidence::parse(tee, json));
+}
+
+/// As [`evidence`], of what the hardware itself gives.
+pub fn raw_evidence(tee: Tee, bytes: &[u8]) {
+    check(Evidence::parse_raw(tee, bytes));
+}
+
+fn check(evidence: Result<Evidence, VerifyError>) {
+    let Ok(evidence) = evidence else {
         return;
     };
     evidence.collateral_request();
