@@ -189,7 +189,11 @@ pub(crate) fn parse_file(
             file.display()
         );
     };
-    Ok((tee, parse(tee, &bytes)))
+    let parsed = match is_json(&bytes) {
+        true => Evidence::parse(tee, &bytes),
+        false => Evidence::parse_raw(tee, &bytes),
+    };
+    Ok((tee, parsed))
 }
 
 /// Reads what a folder has of what is wanted, and tells what it has not.
