@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use serde_json::Value;
+use strongroom_broker::Config;
 use strongroom_verifier::{
     Assurance, Check, Collateral, CollateralItem, CollateralRequest, Evidence, Examination,
     Expected, Step, StepOutcome, TrustAnchors, VerifyError, Wanted, examine,
@@ -28,7 +29,7 @@ pub(crate) struct EvidenceArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) at: Option<u64>,
 
-    /// The folder that `strongroom broker collateral` keeps: certificates, revocation lists, TCB levels.
+    /// A broker's folder, or a folder of collateral as `strongroom broker collateral` fills it.
     #[arg(long, value_name = "DIR")]
     pub(crate) collateral: Option<PathBuf>,
 
@@ -55,6 +56,8 @@ pub(crate) struct Examined {
     pub(crate) missing: Vec<Wanted>,
     /// Where it was looked for.
     pub(crate) folder: Option<PathBuf>,
+    /// The folder that was named for it, which may be a broker's.
+    given: Option<PathBuf>,
 }
 
 impl EvidenceArgs {
@@ -65,7 +68,7 @@ impl EvidenceArgs {
         let at = self.at.map_or_else(now, Ok)?;
         let anchors = self.anchors()?;
         let (tee, parsed) = parse_file(file, self.tee)?;
-        let folder = self.folder();
+        let folder = self.folder()?;
         let (examination, missing) = match parsed {
             Ok(evidence) => {
                 let request = evidence.collateral_request();
@@ -81,6 +84,7 @@ impl EvidenceArgs {
             examination,
             missing,
             folder,
+            given: self.collateral.clone(),
         })
     }
 
@@ -108,13 +112,22 @@ impl EvidenceArgs {
         Ok(anchors)
     }
 
-    /// A development root's folder has the collateral that it made.
-    fn folder(&self) -> Option<PathBuf> {
-        let development = || {
-            let folder = self.development_root.as_ref()?.join("collateral");
-            folder.is_dir().then_some(folder)
+    /// A broker's folder says where its collateral is, and a development root's has the collateral that it made.
+    fn folder(&self) -> anyhow::Result<Option<PathBuf>> {
+        let Some(folder) = &self.collateral else {
+            let development = self.development_root.as_ref();
+            let folder = development.map(|root| root.join("collateral"));
+            return Ok(folder.filter(|folder| folder.is_dir()));
         };
-        self.collateral.clone().or_else(development)
+        let config = folder.join("broker.toml");
+        if config.is_file() {
+            let config = Config::load(&config).with_context(|| {
+                format!("the configuration {} cannot be used", config.display())
+            })?;
+            return Ok(Some(config.collateral_folder()));
+        }
+        anyhow::ensure!(folder.is_dir(), "{} is no folder", folder.display());
+        Ok(Some(folder.clone()))
     }
 }
 
@@ -123,6 +136,16 @@ impl Examined {
     pub(crate) fn claims(&self) -> Value {
         let claims = self.examination.claims.first();
         claims.map_or(Value::Null, |(_, claims)| Value::Object(claims.clone()))
+    }
+
+    /// The command that fetches what is missing.
+    pub(crate) fn fetch(&self, file: &Path) -> String {
+        let folder = self.given.as_deref().unwrap_or_else(|| Path::new("DIR"));
+        format!(
+            "strongroom broker collateral fetch --evidence {} {}",
+            file.display(),
+            folder.display()
+        )
     }
 
     /// Where a piece of collateral would be found.

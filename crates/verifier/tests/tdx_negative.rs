@@ -459,6 +459,9 @@ refused! {
             Some(item)
         };
     }
+    qe_identity_with_a_status_that_there_is_not: v4(), QeIdentityForm, |c| {
+        c.qe_identity.qe_levels[0].1.status = "Fine".to_owned();
+    }
     qe_identity_of_sgx_for_a_td: v4(), QeIdentityForm, |c| { c.qe_identity.tdx = false; }
     qe_identity_that_expired: v4(), QeIdentityCurrent, |c| { c.qe_identity.next_update = NOW - 1; }
     qe_identity_of_the_future: v4(), QeIdentityCurrent, |c| { c.qe_identity.issued = NOW + 1; }
@@ -517,6 +520,9 @@ refused! {
     tcb_info_without_levels: v4(), TcbLevel, |c| { c.tcb_info.levels.clear(); }
     tcb_info_with_a_tds_status: v4(), TcbLevel, |c| {
         c.tcb_info.levels[0].status.status = "TDRelaunchAdvised".to_owned();
+    }
+    tcb_info_with_a_tds_other_status: v4(), TcbLevel, |c| {
+        c.tcb_info.levels[0].status.status = "TDRelaunchAdvisedConfigurationNeeded".to_owned();
     }
     current_tcb_below_every_level: v5(), TcbLevel, |c| {
         c.tcb_info.levels.truncate(1);

@@ -223,6 +223,30 @@ mod tests {
     }
 
     #[test]
+    fn those_who_begin_at_once_have_two_roots() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("root");
+        let opened: Vec<DevelopmentRoot> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| DevelopmentRoot::open_or_create(&folder, NOW).unwrap()))
+                .collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert!(opened.windows(2).all(|pair| pair[0] == pair[1]));
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn root_is_kept_over_another() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("root");
+        let kept = DevelopmentRoot::open_or_create(&folder, NOW).unwrap();
+        let other = DevelopmentRoot::generate(NOW).unwrap();
+        assert!(other.save(&folder).is_err());
+        assert_eq!(DevelopmentRoot::open(&folder).unwrap(), kept);
+    }
+
+    #[test]
     fn half_written_folder_is_no_root() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(ROOT), "").unwrap();

@@ -1,6 +1,6 @@
 //! `strongroom verify`: what was recorded, checked again, offline.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Subcommand;
@@ -75,7 +75,7 @@ fn evidence(args: &VerifyEvidence) -> anyhow::Result<Outcome> {
     for (step, number) in examined.examination.steps.iter().zip(1..) {
         text.push_str(&paragraph(step, number));
     }
-    text.push_str(&remarks(&verdict, &examined));
+    text.push_str(&remarks(&verdict, &examined, &args.file));
     text.push_str(&verdict.line(&examined, &expected));
     let outcome = Outcome::new(text, document(&verdict, &examined));
     // The verdict is the last line.
@@ -214,8 +214,12 @@ fn word(step: &Step) -> (&'static str, Option<&str>) {
 }
 
 /// What would change the verdict.
-fn remarks(verdict: &Verdict, examined: &Examined) -> String {
+fn remarks(verdict: &Verdict, examined: &Examined, file: &Path) -> String {
     let mut lines = Vec::new();
+    let fetch = format!(
+        "To fetch it: {}   # then name the folder with --collateral",
+        examined.fetch(file)
+    );
     let needs = |wanted: &Wanted, what: &str| {
         format!(
             "{wanted} {what}: it belongs to {}",
@@ -228,7 +232,7 @@ fn remarks(verdict: &Verdict, examined: &Examined) -> String {
             .iter()
             .filter(|wanted| wanted.is_required());
         lines.extend(required.map(|wanted| needs(wanted, "is missing")));
-        lines.push(FETCH.to_owned());
+        lines.push(fetch.clone());
     } else if matches!(verdict, Verdict::Refused) {
         lines.push("The checks after it were not made.".to_owned());
     }
@@ -240,7 +244,7 @@ fn remarks(verdict: &Verdict, examined: &Examined) -> String {
                 .map(|wanted| needs(wanted, "was not given")),
         );
         if !examined.missing.is_empty() {
-            lines.push(FETCH.to_owned());
+            lines.push(fetch.clone());
         }
         lines.push(format!(
             "To do without: --allow-skipped {}",
@@ -311,7 +315,5 @@ fn parse_check(name: &str) -> anyhow::Result<Check> {
         .copied()
         .with_context(|| format!("there is no check {name:?}; --json gives the names"))
 }
-
-const FETCH: &str = "`strongroom broker collateral fetch` fetches it into a folder; name the folder with --collateral";
 
 const MAX_REPORT_DATA: usize = 64;

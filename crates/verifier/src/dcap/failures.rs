@@ -1,6 +1,7 @@
 //! The checks that `dcap-qvl` makes and the texts by which it tells that one failed.
 //!
-//! Its errors are texts only. A text that nobody here knows fails [`Check::DcapProcedure`]: refused, if not by name.
+//! Its errors are texts only. Each text here has a test that brings it about, so that one which changes is noticed; any
+//! other, such as a date that is none in what Intel signed, fails [`Check::DcapProcedure`]: refused, if not by name.
 
 use super::Platform;
 use crate::VerifyError;
@@ -72,11 +73,7 @@ const FAILURES: &[Failure] = &[
     failure(
         Check::TcbInfoForm,
         "a TCB info of the PCS's form",
-        &[
-            "Failed to decode TcbInfo",
-            "Failed to parse TCB Info issue date",
-            "Failed to parse TCB Info next update",
-        ],
+        &["Failed to decode TcbInfo"],
     ),
     failure(
         Check::TcbInfoCurrent,
@@ -93,8 +90,6 @@ const FAILURES: &[Failure] = &[
         "a QE identity of the PCS's form, for this platform's quoting enclave",
         &[
             "Failed to decode QeIdentity",
-            "Failed to parse QE Identity issue date",
-            "Failed to parse QE Identity next update",
             "Unsupported QE Identity id/version",
         ],
     ),
@@ -130,37 +125,26 @@ const FAILURES: &[Failure] = &[
     failure(
         Check::QeTcbLevel,
         "a level that the quoting enclave's ISVSVN meets",
-        &[
-            "from QE Identity",
-            "No TCB levels found in QE Identity",
-            "in QE Identity",
-        ],
+        &["from QE Identity", "in QE Identity"],
     ),
     failure(
         Check::TcbInfoPlatform,
         "a TCB info for the PCK certificate's platform",
-        &[
-            "Fmspc mismatch",
-            "Failed to decode TCB FMSPC",
-            "TCB info in the collateral",
-        ],
+        &["Fmspc mismatch", "TCB info in the collateral"],
     ),
     failure(
         Check::TcbLevel,
         "a level that the platform's SVNs meet",
         &[
             "No matching TCB level found",
-            "component count mismatch",
             "TDRelaunchAdvised in TCB Info",
             "TDRelaunchAdvisedConfigurationNeeded in TCB Info",
-            "Failed to parse platform TCB date",
-            "Invalid TCB level tcbDate",
         ],
     ),
     of_a_td(failure(
         Check::TdxModule,
         "the module, and a level of it, that the TCB info says",
-        &["TDX module", "TDX Module", "tdxModule"],
+        &["TDX module"],
     )),
     failure(
         Check::TcbNotRevoked,

@@ -354,7 +354,7 @@ mod tests {
         }
     }
 
-    /// A CoRIM around the values of one measurement.
+    /// A `CoRIM` around the values of one measurement.
     fn corim(values: &[u8]) -> Vec<u8> {
         let comid = [
             &[0xa1, 0x04, 0xa1, 0x00, 0x81, 0x82][..],

@@ -73,9 +73,10 @@ fn examined(args: &Args, file: &Path) -> anyhow::Result<Examined> {
     match &examined.examination.error {
         None => Ok(examined),
         Some(VerifyError::MissingCollateral { wanted }) => bail!(
-            "{} cannot be verified without {wanted}, which belongs to {}: `strongroom broker collateral fetch` fetches it, --collateral names the folder",
+            "{} cannot be verified without {wanted}, which belongs to {}. To fetch it: `{}`, then name the folder with --collateral",
             file.display(),
-            examined.place(wanted).display()
+            examined.place(wanted).display(),
+            examined.fetch(file)
         ),
         Some(error) => bail!(
             "{} does not verify, so its claims mean nothing: {error}. `strongroom verify evidence {}` shows every check",

@@ -52,12 +52,18 @@ fn line(value: &ListedReferenceValue, now: u64) -> String {
         },
         moment(value.expires),
     );
-    for (what, said) in &value.more {
-        match said {
-            Value::Null => {}
-            Value::String(said) => line.push_str(&format!(", {what} {said}")),
-            said => line.push_str(&format!(", {what} {said}")),
-        }
+    let origin = value.more.get("provenance").and_then(Value::as_object);
+    for (what, said) in origin.into_iter().flatten() {
+        let said = match said {
+            Value::Null => continue,
+            Value::String(said) => said.clone(),
+            Value::Number(at) if what == "registered" => moment(at.as_u64().unwrap_or_default()),
+            said => said.to_string(),
+        };
+        line.push_str(&format!(", {} {said}", what.replace('_', " ")));
+    }
+    if origin.is_some_and(|origin| !origin.contains_key("signer")) {
+        line.push_str(", not signed");
     }
     line
 }
@@ -128,6 +134,6 @@ mod tests {
 
     #[test]
     fn what_the_broker_says_besides_is_left_out() {
-        assert!(line(&value("svn", 9), 1).contains("signer"));
+        assert!(line(&value("svn", 9), 1).ends_with(", signer ann"));
     }
 }

@@ -350,9 +350,9 @@ static PKI: LazyLock<Pki> = LazyLock::new(|| {
         .signed_by(&authority_key, &root_issuer)
         .unwrap();
     let rim = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
-    let rim_signer = parameters("RIM Signer", false)
-        .signed_by(&rim, &root_issuer)
-        .unwrap();
+    let mut rim_signer = parameters("RIM Signer", false);
+    rim_signer.not_after = rcgen::date_time_ymd(2030, 1, 1);
+    let rim_signer = rim_signer.signed_by(&rim, &root_issuer).unwrap();
     Pki {
         root,
         authority,
@@ -468,17 +468,17 @@ impl Forged {
         report.extend_from_slice(&self.response);
         report.push(
             self.blocks
-                .unwrap_or(u8::try_from(self.measurements.len()).unwrap()),
+                .unwrap_or_else(|| u8::try_from(self.measurements.len()).unwrap()),
         );
         let length = self
             .record_length
-            .unwrap_or(u32::try_from(record.len()).unwrap());
+            .unwrap_or_else(|| u32::try_from(record.len()).unwrap());
         report.extend_from_slice(&length.to_le_bytes()[..3]);
         report.extend_from_slice(&record);
         report.extend_from_slice(&[7; 32]);
         let length = self
             .opaque_length
-            .unwrap_or(u16::try_from(opaque.len()).unwrap());
+            .unwrap_or_else(|| u16::try_from(opaque.len()).unwrap());
         report.extend_from_slice(&length.to_le_bytes());
         report.extend_from_slice(&opaque);
         let key = self.signed_by.as_ref().unwrap_or(&PKI.key);
@@ -616,6 +616,18 @@ fn one_manifest_alone_does_not_make_the_measurements_match() {
         let outcome = forged.examine().unwrap();
         assert_eq!(outcome.claims[0].1["rim_checked"], json!(false));
     }
+}
+
+#[test]
+fn manifest_whose_signer_has_expired_is_worth_none() {
+    let mut forged = Forged::with_manifests();
+    // 2033-05-18.
+    forged.now = 2_000_000_000;
+    forged.measurements[2].2[0] = 9;
+    let outcome = forged.examine().unwrap();
+    assert_eq!(outcome.claims[0].1["rim_checked"], json!(false));
+    let skipped = |step: &&crate::Step| matches!(&step.outcome, StepOutcome::Skipped(why) if why.contains("not current"));
+    assert_eq!(outcome.steps.iter().filter(skipped).count(), 2);
 }
 
 #[test]
