@@ -126,12 +126,14 @@ impl Cache {
             }
             Err(damage) => {
                 let path = wanted.path();
-                tracing::warn!(
-                    path,
-                    damage,
-                    "a piece of collateral is damaged and was dropped"
-                );
-                self.drop_files(wanted);
+                // What has no note was put there by hand, and is whoever's that did.
+                if note_path(&self.folder.join(&path)).exists() {
+                    tracing::warn!(path, damage, "damaged collateral was dropped");
+                    self.drop_files(wanted);
+                } else {
+                    tracing::warn!(path, damage, "a file in the collateral folder is of no use");
+                    self.index().remove(wanted);
+                }
                 None
             }
         }
@@ -458,6 +460,17 @@ mod tests {
         keep(&again, &rim(3), 100);
         assert_eq!(on_disk(folder.path()), 3);
         assert!(again.kept(&rim(3)).is_some());
+    }
+
+    #[test]
+    fn file_that_somebody_put_there_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join(rim(0).path());
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::write(&place, "no manifest").unwrap();
+        let cache = Cache::open(folder.path(), &[], BOUNDS);
+        assert!(cache.kept(&rim(0)).is_none());
+        assert!(place.exists());
     }
 
     #[test]

@@ -124,7 +124,7 @@ impl Collaterals {
         outcomes
     }
 
-    /// What lies in the folder, by place. A damaged piece is dropped and is not listed.
+    /// What lies in the folder, by place. A damaged piece is not listed.
     pub fn list(&self) -> Vec<Listed> {
         let wanted = self.0.cache.wanted(&self.0.roots);
         wanted
@@ -740,10 +740,11 @@ pub enum CollateralError {
         /// What is wrong with the answer.
         reason: String,
     },
-    /// It is not in the folder, and no service is asked for it.
+    /// It is not in the folder, or too old there, and no service is asked for it.
     #[error(
-        "{wanted} is not in the collateral folder ({path}), and no service is asked for it: fetch it where there is a \
-         network with `strongroom broker collateral fetch`, and bring it in with `strongroom broker collateral import`"
+        "{wanted} is not in the collateral folder, or too old there ({path}), and no service is asked for it: fetch it \
+         where there is a network with `strongroom broker collateral fetch`, and bring it in with \
+         `strongroom broker collateral import`"
     )]
     Absent {
         /// What is needed.
