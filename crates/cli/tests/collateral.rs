@@ -40,20 +40,28 @@ fn piece_that_was_brought_in_is_not_listed() {
     let finished = place.ok(&["broker", "collateral", "import", "broker", "usb"]);
     let said = finished.stdout_text();
     assert!(said.contains("1 imported, 0 refused"), "{said}");
-    assert!(said.contains("strongroom broker collateral list broker"), "{said}");
+    assert!(
+        said.contains("strongroom broker collateral list broker"),
+        "{said}"
+    );
     assert_eq!(
         fs::read(place.join("broker/collateral").join(PIECE)).unwrap(),
         fs::read(&piece).unwrap()
     );
     let said = place.ok(&["broker", "collateral", "list"]).stdout_text();
-    assert!(said.contains(PIECE) && said.contains("Turin chip abababab"), "{said}");
+    assert!(
+        said.contains(PIECE) && said.contains("Turin chip abababab"),
+        "{said}"
+    );
     let finished = place.ok(&["--json", "broker", "collateral", "list", "broker"]);
     let document = document(&finished);
     assert_eq!(document["items"][0]["path"], PIECE);
     assert_eq!(document["items"][0]["usable"], true);
     // By its file, again.
     let file = format!("usb/{PIECE}");
-    let said = place.ok(&["broker", "collateral", "import", "broker", &file]).stdout_text();
+    let said = place
+        .ok(&["broker", "collateral", "import", "broker", &file])
+        .stdout_text();
     assert!(said.contains("as new here"), "{said}");
 }
 
@@ -65,7 +73,10 @@ fn what_is_no_collateral_is_brought_in() {
     let finished = place.run(&["broker", "collateral", "import", "broker", "usb"]);
     assert_eq!(finished.status.code(), Some(1));
     let said = finished.stdout_text();
-    assert!(said.contains("REFUSED") && said.contains("revocation list"), "{said}");
+    assert!(
+        said.contains("REFUSED") && said.contains("revocation list"),
+        "{said}"
+    );
     assert!(!place.join("broker/collateral/amd/milan/crl.der").exists());
     let finished = place.run(&["broker", "collateral", "import", "broker", "empty"]);
     assert!(!finished.status.success());
@@ -76,7 +87,14 @@ fn what_is_no_collateral_is_brought_in() {
 fn service_that_cannot_be_reached_is_a_success() {
     let (place, _) = place();
     let chip = format!("turin:{CHIP}:1.3.0.8.115");
-    let args = ["broker", "collateral", "fetch", "--snp-chip", &chip, "broker"];
+    let args = [
+        "broker",
+        "collateral",
+        "fetch",
+        "--snp-chip",
+        &chip,
+        "broker",
+    ];
     let finished = place.run(&args);
     assert_eq!(finished.status.code(), Some(1));
     let said = finished.stdout_text();

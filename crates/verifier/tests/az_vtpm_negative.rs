@@ -216,7 +216,7 @@ impl AzForge {
                 Wanted::IntelQeIdentity { .. } => "/tdx/qe_identity.json".to_owned(),
                 Wanted::IntelPckCrl { platform: true, .. } => "/pck_platform.crl".to_owned(),
                 Wanted::IntelPckCrl { .. } => "/pck_processor.crl".to_owned(),
-                Wanted::IntelRootCrl { .. } => "/root.crl".to_owned(),
+                Wanted::IntelRootCrl { .. } => "root.crl".to_owned(),
                 _ => continue,
             };
             let file = |name: &str| {

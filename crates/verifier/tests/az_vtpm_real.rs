@@ -449,6 +449,55 @@ fn any_bit_of_real_evidence_counts() {
 }
 
 #[test]
+fn any_bit_of_a_real_tpms_quote_counts() {
+    let Some(whole) = json_fixture("tpm_evidence.json") else {
+        return;
+    };
+    let spki = STANDARD
+        .decode(whole["ak_public"].as_str().unwrap())
+        .unwrap();
+    let anchors = TrustAnchors::none().with_attestation_key(&spki).unwrap();
+    let mut json = whole.clone();
+    let mut count = 0;
+    for (pointer, is_hex) in [
+        ("/tpm_quote/message", false),
+        ("/tpm_quote/signature", false),
+    ]
+    .map(|(pointer, is_hex)| (pointer.to_owned(), is_hex))
+    .into_iter()
+    .chain((0..24).map(|index| (format!("/tpm_quote/pcrs/{index}"), true)))
+    {
+        let original = whole.pointer(&pointer).unwrap().clone();
+        let text = original.as_str().unwrap();
+        let bytes = match is_hex {
+            true => hex::decode(text).unwrap(),
+            false => STANDARD.decode(text).unwrap(),
+        };
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << ((at * 5 + 3) % 8);
+            *json.pointer_mut(&pointer).unwrap() = match is_hex {
+                true => json!(hex::encode(flipped)),
+                false => json!(STANDARD.encode(flipped)),
+            };
+            let expected = Expected::default();
+            let seen = run(
+                Tee::Tpm,
+                &json,
+                &Collateral::none(),
+                &anchors,
+                &expected,
+                NOW,
+            );
+            assert!(seen.error.is_some(), "{pointer} at {at}");
+            count += 1;
+        }
+        *json.pointer_mut(&pointer).unwrap() = original;
+    }
+    println!("tpm_evidence.json: {count} single bits, each refused");
+}
+
+#[test]
 fn every_truncation_of_a_real_hcl_report_is_refused() {
     let Some(whole) = parts() else { return };
     let hcl = URL_SAFE

@@ -4,6 +4,8 @@
 
 mod support_tpm;
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
@@ -12,9 +14,13 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 use strongroom_verifier::{
-    Assurance, Check, Collateral, CredentialError, EndorsementKey, Examination, Expected,
-    ExpectedInitdata, StepOutcome, TrustAnchors, VerifyError,
+    AppraisalPolicies, Assurance, Binding, Check, Collateral, CredentialError, EndorsementKey,
+    Evidence, Examination, Expected, ExpectedInitdata, ReferenceValue, ReferenceValues,
+    StepOutcome, TrustAnchors, VerifyError, appraise, verify,
 };
+use strongroom_wire::canonical::HashAlgorithm;
+use strongroom_wire::ear::Tier;
+use strongroom_wire::kbs::{Nonce, RuntimeData};
 use strongroom_wire::tee::Tee;
 use support_tpm::*;
 
@@ -676,6 +682,45 @@ fn certificates_that_are_none() {
     }
 }
 
+// --- what the shipped policy makes of it
+
+#[test]
+fn a_key_that_a_reference_value_names_and_nobody_vouches_for() {
+    let runtime_data = RuntimeData {
+        nonce: Nonce::from_bytes(&[1; 32]),
+        tee_pubkey: serde_json::from_value(json!({
+            "kty": "EC",
+            "crv": "P-256",
+            "alg": "ECDH-ES+A256KW",
+            "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+            "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
+        }))
+        .unwrap(),
+    };
+    let mut forge = honest();
+    forge.quote.extra_data = runtime_data.primary_report_data("", HashAlgorithm::Sha384);
+    forge.quote.extra_data.truncate(32);
+    let mut values = ReferenceValues::default();
+    for (name, value) in [
+        ("tpm_pcr11", json!(["4b".repeat(32)])),
+        ("trusted_aks", json!([STANDARD.encode(forge.ak.spki())])),
+    ] {
+        values.insert(name, ReferenceValue::new(value, NOW + 1));
+    }
+    let values = Arc::new(values);
+    let grade = |anchors: &TrustAnchors| {
+        let json = forge.json().to_string();
+        let evidence = Evidence::parse(Tee::Tpm, json.as_bytes()).unwrap();
+        let binding = Binding::new(&runtime_data, "", None);
+        let verified = verify(evidence, &Collateral::none(), anchors, &binding, NOW).unwrap();
+        let policies = AppraisalPolicies::shipped();
+        let appraised = appraise(verified, &values, &policies, NOW).unwrap();
+        appraised.submods()[0].trust_vector().status()
+    };
+    assert_eq!(grade(&forge.enrolled()), Tier::Affirming);
+    assert_eq!(grade(&TrustAnchors::vendors()), Tier::Contraindicated);
+}
+
 // --- the endorsement key, at enrolment
 
 /// What becomes of the certificate of an endorsement key with one change.
@@ -845,14 +890,14 @@ fn members_of_another_form_are_refused() {
 fn a_member_given_twice_is_refused() {
     let text = honest().json().to_string();
     let twice = text.replacen('{', r#"{"ak_public":"AAAA","#, 1);
-    let error = strongroom_verifier::Evidence::parse(Tee::Tpm, twice.as_bytes()).unwrap_err();
+    let error = Evidence::parse(Tee::Tpm, twice.as_bytes()).unwrap_err();
     assert!(error.to_string().contains("duplicate"), "{error}");
 }
 
 #[test]
 fn oversized_evidence_is_refused_before_parsing() {
     let text = " ".repeat(64 * 1024 + 1);
-    let error = strongroom_verifier::Evidence::parse(Tee::Tpm, text.as_bytes()).unwrap_err();
+    let error = Evidence::parse(Tee::Tpm, text.as_bytes()).unwrap_err();
     assert!(error.to_string().contains("at most"), "{error}");
 }
 

@@ -217,9 +217,8 @@ async fn policy_that_does_not_parse_is_refused_with_its_place_and_the_old_one_st
         .admin(Method::GET, "/strongroom/v1/resource-policy", "")
         .await
         .body;
-    let post = async |path: &str, body: Value| {
-        broker.admin(Method::POST, path, body.to_string()).await
-    };
+    let post =
+        async |path: &str, body: Value| broker.admin(Method::POST, path, body.to_string()).await;
     let bad = URL_SAFE_NO_PAD.encode("package policy\n\nallow := if {");
     let detail = post("/kbs/v0/resource-policy", json!({"policy": bad}))
         .await

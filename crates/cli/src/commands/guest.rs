@@ -75,7 +75,7 @@ pub(crate) struct AttestArgs {
     platform: Option<String>,
 
     /// The folder of the root that `--platform development` signs under; it is made there on first use. A broker
-    /// believes its evidence only when DIR/root.pem was given to it for development.
+    /// believes its evidence only when DIR, or its root.pem and collateral, was given to it as `[development] root`.
     #[arg(long, env = "STRONGROOM_DEVELOPMENT_ROOT", value_name = "DIR")]
     development_root: Option<PathBuf>,
 

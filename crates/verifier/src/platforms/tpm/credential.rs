@@ -94,7 +94,7 @@ impl AttestationKey {
         })
     }
 
-    /// The key as DER SubjectPublicKeyInfo, as [`TrustAnchors::with_attestation_key`] takes it.
+    /// The key as DER `SubjectPublicKeyInfo`, as [`TrustAnchors::with_attestation_key`] takes it.
     pub fn spki(&self) -> &[u8] {
         &self.spki
     }
@@ -147,7 +147,7 @@ impl EndorsementKey {
         Err(CredentialError::NoPath(refusals.join("; ")))
     }
 
-    /// Takes a key as DER SubjectPublicKeyInfo of which the caller knows by other means that it is this TPM's.
+    /// Takes a key as DER `SubjectPublicKeyInfo` of which the caller knows by other means that it is this TPM's.
     ///
     /// # Errors
     /// [`CredentialError`] when it is no RSA key.
