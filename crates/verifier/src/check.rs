@@ -97,7 +97,7 @@ checks! {
     EventLogRtmrs: "the event log, replayed, gives the quote's RTMRs", "UEFI 2.10, 38.4 (CC measurement registers)";
 
     // ---- TPM 2.0 quotes, Azure's vTPM included
-    TpmMagic: "a TPM made the attestation: it begins with TPM_GENERATED_VALUE", "TPM 2.0 Library Part 2, TPM_GENERATED";
+    TpmMagic: "a TPM made the attestation: it begins with the TPM's magic value", "TPM 2.0 Library Part 2, TPM_GENERATED";
     TpmQuoteType: "the attestation is a quote", "TPM 2.0 Library Part 2, TPMI_ST_ATTEST";
     TpmSignatureScheme: "the signature's scheme and hash are those of the attestation key", "TPM 2.0 Library Part 2, 11.3";
     TpmSignature: "the attestation key signed the quote", "TPM 2.0 Library Part 3, TPM2_Quote";

@@ -123,11 +123,11 @@ impl fmt::Debug for RootId {
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[non_exhaustive]
 pub enum SnpProduct {
-    /// Family 19h, models 00h to 0Fh.
+    /// Family 19h, models `00h` to `0Fh`.
     Milan,
-    /// Family 19h, models 10h to 1Fh and A0h to AEh (Genoa, Bergamo, Siena).
+    /// Family 19h, models `10h` to `1Fh` and `A0h` to `AEh` (Genoa, Bergamo, Siena).
     Genoa,
-    /// Family 1Ah, models 00h to 11h.
+    /// Family `1Ah`, models `00h` to `11h`.
     Turin,
 }
 

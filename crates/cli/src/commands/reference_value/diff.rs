@@ -199,7 +199,7 @@ fn meaning(claim: &str) -> Option<&'static str> {
 }
 
 /// How the last part of a claim's name begins, and what another value means. The first that fits counts.
-const MEANINGS: [(&[&str], &str); 13] = [
+const MEANINGS: [(&[&str], &str); 16] = [
     (
         &["measurement", "launch_digest"],
         "another firmware, kernel, initrd, command line, vCPU count or vCPU type was launched",
@@ -217,16 +217,21 @@ const MEANINGS: [(&[&str], &str); 13] = [
         &["rtmr_2", "pcr09", "pcr11", "pcr12"],
         "the kernel's command line, the initrd or a unified kernel image is another one",
     ),
-    (&["rtmr_3"], "the guest measured other things while it ran"),
     (
-        &[
-            "host_data",
-            "mr_config_id",
-            "pcr08",
-            "init_data",
-            "config_id",
-        ],
+        &["pcr07", "pcr14"],
+        "Secure Boot is set otherwise, or lets other keys sign",
+    ),
+    (
+        &["rtmr_3", "pcr10"],
+        "the guest measured other things while it ran",
+    ),
+    (
+        &["host_data", "mr_config_id", "init_data", "config_id"],
         "the machine was started with other init-data",
+    ),
+    (
+        &["pcr08"],
+        "the machine was started with other init-data, or its boot loader ran other commands",
     ),
     (
         &[
@@ -240,13 +245,14 @@ const MEANINGS: [(&[&str], &str); 13] = [
     (
         &[
             "reported_tcb",
+            "current_tcb",
+            "committed_tcb",
+            "launch_tcb",
             "tcb_",
             "tee_tcb",
             "svn",
-            "microcode",
-            "bootloader",
-            "snp",
-            "tee",
+            "current_firmware",
+            "committed_firmware",
         ],
         "the platform's firmware or microcode was updated, or is older",
     ),
@@ -254,23 +260,31 @@ const MEANINGS: [(&[&str], &str); 13] = [
         &[
             "policy",
             "debug",
-            "migrate",
             "td_attributes",
             "xfam",
-            "smt",
             "platform_smt",
-            "single_socket",
-            "abi_",
+            "platform_tsme",
         ],
         "what the guest or its host may do is set otherwise",
     ),
     (
-        &["chip_id", "platform_instance_id", "fmspc"],
+        &["chip_id", "platform_instance_id", "vmUniqueId"],
         "it is another machine",
     ),
     (
-        &["report_data", "report_id", "nonce"],
-        "differs between any two evidences",
+        &[
+            "report_data",
+            "report_id",
+            "nonce",
+            "clock",
+            "reset_count",
+            "restart_count",
+        ],
+        "differs between any two evidences, or two starts",
+    ),
+    (
+        &["user_data_bound", "evidence_version"],
+        "the evidence has another form",
     ),
     (
         &["uefi_event_logs"],
