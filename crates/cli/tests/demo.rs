@@ -168,6 +168,8 @@ fn keys_from(files: &Path) -> Vec<Vec<u8>> {
     let broker = strongroom()
         .args(["broker", "run", "--json", "--listen", "127.0.0.1:0"])
         .arg(files.join("broker"))
+        .arg("--development-root")
+        .arg(files.join("development-root"))
         .start()
         .unwrap();
     let url = ready(&broker);
@@ -181,7 +183,7 @@ fn keys_from(files: &Path) -> Vec<Vec<u8>> {
             "run",
             "--json",
             "--platform",
-            "sample",
+            "development",
             "--insecure-override-measured-broker",
             "--broker",
             &url,
@@ -190,6 +192,8 @@ fn keys_from(files: &Path) -> Vec<Vec<u8>> {
             "--initdata",
         ])
         .arg(files.join("cloud/guest-initdata.toml"))
+        .arg("--development-root")
+        .arg(files.join("development-root"))
         .start()
         .unwrap();
     ready(&guest);

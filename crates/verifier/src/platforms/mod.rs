@@ -20,29 +20,37 @@ use crate::{Assurance, Collateral, CollateralRequest, TrustAnchors, VerifyError}
 /// Parsed evidence, one variant per platform.
 #[derive(Clone, Debug)]
 pub(crate) enum PlatformEvidence {
-    AzVtpm(az_vtpm::abi::AzVtpmEvidence),
+    AzVtpm(Box<az_vtpm::abi::AzVtpmEvidence>),
     Nvidia(nvidia::abi::NvidiaEvidence),
     Sample(sample::abi::SampleEvidence),
-    Sgx(sgx::abi::SgxEvidence),
-    Snp(snp::abi::SnpEvidence),
-    Tdx(tdx::abi::TdxEvidence),
-    Tpm(tpm::abi::TpmEvidence),
+    Sgx(Box<sgx::abi::SgxEvidence>),
+    Snp(Box<snp::abi::SnpEvidence>),
+    Tdx(Box<tdx::abi::TdxEvidence>),
+    Tpm(Box<tpm::abi::TpmEvidence>),
 }
 
 impl PlatformEvidence {
     pub(crate) fn parse(tee: Tee, json: &[u8]) -> Result<Self, VerifyError> {
         match tee {
-            Tee::AzSnpVtpm | Tee::AzTdxVtpm => {
-                az_vtpm::abi::AzVtpmEvidence::parse(tee, json).map(Self::AzVtpm)
-            }
+            Tee::AzSnpVtpm | Tee::AzTdxVtpm => az_vtpm::abi::AzVtpmEvidence::parse(tee, json)
+                .map(Box::new)
+                .map(Self::AzVtpm),
             Tee::Nvidia => nvidia::abi::NvidiaEvidence::parse(json).map(Self::Nvidia),
             Tee::Sample | Tee::Sampledevice => {
                 sample::abi::SampleEvidence::parse(tee, json).map(Self::Sample)
             }
-            Tee::Sgx => sgx::abi::SgxEvidence::parse(json).map(Self::Sgx),
-            Tee::Snp => snp::abi::SnpEvidence::parse(json).map(Self::Snp),
-            Tee::Tdx => tdx::abi::TdxEvidence::parse(json).map(Self::Tdx),
-            Tee::Tpm => tpm::abi::TpmEvidence::parse(json).map(Self::Tpm),
+            Tee::Sgx => sgx::abi::SgxEvidence::parse(json)
+                .map(Box::new)
+                .map(Self::Sgx),
+            Tee::Snp => snp::abi::SnpEvidence::parse(json)
+                .map(Box::new)
+                .map(Self::Snp),
+            Tee::Tdx => tdx::abi::TdxEvidence::parse(json)
+                .map(Box::new)
+                .map(Self::Tdx),
+            Tee::Tpm => tpm::abi::TpmEvidence::parse(json)
+                .map(Box::new)
+                .map(Self::Tpm),
             other => Err(VerifyError::PlatformNotSupported { tee: other }),
         }
     }
@@ -50,9 +58,15 @@ impl PlatformEvidence {
     /// Parses what the hardware gives, without JSON around it.
     pub(crate) fn parse_raw(tee: Tee, bytes: &[u8]) -> Result<Self, VerifyError> {
         match tee {
-            Tee::Sgx => sgx::abi::SgxEvidence::from_quote(bytes).map(Self::Sgx),
-            Tee::Snp => snp::abi::SnpEvidence::from_report(bytes).map(Self::Snp),
-            Tee::Tdx => tdx::abi::TdxEvidence::from_quote(bytes).map(Self::Tdx),
+            Tee::Sgx => sgx::abi::SgxEvidence::from_quote(bytes)
+                .map(Box::new)
+                .map(Self::Sgx),
+            Tee::Snp => snp::abi::SnpEvidence::from_report(bytes)
+                .map(Box::new)
+                .map(Self::Snp),
+            Tee::Tdx => tdx::abi::TdxEvidence::from_quote(bytes)
+                .map(Box::new)
+                .map(Self::Tdx),
             other => Err(VerifyError::PlatformNotSupported { tee: other }),
         }
     }
