@@ -742,6 +742,15 @@ fn old_quoting_enclave_makes_the_platform_out_of_date() {
 }
 
 #[test]
+fn age_is_of_a_quoting_enclave_that_is_older_than_its_platform() {
+    let mut case = v4();
+    case.qe_identity.qe_levels[1].1.date = NOW - 900 * DAY;
+    assert_eq!(case.claims()["tcb_age_days"], 101);
+    case.forge.quoting.report.isv_svn -= 1;
+    assert_eq!(case.claims()["tcb_age_days"], 900);
+}
+
+#[test]
 fn old_tdx_module_makes_the_platform_out_of_date() {
     let mut case = v4();
     case.forge.report.tee_tcb_svn[0] -= 1;
