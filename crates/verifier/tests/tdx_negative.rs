@@ -688,6 +688,16 @@ fn debug_td_passes_and_says_so() {
     assert_eq!(case.claims()["td_attributes"]["debug"], true);
 }
 
+/// Profiling lets the host see into a TD as debugging does: each bit of the first byte makes it untrusted.
+#[test]
+fn profiled_td_passes_and_says_that_it_is_debugged() {
+    for bit in 4..7 {
+        let mut case = v4();
+        case.forge.report.td_attributes[0] = 1 << bit;
+        assert_eq!(case.claims()["td_attributes"]["debug"], true, "bit {bit}");
+    }
+}
+
 #[test]
 fn evidence_without_an_event_log_skips_its_checks() {
     for value in [json!(null), json!("")] {
