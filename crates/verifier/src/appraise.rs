@@ -744,6 +744,97 @@ mod tests {
         }
     }
 
+    /// What policies for the CoCo attestation service are made of: membership in a reference value that may be null,
+    /// `else`, bracketed platform names, iteration over events, extensions built by comprehension and union.
+    const IN_THE_STYLE_OF_OTHERS: &str = r#"package policy
+
+import rego.v1
+
+default executables := 33
+
+default hardware := 97
+
+default configuration := 36
+
+trust_claims := {
+	"executables": executables,
+	"hardware": hardware,
+	"configuration": configuration,
+	"file-system": 0,
+	"instance-identity": 0,
+	"runtime-opaque": 0,
+	"storage-opaque": 0,
+	"sourced-data": 0,
+}
+
+executables := 3 if {
+	input["az-snp-vtpm"]
+	input["az-snp-vtpm"].measurement in query_reference_value("measurement")
+}
+
+configuration := 2 if {
+	input["az-snp-vtpm"].policy_smt_allowed in query_reference_value("smt_allowed")
+}
+
+else := 3 if {
+	input["az-snp-vtpm"]
+}
+
+hardware := 2 if {
+	event := input["az-snp-vtpm"].events[_]
+	event.type_name == "KERNEL"
+	digest := event.digests[_]
+	digest.digest == query_reference_value("kernel")
+}
+
+extensions := [{"name": "ear.trustee.identifiers", "key": -18, "value": {"validated": validated}}]
+
+validated := object.union_n([images, users])
+
+image_names := [image | image := input["init_data_claims"]["containers"][_]["image"]]
+
+images := {"container_images": image_names} if {
+	count(image_names) > 0
+} else := {}
+
+users := {"container_uids": []} if {
+	input["az-snp-vtpm"].users
+} else := {}
+"#;
+
+    #[test]
+    fn policy_written_for_another_service_runs_unchanged() {
+        let policy = AppraisalPolicy::compile(DEFAULT_CPU_ID, IN_THE_STYLE_OF_OTHERS).unwrap();
+        let input = json!({
+            "az-snp-vtpm": {"measurement": "m", "policy_smt_allowed": "true",
+                "events": [{"type_name": "OTHER"}, {"type_name": "KERNEL", "digests": [{"digest": "k"}]}]},
+            "init_data_claims": {"containers": [{"image": "a"}, {"image": "b"}]},
+        });
+        let values = |list: &[(&str, Value)]| {
+            let value = |(name, value): &(&str, Value)| {
+                ((*name).to_owned(), ReferenceValue::new(value.clone(), 100))
+            };
+            Arc::new(list.iter().map(value).collect::<ReferenceValues>())
+        };
+        let known = values(&[("measurement", json!(["m"])), ("kernel", json!("k"))]);
+        let graded = policy.evaluate(input.clone(), known, 50).unwrap();
+        let vector = graded.vector;
+        assert_eq!(
+            (vector.executables, vector.hardware, vector.configuration),
+            (3, 2, 3)
+        );
+        assert_eq!(
+            graded.extensions["ear.trustee.identifiers"],
+            json!({"validated": {"container_images": ["a", "b"]}})
+        );
+        // A name that nobody registered is null, and nothing is in it.
+        let graded = policy.evaluate(input, values(&[]), 50).unwrap();
+        assert_eq!(
+            (graded.vector.executables, graded.vector.hardware),
+            (33, 97)
+        );
+    }
+
     #[test]
     fn unbound_initdata_spoils_every_platform() {
         for platform in PLATFORMS {
