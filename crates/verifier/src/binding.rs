@@ -6,6 +6,7 @@
 //! (docs/decisions/0009).
 
 use serde_json::{Map, Value, json};
+use strongroom_wire::bounded_toml;
 use strongroom_wire::canonical::HashAlgorithm;
 use strongroom_wire::initdata::{Initdata, registers};
 use strongroom_wire::jwk::TeePublicKey;
@@ -251,7 +252,7 @@ fn initdata_claims(document: &Initdata) -> Value {
         .iter()
         .map(|(name, text)| {
             let value = match name.as_str() {
-                "aa.toml" | "cdh.toml" => toml::from_str::<toml::Table>(text)
+                "aa.toml" | "cdh.toml" => bounded_toml::from_str::<toml::Table>(text)
                     .map_or_else(|_| json!(text), |table| to_json(toml::Value::Table(table))),
                 _ => json!(text),
             };
@@ -276,5 +277,28 @@ fn to_json(value: toml::Value) -> Value {
                 .map(|(name, value)| (name, to_json(value)))
                 .collect(),
         ),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Tables within tables: eighty inline ones, each under a key of eighty parts.
+    fn deep() -> String {
+        let key = ["a"; 79].join(".");
+        let open = format!("{key} = {{ ").repeat(78);
+        format!("{open}{key} = 1{}", " }".repeat(78))
+    }
+
+    #[test]
+    fn deep_configuration_in_init_data_does_not_overflow_the_stack() {
+        let text = format!(
+            "version = \"0.1.0\"\nalgorithm = \"sha256\"\n\n[data]\n\"aa.toml\" = '''\n{}\n'''\n",
+            deep()
+        );
+        let document = Initdata::parse(&text).unwrap();
+        assert!(initdata_claims(&document)["aa.toml"].is_string());
     }
 }
