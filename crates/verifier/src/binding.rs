@@ -5,6 +5,7 @@
 //! the init-data ([`Register`]); how a digest is fitted to a field is [`fitted`] and nothing else
 //! (docs/decisions/0009).
 
+use aws_lc_rs::digest;
 use serde_json::{Map, Value, json};
 use strongroom_wire::bounded_toml;
 use strongroom_wire::canonical::HashAlgorithm;
@@ -25,7 +26,7 @@ pub struct Binding {
     primary_claims: Value,
     device_claims: Value,
     tee_key: TeePublicKey,
-    has_devices: bool,
+    devices_digest: [u8; 32],
     initdata_claims: Option<Value>,
 }
 
@@ -59,14 +60,14 @@ impl Binding {
                 "tee-pubkey": runtime_data.tee_pubkey,
             }),
             tee_key: runtime_data.tee_pubkey.clone(),
-            has_devices: !additional_evidence.is_empty(),
+            devices_digest: devices_digest(additional_evidence),
             initdata_claims: initdata.map(initdata_claims),
         }
     }
 
-    /// Whether evidence of further devices was sent along.
-    pub(crate) fn has_devices(&self) -> bool {
-        self.has_devices
+    /// The digest of the evidence of further devices that the primary evidence binds.
+    pub(crate) fn devices_digest(&self) -> [u8; 32] {
+        self.devices_digest
     }
 
     /// What the primary evidence must show.
@@ -232,6 +233,13 @@ impl Expected {
             }),
         })
     }
+}
+
+/// The evidence of further devices, byte for byte as it was sent.
+pub(crate) fn devices_digest(additional_evidence: &str) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, additional_evidence.as_bytes()).as_ref());
+    out
 }
 
 /// Fits a digest into a field: a shorter one is padded with zeros at its end, a longer one loses its end.
