@@ -247,6 +247,15 @@ impl EventLog {
         }
     }
 
+    /// The log with the digests of one bank alone: of the others a replay of that bank says nothing.
+    #[must_use]
+    pub fn of_bank(mut self, bank: DigestAlgorithm) -> Self {
+        for event in &mut self.events {
+            event.digests.retain(|(algorithm, _)| *algorithm == bank);
+        }
+        self
+    }
+
     /// The events as upstream's claim `uefi_event_logs`.
     pub fn claims(&self) -> Value {
         self.events.iter().map(Event::claim).collect()
