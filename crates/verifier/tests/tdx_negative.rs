@@ -688,6 +688,16 @@ fn debug_td_passes_and_says_so() {
     assert_eq!(case.claims()["td_attributes"]["debug"], true);
 }
 
+/// Profiling lets the host see into a TD as debugging does: each bit of the first byte makes it untrusted.
+#[test]
+fn profiled_td_passes_and_says_that_it_is_debugged() {
+    for bit in 4..7 {
+        let mut case = v4();
+        case.forge.report.td_attributes[0] = 1 << bit;
+        assert_eq!(case.claims()["td_attributes"]["debug"], true, "bit {bit}");
+    }
+}
+
 #[test]
 fn evidence_without_an_event_log_skips_its_checks() {
     for value in [json!(null), json!("")] {
@@ -739,6 +749,15 @@ fn old_quoting_enclave_makes_the_platform_out_of_date() {
     let claims = case.claims();
     assert_eq!(claims["tcb_status"], "OutOfDate");
     assert_eq!(claims["qe_tcb_status"], "OutOfDate");
+}
+
+#[test]
+fn age_is_of_a_quoting_enclave_that_is_older_than_its_platform() {
+    let mut case = v4();
+    case.qe_identity.qe_levels[1].1.date = NOW - 900 * DAY;
+    assert_eq!(case.claims()["tcb_age_days"], 101);
+    case.forge.quoting.report.isv_svn -= 1;
+    assert_eq!(case.claims()["tcb_age_days"], 900);
 }
 
 #[test]

@@ -60,9 +60,11 @@ pub(crate) struct TdReport {
 }
 
 impl TdReport {
-    /// Bit 0 of the TD's attributes: its host can read and write its memory.
+    /// Bits 0 to 7 of the TD's attributes, the group TUD (TD under debug): by any of them its host sees into it, whether
+    /// to read and write its memory (bit 0) or to profile it (bits 4 to 6). `dcap-qvl` lets them all pass where it is
+    /// told to let debug TDs pass.
     pub(crate) fn is_debug(&self) -> bool {
-        u64::from_le_bytes(self.td_attributes) & 1 != 0
+        u64::from_le_bytes(self.td_attributes) & 0xff != 0
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the collateral says of a platform, as claims: names and types of upstream's, and some of ours.
 
-use dcap_qvl::{PckCertFlag, QuoteClaims};
+use dcap_qvl::{PckCertFlag, QuoteClaims, TcbStatus};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -49,7 +49,7 @@ pub(super) fn claims(quote: &QuoteClaims, now: u64) -> Map<String, Value> {
     // Ours.
     insert(
         "tcb_age_days",
-        json!(now.saturating_sub(platform.tcb_date_tag) / SECONDS_OF_A_DAY),
+        json!(now.saturating_sub(oldest_date(quote)) / SECONDS_OF_A_DAY),
     );
     insert("fmspc", json!(hex::encode(pck.fmspc)));
     insert(
@@ -59,6 +59,23 @@ pub(super) fn claims(quote: &QuoteClaims, now: u64) -> Map<String, Value> {
     insert("qe_tcb_date", json!(quote.qe.tcb_level.tcb_date));
     insert("qe_advisory_ids", json!(quote.qe.tcb_level.advisory_ids));
     claims
+}
+
+/// Since when what the status is about may be out of date. `dcap-qvl` dates the platform's level by the older of the
+/// platform and its TDX module; a quoting enclave that is not up to date counts by its own level's date, or it would be
+/// tolerated for as long as the platform below it is kept fresh.
+fn oldest_date(quote: &QuoteClaims) -> u64 {
+    let platform = quote.platform.tcb_date_tag;
+    let level = &quote.qe.tcb_level;
+    if level.tcb_status == TcbStatus::UpToDate {
+        return platform;
+    }
+    // A date that cannot be read is as old as can be.
+    let enclave = OffsetDateTime::parse(&level.tcb_date, &Rfc3339)
+        .ok()
+        .and_then(|date| u64::try_from(date.unix_timestamp()).ok())
+        .unwrap_or_default();
+    platform.min(enclave)
 }
 
 fn date(seconds: u64) -> Value {

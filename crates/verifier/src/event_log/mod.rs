@@ -117,6 +117,13 @@ pub enum EventLogError {
         /// The bank.
         bank: &'static str,
     },
+    /// An event that takes no action has a digest, which no register ever saw (TCG PC Client Platform Firmware
+    /// Profile, 10.4.1: such digests are zeros).
+    #[error("event {event} takes no action and has a digest, which nothing measured")]
+    Unmeasured {
+        /// The event's place, from 0.
+        event: usize,
+    },
     /// An event extends a register that the platform does not have.
     #[error("event {event} extends the register {register}, which there is not")]
     Register {
@@ -175,9 +182,11 @@ impl EventLog {
     /// nothing extends.
     ///
     /// # Errors
-    /// [`EventLogError`]: an event without a SHA-384 digest, or for a register that there is not.
+    /// [`EventLogError`]: an event without a SHA-384 digest, one for a register that there is not, or one that takes no
+    /// action and has a digest all the same.
     pub fn rtmrs(&self) -> Result<[[u8; 48]; 4], EventLogError> {
         let bank = DigestAlgorithm::Sha384;
+        self.check_unmeasured()?;
         let mut rtmrs = [[0; 48]; 4];
         for (position, event) in self.extending() {
             let rtmr = event
@@ -218,6 +227,27 @@ impl EventLog {
         Ok(pcrs)
     }
 
+    /// Whoever looks for a digest among the events must find none that no register vouches for.
+    fn check_unmeasured(&self) -> Result<(), EventLogError> {
+        let unmeasured = self.events.iter().position(|event| {
+            let mut digests = event.digests.iter();
+            event.kind == EV_NO_ACTION && digests.any(|(_, digest)| digest.iter().any(|&b| b != 0))
+        });
+        match unmeasured {
+            None => Ok(()),
+            Some(event) => Err(EventLogError::Unmeasured { event }),
+        }
+    }
+
+    /// The log with the digests of one bank alone: those that the replay of that bank proved.
+    #[must_use]
+    pub(crate) fn with_bank_alone(mut self, bank: DigestAlgorithm) -> Self {
+        for event in &mut self.events {
+            event.digests.retain(|(algorithm, _)| *algorithm == bank);
+        }
+        self
+    }
+
     fn initial_pcr(&self, register: u32, bank: DigestAlgorithm) -> Vec<u8> {
         let fill = match register {
             17..=22 => 0xff,
@@ -245,15 +275,6 @@ impl EventLog {
         {
             self.startup_locality = *locality;
         }
-    }
-
-    /// The log with the digests of one bank alone: of the others a replay of that bank says nothing.
-    #[must_use]
-    pub fn of_bank(mut self, bank: DigestAlgorithm) -> Self {
-        for event in &mut self.events {
-            event.digests.retain(|(algorithm, _)| *algorithm == bank);
-        }
-        self
     }
 
     /// The events as upstream's claim `uefi_event_logs`.

@@ -194,8 +194,39 @@ fn dynamic_pcrs_start_from_ones() {
 
 #[test]
 fn event_that_takes_no_action_extends_nothing() {
-    let events = event(1, EV_NO_ACTION, 0x0c, &[1; 48], b"");
+    let events = event(1, EV_NO_ACTION, 0x0c, &[0; 48], b"");
     assert_eq!(replay_rtmrs(&log(0x0c, 48, &events)).unwrap(), [[0; 48]; 4]);
+}
+
+#[test]
+fn digest_that_nothing_measured_is_refused() {
+    let events = event(2, EV_NO_ACTION, 0x0c, &[1; 48], b"");
+    assert_eq!(
+        replay_rtmrs(&log(0x0c, 48, &events)).unwrap_err(),
+        EventLogError::Unmeasured { event: 0 }
+    );
+}
+
+#[test]
+fn digest_of_a_bank_that_was_not_replayed_is_no_claim() {
+    let event = Event {
+        register: 2,
+        kind: EV_EFI_BOOT_SERVICES_APPLICATION,
+        digests: vec![
+            (DigestAlgorithm::Sha256, vec![7; 32]),
+            (DigestAlgorithm::Sha384, vec![1; 48]),
+        ],
+        data: Vec::new(),
+    };
+    let log = EventLog {
+        events: vec![event],
+        startup_locality: 0,
+    };
+    let claims = log.with_bank_alone(DigestAlgorithm::Sha384).claims();
+    assert_eq!(
+        claims[0]["digests"],
+        json!([{"alg": "SHA-384", "digest": "01".repeat(48)}])
+    );
 }
 
 #[test]

@@ -126,28 +126,31 @@ platform := name if {
 }
 
 holds(grade) if {
-	platform != "tpm" # its configuration has a rule of its own, below
-	every requirement in requirements[platform] {
-		met(requirement, grade)
-	}
+	requirements[platform]
+	not tpm_configuration(grade)
+	not grade in unmet
 }
 
-holds(grade) if {
-	platform == "tpm"
-	grade != "configuration"
-	every requirement in requirements.tpm {
-		met(requirement, grade)
-	}
+# A TPM's configuration has a rule of its own, above.
+tpm_configuration("configuration") if platform == "tpm"
+
+# The grades that some requirement denies: each requirement is looked at once.
+unmet contains requirement.grade if {
+	some requirement in requirements[platform]
+	not met(requirement)
 }
 
-# A requirement of another grade is none of this one.
-met(requirement, grade) if requirement.grade != grade
+met(requirement) if {
+	name := requirement.reference
+	accepted(name, claimed(requirement))
+}
 
-met(requirement, _) if accepted(requirement.reference, claimed(requirement))
+met(requirement) if {
+	name := requirement.at_least
+	at_least(name, claimed(requirement))
+}
 
-met(requirement, _) if at_least(requirement.at_least, claimed(requirement))
-
-met(requirement, _) if requirement.equals == claimed(requirement)
+met(requirement) if requirement.equals == claimed(requirement)
 
 met(requirement, _) if {
 	requirement.if_claimed
@@ -158,11 +161,7 @@ claimed(requirement) := object.get(input[platform], requirement.claim, null)
 
 graded(grade, best, good) := best if in_full(grade) else := good
 
-in_full("configuration") if {
-	every requirement in requirements[platform] {
-		met(requirement, "configuration in full")
-	}
-}
+in_full("configuration") if not "configuration in full" in unmet
 
 in_full("executables") if platform != "tdx"
 
@@ -251,7 +250,7 @@ findings contains {
 } if {
 	some requirement in requirements[platform]
 	not endswith(requirement.grade, "in full")
-	not met(requirement, requirement.grade)
+	not met(requirement)
 }
 
 source(requirement) := sprintf("reference value %s", [requirement.reference])
