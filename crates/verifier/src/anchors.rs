@@ -36,9 +36,10 @@ impl TrustAnchors {
     /// Trusts a development root for every platform. What rests on it is never [`Assurance::Hardware`].
     ///
     /// # Errors
-    /// [`AnchorError`] when the PEM does not hold exactly one certificate.
+    /// [`AnchorError`] when the PEM does not hold exactly one certificate, or one that is trusted for hardware.
     pub fn with_development_root(mut self, pem: &str) -> Result<Self, AnchorError> {
         let root = one_certificate(pem)?;
+        self.refuse_root_of(Assurance::Hardware, &root)?;
         let vendors = SnpProduct::ALL.into_iter().map(Vendor::Amd).chain([
             Vendor::Intel,
             Vendor::Nvidia,
@@ -57,12 +58,14 @@ impl TrustAnchors {
     /// Trusts the maker of a TPM, or whoever certifies attestation keys of TPMs.
     ///
     /// # Errors
-    /// [`AnchorError`] when the PEM does not hold exactly one certificate.
+    /// [`AnchorError`] when the PEM does not hold exactly one certificate, or one that is trusted for development.
     pub fn with_tpm_root(mut self, pem: &str) -> Result<Self, AnchorError> {
+        let certificate = one_certificate(pem)?;
+        self.refuse_root_of(Assurance::Development, &certificate)?;
         self.roots.push(Root {
             vendor: Vendor::Tpm,
             assurance: Assurance::Hardware,
-            certificate: one_certificate(pem)?,
+            certificate,
             intermediates: Vec::new(),
         });
         Ok(self)
@@ -78,7 +81,20 @@ impl TrustAnchors {
         Ok(self)
     }
 
-    /// The roots of one maker, the hardware's before those for development.
+    /// One certificate must not be worth two things, of which whoever asks first would hear one.
+    fn refuse_root_of(&self, worth: Assurance, root: &Certificate) -> Result<(), AnchorError> {
+        let known = |known: &Root| known.assurance == worth && known.certificate == *root;
+        match self.roots.iter().any(known) {
+            false => Ok(()),
+            true => Err(AnchorError(format!(
+                "{} is trusted for {} already",
+                root.subject(),
+                worth.as_str()
+            ))),
+        }
+    }
+
+    /// The roots of one maker, in the order in which they were trusted.
     pub(crate) fn roots(&self, vendor: Vendor) -> impl Iterator<Item = &Root> {
         self.roots.iter().filter(move |root| root.vendor == vendor)
     }
@@ -296,6 +312,19 @@ mod tests {
         let two = include_str!("roots/intel_sgx.pem").repeat(2);
         assert!(TrustAnchors::none().with_development_root(&two).is_err());
         assert!(TrustAnchors::none().with_development_root("").is_err());
+    }
+
+    #[test]
+    fn root_is_not_trusted_for_development_and_for_hardware() {
+        let root = include_str!("roots/nvidia_device.pem");
+        let development = TrustAnchors::none().with_development_root(root).unwrap();
+        assert!(development.with_tpm_root(root).is_err());
+        let tpm = TrustAnchors::none().with_tpm_root(root).unwrap();
+        assert!(tpm.with_development_root(root).is_err());
+        assert!(TrustAnchors::vendors().with_development_root(root).is_err());
+        // The same twice is no contradiction.
+        let twice = TrustAnchors::none().with_tpm_root(root).unwrap();
+        twice.with_tpm_root(root).unwrap();
     }
 
     #[test]

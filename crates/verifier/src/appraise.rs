@@ -631,6 +631,29 @@ mod tests {
         (json!({"assurance": "hardware", platform: claims}), values)
     }
 
+    /// Turin's TCB version has a part that the other product lines do not have. It ages like the others.
+    #[test]
+    fn fmc_of_turin_is_compared_where_there_is_one() {
+        for (platform, name, old, newest) in [
+            ("snp", "snp_fmc", json!(1), json!(2)),
+            ("az-snp-vtpm", "tcb_fmc", json!("1"), json!("2")),
+        ] {
+            let (without, mut values) = good(platform);
+            assert_eq!(grade(without.clone(), &values).hardware, 2, "{platform}");
+            let mut turin = without;
+            turin[platform]["reported_tcb_fmc"] = newest.clone();
+            assert_eq!(grade(turin.clone(), &values).hardware, 97, "{platform}");
+            values.push((name, json!([newest])));
+            assert_eq!(grade(turin.clone(), &values).hardware, 2, "{platform}");
+            turin[platform]["reported_tcb_fmc"] = old.clone();
+            assert_eq!(grade(turin.clone(), &values).hardware, 97, "{platform}");
+            assert_eq!(
+                findings(turin, &values),
+                [(format!("{platform}.reported_tcb_fmc"), json!([newest]), old)]
+            );
+        }
+    }
+
     const PLATFORMS: [&str; 5] = ["snp", "tdx", "az-snp-vtpm", "az-tdx-vtpm", "tpm"];
 
     /// The pointers to every leaf below a value, arrays aside.

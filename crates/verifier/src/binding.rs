@@ -5,7 +5,9 @@
 //! the init-data ([`Register`]); how a digest is fitted to a field is [`fitted`] and nothing else
 //! (docs/decisions/0009).
 
+use aws_lc_rs::digest;
 use serde_json::{Map, Value, json};
+use strongroom_wire::bounded_toml;
 use strongroom_wire::canonical::HashAlgorithm;
 use strongroom_wire::initdata::{Initdata, registers};
 use strongroom_wire::jwk::TeePublicKey;
@@ -24,7 +26,7 @@ pub struct Binding {
     primary_claims: Value,
     device_claims: Value,
     tee_key: TeePublicKey,
-    has_devices: bool,
+    devices_digest: [u8; 32],
     initdata_claims: Option<Value>,
 }
 
@@ -58,14 +60,14 @@ impl Binding {
                 "tee-pubkey": runtime_data.tee_pubkey,
             }),
             tee_key: runtime_data.tee_pubkey.clone(),
-            has_devices: !additional_evidence.is_empty(),
+            devices_digest: devices_digest(additional_evidence),
             initdata_claims: initdata.map(initdata_claims),
         }
     }
 
-    /// Whether evidence of further devices was sent along.
-    pub(crate) fn has_devices(&self) -> bool {
-        self.has_devices
+    /// The digest of the evidence of further devices that the primary evidence binds.
+    pub(crate) fn devices_digest(&self) -> [u8; 32] {
+        self.devices_digest
     }
 
     /// What the primary evidence must show.
@@ -233,6 +235,13 @@ impl Expected {
     }
 }
 
+/// The evidence of further devices, byte for byte as it was sent.
+pub(crate) fn devices_digest(additional_evidence: &str) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, additional_evidence.as_bytes()).as_ref());
+    out
+}
+
 /// Fits a digest into a field: a shorter one is padded with zeros at its end, a longer one loses its end.
 ///
 /// What is cut stays a prefix of a cryptographic hash of at least 256 bits, which is as hard to hit as the field
@@ -251,7 +260,7 @@ fn initdata_claims(document: &Initdata) -> Value {
         .iter()
         .map(|(name, text)| {
             let value = match name.as_str() {
-                "aa.toml" | "cdh.toml" => toml::from_str::<toml::Table>(text)
+                "aa.toml" | "cdh.toml" => bounded_toml::from_str::<toml::Table>(text)
                     .map_or_else(|_| json!(text), |table| to_json(toml::Value::Table(table))),
                 _ => json!(text),
             };
@@ -276,5 +285,28 @@ fn to_json(value: toml::Value) -> Value {
                 .map(|(name, value)| (name, to_json(value)))
                 .collect(),
         ),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Tables within tables: eighty inline ones, each under a key of eighty parts.
+    fn deep() -> String {
+        let key = ["a"; 79].join(".");
+        let open = format!("{key} = {{ ").repeat(78);
+        format!("{open}{key} = 1{}", " }".repeat(78))
+    }
+
+    #[test]
+    fn deep_configuration_in_init_data_does_not_overflow_the_stack() {
+        let text = format!(
+            "version = \"0.1.0\"\nalgorithm = \"sha256\"\n\n[data]\n\"aa.toml\" = '''\n{}\n'''\n",
+            deep()
+        );
+        let document = Initdata::parse(&text).unwrap();
+        assert!(initdata_claims(&document)["aa.toml"].is_string());
     }
 }

@@ -24,7 +24,9 @@ mod x509;
 mod xml;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use strongroom_wire::jwk::TeePublicKey;
@@ -60,6 +62,8 @@ pub struct Evidence {
     primary: PlatformEvidence,
     /// By platform, so that their order is the same whatever order they were sent in.
     devices: Vec<PlatformEvidence>,
+    /// The digest of the text that the devices were parsed from.
+    devices_digest: [u8; 32],
 }
 
 impl Evidence {
@@ -79,6 +83,7 @@ impl Evidence {
         Ok(Self {
             primary: PlatformEvidence::parse_raw(tee, bytes)?,
             devices: Vec::new(),
+            devices_digest: binding::devices_digest(""),
         })
     }
 
@@ -95,10 +100,10 @@ impl Evidence {
                 return Err(Check::Devices
                     .failed(format!("at most {MAX_ADDITIONAL} bytes"), additional.len()));
             }
-            let map: BTreeMap<Tee, &RawValue> = serde_json::from_str(additional)
+            let DeviceMap(map) = serde_json::from_str(additional)
                 .map_err(|e| Check::Devices.failed("a map from platform to evidence", e))?;
             for (tee, evidence) in map {
-                if !matches!(tee, Tee::Nvidia | Tee::Sampledevice) {
+                if !is_device(tee) {
                     return Err(VerifyError::PlatformNotSupported { tee });
                 }
                 devices.push(PlatformEvidence::parse(tee, evidence.get().as_bytes())?);
@@ -107,7 +112,11 @@ impl Evidence {
                 return Err(Check::Devices.failed("at least one device", "an empty map"));
             }
         }
-        Ok(Self { primary, devices })
+        Ok(Self {
+            primary,
+            devices,
+            devices_digest: binding::devices_digest(additional),
+        })
     }
 
     /// The platform of the primary evidence.
@@ -151,6 +160,8 @@ impl Evidence {
 
 /// Verifies evidence: its signatures and their anchors, and that it binds nonce, key and init-data.
 ///
+/// The devices must be those that the binding covers, and stand beside a CPU's evidence.
+///
 /// The caller still owes that the binding's nonce is its own and fresh. Never panics, whatever the evidence.
 ///
 /// # Errors
@@ -162,13 +173,51 @@ pub fn verify(
     binding: &Binding,
     now: u64,
 ) -> Result<VerifiedEvidence, VerifyError> {
-    if binding.has_devices() == evidence.devices.is_empty() {
+    if binding.devices_digest() != evidence.devices_digest {
         return Err(VerifyError::AdditionalEvidence);
+    }
+    // A device signs whatever nonce its owner hands it, wherever the key of the session lies.
+    if is_device(evidence.tee()) {
+        return Err(Check::Devices.failed("a device beside the evidence of a CPU", evidence.tee()));
     }
     let mut steps = Steps::default();
     let expected = (binding.primary(), binding.device());
     let verdicts = evidence.check(collateral, anchors, expected, now, &mut steps)?;
     Ok(VerifiedEvidence::new(verdicts, binding, steps.into_list()))
+}
+
+/// Whether a platform is verified beside a CPU's, and never in its place.
+fn is_device(tee: Tee) -> bool {
+    matches!(tee, Tee::Nvidia | Tee::Sampledevice)
+}
+
+/// Devices by their platform, each platform once: of two readers one might look at the first and one at the last.
+struct DeviceMap<'a>(BTreeMap<Tee, &'a RawValue>);
+
+impl<'de> Deserialize<'de> for DeviceMap<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = DeviceMap<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map from platform to evidence")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+                let mut devices = BTreeMap::new();
+                while let Some((tee, evidence)) = members.next_entry::<Tee, &RawValue>()? {
+                    if devices.insert(tee, evidence).is_some() {
+                        return Err(A::Error::custom(format!("{tee} is there twice")));
+                    }
+                }
+                Ok(DeviceMap(devices))
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
 }
 
 /// Runs the same checks over evidence that somebody kept, and tells how each ended. Nothing is believed for it: no

@@ -5,6 +5,7 @@
 //! Canonical XML 1.1 that differs from 1.0. Comments are dropped, as the form without comments demands.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::reader::Reader;
@@ -19,7 +20,7 @@ pub(crate) struct Element {
     pub(crate) namespace: String,
     attributes: Vec<Attribute>,
     /// The prefixes in scope, and what each stands for. The default namespace has the empty prefix.
-    scope: BTreeMap<String, String>,
+    scope: Arc<BTreeMap<String, String>>,
     children: Vec<Node>,
 }
 
@@ -119,9 +120,15 @@ impl Element {
             let raw =
                 std::str::from_utf8(&attribute.value).map_err(|e| malformed(e.to_string()))?;
             let value = attribute_value(raw)?;
+            let declares = prefix == "xmlns" || (prefix.is_empty() && name == "xmlns");
+            if declares && (name.len() > MAX_NAMESPACE || value.len() > MAX_NAMESPACE) {
+                return Err(malformed(format!(
+                    "a prefix or namespace has at most {MAX_NAMESPACE} bytes"
+                )));
+            }
             match (prefix.as_str(), name.as_str()) {
                 ("", "xmlns") => {
-                    scope.insert(String::new(), value);
+                    Arc::make_mut(&mut scope).insert(String::new(), value);
                 }
                 ("xmlns", _) if value.is_empty() || name == "xml" || name == "xmlns" => {
                     return Err(malformed(format!(
@@ -129,7 +136,7 @@ impl Element {
                     )));
                 }
                 ("xmlns", _) => {
-                    scope.insert(name, value);
+                    Arc::make_mut(&mut scope).insert(name, value);
                 }
                 ("xml", _) => return Err(malformed(format!("the attribute xml:{name}"))),
                 _ => plain.push((prefix, name, value)),
@@ -252,7 +259,7 @@ impl Element {
         let element = qualified(&self.prefix, &self.name);
         out.push('<');
         out.push_str(&element);
-        for (prefix, namespace) in &self.scope {
+        for (prefix, namespace) in self.scope.iter() {
             let known = printed.get(prefix).map_or("", String::as_str);
             if known != namespace {
                 out.push_str(if prefix.is_empty() {
@@ -408,9 +415,11 @@ fn escape(text: &str, attribute: bool, out: &mut String) {
 const MAX_BYTES: usize = 512 * 1024;
 const MAX_NODES: usize = 16_384;
 const MAX_ATTRIBUTES: usize = 128;
-/// Each element holds a copy of its scope.
+/// An element that declares prefixes holds a copy of its scope; the others share their parent's.
 const MAX_PREFIXES: usize = 16;
 const MAX_DEPTH: usize = 16;
+/// The longest of NVIDIA's has 103 bytes.
+const MAX_NAMESPACE: usize = 256;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -526,5 +535,22 @@ mod tests {
                 limit: MAX_ATTRIBUTES
             })
         );
+    }
+
+    /// Every element inherits it, and a copy for each would take gigabytes.
+    #[test]
+    fn namespace_of_a_great_length_is_refused() {
+        let long = "n".repeat(MAX_NAMESPACE + 1);
+        for text in [
+            format!("<a xmlns='{long}'/>"),
+            format!("<a xmlns:p='{long}'>{}</a>", "<b/>".repeat(100)),
+            format!("<a {long}:b='1' xmlns:{long}='c'/>"),
+        ] {
+            let error = Element::parse(text.as_bytes()).unwrap_err();
+            assert!(
+                matches!(&error, XmlError::Malformed(why) if why.contains("at most")),
+                "{error}"
+            );
+        }
     }
 }

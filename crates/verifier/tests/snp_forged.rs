@@ -195,7 +195,8 @@ fn certificate_of_another_name_is_refused_as_malformed() {
 
 #[test]
 fn vlek_under_the_name_of_a_vcek_is_refused_for_want_of_a_chip() {
-    let mut forge = Forge::vlek().with(at::KEY_INFO, &[0]);
+    let forge = Forge::vlek().with(at::KEY_INFO, &[0]);
+    let mut forge = forge.signed_under("SEV-Milan");
     named(&mut forge, "SEV-VCEK");
     refused(forge, Check::SnpChipId);
 }
@@ -912,4 +913,19 @@ fn serial_numbers_do_not_matter_to_a_path() {
     let mut forge = Forge::milan();
     forge.leaf.serial_number = Some(SerialNumber::from(9_u64));
     passes(forge);
+}
+
+/// AMD's two signing keys of a product line have the same root, and each certifies one kind of key.
+#[test]
+fn certificate_under_the_signing_key_of_the_other_kind_or_product_is_refused() {
+    for (forge, under) in [
+        (Forge::milan(), "SEV-VLEK-Milan"),
+        (Forge::vlek(), "SEV-Milan"),
+        (Forge::milan(), "SEV-Genoa"),
+        (Forge::turin(), "SEV-Milan"),
+        (Forge::vlek(), "SEV-VLEK-Genoa"),
+    ] {
+        let error = refused(forge.signed_under(under), Check::SnpChain);
+        assert!(error.contains(under), "{error}");
+    }
 }

@@ -755,6 +755,21 @@ fn an_endorsement_keys_certificate_by_an_untrusted_root() {
     assert!(matches!(error, CredentialError::NoPath(_)), "{error}");
 }
 
+/// An enrolled attestation key counts as hardware's: enrolment must not make that of a development root's word.
+#[test]
+fn an_endorsement_keys_certificate_by_a_development_root() {
+    let development = |pki: &Pki| {
+        TrustAnchors::none()
+            .with_development_root(&pki.root_pem)
+            .unwrap()
+    };
+    let error = endorsement(development, NOW, |_| {}).unwrap_err();
+    assert!(
+        matches!(&error, CredentialError::NoPath(why) if why.contains("development")),
+        "{error}"
+    );
+}
+
 #[test]
 fn an_endorsement_keys_certificate_that_has_expired() {
     let error = endorsement(Pki::anchors, 2_000_000_001, |_| {}).unwrap_err();

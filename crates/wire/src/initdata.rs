@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use serde::Deserialize;
 
 use crate::b64;
+use crate::bounded_toml;
 use crate::canonical::HashAlgorithm;
 
 /// The annotation that carries init-data on a pod.
@@ -47,8 +48,8 @@ impl Initdata {
                 limit: MAX_DOCUMENT,
             });
         }
-        let document: Document = toml::from_str(text)
-            .map_err(|error| InitdataError::Toml(error.message().to_owned()))?;
+        let document: Document =
+            bounded_toml::from_str(text).map_err(|error| InitdataError::Toml(error.to_string()))?;
         if document.version != "0.1.0" {
             return Err(InitdataError::Version(
                 document.version.chars().take(32).collect(),
@@ -374,6 +375,19 @@ mod tests {
         assert_eq!(
             compose(HashAlgorithm::Sha384, &files).unwrap().digest(),
             composed.digest()
+        );
+    }
+
+    #[test]
+    fn deep_document_does_not_overflow_the_stack() {
+        let key = ["a"; 79].join(".");
+        let open = format!("{key} = {{ ").repeat(78);
+        let deep = format!("{open}{key} = 1{}", " }".repeat(78));
+        let text = format!("version = \"0.1.0\"\nalgorithm = \"sha256\"\n{deep}\n");
+        let error = Initdata::parse(&text).unwrap_err();
+        assert!(
+            matches!(&error, InitdataError::Toml(why) if why.contains("deeper")),
+            "{error}"
         );
     }
 }

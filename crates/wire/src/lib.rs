@@ -8,6 +8,7 @@
 
 pub mod admin;
 mod b64;
+pub mod bounded_toml;
 pub mod canonical;
 pub mod ear;
 pub mod error_information;

@@ -51,7 +51,8 @@ configuration := 0 if {
 
 # `reference`: the claim is among the reference values of that name. `at_least`: it is a number no lower
 # than the reference value. `equals`: it is that value. Those of grade "... in full" decide between a good
-# grade and the best one.
+# grade and the best one. `if_claimed`: some machines do not have it, and the verifier claims it of each that
+# has: of all TCB versions Turin's alone has an FMC.
 requirements := {
 	"sample": [
 		{"grade": "executables", "claim": ["launch_digest"], "reference": "launch_digest"},
@@ -66,6 +67,7 @@ requirements := {
 		{"grade": "hardware", "claim": ["reported_tcb_microcode"], "reference": "snp_microcode"},
 		{"grade": "hardware", "claim": ["reported_tcb_snp"], "reference": "snp_snp_svn"},
 		{"grade": "hardware", "claim": ["reported_tcb_tee"], "reference": "snp_tee_svn"},
+		{"grade": "hardware", "claim": ["reported_tcb_fmc"], "reference": "snp_fmc", "if_claimed": true},
 		{"grade": "configuration", "claim": ["policy_debug_allowed"], "equals": false},
 		{"grade": "configuration", "claim": ["policy_migrate_ma"], "equals": false},
 		{"grade": "configuration in full", "claim": ["platform_smt_enabled"], "reference": "snp_smt_enabled"},
@@ -92,6 +94,7 @@ requirements := {
 		{"grade": "hardware", "claim": ["reported_tcb_microcode"], "reference": "tcb_microcode"},
 		{"grade": "hardware", "claim": ["reported_tcb_snp"], "reference": "tcb_snp"},
 		{"grade": "hardware", "claim": ["reported_tcb_tee"], "reference": "tcb_tee"},
+		{"grade": "hardware", "claim": ["reported_tcb_fmc"], "reference": "tcb_fmc", "if_claimed": true},
 		{"grade": "configuration", "claim": ["policy_debug_allowed"], "equals": "false"},
 		{"grade": "configuration", "claim": ["policy_migrate_ma"], "equals": "false"},
 		{"grade": "configuration", "claim": ["platform_smt_enabled"], "reference": "smt_enabled"},
@@ -148,6 +151,11 @@ met(requirement) if {
 }
 
 met(requirement) if requirement.equals == claimed(requirement)
+
+met(requirement, _) if {
+	requirement.if_claimed
+	is_null(claimed(requirement))
+}
 
 claimed(requirement) := object.get(input[platform], requirement.claim, null)
 

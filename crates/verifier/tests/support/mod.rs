@@ -263,12 +263,7 @@ impl Forge {
     pub fn genoa() -> Self {
         let mut forge = Self::milan();
         put(&mut forge.report, at::CPUID, &[0x19, 0xA0, 0x02]);
-        forge.ask.distinguished_name = DistinguishedName::new();
-        forge
-            .ask
-            .distinguished_name
-            .push(DnType::CommonName, "SEV-Genoa");
-        forge
+        forge.signed_under("SEV-Genoa")
     }
 
     /// A Turin machine's, with report version 5: a chip id of 8 bytes, TCB versions with an FMC.
@@ -296,7 +291,7 @@ impl Forge {
         }
         forge.extension(&[3, 9], Some(vec![2, 1, 2]));
         forge.extension(&[4], Some(vec![0x5C; 8]));
-        forge
+        forge.signed_under("SEV-Turin")
     }
 
     /// As a cloud that hides its chips sends it: signed by a VLEK.
@@ -311,7 +306,14 @@ impl Forge {
             .leaf
             .distinguished_name
             .push(DnType::CommonName, "SEV-VLEK");
-        forge
+        forge.signed_under("SEV-VLEK-Milan")
+    }
+
+    /// Names the certificate between root and leaf.
+    pub fn signed_under(mut self, name: &str) -> Self {
+        self.ask.distinguished_name = DistinguishedName::new();
+        self.ask.distinguished_name.push(DnType::CommonName, name);
+        self
     }
 
     /// Replaces, adds or removes an extension of the leaf.

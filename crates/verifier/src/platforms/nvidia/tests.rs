@@ -293,6 +293,7 @@ fn any_flipped_bit_of_the_signed_part_is_refused() {
             let evidence = Evidence {
                 primary: PlatformEvidence::Nvidia(changed),
                 devices: Vec::new(),
+                devices_digest: crate::binding::devices_digest(""),
             };
             match examine(evidence, &Collateral::none(), &anchors, &expected, NOW).error {
                 None => Ok(()),
@@ -334,6 +335,9 @@ struct Pki {
     root: rcgen::Certificate,
     authority: rcgen::Certificate,
     issuer: Issuer<'static, KeyPair>,
+    /// The authority of another architecture, under the same root.
+    other: rcgen::Certificate,
+    other_issuer: Issuer<'static, KeyPair>,
     key: KeyPair,
     rim: KeyPair,
     rim_signer: rcgen::Certificate,
@@ -345,9 +349,14 @@ static PKI: LazyLock<Pki> = LazyLock::new(|| {
     let root = root_parameters.self_signed(&root_key).unwrap();
     let root_issuer = Issuer::new(root_parameters, root_key);
     let authority_key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
-    let authority_parameters = parameters("Authority", true);
+    let authority_parameters = parameters("NVIDIA GH100 Identity", true);
     let authority = authority_parameters
         .signed_by(&authority_key, &root_issuer)
+        .unwrap();
+    let other_key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
+    let other_parameters = parameters("NVIDIA GB100 Identity", true);
+    let other = other_parameters
+        .signed_by(&other_key, &root_issuer)
         .unwrap();
     let rim = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
     let mut rim_signer = parameters("RIM Signer", false);
@@ -357,6 +366,8 @@ static PKI: LazyLock<Pki> = LazyLock::new(|| {
         root,
         authority,
         issuer: Issuer::new(authority_parameters, authority_key),
+        other,
+        other_issuer: Issuer::new(other_parameters, other_key),
         key: KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap(),
         rim,
         rim_signer,
@@ -388,6 +399,7 @@ struct Forged {
     fwid_hash: &'static [u8],
     fwid_extension: bool,
     leaf: fn(&mut CertificateParams),
+    other_architecture: bool,
     chain: fn(Vec<String>) -> Vec<String>,
     signed_by: Option<KeyPair>,
     signature: fn(&mut Vec<u8>),
@@ -429,6 +441,7 @@ impl Forged {
             fwid_hash: SHA384_OID,
             fwid_extension: true,
             leaf: |_| {},
+            other_architecture: false,
             chain: |chain| chain,
             signed_by: None,
             signature: |_| {},
@@ -499,8 +512,12 @@ impl Forged {
                 ));
         }
         (self.leaf)(&mut leaf);
-        let leaf = leaf.signed_by(&PKI.key, &PKI.issuer).unwrap();
-        (self.chain)(vec![leaf.pem(), PKI.authority.pem(), PKI.root.pem()]).concat()
+        let (authority, issuer) = match self.other_architecture {
+            false => (&PKI.authority, &PKI.issuer),
+            true => (&PKI.other, &PKI.other_issuer),
+        };
+        let leaf = leaf.signed_by(&PKI.key, issuer).unwrap();
+        (self.chain)(vec![leaf.pem(), authority.pem(), PKI.root.pem()]).concat()
     }
 
     fn json(&self) -> String {
@@ -668,6 +685,11 @@ fn one_wrong_field_is_refused_by_its_check() {
             f.arch = "BLACKWELL"
         }),
         ("a switch", Check::NvidiaArchitecture, |f| f.arch = "LS10"),
+        (
+            "certificates of another architecture",
+            Check::NvidiaArchitecture,
+            |f| f.other_architecture = true,
+        ),
         ("lower case", Check::NvidiaArchitecture, |f| {
             f.arch = "hopper"
         }),

@@ -19,7 +19,7 @@ use crate::binding::{Register, ReportDataForm};
 use crate::check::Check;
 use crate::platforms::{PlatformVerdict, Verification};
 use crate::rim::{Rim, RimError};
-use crate::x509::{KeyKind, X509Error};
+use crate::x509::{Certificate, KeyKind, X509Error};
 use crate::{Assurance, VerifyError, Wanted};
 
 /// One verdict per device.
@@ -40,6 +40,7 @@ fn verify_device(
 ) -> Result<PlatformVerdict, VerifyError> {
     let report = &device.report;
     let mut assurance = check_chain(device, verification)?;
+    check_architecture(device, verification)?;
     check_fwid(device, verification)?;
     verification.steps.run(Check::NvidiaSignature, || {
         let key = device.chain.first().map(|leaf| leaf.public_key());
@@ -86,6 +87,30 @@ fn check_chain(
         anchors
             .check_chain(Vendor::Nvidia, &device.chain, now)
             .map_err(|e| Check::NvidiaChain.failed("a leaf whose chain leads to a trusted root", e))
+    })
+}
+
+/// One root stands above the devices of every architecture, and below it each has an authority of its own. The evidence's
+/// own word for it is nobody's.
+fn check_architecture(
+    device: &Device,
+    verification: &mut Verification<'_>,
+) -> Result<(), VerifyError> {
+    verification.steps.run(Check::NvidiaArchitecture, || {
+        let names = || {
+            device
+                .chain
+                .iter()
+                .skip(1)
+                .filter_map(Certificate::common_name)
+        };
+        match names().any(|name| name.starts_with(HOPPER_AUTHORITY)) {
+            true => Ok(()),
+            false => Err(Check::NvidiaArchitecture.failed(
+                format!("an authority named {HOPPER_AUTHORITY}…"),
+                names().collect::<Vec<_>>().join(", "),
+            )),
+        }
     })
 }
 
@@ -256,6 +281,8 @@ struct Fwid<'a> {
     fwid: &'a OctetStringRef,
 }
 
+/// GH100 is the chip of every Hopper GPU.
+const HOPPER_AUTHORITY: &str = "NVIDIA GH100 ";
 const COMPOSITE_DEVICE_ID: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.5.4.1");
 const SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.2");
 const NVDEC0_MEASUREMENT: u32 = 35;

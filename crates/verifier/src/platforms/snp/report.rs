@@ -304,6 +304,15 @@ impl Signer {
         }
     }
 
+    /// Whether an authority of this name certifies this kind of key: the product line's ASK, or its ASVK (57230, 2).
+    pub(super) fn is_certified_by(self, authority: &Certificate, product: SnpProduct) -> bool {
+        let name = match self {
+            Self::Vcek => format!("SEV-{product}"),
+            Self::Vlek => format!("SEV-VLEK-{product}"),
+        };
+        authority.common_name() == Some(name)
+    }
+
     /// The claim's value.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

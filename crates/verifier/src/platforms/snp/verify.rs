@@ -149,7 +149,7 @@ fn check_signed(
     let signer = verification
         .steps
         .run(Check::SnpSigner, || check_signer(report, certificate))?;
-    let (assurance, crl_checked) = check_path(product, certificate, sent, verification)?;
+    let (assurance, crl_checked) = check_path(product, signer, certificate, sent, verification)?;
     match signer {
         Signer::Vcek => verification
             .steps
@@ -212,6 +212,7 @@ fn spelled_kind(kind: Option<Signer>) -> String {
 /// the revocation list if there is one.
 fn check_path(
     product: SnpProduct,
+    signer: Signer,
     leaf: &Certificate,
     sent: &[Certificate],
     verification: &mut Verification<'_>,
@@ -226,7 +227,11 @@ fn check_path(
             format!("a certificate issued by {}", leaf.issuer()),
         );
         for root in anchors.roots(Vendor::Amd(product)) {
-            let between = root.intermediates.iter().chain(sent);
+            let between = root
+                .intermediates
+                .iter()
+                .chain(sent)
+                .filter(|one| signer.is_certified_by(one, product));
             for intermediates in paths(leaf, &root.certificate, between) {
                 let path = Path {
                     leaf,
@@ -472,7 +477,9 @@ mod tests {
     }
 
     fn path_of(vcek: &Certificate) -> Result<(Assurance, bool), VerifyError> {
-        with_vendors(|verification| check_path(SnpProduct::Milan, vcek, &[], verification))
+        with_vendors(|verification| {
+            check_path(SnpProduct::Milan, Signer::Vcek, vcek, &[], verification)
+        })
     }
 
     #[test]
@@ -536,8 +543,9 @@ mod tests {
     fn leaf_is_no_intermediate_of_itself() {
         let Some((_, vcek)) = milan() else { return };
         let sent = [vcek.clone(), vcek.clone()];
-        let found =
-            with_vendors(|verification| check_path(SnpProduct::Genoa, &vcek, &sent, verification));
+        let found = with_vendors(|verification| {
+            check_path(SnpProduct::Genoa, Signer::Vcek, &vcek, &sent, verification)
+        });
         assert_eq!(found.unwrap_err().check(), Check::SnpChain);
     }
 }

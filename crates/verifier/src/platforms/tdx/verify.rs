@@ -131,4 +131,34 @@ mod tests {
         assert!(error.contains("RTMR1 2fa3be56"), "{error}");
         assert!(error.contains("0fa3be56af61208b"), "{error}");
     }
+
+    /// The RTMRs vouch for SHA-384 digests alone: a log may declare further banks and write into them what it likes.
+    #[test]
+    fn digest_of_a_bank_that_was_not_replayed_is_no_claim() {
+        let Some(quote) = recorded("verifier/test_data/tdx_quote_4.dat") else {
+            return;
+        };
+        let mut header = b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02".to_vec();
+        header.extend(2_u32.to_le_bytes());
+        for (algorithm, size) in [(0x0c_u16, 48_u16), (0x0b, 32)] {
+            header.extend(algorithm.to_le_bytes());
+            header.extend(size.to_le_bytes());
+        }
+        header.push(0);
+        let mut log = [0_u32.to_le_bytes(), 3_u32.to_le_bytes()].concat();
+        log.extend([0; 20]);
+        log.extend(u32::try_from(header.len()).unwrap().to_le_bytes());
+        log.extend(header);
+        for word in [2_u32, 0x8000_0003, 2] {
+            log.extend(word.to_le_bytes());
+        }
+        log.extend([&[0x0c, 0][..], &[1; 48], &[0x0b, 0], &[2; 32], &[0; 4]].concat());
+        let mut report = Quote::parse(&quote).unwrap().td_report().unwrap().clone();
+        report.rtmrs = crate::event_log::replay_rtmrs(&log).unwrap();
+        let log = check_event_log(Some(&log), &report, &mut Steps::default()).unwrap();
+        assert_eq!(
+            log.unwrap().claims()[0]["digests"],
+            serde_json::json!([{"alg": "SHA-384", "digest": "01".repeat(48)}])
+        );
+    }
 }

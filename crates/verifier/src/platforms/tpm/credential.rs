@@ -15,6 +15,7 @@ use x509_cert::ext::pkix::ExtendedKeyUsage;
 
 use super::keys::{P256, P384, curve_key, rsa_key};
 use super::structures::{ALG_ECDSA, ALG_RSASSA, ALG_SHA256, ALG_SHA384, Reader, Unmarshalling};
+use crate::Assurance;
 use crate::anchors::{TrustAnchors, Vendor};
 use crate::x509::{Certificate, KeyKind, Path, PublicKey, X509Error};
 
@@ -110,7 +111,8 @@ impl AttestationKey {
 pub struct EndorsementKey(PublicKey);
 
 impl EndorsementKey {
-    /// Verifies the certificate of an endorsement key, which comes first, up to a trusted root of a TPM maker.
+    /// Verifies the certificate of an endorsement key, which comes first, up to a trusted root of a TPM maker. A root for
+    /// development is none.
     ///
     /// # Errors
     /// [`CredentialError`].
@@ -140,6 +142,10 @@ impl EndorsementKey {
                 known: &[SUBJECT_ALTERNATIVE_NAME],
             };
             match path.verify(now, &[], anchors.proven()) {
+                // A key that is enrolled counts as hardware's from then on.
+                Ok(()) if root.assurance == Assurance::Development => {
+                    refusals.push("the root is one for development".to_owned());
+                }
                 Ok(()) => return Self::of(leaf.public_key()),
                 Err(error) => refusals.push(error.to_string()),
             }
