@@ -115,7 +115,8 @@ impl Collaterals {
             let outcome = match self.0.ask(wanted) {
                 Ok(_) => {
                     let mut flight = self.0.board(wanted, Anew::Always);
-                    landed(&mut flight, wanted).await.map(drop)
+                    let landed = landed(&mut flight, wanted).await;
+                    landed.and_then(|landing| self.0.is_kept(landing))
                 }
                 Err(error) => Err(error),
             };
@@ -225,8 +226,15 @@ struct Shared {
     counters: Counters,
 }
 
-type Landed = Result<Arc<CollateralItem>, CollateralError>;
+type Landed = Result<Landing, CollateralError>;
 type Flight = watch::Receiver<Option<Landed>>;
+
+/// What was fetched, and why it is not in the folder if it is not.
+#[derive(Clone)]
+struct Landing {
+    item: Arc<CollateralItem>,
+    unwritten: Option<String>,
+}
 
 /// Whether what is kept and not due is fetched all the same.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -253,14 +261,7 @@ impl Shared {
             return found;
         }
         let now = self.now();
-        let mut kept = self.cache.kept(wanted);
-        if kept
-            .as_ref()
-            .is_some_and(|kept| self.is_due(wanted, &kept.note, now))
-        {
-            kept = self.cache.read_again(wanted);
-        }
-        let kept = match kept {
+        let kept = match self.cache.kept(wanted) {
             Some(kept) if !self.is_due(wanted, &kept.note, now) => return Found::Good(kept.item),
             other => other,
         };
@@ -415,7 +416,10 @@ impl Shared {
             && let Some(kept) = self.cache.kept(wanted)
             && !self.is_due(wanted, &kept.note, self.now())
         {
-            return Ok(kept.item);
+            return Ok(Landing {
+                item: kept.item,
+                unwritten: None,
+            });
         }
         let ask = self.ask(wanted)?;
         let _one_of_few = self
@@ -444,15 +448,27 @@ impl Shared {
         let item = Arc::clone(&kept.item);
         let (shared, kept_as) = (Arc::clone(self), wanted.clone());
         let keeping = move || shared.cache.keep(&kept_as, kept);
-        match tokio::task::spawn_blocking(keeping).await {
-            Ok(Ok(())) => {}
-            // It is good for those who wait for it all the same.
-            Ok(Err(error)) => {
-                tracing::error!(path = wanted.path(), %error, "collateral cannot be kept");
-            }
-            Err(error) => tracing::error!(%error, "keeping collateral panicked"),
+        // What cannot be written is good for those who wait for it all the same.
+        let written = tokio::task::spawn_blocking(keeping).await;
+        let unwritten = match written {
+            Ok(written) => written.err().map(|error| error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(error) = &unwritten {
+            tracing::error!(path = wanted.path(), error, "collateral cannot be kept");
         }
-        Ok(item)
+        Ok(Landing { item, unwritten })
+    }
+
+    /// For whoever fetches for the folder's sake.
+    fn is_kept(&self, landing: Landing) -> Result<(), CollateralError> {
+        match landing.unwritten {
+            None => Ok(()),
+            Some(reason) => Err(CollateralError::Folder {
+                path: self.cache.folder().to_owned(),
+                reason,
+            }),
+        }
     }
 
     fn failed(
@@ -519,7 +535,7 @@ impl Shared {
         found: Found,
         flight: Option<Flight>,
         deadline: Instant,
-    ) -> Landed {
+    ) -> Result<Arc<CollateralItem>, CollateralError> {
         let (error, stale) = match (found, flight) {
             (Found::Good(item), _) => return Ok(item),
             (Found::Refused(error, stale), _) => (error, stale),
@@ -527,7 +543,7 @@ impl Shared {
             (Found::Due(stale), Some(mut flight)) => {
                 let landed = tokio::time::timeout_at(deadline, landed(&mut flight, wanted)).await;
                 match landed {
-                    Ok(Ok(item)) => return Ok(item),
+                    Ok(Ok(landing)) => return Ok(landing.item),
                     Ok(Err(error)) => (error, stale),
                     Err(_) => {
                         let error = CollateralError::Late {
@@ -791,7 +807,7 @@ pub enum CollateralError {
         actual: usize,
     },
     /// The folder cannot be written.
-    #[error("{path}: {reason}")]
+    #[error("nothing can be written in the collateral folder {path}: {reason}")]
     Folder {
         /// The folder.
         path: PathBuf,
