@@ -269,9 +269,12 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// How many seconds it still lasts.
+    /// How many seconds it still lasts. One that lasts longer than any was begun before the clock was set back.
     pub(super) fn remaining(&self, now: u64) -> Option<u64> {
-        self.until.checked_sub(now).filter(|left| *left > 0)
+        let left = self.until.checked_sub(now)?;
+        (1..=LONGEST_ASKED + LONGEST_ASKED / 2)
+            .contains(&left)
+            .then_some(left)
     }
 
     pub(super) fn succeeded(&mut self) {
@@ -279,8 +282,12 @@ impl Backoff {
     }
 
     /// Twice as long each time, with a random half more, so that brokers do not come back all at once; at least as
-    /// long as the service says.
+    /// long as the service says. The other requests that were under way fail with the first, and say nothing new.
     pub(super) fn failed(&mut self, asked: Option<u64>, now: u64) {
+        let lasting = self.remaining(now);
+        if asked.is_none() && lasting.is_some() {
+            return;
+        }
         let doubled = 1u64.checked_shl(self.failures).unwrap_or(LONGEST_BACKOFF);
         let pause = match asked {
             Some(seconds) => seconds.clamp(1, LONGEST_ASKED),
@@ -288,7 +295,10 @@ impl Backoff {
         };
         self.failures = self.failures.saturating_add(1);
         let until = now.saturating_add(pause).saturating_add(jitter(pause / 2));
-        self.until = self.until.max(until);
+        self.until = match lasting {
+            Some(_) => self.until.max(until),
+            None => until,
+        };
     }
 }
 
@@ -382,6 +392,24 @@ mod tests {
         let mut backoff = Backoff::default();
         backoff.failed(Some(0), 0);
         assert!(backoff.remaining(0).is_some());
+    }
+
+    #[test]
+    fn one_blip_counts_once_for_each_request_under_way() {
+        let mut backoff = Backoff::default();
+        for _ in 0..8 {
+            backoff.failed(None, 100);
+        }
+        assert!(backoff.remaining(100).unwrap() <= 2);
+    }
+
+    #[test]
+    fn clock_that_was_set_back_keeps_us_away_for_ever() {
+        let mut backoff = Backoff::default();
+        backoff.failed(None, 1_000_000);
+        assert_eq!(backoff.remaining(10), None);
+        backoff.failed(None, 10);
+        assert!(backoff.remaining(10).is_some_and(|left| left < 10));
     }
 
     #[test]
