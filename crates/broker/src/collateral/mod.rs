@@ -68,7 +68,9 @@ impl Collaterals {
             services: Mutex::default(),
             strangers: Mutex::default(),
             flights: Mutex::default(),
-            gate: Semaphore::new(AT_ONCE),
+            gates: Service::ALL
+                .map(|service| (service, Semaphore::new(AT_ONCE)))
+                .into(),
             counters: Counters::default(),
         }))
     }
@@ -222,7 +224,8 @@ struct Shared {
     services: Mutex<HashMap<Service, Backoff>>,
     strangers: Mutex<Strangers>,
     flights: Mutex<HashMap<Wanted, Flight>>,
-    gate: Semaphore,
+    /// Of each service its own: a silent one keeps nobody from the others.
+    gates: HashMap<Service, Semaphore>,
     counters: Counters,
 }
 
@@ -422,11 +425,9 @@ impl Shared {
             });
         }
         let ask = self.ask(wanted)?;
-        let _one_of_few = self
-            .gate
-            .acquire()
-            .await
-            .map_err(|_| CollateralError::Internal)?;
+        let gate = self.gates.get(&ask.service);
+        let gate = gate.ok_or(CollateralError::Internal)?;
+        let _one_of_few = gate.acquire().await;
         // Who waited at the gate may find that the one before was sent away.
         self.left_alone(wanted, ask.service, self.now())?;
         let answered = self.fetcher.fetch(&ask, self.now()).await;
@@ -996,7 +997,7 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Requests at once, to all services.
+/// Requests at once to one service.
 const AT_ONCE: usize = 8;
 /// A CPU's and eight GPUs' have fewer than thirty.
 const MAX_WANTED: usize = 64;

@@ -29,6 +29,15 @@ pub(super) enum Service {
     NvidiaRim,
 }
 
+impl Service {
+    pub(super) const ALL: [Self; 4] = [
+        Self::AmdKds,
+        Self::Intel,
+        Self::IntelRootCrl,
+        Self::NvidiaRim,
+    ];
+}
+
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

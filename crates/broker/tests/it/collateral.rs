@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -891,4 +892,29 @@ async fn folder_that_cannot_be_written_costs_a_request_each_attestation() {
         matches!(outcomes[0].1, Err(CollateralError::Folder { .. })),
         "{outcomes:?}"
     );
+}
+
+#[tokio::test]
+async fn silent_service_keeps_others_from_being_asked() {
+    let amd = Replay::start().await;
+    let url = amd.url.clone();
+    let bench = Arc::new(Bench::with(|config| config.kds_url = url).await);
+    let list = crl(2_000_000_000);
+    bench
+        .service
+        .answers("/IntelSGXRootCA.der", [Reply::ok(list.clone())]);
+    amd.answers_otherwise(Reply::Silent);
+    let waiting: Vec<_> = (0..8)
+        .map(|chip| {
+            let bench = Arc::clone(&bench);
+            tokio::spawn(async move { bench.answer(&vcek(chip)).await.map(drop) })
+        })
+        .collect();
+    while amd.count() < 8 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let wanted = root_crl();
+    let item = tokio::time::timeout(Duration::from_secs(3), bench.item(&wanted));
+    assert_eq!(item.await.unwrap().body, list);
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
 }
