@@ -36,9 +36,14 @@ impl TrustAnchors {
     /// Trusts a development root for every platform. What rests on it is never [`Assurance::Hardware`].
     ///
     /// # Errors
-    /// [`AnchorError`] when the PEM does not hold exactly one certificate.
+    /// [`AnchorError`] when the PEM does not hold exactly one certificate, or a maker's.
     pub fn with_development_root(mut self, pem: &str) -> Result<Self, AnchorError> {
         let root = one_certificate(pem)?;
+        if self.has(&root, Assurance::Hardware)? {
+            return Err(AnchorError(
+                "it is a maker's own root, which is trusted without being named: what rests on it is hardware".to_owned(),
+            ));
+        }
         let vendors = SnpProduct::ALL.into_iter().map(Vendor::Amd).chain([
             Vendor::Intel,
             Vendor::Nvidia,
@@ -57,12 +62,19 @@ impl TrustAnchors {
     /// Trusts the maker of a TPM, or whoever certifies attestation keys of TPMs.
     ///
     /// # Errors
-    /// [`AnchorError`] when the PEM does not hold exactly one certificate.
+    /// [`AnchorError`] when the PEM does not hold exactly one certificate, or one that is for development.
     pub fn with_tpm_root(mut self, pem: &str) -> Result<Self, AnchorError> {
+        let root = one_certificate(pem)?;
+        if self.has(&root, Assurance::Development)? || root.subject().contains(DEVELOPMENT) {
+            return Err(AnchorError(
+                "it is for development, and what rests on it would pass for hardware: name it as a development root"
+                    .to_owned(),
+            ));
+        }
         self.roots.push(Root {
             vendor: Vendor::Tpm,
             assurance: Assurance::Hardware,
-            certificate: one_certificate(pem)?,
+            certificate: root,
             intermediates: Vec::new(),
         });
         Ok(self)
@@ -120,6 +132,17 @@ impl TrustAnchors {
     pub(crate) fn root(&self, vendor: Vendor, id: RootId) -> Option<&Root> {
         self.roots(vendor)
             .find(|root| root.certificate.root_id() == id)
+    }
+
+    /// Whether a root with this one's key is worth this already.
+    fn has(&self, root: &Certificate, assurance: Assurance) -> Result<bool, AnchorError> {
+        let wanted = fingerprint(&root.public_key())?;
+        for known in self.roots.iter().filter(|it| it.assurance == assurance) {
+            if fingerprint(&known.certificate.public_key())? == wanted {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether this attestation key was enrolled.
@@ -210,6 +233,9 @@ fn builtin() -> Vec<Root> {
         .collect()
 }
 
+/// In the names of all certificates that the development platform makes.
+const DEVELOPMENT: &str = "O=Strongroom development";
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -296,6 +322,17 @@ mod tests {
         let two = include_str!("roots/intel_sgx.pem").repeat(2);
         assert!(TrustAnchors::none().with_development_root(&two).is_err());
         assert!(TrustAnchors::none().with_development_root("").is_err());
+    }
+
+    #[test]
+    fn one_root_is_worth_hardware_and_development() {
+        let intel = include_str!("roots/intel_sgx.pem");
+        let refused = TrustAnchors::vendors().with_development_root(intel);
+        assert!(refused.unwrap_err().to_string().contains("maker"));
+        let anchors = TrustAnchors::none().with_tpm_root(intel).unwrap();
+        assert!(anchors.with_development_root(intel).is_err());
+        let anchors = TrustAnchors::none().with_development_root(intel).unwrap();
+        assert!(anchors.with_tpm_root(intel).is_err());
     }
 
     #[test]
