@@ -390,6 +390,17 @@ pub enum BrokerError {
         /// Its permission bits.
         mode: u32,
     },
+    /// Others may write a folder whose files decide what is known to be revoked.
+    #[error(
+        "{path} has mode {mode:03o}, and whoever writes there can hold back what was revoked: chmod go-w {path}, or \
+         name another folder"
+    )]
+    OpenFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// The token key is of no use.
     #[error(transparent)]
     TokenKey(#[from] TokenKeyError),

@@ -375,7 +375,12 @@ fn is_abandoned(metadata: &fs::Metadata) -> bool {
 }
 
 fn read_bounded(path: &Path, limit: usize) -> Result<Option<Vec<u8>>, String> {
-    let file = match File::open(path) {
+    let file = match fs::metadata(path) {
+        // Opening a pipe would wait for whoever writes to it.
+        Ok(metadata) if !metadata.is_file() => return Err("it is no file".to_owned()),
+        _ => File::open(path),
+    };
+    let file = match file {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
@@ -500,6 +505,18 @@ mod tests {
         let cache = Cache::open(folder.path(), &[], BOUNDS);
         assert!(cache.kept(&rim(0)).is_none());
         assert!(place.exists());
+    }
+
+    #[test]
+    fn pipe_in_the_folder_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join(rim(0).path());
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&place).status();
+        assert!(made.unwrap().success());
+        let cache = Cache::open(folder.path(), &[], BOUNDS);
+        assert!(cache.kept(&rim(0)).is_none());
+        assert!(read(folder.path(), &rim(0)).is_err());
     }
 
     #[test]

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::anchors::DevelopmentRoot;
 use crate::config::{CollateralConfig, Config};
-use crate::{BrokerError, Clock};
+use crate::{BrokerError, Clock, key_file};
 use cache::{Bounds, Cache, Kept, Note};
 use service::{Answer, Ask, Backoff, Failure, Fetcher, Service};
 use strangers::Strangers;
@@ -37,11 +37,13 @@ impl Collaterals {
     /// Takes stock of the folder of a configuration. Nothing is fetched yet, and a folder that is not there is empty.
     ///
     /// # Errors
-    /// [`BrokerError`] when the development root that it names cannot be read.
+    /// [`BrokerError`] when others may write the folder, or a file that the configuration names cannot be used.
     pub fn open(config: &Config, clock: Clock) -> Result<Self, BrokerError> {
         let development = DevelopmentRoot::read(config)?;
         let folder = config.collateral_folder();
+        key_file::check_folder(&folder)?;
         let config = config.collateral.clone();
+        service::check_authorities(&config)?;
         Ok(Self::assemble(&folder, config, development, clock))
     }
 

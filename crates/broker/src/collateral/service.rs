@@ -18,7 +18,7 @@ use time::PrimitiveDateTime;
 use time::macros::format_description;
 
 use crate::config::CollateralConfig;
-use crate::key_file;
+use crate::{BrokerError, key_file};
 
 /// Who is asked.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -46,6 +46,22 @@ impl fmt::Display for Service {
             Self::IntelRootCrl => "Intel's certificate site",
             Self::NvidiaRim => "NVIDIA's RIM service",
         })
+    }
+}
+
+/// Reads the authorities that a configuration names, so that a wrong file shows at the start and not with the first
+/// attestation.
+pub(super) fn check_authorities(config: &CollateralConfig) -> Result<(), BrokerError> {
+    let Some(path) = &config.certificate else {
+        return Ok(());
+    };
+    match key_file::read_certificates(path)?.is_empty() {
+        false => Ok(()),
+        true => Err(BrokerError::Config {
+            path: path.clone(),
+            message: "there is no certificate in it, and collateral.certificate names it"
+                .to_owned(),
+        }),
     }
 }
 
