@@ -190,7 +190,9 @@ mod tests {
         open(&it.config).unwrap();
         for content in [None, Some("no certificate")] {
             let path = it.folder.path().join("authorities.pem");
-            content.map(|content| fs::write(&path, content).unwrap());
+            if let Some(content) = content {
+                fs::write(&path, content).unwrap();
+            }
             it.config.collateral.certificate = Some(path);
             let refused = open(&it.config).err().unwrap().to_string();
             assert!(refused.contains("authorities.pem"), "{refused}");
