@@ -423,6 +423,17 @@ mod tests {
         json!({"assurance": "hardware", "sample": {"svn": "1", "launch_digest": "abcde", "debug": false, "platform_version": {"major": 1, "minor": 4}}})
     }
 
+    #[test]
+    fn platform_without_requirements_is_not_graded_well() {
+        let accepted = [("accept_development_assurance", json!(true))];
+        for tee in ["sgx", "cca", "unheard-of"] {
+            let input = json!({"assurance": "hardware", tee: {"tcb_status": "UpToDate"}});
+            let vector = grade(input, &accepted);
+            assert_eq!(vector.status(), Tier::Contraindicated, "{tee}");
+            assert_eq!((vector.hardware, vector.configuration), (97, 36), "{tee}");
+        }
+    }
+
     fn reference_values() -> Vec<(&'static str, Value)> {
         vec![
             ("launch_digest", json!(["abcde"])),
@@ -767,7 +778,7 @@ mod tests {
         }
     }
 
-    /// What policies for the CoCo attestation service are made of: membership in a reference value that may be null,
+    /// What policies for the `CoCo` attestation service are made of: membership in a reference value that may be null,
     /// `else`, bracketed platform names, iteration over events, extensions built by comprehension and union.
     const IN_THE_STYLE_OF_OTHERS: &str = r#"package policy
 
