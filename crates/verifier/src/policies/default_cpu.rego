@@ -152,7 +152,7 @@ met(requirement) if {
 
 met(requirement) if requirement.equals == claimed(requirement)
 
-met(requirement, _) if {
+met(requirement) if {
 	requirement.if_claimed
 	is_null(claimed(requirement))
 }
