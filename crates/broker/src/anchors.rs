@@ -31,6 +31,8 @@ impl DevelopmentRoot {
             false => named.clone(),
         };
         let pem = key_file::read_guarded(&path)?;
+        // Who reads the keys is every machine to this broker.
+        key_file::check_private(&path.with_file_name("keys.json"))?;
         let certificates = key_file::read_certificates(&path)?;
         let [certificate] = certificates.as_slice() else {
             return Err(BrokerError::Config {
@@ -95,6 +97,7 @@ fn bad(path: &Path, error: &AnchorError) -> BrokerError {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::fs;
+    use std::sync::Arc;
 
     use super::*;
     use crate::{InitOptions, init};
@@ -157,6 +160,43 @@ mod tests {
         let mut it = folder();
         it.config.development.root = Some(it.folder.path().join("none"));
         assert!(trust_anchors(&it.config).is_err());
+    }
+
+    #[test]
+    fn development_root_whose_keys_others_may_read_is_trusted() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mut it = folder();
+        it.config.development.root = Some(it.write("root.pem", certificate().0));
+        let keys = it.write("keys.json", "{}");
+        fs::set_permissions(&keys, fs::Permissions::from_mode(0o640)).unwrap();
+        let refused = trust_anchors(&it.config);
+        assert!(matches!(refused, Err(BrokerError::LooseMode { .. })));
+        fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).unwrap();
+        trust_anchors(&it.config).unwrap();
+    }
+
+    #[test]
+    fn collateral_of_others_or_without_authorities_is_taken() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mut it = folder();
+        let open = |config: &Config| crate::collateral::Collaterals::open(config, Arc::new(|| 0));
+        open(&it.config).unwrap();
+        let place = it.config.collateral_folder();
+        fs::create_dir(&place).unwrap();
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o775)).unwrap();
+        let refused = open(&it.config).err();
+        assert!(matches!(refused, Some(BrokerError::OpenFolder { .. })));
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).unwrap();
+        open(&it.config).unwrap();
+        for content in [None, Some("no certificate")] {
+            let path = it.folder.path().join("authorities.pem");
+            if let Some(content) = content {
+                fs::write(&path, content).unwrap();
+            }
+            it.config.collateral.certificate = Some(path);
+            let refused = open(&it.config).err().unwrap().to_string();
+            assert!(refused.contains("authorities.pem"), "{refused}");
+        }
     }
 
     #[test]

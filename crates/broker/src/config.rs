@@ -171,7 +171,7 @@ pub struct CollateralConfig {
     pub refresh_hours: u64,
     /// For how long after that they are still used when their service does not answer.
     pub stale_grace_hours: u64,
-    /// How long one attestation waits for collateral, in all.
+    /// How long one attestation waits for collateral, in all; less than `limits.request_seconds`.
     pub timeout_seconds: u64,
 }
 
@@ -394,6 +394,13 @@ impl Config {
                 ));
             }
         }
+        let (wait, request) = (self.collateral.timeout_seconds, self.limits.request_seconds);
+        if wait >= request && !self.collateral.offline {
+            return Err(format!(
+                "collateral.timeout_seconds = {wait} is not below limits.request_seconds = {request}: the guest would \
+                 be sent away before its attestation ends"
+            ));
+        }
         crate::collateral::check_urls(&self.collateral)?;
         let mut names = BTreeSet::new();
         for admin in &self.admin {
@@ -573,6 +580,14 @@ mod tests {
             refusal(&format!("{MINIMAL}lifetime_seconds = 99999999"))
                 .contains("token.lifetime_seconds")
         );
+    }
+
+    #[test]
+    fn attestation_that_outlasts_its_request_is_configured() {
+        let said = refusal(&format!("{MINIMAL}[collateral]\ntimeout_seconds = 30"));
+        assert!(said.contains("limits.request_seconds = 30"), "{said}");
+        let longer = "[collateral]\ntimeout_seconds = 60\n[limits]\nrequest_seconds = 61";
+        assert!(Config::parse(&format!("{MINIMAL}{longer}"), Path::new("")).is_ok());
     }
 
     #[test]

@@ -51,6 +51,33 @@ pub(crate) fn read_guarded_bytes(path: &Path) -> Result<Vec<u8>, BrokerError> {
     Ok(bytes)
 }
 
+/// Looks at a folder whose files decide something, if it is there.
+pub(crate) fn check_folder(path: &Path) -> Result<(), BrokerError> {
+    let mode = match std::fs::metadata(path) {
+        Ok(metadata) => metadata.permissions().mode() & 0o777,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(BrokerError::file(path, source)),
+    };
+    match mode & 0o022 == 0 {
+        true => Ok(()),
+        false => Err(BrokerError::OpenFolder {
+            path: path.to_owned(),
+            mode,
+        }),
+    }
+}
+
+/// Looks at a private file of somebody else's, if it is there; one that its group or others may touch is refused.
+pub(crate) fn check_private(path: &Path) -> Result<(), BrokerError> {
+    match std::fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o777) {
+        Ok(mode) if mode & 0o077 != 0 => Err(BrokerError::LooseMode {
+            path: path.to_owned(),
+            mode,
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Reads the certificates of a PEM file, in order.
 pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BrokerError> {
     let text = std::fs::read(path).map_err(|source| BrokerError::file(path, source))?;

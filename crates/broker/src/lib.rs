@@ -124,7 +124,8 @@ impl Broker {
             config.token.lifetime_seconds,
         )?;
         let admins = Admins::new(&config.admin)?;
-        let policies = Policies::load(&*store).map_err(|error| match error {
+        let signers = signers::signers(&config)?;
+        let policies = Policies::load(&*store, &signers).map_err(|error| match error {
             LoadError::Store(error) => BrokerError::Store(error),
             LoadError::Policy(error) => BrokerError::Policy(error),
         })?;
@@ -134,7 +135,6 @@ impl Broker {
         ));
         let collaterals = Collaterals::open(&config, Arc::clone(&clock))?;
         let anchors = anchors::trust_anchors(&config)?;
-        let signers = signers::signers(&config)?;
         let inner = Inner {
             config,
             clock,
@@ -157,7 +157,7 @@ impl Broker {
     }
 
     /// What whoever starts this broker must know: every setting that lets through what the default refuses, and an
-    /// admin's key that still lies where `init` made it.
+    /// admin's key that still lies where `init` made it; and what is stored and not used.
     pub fn warnings(&self) -> Vec<String> {
         let loosenings = self.inner.config.loosenings();
         let mut warnings: Vec<String> = loosenings
@@ -170,6 +170,14 @@ impl Broker {
             warnings.push(format!(
                 "{} lies beside the broker, and who takes one takes the other: move it to the admin's machine.",
                 key.display()
+            ));
+        }
+        let unsigned = self.inner.policies.unsigned();
+        if let Some(first) = unsigned.first() {
+            warnings.push(format!(
+                "{} stored reference values, such as {first:?}, were signed by none of reference_values.signers and are \
+                 not used: register them again, signed.",
+                unsigned.len()
             ));
         }
         warnings
@@ -386,6 +394,17 @@ pub enum BrokerError {
     )]
     Writable {
         /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Others may write a folder whose files decide what is known to be revoked.
+    #[error(
+        "{path} has mode {mode:03o}, and whoever writes there can hold back what was revoked: chmod go-w {path}, or \
+         name another folder"
+    )]
+    OpenFolder {
+        /// The folder.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use aws_lc_rs::digest;
 use strongroom_verifier::{
     AppraisalPolicies, AppraisalPolicy, DEFAULT_CPU_ID, DEFAULT_GPU_ID, PolicyError,
-    ReferenceValues, ReleasePolicy, release_policy,
+    ReferenceValues, ReleasePolicy, Signers, release_policy,
 };
 
 use crate::audit::{Entry, Record};
@@ -58,12 +58,15 @@ pub(crate) struct Policies {
     release: RwLock<Arc<InForce<ReleasePolicy>>>,
     appraisal: RwLock<Arc<Appraisals>>,
     reference_values: RwLock<Arc<ReferenceValues>>,
+    /// The names of values that are stored and not used, because none of the signers signed them.
+    unsigned: Vec<String>,
     writer: Mutex<()>,
 }
 
 impl Policies {
-    /// Compiles what the store has, and the shipped policies where it has none.
-    pub(crate) fn load(store: &dyn Store) -> Result<Self, LoadError> {
+    /// Compiles what the store has, and the shipped policies where it has none. A reference value that none of the
+    /// signers signed is as absent as an expired one.
+    pub(crate) fn load(store: &dyn Store, signers: &Signers) -> Result<Self, LoadError> {
         let release = match store.policy(release_policy::POLICY_ID)? {
             Some(text) => InForce::new(&text, ReleasePolicy::compile(&text)?),
             None => InForce::new(ReleasePolicy::DEFAULT, ReleasePolicy::closed_by_default()),
@@ -77,12 +80,23 @@ impl Policies {
             let text = stored.as_deref().unwrap_or(shipped);
             appraisal.insert(text, AppraisalPolicy::compile(id, text)?);
         }
+        let stored = store.reference_values()?;
+        let (signed, unsigned): (Vec<_>, Vec<_>) = stored
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value.clone()))
+            .partition(|(_, value)| signers.vouch_for(value));
         Ok(Self {
             release: RwLock::new(Arc::new(release)),
             appraisal: RwLock::new(Arc::new(appraisal)),
-            reference_values: RwLock::new(Arc::new(store.reference_values()?)),
+            reference_values: RwLock::new(Arc::new(signed.into_iter().collect())),
+            unsigned: unsigned.into_iter().map(|(name, _)| name).collect(),
             writer: Mutex::new(()),
         })
+    }
+
+    /// The names of the values that were stored at the start and are not used.
+    pub(crate) fn unsigned(&self) -> &[String] {
+        &self.unsigned
     }
 
     pub(crate) fn release(&self) -> Arc<InForce<ReleasePolicy>> {

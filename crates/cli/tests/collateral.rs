@@ -109,3 +109,15 @@ fn nothing_named_and_nothing_there_is_a_success() {
     assert!(!finished.status.success());
     assert!(printed(&finished).contains("--evidence"));
 }
+
+#[test]
+fn folder_that_is_not_there_is_an_empty_one() {
+    let (place, _) = place();
+    for command in ["list", "fetch"] {
+        let finished = place.run(&["broker", "collateral", command, "brokr"]);
+        assert_eq!(finished.status.code(), Some(1), "{command}");
+        let said = finished.stderr_text();
+        assert!(said.contains("there is no folder brokr"), "{said}");
+        assert!(!place.join("brokr").exists());
+    }
+}

@@ -36,10 +36,14 @@ impl TrustAnchors {
     /// Trusts a development root for every platform. What rests on it is never [`Assurance::Hardware`].
     ///
     /// # Errors
-    /// [`AnchorError`] when the PEM does not hold exactly one certificate, or one that is trusted for hardware.
+    /// [`AnchorError`] when the PEM does not hold exactly one certificate, or a maker's.
     pub fn with_development_root(mut self, pem: &str) -> Result<Self, AnchorError> {
         let root = one_certificate(pem)?;
-        self.refuse_root_of(Assurance::Hardware, &root)?;
+        if self.has(&root, Assurance::Hardware)? {
+            return Err(AnchorError(
+                "it is a maker's own root, which is trusted without being named: what rests on it is hardware".to_owned(),
+            ));
+        }
         let vendors = SnpProduct::ALL.into_iter().map(Vendor::Amd).chain([
             Vendor::Intel,
             Vendor::Nvidia,
@@ -58,14 +62,19 @@ impl TrustAnchors {
     /// Trusts the maker of a TPM, or whoever certifies attestation keys of TPMs.
     ///
     /// # Errors
-    /// [`AnchorError`] when the PEM does not hold exactly one certificate, or one that is trusted for development.
+    /// [`AnchorError`] when the PEM does not hold exactly one certificate, or one that is for development.
     pub fn with_tpm_root(mut self, pem: &str) -> Result<Self, AnchorError> {
-        let certificate = one_certificate(pem)?;
-        self.refuse_root_of(Assurance::Development, &certificate)?;
+        let root = one_certificate(pem)?;
+        if self.has(&root, Assurance::Development)? || root.subject().contains(DEVELOPMENT) {
+            return Err(AnchorError(
+                "it is for development, and what rests on it would pass for hardware: name it as a development root"
+                    .to_owned(),
+            ));
+        }
         self.roots.push(Root {
             vendor: Vendor::Tpm,
             assurance: Assurance::Hardware,
-            certificate,
+            certificate: root,
             intermediates: Vec::new(),
         });
         Ok(self)
@@ -79,19 +88,6 @@ impl TrustAnchors {
         let key = PublicKey::from_spki(spki).map_err(AnchorError::from)?;
         self.attestation_keys.insert(fingerprint(&key)?);
         Ok(self)
-    }
-
-    /// One certificate must not be worth two things, of which whoever asks first would hear one.
-    fn refuse_root_of(&self, worth: Assurance, root: &Certificate) -> Result<(), AnchorError> {
-        let known = |known: &Root| known.assurance == worth && known.certificate == *root;
-        match self.roots.iter().any(known) {
-            false => Ok(()),
-            true => Err(AnchorError(format!(
-                "{} is trusted for {} already",
-                root.subject(),
-                worth.as_str()
-            ))),
-        }
     }
 
     /// The roots of one maker, in the order in which they were trusted.
@@ -136,6 +132,17 @@ impl TrustAnchors {
     pub(crate) fn root(&self, vendor: Vendor, id: RootId) -> Option<&Root> {
         self.roots(vendor)
             .find(|root| root.certificate.root_id() == id)
+    }
+
+    /// Whether a root with this one's key is worth this already.
+    fn has(&self, root: &Certificate, assurance: Assurance) -> Result<bool, AnchorError> {
+        let wanted = fingerprint(&root.public_key())?;
+        for known in self.roots.iter().filter(|it| it.assurance == assurance) {
+            if fingerprint(&known.certificate.public_key())? == wanted {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether this attestation key was enrolled.
@@ -226,6 +233,9 @@ fn builtin() -> Vec<Root> {
         .collect()
 }
 
+/// In the names of all certificates that the development platform makes.
+const DEVELOPMENT: &str = "O=Strongroom development";
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -315,16 +325,17 @@ mod tests {
     }
 
     #[test]
-    fn root_is_not_trusted_for_development_and_for_hardware() {
-        let root = include_str!("roots/nvidia_device.pem");
-        let development = TrustAnchors::none().with_development_root(root).unwrap();
-        assert!(development.with_tpm_root(root).is_err());
-        let tpm = TrustAnchors::none().with_tpm_root(root).unwrap();
-        assert!(tpm.with_development_root(root).is_err());
-        assert!(TrustAnchors::vendors().with_development_root(root).is_err());
+    fn one_root_is_worth_hardware_and_development() {
+        let intel = include_str!("roots/intel_sgx.pem");
+        let refused = TrustAnchors::vendors().with_development_root(intel);
+        assert!(refused.unwrap_err().to_string().contains("maker"));
+        let anchors = TrustAnchors::none().with_tpm_root(intel).unwrap();
+        assert!(anchors.with_development_root(intel).is_err());
+        let anchors = TrustAnchors::none().with_development_root(intel).unwrap();
+        assert!(anchors.with_tpm_root(intel).is_err());
         // The same twice is no contradiction.
-        let twice = TrustAnchors::none().with_tpm_root(root).unwrap();
-        twice.with_tpm_root(root).unwrap();
+        let twice = TrustAnchors::none().with_tpm_root(intel).unwrap();
+        twice.with_tpm_root(intel).unwrap();
     }
 
     #[test]

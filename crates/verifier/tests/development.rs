@@ -177,3 +177,15 @@ fn collateral(root: &DevelopmentRoot, evidence: &Evidence) -> Collateral {
 
 const INITDATA: &str = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n";
 const KEY: &str = r#"{"kty":"EC","crv":"P-256","alg":"ECDH-ES+A256KW","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}"#;
+
+#[test]
+fn development_root_is_taken_for_a_maker_of_tpms() {
+    let pem = DevelopmentRoot::generate(NOW).unwrap().certificate_pem();
+    let refused = TrustAnchors::vendors().with_tpm_root(&pem).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("name it as a development root"),
+        "{refused}"
+    );
+}

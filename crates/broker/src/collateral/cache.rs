@@ -2,13 +2,13 @@
 //!
 //! A file is written beside its place and renamed into it, the note last: the note has the SHA-256 of the rest, so what
 //! was torn or rotted shows, is dropped and is fetched again. A file without a note was put there by hand and is as old
-//! as its date says. What was read stays in memory. Number and bytes are bounded: beyond, what strangers' evidence
+//! as its date says. What was read stays in memory for as long as it lies there unchanged. Number and bytes are bounded: beyond, what strangers' evidence
 //! brought here and was used least recently goes first.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -81,7 +81,16 @@ struct Index {
 struct Entry {
     bytes: u64,
     used: u64,
-    read: Option<Kept>,
+    /// What lay there when it was read, and the piece.
+    read: Option<(Option<Stamp>, Kept)>,
+}
+
+/// A file that is written again, here or by another program, has another one.
+#[derive(Clone, Copy, Eq, PartialEq)]
+struct Stamp {
+    inode: u64,
+    modified: Option<SystemTime>,
+    length: u64,
 }
 
 impl Cache {
@@ -104,20 +113,22 @@ impl Cache {
         &self.folder
     }
 
-    /// What is kept of this, read once. What is damaged is dropped.
+    /// What is kept of this, read once, and again when somebody brought another or took it away. What is damaged is
+    /// dropped.
     pub(super) fn kept(&self, wanted: &Wanted) -> Option<Kept> {
-        if let Some(kept) = self.index().touch(wanted) {
-            return Some(kept);
-        }
-        self.read_again(wanted)
+        let stamp = self.stamp(wanted);
+        let known = self.index().touch(wanted, stamp);
+        known.or_else(|| self.read_again(wanted))
     }
 
-    /// As [`Self::kept`], from the disk: somebody may have brought a newer one.
+    /// As [`Self::kept`], from the disk.
     pub(super) fn read_again(&self, wanted: &Wanted) -> Option<Kept> {
+        let stamp = self.stamp(wanted);
         match read(&self.folder, wanted) {
             Ok(Some(kept)) => {
                 let bytes = size(&kept.item);
-                self.index().put(wanted.clone(), bytes, Some(kept.clone()));
+                let read = Some((stamp, kept.clone()));
+                self.index().put(wanted.clone(), bytes, read);
                 Some(kept)
             }
             Ok(None) => {
@@ -139,8 +150,23 @@ impl Cache {
         }
     }
 
-    /// Keeps a piece, durably, before it returns.
+    /// Keeps a piece, durably, before it returns. What cannot be written is kept in memory: a full disk must not make
+    /// every attestation ask its service.
     pub(super) fn keep(&self, wanted: &Wanted, kept: Kept) -> std::io::Result<()> {
+        let written = self.write(wanted, &kept);
+        let bytes = size(&kept.item);
+        let read = Some((self.stamp(wanted), kept));
+        let mut index = self.index();
+        index.put(wanted.clone(), bytes, read);
+        let surplus = index.surplus(self.bounds, wanted);
+        drop(index);
+        for wanted in surplus {
+            self.drop_files(&wanted);
+        }
+        written
+    }
+
+    fn write(&self, wanted: &Wanted, kept: &Kept) -> std::io::Result<()> {
         let place = self.folder.join(wanted.path());
         let parent = place.parent().unwrap_or(&self.folder);
         fs::DirBuilder::new()
@@ -152,16 +178,18 @@ impl Cache {
             write(&self.folder.join(chain), kept.item.issuer_chain.as_bytes())?;
         }
         let note = serde_json::to_vec(&kept.note).map_err(std::io::Error::other)?;
-        write(&note_path(&place), &note)?;
-        let bytes = size(&kept.item);
-        let mut index = self.index();
-        index.put(wanted.clone(), bytes, Some(kept));
-        let surplus = index.surplus(self.bounds, wanted);
-        drop(index);
-        for wanted in surplus {
-            self.drop_files(&wanted);
-        }
-        Ok(())
+        write(&note_path(&place), &note)
+    }
+
+    /// The note's, which is written last: with it all is there. Without one, the piece's own.
+    fn stamp(&self, wanted: &Wanted) -> Option<Stamp> {
+        let place = self.folder.join(wanted.path());
+        let metadata = fs::metadata(note_path(&place)).or_else(|_| fs::metadata(&place));
+        metadata.ok().map(|metadata| Stamp {
+            inode: metadata.ino(),
+            modified: metadata.modified().ok(),
+            length: metadata.len(),
+        })
     }
 
     /// Everything that lies in the folder now.
@@ -196,14 +224,15 @@ impl Cache {
 }
 
 impl Index {
-    fn touch(&mut self, wanted: &Wanted) -> Option<Kept> {
+    fn touch(&mut self, wanted: &Wanted, stamp: Option<Stamp>) -> Option<Kept> {
         let entry = self.entries.get_mut(wanted)?;
         self.uses += 1;
         entry.used = self.uses;
-        entry.read.clone()
+        let (read, kept) = entry.read.as_ref()?;
+        (*read == stamp).then(|| kept.clone())
     }
 
-    fn put(&mut self, wanted: Wanted, bytes: u64, read: Option<Kept>) {
+    fn put(&mut self, wanted: Wanted, bytes: u64, read: Option<(Option<Stamp>, Kept)>) {
         self.remove(&wanted);
         self.uses += 1;
         self.bytes = self.bytes.saturating_add(bytes);
@@ -346,7 +375,12 @@ fn is_abandoned(metadata: &fs::Metadata) -> bool {
 }
 
 fn read_bounded(path: &Path, limit: usize) -> Result<Option<Vec<u8>>, String> {
-    let file = match File::open(path) {
+    let file = match fs::metadata(path) {
+        // Opening a pipe would wait for whoever writes to it.
+        Ok(metadata) if !metadata.is_file() => return Err("it is no file".to_owned()),
+        _ => File::open(path),
+    };
+    let file = match file {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
@@ -474,6 +508,18 @@ mod tests {
     }
 
     #[test]
+    fn pipe_in_the_folder_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join(rim(0).path());
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&place).status();
+        assert!(made.unwrap().success());
+        let cache = Cache::open(folder.path(), &[], BOUNDS);
+        assert!(cache.kept(&rim(0)).is_none());
+        assert!(read(folder.path(), &rim(0)).is_err());
+    }
+
+    #[test]
     fn folder_of_folders_is_walked_without_end() {
         let folder = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(folder.path(), folder.path().join("nvidia")).unwrap();
@@ -491,6 +537,9 @@ mod tests {
         });
         let note = Note::new(&item, "a test", 1);
         assert!(cache.keep(&rim(0), Kept { item, note }).is_err());
-        assert!(cache.kept(&rim(0)).is_none());
+        // It is good until a restart.
+        assert!(cache.kept(&rim(0)).is_some());
+        let again = Cache::open(folder.path(), &[], BOUNDS);
+        assert!(again.kept(&rim(0)).is_none());
     }
 }

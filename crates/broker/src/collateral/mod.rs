@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::anchors::DevelopmentRoot;
 use crate::config::{CollateralConfig, Config};
-use crate::{BrokerError, Clock};
+use crate::{BrokerError, Clock, key_file};
 use cache::{Bounds, Cache, Kept, Note};
 use service::{Answer, Ask, Backoff, Failure, Fetcher, Service};
 use strangers::Strangers;
@@ -37,11 +37,13 @@ impl Collaterals {
     /// Takes stock of the folder of a configuration. Nothing is fetched yet, and a folder that is not there is empty.
     ///
     /// # Errors
-    /// [`BrokerError`] when the development root that it names cannot be read.
+    /// [`BrokerError`] when others may write the folder, or a file that the configuration names cannot be used.
     pub fn open(config: &Config, clock: Clock) -> Result<Self, BrokerError> {
         let development = DevelopmentRoot::read(config)?;
         let folder = config.collateral_folder();
+        key_file::check_folder(&folder)?;
         let config = config.collateral.clone();
+        service::check_authorities(&config)?;
         Ok(Self::assemble(&folder, config, development, clock))
     }
 
@@ -68,7 +70,9 @@ impl Collaterals {
             services: Mutex::default(),
             strangers: Mutex::default(),
             flights: Mutex::default(),
-            gate: Semaphore::new(AT_ONCE),
+            gates: Service::ALL
+                .map(|service| (service, Semaphore::new(AT_ONCE)))
+                .into(),
             counters: Counters::default(),
         }))
     }
@@ -115,7 +119,8 @@ impl Collaterals {
             let outcome = match self.0.ask(wanted) {
                 Ok(_) => {
                     let mut flight = self.0.board(wanted, Anew::Always);
-                    landed(&mut flight, wanted).await.map(drop)
+                    let landed = landed(&mut flight, wanted).await;
+                    landed.and_then(|landing| self.0.is_kept(landing))
                 }
                 Err(error) => Err(error),
             };
@@ -221,12 +226,20 @@ struct Shared {
     services: Mutex<HashMap<Service, Backoff>>,
     strangers: Mutex<Strangers>,
     flights: Mutex<HashMap<Wanted, Flight>>,
-    gate: Semaphore,
+    /// Of each service its own: a silent one keeps nobody from the others.
+    gates: HashMap<Service, Semaphore>,
     counters: Counters,
 }
 
-type Landed = Result<Arc<CollateralItem>, CollateralError>;
+type Landed = Result<Landing, CollateralError>;
 type Flight = watch::Receiver<Option<Landed>>;
+
+/// What was fetched, and why it is not in the folder if it is not.
+#[derive(Clone)]
+struct Landing {
+    item: Arc<CollateralItem>,
+    unwritten: Option<String>,
+}
 
 /// Whether what is kept and not due is fetched all the same.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -253,14 +266,7 @@ impl Shared {
             return found;
         }
         let now = self.now();
-        let mut kept = self.cache.kept(wanted);
-        if kept
-            .as_ref()
-            .is_some_and(|kept| self.is_due(wanted, &kept.note, now))
-        {
-            kept = self.cache.read_again(wanted);
-        }
-        let kept = match kept {
+        let kept = match self.cache.kept(wanted) {
             Some(kept) if !self.is_due(wanted, &kept.note, now) => return Found::Good(kept.item),
             other => other,
         };
@@ -415,14 +421,15 @@ impl Shared {
             && let Some(kept) = self.cache.kept(wanted)
             && !self.is_due(wanted, &kept.note, self.now())
         {
-            return Ok(kept.item);
+            return Ok(Landing {
+                item: kept.item,
+                unwritten: None,
+            });
         }
         let ask = self.ask(wanted)?;
-        let _one_of_few = self
-            .gate
-            .acquire()
-            .await
-            .map_err(|_| CollateralError::Internal)?;
+        let gate = self.gates.get(&ask.service);
+        let gate = gate.ok_or(CollateralError::Internal)?;
+        let _one_of_few = gate.acquire().await;
         // Who waited at the gate may find that the one before was sent away.
         self.left_alone(wanted, ask.service, self.now())?;
         let answered = self.fetcher.fetch(&ask, self.now()).await;
@@ -444,15 +451,27 @@ impl Shared {
         let item = Arc::clone(&kept.item);
         let (shared, kept_as) = (Arc::clone(self), wanted.clone());
         let keeping = move || shared.cache.keep(&kept_as, kept);
-        match tokio::task::spawn_blocking(keeping).await {
-            Ok(Ok(())) => {}
-            // It is good for those who wait for it all the same.
-            Ok(Err(error)) => {
-                tracing::error!(path = wanted.path(), %error, "collateral cannot be kept");
-            }
-            Err(error) => tracing::error!(%error, "keeping collateral panicked"),
+        // What cannot be written is good for those who wait for it all the same.
+        let written = tokio::task::spawn_blocking(keeping).await;
+        let unwritten = match written {
+            Ok(written) => written.err().map(|error| error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(error) = &unwritten {
+            tracing::error!(path = wanted.path(), error, "collateral cannot be kept");
         }
-        Ok(item)
+        Ok(Landing { item, unwritten })
+    }
+
+    /// For whoever fetches for the folder's sake.
+    fn is_kept(&self, landing: Landing) -> Result<(), CollateralError> {
+        match landing.unwritten {
+            None => Ok(()),
+            Some(reason) => Err(CollateralError::Folder {
+                path: self.cache.folder().to_owned(),
+                reason,
+            }),
+        }
     }
 
     fn failed(
@@ -519,7 +538,7 @@ impl Shared {
         found: Found,
         flight: Option<Flight>,
         deadline: Instant,
-    ) -> Landed {
+    ) -> Result<Arc<CollateralItem>, CollateralError> {
         let (error, stale) = match (found, flight) {
             (Found::Good(item), _) => return Ok(item),
             (Found::Refused(error, stale), _) => (error, stale),
@@ -527,7 +546,7 @@ impl Shared {
             (Found::Due(stale), Some(mut flight)) => {
                 let landed = tokio::time::timeout_at(deadline, landed(&mut flight, wanted)).await;
                 match landed {
-                    Ok(Ok(item)) => return Ok(item),
+                    Ok(Ok(landing)) => return Ok(landing.item),
                     Ok(Err(error)) => (error, stale),
                     Err(_) => {
                         let error = CollateralError::Late {
@@ -791,7 +810,7 @@ pub enum CollateralError {
         actual: usize,
     },
     /// The folder cannot be written.
-    #[error("{path}: {reason}")]
+    #[error("nothing can be written in the collateral folder {path}: {reason}")]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -980,7 +999,7 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Requests at once, to all services.
+/// Requests at once to one service.
 const AT_ONCE: usize = 8;
 /// A CPU's and eight GPUs' have fewer than thirty.
 const MAX_WANTED: usize = 64;

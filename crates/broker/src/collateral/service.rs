@@ -18,7 +18,7 @@ use time::PrimitiveDateTime;
 use time::macros::format_description;
 
 use crate::config::CollateralConfig;
-use crate::key_file;
+use crate::{BrokerError, key_file};
 
 /// Who is asked.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -29,6 +29,15 @@ pub(super) enum Service {
     NvidiaRim,
 }
 
+impl Service {
+    pub(super) const ALL: [Self; 4] = [
+        Self::AmdKds,
+        Self::Intel,
+        Self::IntelRootCrl,
+        Self::NvidiaRim,
+    ];
+}
+
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -37,6 +46,22 @@ impl fmt::Display for Service {
             Self::IntelRootCrl => "Intel's certificate site",
             Self::NvidiaRim => "NVIDIA's RIM service",
         })
+    }
+}
+
+/// Reads the authorities that a configuration names, so that a wrong file shows at the start and not with the first
+/// attestation.
+pub(super) fn check_authorities(config: &CollateralConfig) -> Result<(), BrokerError> {
+    let Some(path) = &config.certificate else {
+        return Ok(());
+    };
+    match key_file::read_certificates(path)?.is_empty() {
+        false => Ok(()),
+        true => Err(BrokerError::Config {
+            path: path.clone(),
+            message: "there is no certificate in it, and collateral.certificate names it"
+                .to_owned(),
+        }),
     }
 }
 
@@ -269,9 +294,12 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// How many seconds it still lasts.
+    /// How many seconds it still lasts. One that lasts longer than any was begun before the clock was set back.
     pub(super) fn remaining(&self, now: u64) -> Option<u64> {
-        self.until.checked_sub(now).filter(|left| *left > 0)
+        let left = self.until.checked_sub(now)?;
+        (1..=LONGEST_ASKED + LONGEST_ASKED / 2)
+            .contains(&left)
+            .then_some(left)
     }
 
     pub(super) fn succeeded(&mut self) {
@@ -279,8 +307,12 @@ impl Backoff {
     }
 
     /// Twice as long each time, with a random half more, so that brokers do not come back all at once; at least as
-    /// long as the service says.
+    /// long as the service says. The other requests that were under way fail with the first, and say nothing new.
     pub(super) fn failed(&mut self, asked: Option<u64>, now: u64) {
+        let lasting = self.remaining(now);
+        if asked.is_none() && lasting.is_some() {
+            return;
+        }
         let doubled = 1u64.checked_shl(self.failures).unwrap_or(LONGEST_BACKOFF);
         let pause = match asked {
             Some(seconds) => seconds.clamp(1, LONGEST_ASKED),
@@ -288,7 +320,10 @@ impl Backoff {
         };
         self.failures = self.failures.saturating_add(1);
         let until = now.saturating_add(pause).saturating_add(jitter(pause / 2));
-        self.until = self.until.max(until);
+        self.until = match lasting {
+            Some(_) => self.until.max(until),
+            None => until,
+        };
     }
 }
 
@@ -382,6 +417,24 @@ mod tests {
         let mut backoff = Backoff::default();
         backoff.failed(Some(0), 0);
         assert!(backoff.remaining(0).is_some());
+    }
+
+    #[test]
+    fn one_blip_counts_once_for_each_request_under_way() {
+        let mut backoff = Backoff::default();
+        for _ in 0..8 {
+            backoff.failed(None, 100);
+        }
+        assert!(backoff.remaining(100).unwrap() <= 2);
+    }
+
+    #[test]
+    fn clock_that_was_set_back_keeps_us_away_for_ever() {
+        let mut backoff = Backoff::default();
+        backoff.failed(None, 1_000_000);
+        assert_eq!(backoff.remaining(10), None);
+        backoff.failed(None, 10);
+        assert!(backoff.remaining(10).is_some_and(|left| left < 10));
     }
 
     #[test]

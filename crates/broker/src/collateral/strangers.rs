@@ -4,6 +4,7 @@
 //! What is kept already, and the few lists that every guest shares, is not counted here.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 
 use strongroom_verifier::Wanted;
 
@@ -12,7 +13,8 @@ use super::service::Service;
 
 #[derive(Default)]
 pub(super) struct Strangers {
-    refused: HashMap<Wanted, (u64, CollateralError)>,
+    /// From when, until when, and why.
+    refused: HashMap<Wanted, (Range<u64>, CollateralError)>,
     begun: HashMap<Service, VecDeque<u64>>,
 }
 
@@ -21,7 +23,7 @@ impl Strangers {
     pub(super) fn refused(&self, wanted: &Wanted, now: u64) -> Option<CollateralError> {
         self.refused
             .get(wanted)
-            .filter(|(until, _)| now < *until)
+            .filter(|(lasting, _)| lasting.contains(&now))
             .map(|(_, error)| error.clone())
     }
 
@@ -34,21 +36,21 @@ impl Strangers {
         seconds: u64,
     ) {
         if self.refused.len() >= MAX_REFUSED {
-            self.refused.retain(|_, (until, _)| now < *until);
+            self.refused
+                .retain(|_, (lasting, _)| lasting.contains(&now));
         }
         if self.refused.len() >= MAX_REFUSED {
             self.refused.clear();
         }
-        let until = now.saturating_add(seconds);
-        self.refused.insert(wanted.clone(), (until, error));
+        let lasting = now..now.saturating_add(seconds);
+        self.refused.insert(wanted.clone(), (lasting, error));
     }
 
     /// Takes one of this minute's requests, or says in how many seconds there is another.
     pub(super) fn begin(&mut self, service: Service, now: u64) -> Result<(), u64> {
         let begun = self.begun.entry(service).or_default();
-        while begun.front().is_some_and(|at| at.saturating_add(60) <= now) {
-            begun.pop_front();
-        }
+        // What lies ahead was begun before the clock was set back.
+        begun.retain(|at| *at <= now && now < at.saturating_add(60));
         match begun.front() {
             Some(oldest) if begun.len() >= PER_MINUTE => {
                 Err(oldest.saturating_add(60).saturating_sub(now))
@@ -79,6 +81,19 @@ mod tests {
         assert_eq!(strangers.begin(Service::AmdKds, 130), Err(30));
         strangers.begin(Service::Intel, 130).unwrap();
         strangers.begin(Service::AmdKds, 160).unwrap();
+    }
+
+    #[test]
+    fn clock_that_was_set_back_refuses_for_ever() {
+        let mut strangers = Strangers::default();
+        for _ in 0..PER_MINUTE {
+            strangers.begin(Service::AmdKds, 1_000_000).unwrap();
+        }
+        strangers.begin(Service::AmdKds, 10).unwrap();
+        let rim = Wanted::NvidiaRim { id: "1".into() };
+        let error = CollateralError::Internal;
+        strangers.refuse(&rim, error, 1_000_000, 3_600);
+        assert!(strangers.refused(&rim, 10).is_none());
     }
 
     #[test]

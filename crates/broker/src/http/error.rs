@@ -60,7 +60,8 @@ impl ApiError {
                 S::BAD_REQUEST,
                 "ParsePolicyError",
                 format!(
-                    "attestation policy {id:?} would not be used by any platform, only \"default_cpu\" is"
+                    "attestation policy {id:?} would not be used by any platform, only \"default_cpu\" and \
+                     \"default_gpu\" are"
                 ),
             ),
             Self::ReferenceValue(error) => (S::BAD_REQUEST, "RvpsError", error.to_string()),

@@ -413,7 +413,10 @@ async fn only_signed_reference_values_are_taken_where_there_are_signers() {
             .admin(Method::GET, "/kbs/v0/reference-value/svn", "")
             .await
     };
-    assert_eq!(get().await.expect(StatusCode::OK).json(), json!([1]));
+    // Nor is what was taken before anybody had to sign, or what a key signed that is no signer's any more.
+    get()
+        .await
+        .refused(StatusCode::NOT_FOUND, "ResourceNotFound");
 
     register(
         &broker,
@@ -421,6 +424,13 @@ async fn only_signed_reference_values_are_taken_where_there_are_signers() {
     )
     .await
     .expect(StatusCode::OK);
+    assert_eq!(get().await.expect(StatusCode::OK).json(), json!([3]));
+    let broker = broker.restart(|config| config).await;
+    let get = async || {
+        broker
+            .admin(Method::GET, "/kbs/v0/reference-value/svn", "")
+            .await
+    };
     assert_eq!(get().await.expect(StatusCode::OK).json(), json!([3]));
     broker.pass(1_000);
     get()

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -851,4 +852,69 @@ async fn folder_of_another_machine_cannot_be_brought_in() {
     assert_eq!(listed[0].source, there.service.url);
     assert_eq!(listed[1].next_update, Some(1_801_440_000));
     assert!(listed.iter().all(|one| one.is_usable));
+}
+
+#[tokio::test]
+async fn what_an_owner_fetches_or_takes_away_is_seen_when_the_old_one_is_due() {
+    let bench = Bench::new().await;
+    let (old, new) = (certificate().0, certificate().0);
+    let replies = [Reply::ok(old.clone()), Reply::ok(new.clone())];
+    bench.service.answers(&vcek_path(1), replies);
+    assert_eq!(bench.item(&vcek(1)).await.body, old);
+    // Another program, on the same folder.
+    let other = open(&bench.place(), &bench.config, &bench.clock);
+    let request = [vcek(1)].into_iter().collect();
+    assert_eq!(other.fetch(&request).await, [(vcek(1), Ok(()))]);
+    assert_eq!(bench.item(&vcek(1)).await.body, new);
+    assert_eq!(bench.service.count(), 2);
+    std::fs::remove_dir_all(bench.place()).unwrap();
+    bench.item(&vcek(1)).await;
+    assert_eq!(bench.service.count(), 3);
+}
+
+#[tokio::test]
+async fn folder_that_cannot_be_written_costs_a_request_each_attestation() {
+    let bench = Bench::new().await;
+    let (der, _) = certificate();
+    bench
+        .service
+        .answers(&vcek_path(1), [Reply::ok(der.clone())]);
+    std::fs::create_dir(bench.place()).unwrap();
+    std::fs::write(bench.place().join("amd"), "in the way").unwrap();
+    for _ in 0..3 {
+        assert_eq!(bench.item(&vcek(1)).await.body, der);
+    }
+    assert_eq!(bench.service.count(), 1);
+    // Who fetches for the folder hears that nothing is there.
+    let request = [vcek(1)].into_iter().collect();
+    let outcomes = bench.collaterals.fetch(&request).await;
+    assert!(
+        matches!(outcomes[0].1, Err(CollateralError::Folder { .. })),
+        "{outcomes:?}"
+    );
+}
+
+#[tokio::test]
+async fn silent_service_keeps_others_from_being_asked() {
+    let amd = Replay::start().await;
+    let url = amd.url.clone();
+    let bench = Arc::new(Bench::with(|config| config.kds_url = url).await);
+    let list = crl(2_000_000_000);
+    bench
+        .service
+        .answers("/IntelSGXRootCA.der", [Reply::ok(list.clone())]);
+    amd.answers_otherwise(Reply::Silent);
+    let waiting: Vec<_> = (0..8)
+        .map(|chip| {
+            let bench = Arc::clone(&bench);
+            tokio::spawn(async move { bench.answer(&vcek(chip)).await.map(drop) })
+        })
+        .collect();
+    while amd.count() < 8 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let wanted = root_crl();
+    let item = tokio::time::timeout(Duration::from_secs(3), bench.item(&wanted));
+    assert_eq!(item.await.unwrap().body, list);
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
 }

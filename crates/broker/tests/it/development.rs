@@ -1,8 +1,10 @@
 //! A development root, through the whole of attestation and release: trusted by name alone, and marked everywhere.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use strongroom_attester::development::{DevelopmentRoot, tdx};
+use strongroom_attester::development::{DevelopmentRoot, az_vtpm, snp, tdx, tpm};
 use strongroom_wire::canonical::HashAlgorithm;
 use strongroom_wire::jwe::{DecryptionKey, KeyAlgorithm};
 use strongroom_wire::kbs::{Nonce, RuntimeData};
@@ -34,8 +36,16 @@ async fn attest(broker: &Running, root: &DevelopmentRoot) -> (String, Answer) {
 }
 
 async fn attest_with(broker: &Running, evidence: impl FnOnce(&[u8]) -> Value) -> (String, Answer) {
+    attest_as(broker, "tdx", evidence).await
+}
+
+async fn attest_as(
+    broker: &Running,
+    tee: &str,
+    evidence: impl FnOnce(&[u8]) -> Value,
+) -> (String, Answer) {
     let hello = json!({
-        "version": "0.4.0", "tee": "tdx", "extra-params": {"supported-hash-algorithms": ["sha384"]},
+        "version": "0.4.0", "tee": tee, "extra-params": {"supported-hash-algorithms": ["sha384"]},
     });
     let answer = broker.post("/kbs/v0/auth", None, &hello).await;
     let answer = answer.expect(StatusCode::OK);
@@ -75,6 +85,11 @@ async fn what_a_development_root_let_through_does_not_say_so() {
     broker.put("default/key/1", "secret").await;
     let (cookie, answer) = attest(&broker, &root).await;
     let answer = answer.expect(StatusCode::OK);
+    let token = answer.json()["token"].as_str().unwrap().to_owned();
+    let payload = token.split('.').nth(1).unwrap();
+    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
+    let evidence = &claims["submods"]["cpu0"]["ear.veraison.annotated-evidence"];
+    assert_eq!(evidence["assurance"], "development", "{claims}");
     let attested = broker.last_entry().await.record;
     assert_eq!(attested.loosenings, ["development.root"]);
     let answered = broker.get_with_cookie("default/key/1", &cookie).await;
@@ -85,7 +100,6 @@ async fn what_a_development_root_let_through_does_not_say_so() {
     assert_eq!(started.loosenings, ["development.root"]);
 
     // The token is signed still, and worth nothing where the root is not named.
-    let token = answer.json()["token"].as_str().unwrap().to_owned();
     let broker = broker.restart(|config| config.replace(&named, "")).await;
     let refused = broker.get_with_token("default/key/1", &token).await;
     refused.refused(StatusCode::FORBIDDEN, "PolicyDeny");
@@ -99,6 +113,70 @@ async fn development_root_lets_through_what_rests_on_nothing() {
     let message = Guest::new().attestation(&nonce);
     let answer = broker.post("/kbs/v0/attest", Some(&cookie), &message).await;
     answer.refused(StatusCode::FORBIDDEN, "AttestationError");
+}
+
+/// What a platform's forge makes over this report data, to be changed.
+fn forged(tee: &str, root: &DevelopmentRoot, report_data: &[u8]) -> Value {
+    let text = match tee {
+        "snp" => snp::Forge::new(root)
+            .with_report_data(report_data)
+            .evidence_json(),
+        "tdx" => tdx::Forge::new(root)
+            .with_report_data(report_data)
+            .evidence_json(),
+        "az-snp-vtpm" => az_vtpm::Forge::snp(root)
+            .with_report_data(report_data)
+            .evidence_json(),
+        "az-tdx-vtpm" => az_vtpm::Forge::tdx(root)
+            .with_report_data(report_data)
+            .evidence_json(),
+        _ => tpm::Forge::new(root)
+            .with_report_data(report_data)
+            .evidence_json(),
+    };
+    serde_json::from_str(&text.unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn denial_hides_its_check_from_the_owner_or_its_values_from_nobody() {
+    let (folder, root) = root();
+    let broker = Running::start(|config| config + &naming(&folder)).await;
+    let denied = async |tee: &str, evidence: &dyn Fn(&[u8]) -> Value| {
+        let (_, answer) = attest_as(&broker, tee, |data| evidence(data)).await;
+        let said = answer.refused(StatusCode::FORBIDDEN, "AttestationError");
+        let record = broker.last_entry().await.record;
+        assert_eq!(record.reasons.len(), 1, "{tee}: {record:?}");
+        let reason = record.reasons[0].clone();
+        let texts = [&reason.expected, &reason.actual].map(|v| v.as_str().unwrap().to_owned());
+        assert_ne!(texts[0], texts[1], "{tee}");
+        for text in texts {
+            assert!(!text.is_empty() && !said.contains(&text), "{tee}: {said}");
+        }
+        assert!(said.contains(&record.event.to_string()), "{said}");
+        reason.claim
+    };
+    for tee in ["snp", "tdx", "az-snp-vtpm", "az-tdx-vtpm", "tpm"] {
+        let replayed = |_: &[u8]| forged(tee, &root, &[7; 48]);
+        assert_eq!(denied(tee, &replayed).await, "report_data", "{tee}");
+    }
+    let measurement = |data: &[u8]| {
+        let mut evidence = forged("snp", &root, data);
+        evidence["attestation_report"]["measurement"][0] = json!(0xee);
+        evidence
+    };
+    assert_eq!(denied("snp", &measurement).await, "SnpSignature");
+    let rtmr = |data: &[u8]| {
+        let mut evidence = forged("tdx", &root, data);
+        let mut quote = STANDARD
+            .decode(evidence["quote"].as_str().unwrap())
+            .unwrap();
+        // Within RTMR0: 48 bytes of header, 328 before it.
+        quote[48 + 328] ^= 1;
+        evidence["quote"] = json!(STANDARD.encode(quote));
+        evidence
+    };
+    let check = denied("tdx", &rtmr).await;
+    assert!(check.ends_with("Signature"), "{check}");
 }
 
 #[tokio::test]
@@ -120,8 +198,7 @@ async fn service_that_is_not_well_is_a_denial() {
         println!("SKIPPED: {fixture} is not there");
         return;
     };
-    use base64::Engine as _;
-    let quote = base64::engine::general_purpose::STANDARD.encode(quote);
+    let quote = STANDARD.encode(quote);
     let service = Replay::start().await;
     service.answers_otherwise(Reply::status(429).with("retry-after", "60"));
     let url = service.url.clone();

@@ -193,8 +193,12 @@ async fn client_that_never_ends_its_head_is_dropped() {
 
 #[tokio::test]
 async fn client_that_never_ends_its_body_is_answered_and_dropped() {
-    let broker =
-        insecure(|config| config.replace("[limits]", "[limits]\nrequest_seconds = 1")).await;
+    let broker = insecure(|config| {
+        config
+            .replace("[limits]", "[limits]\nrequest_seconds = 1")
+            .replace("offline = false", "offline = true")
+    })
+    .await;
     let request = "POST /kbs/v0/auth HTTP/1.1\r\nhost: b\r\nconnection: close\r\ncontent-length: 100\r\n\r\n{";
     let answer = raw(&broker, request).await;
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");

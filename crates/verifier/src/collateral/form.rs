@@ -2,6 +2,7 @@
 //!
 //! Nothing here is believed. Signatures are the platforms' business, when they use it.
 
+use const_oid::ObjectIdentifier;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -25,9 +26,7 @@ impl CollateralItem {
             }
         }
         match wanted {
-            Wanted::AmdVcek { .. } => Certificate::from_der(&self.body)
-                .map(|_| None)
-                .map_err(|e| CollateralFormError::new("a DER certificate", &e)),
+            Wanted::AmdVcek { chip_id, .. } => vcek(&self.body, chip_id).map(|()| None),
             Wanted::AmdCrl { .. } | Wanted::IntelPckCrl { .. } | Wanted::IntelRootCrl { .. } => {
                 let crl = Crl::from_der(&self.body).map_err(|e: X509Error| {
                     CollateralFormError::new("a DER revocation list", &e)
@@ -61,6 +60,20 @@ impl CollateralFormError {
                 .take(MAX_QUOTED)
                 .collect(),
         }
+    }
+}
+
+/// A certificate that names another chip would be kept for as long as this chip's never changes.
+fn vcek(body: &[u8], chip_id: &[u8]) -> Result<(), CollateralFormError> {
+    let bad = |e: X509Error| CollateralFormError::new("a DER certificate", &e);
+    let certificate = Certificate::from_der(body).map_err(bad)?;
+    // Raw, or as an OCTET STRING: older certificates have the second form.
+    match certificate.extension(HWID).map_err(bad)? {
+        Some(named) if !named.ends_with(chip_id) => Err(CollateralFormError::new(
+            "the certificate of this chip",
+            "it names another chip",
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -168,6 +181,9 @@ fn rim(body: &[u8]) -> Result<(), CollateralFormError> {
 const MAX_CHAIN: usize = 4;
 const MAX_QUOTED: usize = 200;
 
+/// 57230, 3.1: the chip id.
+const HWID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.4");
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -251,6 +267,58 @@ mod tests {
         assert!(item(&body("TD_QE")).check_form(&wanted(true)).is_ok());
         assert!(item(&body("QE")).check_form(&wanted(false)).is_ok());
         assert!(refusal(&body("QE"), &wanted(true)).contains("TD_QE"));
+    }
+
+    fn vcek_of(chip_id: &[u8]) -> Wanted {
+        Wanted::AmdVcek {
+            product: SnpProduct::Milan,
+            chip_id: chip_id.to_vec(),
+            tcb: crate::collateral::VcekTcb {
+                fmc: None,
+                bootloader: 3,
+                tee: 0,
+                snp: 8,
+                microcode: 115,
+            },
+        }
+    }
+
+    #[test]
+    fn certificate_of_another_chip_is_kept() {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+        for prefix in [&[][..], &[4, 64]] {
+            let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+            params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(
+                &[1, 3, 6, 1, 4, 1, 3704, 1, 4],
+                [prefix, &[7; 64]].concat(),
+            )];
+            let item = CollateralItem {
+                body: params.self_signed(&key).unwrap().der().to_vec(),
+                issuer_chain: String::new(),
+            };
+            item.check_form(&vcek_of(&[7; 64])).unwrap();
+            let refused = item.check_form(&vcek_of(&[8; 64])).unwrap_err();
+            assert!(refused.to_string().contains("another chip"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn certificate_of_a_real_chip_is_taken_for_anothers() {
+        const DATA: &str = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../../shared/fixtures/trustee/deps/verifier/test_data/snp"
+        );
+        let read = |name: &str| std::fs::read(format!("{DATA}/{name}"));
+        let (Ok(report), Ok(body)) = (read("test-report.bin"), read("test-vcek.der")) else {
+            println!("SKIPPED: {DATA} is not there");
+            return;
+        };
+        let item = CollateralItem {
+            body,
+            issuer_chain: String::new(),
+        };
+        item.check_form(&vcek_of(&report[0x1a0..0x1e0])).unwrap();
+        assert!(item.check_form(&vcek_of(&[7; 64])).is_err());
     }
 
     #[test]

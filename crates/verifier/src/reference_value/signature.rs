@@ -15,7 +15,7 @@ use serde_json::json;
 use strongroom_wire::canonical::to_jcs;
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 
-use super::{Message, ReferenceValueError, malformed, shorten};
+use super::{Message, ReferenceValue, ReferenceValueError, malformed, shorten};
 
 /// Whose signature a register message must carry. Without any signer none is demanded.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +73,13 @@ impl Signers {
     /// Whether no signature is demanded.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether a value that was taken before would be taken now: one that a signer here signed, or any where nobody
+    /// must sign.
+    pub fn vouch_for(&self, value: &ReferenceValue) -> bool {
+        let signed_by = value.provenance.signer.as_ref();
+        self.is_empty() || self.0.iter().any(|signer| Some(&signer.kid) == signed_by)
     }
 
     /// The id of the key that signed a message; `None` when it is not signed and need not be.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
 use serde_json::{Value, json};
 use strongroom_broker::collateral::{Collaterals, ImportOutcome, Listed};
@@ -115,6 +115,7 @@ fn fetch(args: &FetchArgs) -> anyhow::Result<Outcome> {
     let collaterals = open(&args.dir)?;
     let mut request = args.request()?;
     if request.is_empty() {
+        must_be_there(&args.dir)?;
         request = collaterals.list().into_iter().map(|it| it.wanted).collect();
     }
     if request.is_empty() {
@@ -184,6 +185,7 @@ impl FetchArgs {
 }
 
 fn list(args: &ListArgs) -> anyhow::Result<Outcome> {
+    must_be_there(&args.dir)?;
     let collaterals = open(&args.dir)?;
     let now = evidence::now()?;
     let listed = collaterals.list();
@@ -314,6 +316,17 @@ fn open(dir: &Path) -> anyhow::Result<Collaterals> {
         CollateralConfig::default(),
         clock,
     ))
+}
+
+/// A name that was mistyped is no empty folder.
+fn must_be_there(dir: &Path) -> anyhow::Result<()> {
+    ensure!(
+        dir.exists(),
+        "there is no folder {}: name a broker's, which `strongroom broker init` makes, or one that \
+         `strongroom broker collateral fetch` filled",
+        dir.display()
+    );
+    Ok(())
 }
 
 /// What a quote of Intel's needs, whichever CA issued the platform's certificate.
