@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use toml_parser::Source;
 use toml_parser::lexer::TokenKind;
 
-/// Parses a document whose tables and arrays nest at most [`MAX_DEPTH`] deep below its headers.
+/// Parses a document whose tables and arrays nest at most `MAX_DEPTH` deep below its headers.
 ///
 /// # Errors
 /// [`TomlError`] with the parser's words, never the document's.
