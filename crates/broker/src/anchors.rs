@@ -3,8 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
-use rustls_pki_types::SubjectPublicKeyInfoDer;
-use rustls_pki_types::pem::PemObject as _;
 use strongroom_verifier::{AnchorError, RootId, TrustAnchors};
 
 use crate::config::Config;
@@ -58,9 +56,9 @@ pub(crate) fn trust_anchors(config: &Config) -> Result<TrustAnchors, BrokerError
         anchors = anchors.with_tpm_root(&pem).map_err(|e| bad(path, &e))?;
     }
     for path in &config.anchors.attestation_keys {
-        let spki = public_key(path)?;
+        let key = key_file::read_guarded_bytes(path)?;
         anchors = anchors
-            .with_attestation_key(&spki)
+            .with_attestation_key(&key)
             .map_err(|e| bad(path, &e))?;
     }
     if let Some(root) = DevelopmentRoot::read(config)? {
@@ -70,20 +68,6 @@ pub(crate) fn trust_anchors(config: &Config) -> Result<TrustAnchors, BrokerError
             .map_err(|e| bad(named.unwrap_or_else(|| Path::new("")), &e))?;
     }
     Ok(anchors)
-}
-
-/// A `SubjectPublicKeyInfo`, from PEM or DER.
-fn public_key(path: &Path) -> Result<Vec<u8>, BrokerError> {
-    let bytes = key_file::read_guarded_bytes(path)?;
-    if !bytes.trim_ascii_start().starts_with(b"-----BEGIN") {
-        return Ok(bytes);
-    }
-    SubjectPublicKeyInfoDer::from_pem_slice(&bytes)
-        .map(|spki| spki.to_vec())
-        .map_err(|e| BrokerError::Config {
-            path: path.to_owned(),
-            message: format!("not a public key in PEM: {e}"),
-        })
 }
 
 fn bad(path: &Path, error: &AnchorError) -> BrokerError {

@@ -106,7 +106,7 @@ impl EvidenceArgs {
         }
         for path in &self.attestation_key {
             anchors = anchors
-                .with_attestation_key(&read_public_key(path)?)
+                .with_attestation_key(&files::read_limited(path, MAX_KEY)?)
                 .with_context(|| format!("{} is no public key", path.display()))?;
         }
         Ok(anchors)
@@ -244,27 +244,6 @@ fn read_collateral(
         collateral.insert(wanted.clone(), item);
     }
     Ok((collateral, missing))
-}
-
-/// A public key as DER SubjectPublicKeyInfo, from that or from PEM.
-fn read_public_key(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let bytes = files::read_limited(path, MAX_KEY)?.to_vec();
-    let Some(text) = std::str::from_utf8(&bytes)
-        .ok()
-        .filter(|text| text.contains("-----BEGIN "))
-    else {
-        return Ok(bytes);
-    };
-    let body: String = text
-        .lines()
-        .skip_while(|line| *line != "-----BEGIN PUBLIC KEY-----")
-        .skip(1)
-        .take_while(|line| !line.starts_with("-----"))
-        .collect();
-    if body.is_empty() {
-        bail!("{} has no \"BEGIN PUBLIC KEY\"", path.display());
-    }
-    Ok(STANDARD.decode(body.trim())?)
 }
 
 /// The platform that evidence looks like, by the members that its attester writes or by its first bytes.

@@ -7,6 +7,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use rustls_pki_types::SubjectPublicKeyInfoDer;
+use rustls_pki_types::pem::PemObject as _;
+
 use crate::Assurance;
 use crate::collateral::{RootId, SnpProduct};
 use crate::x509::{Certificate, Path, PublicKey, SignatureCache, X509Error};
@@ -83,9 +86,14 @@ impl TrustAnchors {
     /// Trusts one attestation key of a TPM, which its owner saw to be that TPM's.
     ///
     /// # Errors
-    /// [`AnchorError`] when the bytes are no DER `SubjectPublicKeyInfo`.
-    pub fn with_attestation_key(mut self, spki: &[u8]) -> Result<Self, AnchorError> {
-        let key = PublicKey::from_spki(spki).map_err(AnchorError::from)?;
+    /// [`AnchorError`] when the bytes are no `SubjectPublicKeyInfo`, in DER or in PEM.
+    pub fn with_attestation_key(mut self, bytes: &[u8]) -> Result<Self, AnchorError> {
+        let spki = match bytes.trim_ascii_start().starts_with(b"-----BEGIN") {
+            true => SubjectPublicKeyInfoDer::from_pem_slice(bytes)
+                .map_err(|e| AnchorError(format!("not a public key in PEM: {e}")))?,
+            false => bytes.into(),
+        };
+        let key = PublicKey::from_spki(&spki).map_err(AnchorError::from)?;
         self.attestation_keys.insert(fingerprint(&key)?);
         Ok(self)
     }
