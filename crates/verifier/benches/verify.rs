@@ -5,7 +5,8 @@
 //! same trust anchors. Signatures with Intel's algorithm are remembered by the process, whatever the anchors, so TDX and
 //! SGX have other cases: a machine that was never seen, the next quote of one that was, and the same quote again; the
 //! collateral was seen before in all three. *Appraise*: the same evidence, graded by the default policy. The lines that
-//! begin with a library's name are its work alone: the least that a platform's verification contains.
+//! begin with a library's name are its work alone: the least that a platform's verification contains. A word after `--`
+//! picks the cases whose names contain it.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -70,6 +71,10 @@ fn main() -> Fallible<()> {
         appraisal(&mut cases, &root, tee)?;
     }
     arithmetic(&mut cases)?;
+    // Cargo itself passes `--bench`.
+    if let Some(part) = std::env::args().skip(1).find(|arg| !arg.starts_with('-')) {
+        cases.retain(|case| case.name.contains(&part));
+    }
 
     let mut rounds: Vec<Vec<Duration>> = vec![Vec::new(); cases.len()];
     for _ in 0..ROUNDS {

@@ -8,7 +8,7 @@ use strongroom_wire::ear::{Tier, TrustVector};
 use strongroom_wire::jwk::TeePublicKey;
 use strongroom_wire::tee::Tee;
 
-use crate::policy::{PolicyError, Rego};
+use crate::policy::{self, PolicyError, Rego};
 use crate::release_policy::{Reason, reasons};
 use crate::{Assurance, ReferenceValues, VerifiedEvidence};
 
@@ -41,7 +41,7 @@ impl AppraisalPolicy {
             findings: rego.declares(FINDINGS),
             rego,
         };
-        match policy.evaluate(Value::Object(Map::new()), Arc::default(), 0) {
+        match policy.evaluate(&Map::new(), Arc::default(), 0) {
             Ok(_) | Err(PolicyError::NoClaims { .. }) => Ok(policy),
             Err(error) => Err(error),
         }
@@ -73,13 +73,13 @@ impl AppraisalPolicy {
             .map_or("cpu", |(_id, class)| class)
     }
 
-    /// The reference values that the policy's table `requirements` names, each with the claims that it is for, such as
-    /// `snp.measurement`. A policy without that table, which the shipped ones have, gives none.
+    /// The reference values that the policy's rule `all_requirements` names, each with the claims that it is for, such as
+    /// `snp.measurement`. A policy without that rule, which the shipped ones have, gives none.
     pub fn asked_reference_values(&self) -> BTreeMap<String, BTreeSet<String>> {
         let mut asked: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let table = self
             .rego
-            .evaluation(Value::Object(Map::new()))
+            .evaluation(policy::object(&Map::new()))
             .with_reference_values(Arc::default(), 0)
             .and_then(|mut evaluation| evaluation.value(REQUIREMENTS));
         let Ok(Some(Value::Object(table))) = table else {
@@ -103,13 +103,13 @@ impl AppraisalPolicy {
 
     fn evaluate(
         &self,
-        input: Value,
+        input: &Map<String, Value>,
         values: Arc<ReferenceValues>,
         now: u64,
     ) -> Result<Graded, PolicyError> {
         let mut evaluation = self
             .rego
-            .evaluation(input)
+            .evaluation(policy::object(input))
             .with_reference_values(values, now)?;
         let vector = self.trust_vector(evaluation.value(TRUST_CLAIMS)?)?;
         let extensions = match self.extensions {
@@ -246,15 +246,12 @@ pub fn appraise(
             let policy = policies.of(class).ok_or_else(|| AppraiseError::NoPolicy {
                 class: class.to_owned(),
             })?;
-            let annotated_evidence = submod.policy_input();
-            let graded = policy.evaluate(
-                Value::Object(annotated_evidence.clone()),
-                Arc::clone(values),
-                now,
-            )?;
+            let (name, tee) = (submod.name.clone(), submod.tee);
+            let annotated_evidence = submod.into_policy_input();
+            let graded = policy.evaluate(&annotated_evidence, Arc::clone(values), now)?;
             Ok(AppraisedSubmod {
-                name: submod.name,
-                tee: submod.tee,
+                name,
+                tee,
                 trust_vector: graded.vector,
                 annotated_evidence,
                 extensions: graded.extensions,
@@ -377,7 +374,7 @@ pub const DEFAULT_GPU_ID: &str = "default_gpu";
 const TRUST_CLAIMS: &str = "data.policy.trust_claims";
 const EXTENSIONS: &str = "data.policy.extensions";
 const FINDINGS: &str = "data.policy.findings";
-const REQUIREMENTS: &str = "data.policy.requirements";
+const REQUIREMENTS: &str = "data.policy.all_requirements";
 /// Members of a submodule that no extension may replace.
 const RESERVED: [&str; 4] = [
     "ear.status",
@@ -404,7 +401,7 @@ mod tests {
             .map(|(name, value)| ((*name).to_owned(), ReferenceValue::new(value.clone(), 100)))
             .collect();
         AppraisalPolicy::default_cpu()
-            .evaluate(input, Arc::new(values), 50)
+            .evaluate(input.as_object().unwrap(), Arc::new(values), 50)
             .unwrap()
     }
 
@@ -851,7 +848,9 @@ users := {"container_uids": []} if {
             Arc::new(list.iter().map(value).collect::<ReferenceValues>())
         };
         let known = values(&[("measurement", json!(["m"])), ("kernel", json!("k"))]);
-        let graded = policy.evaluate(input.clone(), known, 50).unwrap();
+        let graded = policy
+            .evaluate(input.as_object().unwrap(), known, 50)
+            .unwrap();
         let vector = graded.vector;
         assert_eq!(
             (vector.executables, vector.hardware, vector.configuration),
@@ -862,7 +861,9 @@ users := {"container_uids": []} if {
             json!({"validated": {"container_images": ["a", "b"]}})
         );
         // A name that nobody registered is null, and nothing is in it.
-        let graded = policy.evaluate(input, values(&[]), 50).unwrap();
+        let graded = policy
+            .evaluate(input.as_object().unwrap(), values(&[]), 50)
+            .unwrap();
         assert_eq!(
             (graded.vector.executables, graded.vector.hardware),
             (33, 97)
@@ -971,7 +972,7 @@ users := {"container_uids": []} if {
     fn upstream_style_extension_is_carried() {
         let text = "package policy\n\ntrust_claims := {\"hardware\": 2}\n\nextensions := [{\"name\": \"ear.trustee.identifiers\", \"key\": -18, \"value\": {\"validated\": {}}}]";
         let policy = AppraisalPolicy::compile("p", text).unwrap();
-        let graded = policy.evaluate(json!({}), Arc::default(), 0).unwrap();
+        let graded = policy.evaluate(&Map::new(), Arc::default(), 0).unwrap();
         assert_eq!(
             graded.extensions["ear.trustee.identifiers"],
             json!({"validated": {}})
@@ -989,7 +990,7 @@ users := {"container_uids": []} if {
         AppraisalPolicies::shipped()
             .of("gpu")
             .unwrap()
-            .evaluate(input, Arc::new(values), 50)
+            .evaluate(input.as_object().unwrap(), Arc::new(values), 50)
             .unwrap()
     }
 

@@ -368,12 +368,9 @@ impl VerifiedSubmod {
     }
 
     /// A policy's input: the claims under the platform's name, beside what the evidence binds.
-    pub(crate) fn policy_input(&self) -> Map<String, Value> {
-        let mut input = self.bound.clone();
-        input.insert(
-            self.tee.as_str().to_owned(),
-            Value::Object(self.claims.clone()),
-        );
+    pub(crate) fn into_policy_input(self) -> Map<String, Value> {
+        let mut input = self.bound;
+        input.insert(self.tee.as_str().to_owned(), Value::Object(self.claims));
         input.insert("assurance".to_owned(), json!(self.assurance.as_str()));
         input
     }

@@ -2,12 +2,14 @@
 //!
 //! A policy that does not parse, lacks its rule, or does not end is refused here, whoever wrote it.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, LimitError, Value};
+use serde_json::{Map, Value as Json};
 
 use crate::ReferenceValues;
 
@@ -165,9 +167,9 @@ impl Rego {
     }
 
     /// Starts an evaluation over `input`.
-    pub(crate) fn evaluation(&self, input: serde_json::Value) -> Evaluation {
+    pub(crate) fn evaluation(&self, input: Value) -> Evaluation {
         let mut engine = self.engine.clone();
-        engine.set_input(Value::from(input));
+        engine.set_input(input);
         Evaluation {
             id: self.id.clone(),
             engine,
@@ -183,7 +185,7 @@ pub(crate) struct Evaluation {
 
 impl Evaluation {
     /// Sets the `data` document.
-    pub(crate) fn with_data(mut self, data: serde_json::Value) -> Result<Self, PolicyError> {
+    pub(crate) fn with_data(mut self, data: Json) -> Result<Self, PolicyError> {
         self.engine
             .add_data(Value::from(data))
             .map_err(|e| failed(&self.id, e.to_string(), e.downcast_ref()))?;
@@ -197,11 +199,11 @@ impl Evaluation {
         now: u64,
     ) -> Result<Self, PolicyError> {
         let query = move |arguments: Vec<Value>| {
-            let value = match arguments.first() {
-                Some(Value::String(name)) => values.value(name, now).cloned(),
+            let known = match arguments.first() {
+                Some(Value::String(name)) => values.value(name, now),
                 _ => None,
             };
-            Ok(value.map_or(Value::Null, Value::from))
+            Ok(known.map_or(Value::Null, value))
         };
         self.engine
             .add_extension("query_reference_value".to_owned(), 1, Box::new(query))
@@ -210,7 +212,7 @@ impl Evaluation {
     }
 
     /// The value of a rule; `None` when it is undefined.
-    pub(crate) fn value(&mut self, rule: &str) -> Result<Option<serde_json::Value>, PolicyError> {
+    pub(crate) fn value(&mut self, rule: &str) -> Result<Option<Json>, PolicyError> {
         let value = self
             .engine
             .eval_rule(rule.to_owned())
@@ -225,6 +227,25 @@ impl Evaluation {
                 message: e.to_string(),
             })
     }
+}
+
+/// JSON as Rego has it, without the way through serde that regorus' own conversion takes.
+pub(crate) fn value(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::Null,
+        Json::Bool(bool) => Value::Bool(*bool),
+        Json::String(text) => Value::String(text.as_str().into()),
+        Json::Number(_) => Value::from(json.clone()),
+        Json::Array(list) => Value::from(list.iter().map(value).collect::<Vec<_>>()),
+        Json::Object(members) => object(members),
+    }
+}
+
+/// As [`value`], of an object.
+pub(crate) fn object(members: &Map<String, Json>) -> Value {
+    let member =
+        |(name, json): (&String, &Json)| (Value::String(name.as_str().into()), value(json));
+    Value::from(members.iter().map(member).collect::<BTreeMap<_, _>>())
 }
 
 /// As [`error`], for a policy that parsed and then failed at its work.
@@ -323,7 +344,7 @@ mod tests {
         );
         let policy = Rego::compile("p", &text, "data.policy.allow").unwrap();
         let outcome = policy
-            .evaluation(serde_json::json!({}))
+            .evaluation(Value::new_object())
             .value("data.policy.allow");
         assert!(
             matches!(outcome, Err(PolicyError::TimeLimit { .. })),
@@ -349,7 +370,7 @@ mod tests {
         let policy = Rego::compile("p", text, "data.policy.allow").unwrap();
         assert!(
             policy
-                .evaluation(serde_json::json!({"a": true}))
+                .evaluation(value(&serde_json::json!({"a": true})))
                 .value("data.policy.allow")
                 .is_err()
         );

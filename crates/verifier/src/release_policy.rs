@@ -13,7 +13,7 @@ use strongroom_wire::ear::Tier;
 use strongroom_wire::resource::ResourcePath;
 
 use crate::Assurance;
-use crate::policy::{PolicyError, Rego};
+use crate::policy::{self, PolicyError, Rego};
 
 /// A parsed release policy.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ impl ReleasePolicy {
         };
         let mut evaluation = policy
             .rego
-            .evaluation(json!({}))
+            .evaluation(policy::value(&json!({})))
             .with_data(data(["", "", ""], &BTreeMap::new()))?;
         evaluation.value(ALLOW)?;
         Ok(policy)
@@ -61,7 +61,7 @@ impl ReleasePolicy {
         query: &BTreeMap<String, String>,
     ) -> Result<Decision, PolicyError> {
         let data = data([path.repo(), path.r#type(), path.tag()], query);
-        let mut evaluation = self.rego.evaluation(token.clone()).with_data(data)?;
+        let mut evaluation = self.rego.evaluation(policy::value(token)).with_data(data)?;
         let verdict = evaluation.value(ALLOW)?;
         if verdict == Some(Value::Bool(true)) {
             return Ok(Decision::Allow);

@@ -1,7 +1,7 @@
 # Grades the evidence of a GPU or another device: what the verifier proved goes in, an AR4SI trust vector comes out.
 #
 # Package, rule and reference-value names are those of the CoCo attestation service, so that a policy
-# written for it works here. `requirements` is the one table that both the grades and their explanation
+# written for it works here. `requirements` is the one list that both the grades and their explanation
 # read; a grade that its requirements do not raise stays at its contraindicated default.
 package policy
 
@@ -36,26 +36,33 @@ executables := 3 if measurements_hold
 ##### what each device must show #####
 
 # `reference`: the claim is among the reference values of that name. `equals`: it is that value.
-requirements := {
-	"nvidia": [
-		{"grade": "hardware", "claim": ["verifier"], "equals": "local"},
-		{"grade": "configuration", "claim": ["config", "driver_version"], "reference": "allowed_driver_versions"},
-		{"grade": "configuration", "claim": ["config", "vbios_version"], "reference": "allowed_vbios_versions"},
-		{"grade": "configuration", "claim": ["config", "fwid"], "reference": "allowed_gpu_fwids"},
-	],
-	# A device without hardware has nothing to show of its configuration or its programs.
-	"sampledevice": [{"grade": "hardware", "claim": ["svn"], "reference": "device_svn"}],
-}
+requirements("nvidia") := [
+	{"grade": "hardware", "claim": ["verifier"], "equals": "local"},
+	{"grade": "configuration", "claim": ["config", "driver_version"], "reference": "allowed_driver_versions"},
+	{"grade": "configuration", "claim": ["config", "vbios_version"], "reference": "allowed_vbios_versions"},
+	{"grade": "configuration", "claim": ["config", "fwid"], "reference": "allowed_gpu_fwids"},
+]
+
+# A device without hardware has nothing to show of its configuration or its programs.
+requirements("sampledevice") := [{"grade": "hardware", "claim": ["svn"], "reference": "device_svn"}]
+
+platforms := ["nvidia", "sampledevice"]
+
+# What the evidence's own platform must show.
+required := requirements(platform)
+
+# What any platform must show, for who asks which reference values to register. No grade reads it.
+all_requirements[name] := requirements(name) if some name in platforms
 
 platform := name if {
-	some name, _ in requirements
+	some name in platforms
 	input[name]
 }
 
 holds(grade) if {
-	some requirement in requirements[platform]
+	some requirement in required
 	requirement.grade == grade
-	every other in requirements[platform] {
+	every other in required {
 		met(other, grade)
 	}
 }
@@ -133,7 +140,7 @@ findings contains {
 	"expected": wanted(requirement),
 	"actual": object.get(input[platform], requirement.claim, "absent"),
 } if {
-	some requirement in requirements[platform]
+	some requirement in required
 	not met(requirement, requirement.grade)
 }
 
