@@ -15,7 +15,7 @@ use strongroom_wire::resource::ResourcePath;
 
 use crate::Inner;
 use crate::audit::{EventId, Kind, Outcome, Record};
-use crate::store::{Change, StoreError};
+use crate::store::{Change, SealedVersion, StoreError};
 use crate::strangers::PER_SECOND;
 use crate::tokens::{TokenError, VerifiedToken};
 
@@ -64,20 +64,26 @@ pub(crate) fn authorize(
     query: &BTreeMap<String, String>,
     now: u64,
 ) -> Result<Grant, Denial> {
-    let policy = broker.policies.release();
+    let policies = broker.policies.release();
+    let policy = policies.of(path);
     let mut record = Record::new(Kind::Release, Outcome::Allowed, ACTION, now);
     record.tee = token.tee();
     record.tee_key = Some(token.tee_key().thumbprint());
     record.token = Some(token.id().to_owned());
     record.resource = Some(path.to_string());
+    let asked: usize = query.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if asked <= MAX_QUERY {
+        record.query = query.clone();
+    }
+    record.policy_id = Some(policy.id.clone());
     record.policy = Some(policy.digest.clone());
     record.loosenings = broker.connection_loosenings();
     let rehearsed = token.development().iter().copied();
     if broker.let_through(rehearsed, &mut record).is_err() {
-        record.policy = None;
+        (record.policy_id, record.policy) = (None, None);
         return Err(Denial::new(record, vec![development()]));
     }
-    match policy.policy.evaluate(token.payload(), path, query) {
+    match policy.policy.evaluate(token.payload(), path, query, now) {
         Ok(Decision::Allow) => Ok(Grant {
             path: path.clone(),
             recipient: token.tee_key().clone(),
@@ -106,14 +112,20 @@ pub(crate) fn release(broker: &Inner, grant: Grant) -> Result<Jwe, ReleaseError>
         recipient,
         mut record,
     } = grant;
-    let Some(sealed) = broker.store.sealed_secret(&path)? else {
+    let stored = broker.ledger.store().sealed_secret(&path, None)?;
+    let expired = |sealed: &SealedVersion| sealed.expires.is_some_and(|end| end <= record.at);
+    if let Some(sealed) = stored.as_ref().filter(|sealed| expired(sealed)) {
+        record.version = Some(sealed.version);
+        record.detail = Some("this version has expired".to_owned());
+    }
+    let Some(sealed) = stored.filter(|sealed| !expired(sealed)) else {
         record.outcome = Outcome::Missing;
-        broker.store.commit(Change::Nothing, record)?;
+        broker.ledger.commit(Change::Nothing, record)?;
         return Err(ReleaseError::Missing);
     };
     record.version = Some(sealed.version);
     let answer = broker
-        .storage_key
+        .storage_keys()
         .open(&path, &sealed)
         .map_err(|e| ReleaseError::Store(e.into()))
         .and_then(|secret| jwe::encrypt(&recipient, secret.expose()).map_err(ReleaseError::from));
@@ -121,7 +133,7 @@ pub(crate) fn release(broker: &Inner, grant: Grant) -> Result<Jwe, ReleaseError>
         record.outcome = Outcome::Failed;
         record.detail = Some(error.to_string());
     }
-    broker.store.commit(Change::Nothing, record)?;
+    broker.ledger.commit(Change::Nothing, record)?;
     answer
 }
 
@@ -192,3 +204,5 @@ pub(crate) enum ReleaseError {
 }
 
 const ACTION: &str = "get resource";
+/// A guest cannot fill the record with its questions.
+const MAX_QUERY: usize = 512;

@@ -36,7 +36,7 @@ pub use anchors::{AnchorError, TrustAnchors};
 pub use appraise::{
     AppraisalPolicies, AppraisalPolicy, AppraiseError, AppraisedClaims, AppraisedSubmod,
     DEFAULT_CPU_ID, DEFAULT_GPU_ID, appraise,
-};
+ Rehearsed};
 pub use binding::{Binding, Expected, ExpectedInitdata};
 pub use check::{Check, Step, StepOutcome};
 pub use collateral::{

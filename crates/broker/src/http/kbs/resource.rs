@@ -62,14 +62,7 @@ pub(crate) async fn put(
             }
             let mut record = identity::admin_record(broker, &admin, "put resource", now);
             record.resource = Some(path.to_string());
-            let seal = |version| broker.storage_key.seal(&path, version, &secret);
-            broker.store.commit(
-                Change::PutSecret {
-                    path: &path,
-                    seal: &seal,
-                },
-                record,
-            )?;
+            broker.put_secret(path, secret, None, record)?;
             Ok(())
         })
         .await?;
@@ -90,12 +83,12 @@ pub(crate) async fn delete(
             let mut record = identity::admin_record(broker, &admin, "delete resource", now);
             record.resource = Some(path.to_string());
             match broker
-                .store
-                .commit(Change::DeleteSecret { path: &path }, record.clone())
+                .ledger
+                .commit(Change::DeleteSecret { path }, record.clone())
             {
                 Err(crate::StoreError::NotFound) => {
                     record.outcome = crate::audit::Outcome::Missing;
-                    broker.store.commit(Change::Nothing, record)?;
+                    broker.ledger.commit(Change::Nothing, record)?;
                     Err(ApiError::NotFound("resource"))
                 }
                 other => other.map(drop).map_err(ApiError::from),
