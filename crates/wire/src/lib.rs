@@ -19,6 +19,7 @@ pub mod kbs;
 pub mod resource;
 pub mod sealed_secret;
 pub mod tee;
+pub mod tlog;
 
 #[cfg(test)]
 pub(crate) mod fixtures;
