@@ -601,6 +601,35 @@ mod tests {
         );
     }
 
+    /// Hashes behind the root lead somewhere, too, and not from a tree of that size.
+    #[test]
+    fn a_proof_that_goes_on_behind_the_root() {
+        let leaves = twin::leaves(7);
+        let root = twin::root(&leaves);
+        let extra = leaf_hash(b"extra");
+        let beyond = node_hash(&extra, &root);
+
+        let proof = prove_inclusion(2, 7, tiles(&leaves)).unwrap();
+        let longer = InclusionProof::from_hashes([proof.hashes(), &[extra]].concat()).unwrap();
+        assert_eq!(
+            longer.verify(&leaves[2], 2, 7, &beyond),
+            Err(ProofError::Surplus)
+        );
+
+        let proof = prove_consistency(3, 7, tiles(&leaves)).unwrap();
+        let longer = ConsistencyProof::from_hashes([proof.hashes(), &[extra]].concat()).unwrap();
+        let older = twin::root(&leaves[..3]);
+        let older_beyond = node_hash(&extra, &older);
+        assert_eq!(
+            longer.verify((3, &older_beyond), (7, &beyond)),
+            Err(ProofError::Surplus)
+        );
+        assert_eq!(
+            longer.verify((0, &Frontier::new().root()), (7, &root)),
+            Err(ProofError::Surplus)
+        );
+    }
+
     #[test]
     fn a_frontier_read_from_tiles() {
         let leaves = twin::leaves(600);
