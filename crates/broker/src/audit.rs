@@ -156,6 +156,14 @@ impl Record {
             suppressed: None,
         }
     }
+
+    /// The same of another event: for work that takes more than one entry.
+    pub(crate) fn fresh(&self) -> Self {
+        Self {
+            event: EventId::fresh(),
+            ..self.clone()
+        }
+    }
 }
 
 /// A record with its number.

@@ -67,6 +67,26 @@ pub(crate) fn check_folder(path: &Path) -> Result<(), BrokerError> {
     }
 }
 
+/// Replaces a private file whole: what was there stays until what is new is on the disk.
+pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), BrokerError> {
+    let beside = path.with_extension("new");
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(BrokerError::file(&beside, error));
+        }
+        _ => {}
+    }
+    write_new(&beside, 0o600, bytes)?;
+    std::fs::rename(&beside, path).map_err(|source| BrokerError::file(path, source))?;
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or_else(|| Path::new("."));
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|source| BrokerError::file(folder, source))
+}
+
 /// Looks at a private file of somebody else's, if it is there; one that its group or others may touch is refused.
 pub(crate) fn check_private(path: &Path) -> Result<(), BrokerError> {
     match std::fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o777) {

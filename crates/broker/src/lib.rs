@@ -9,11 +9,14 @@ mod attest;
 pub mod audit;
 pub mod collateral;
 mod config;
+mod explain;
 mod http;
 mod init;
 mod key_file;
 mod policies;
+mod rehearse;
 mod release;
+mod rotate;
 mod session;
 mod signers;
 mod store;
@@ -68,7 +71,9 @@ pub(crate) struct Inner {
     config: Config,
     clock: Clock,
     ledger: Ledger,
-    storage_keys: RwLock<Arc<StorageKeys>>,
+    storage_keys: Arc<RwLock<Arc<StorageKeys>>>,
+    /// Held while the storage key is rotated.
+    rotating: Mutex<()>,
     issuer: Issuer,
     admins: Admins,
     policies: Policies,
@@ -150,7 +155,8 @@ impl Broker {
             signers,
             collaterals,
             ledger,
-            storage_keys: RwLock::new(Arc::new(storage_keys)),
+            storage_keys: Arc::new(RwLock::new(Arc::new(storage_keys))),
+            rotating: Mutex::default(),
             issuer,
             admins,
             policies,
@@ -213,6 +219,7 @@ impl Broker {
             ending.graceful_shutdown(Some(GRACE));
         });
         let inner = Arc::clone(&self.inner);
+        let housekeeping = tokio::spawn(housekeeping(Arc::clone(&inner)));
         let head = Duration::from_secs(inner.config.limits.header_seconds);
         let service = self.router().into_make_service();
         let served = match self.tls {
@@ -243,6 +250,7 @@ impl Broker {
             }
         };
         waiting.abort();
+        housekeeping.abort();
         inner.record_counted();
         served.map_err(BrokerError::Serve)
     }
@@ -293,9 +301,10 @@ impl Inner {
         expires: Option<u64>,
         record: Record,
     ) -> Result<Entry, StoreError> {
-        let keys = self.storage_keys();
-        let place = path.clone();
+        let (keys, place) = (Arc::clone(&self.storage_keys), path.clone());
+        // The key that is current when it is written: one that was current before may be gone by then.
         let seal = move |version| {
+            let keys = Arc::clone(&keys.read().unwrap_or_else(PoisonError::into_inner));
             let sealed = keys.current().seal(&place, version, &secret)?;
             Ok(SealedVersion { expires, ..sealed })
         };
@@ -346,6 +355,27 @@ impl Inner {
         self.strangers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets the claims of tokens that are older than the configuration says.
+    fn forget_claims(&self) -> Result<(), StoreError> {
+        let days = self.config.audit.keep_claims_days;
+        let before = self
+            .now()
+            .saturating_sub(days.saturating_mul(DAY.as_secs()));
+        if self
+            .ledger
+            .store()
+            .oldest_claims()?
+            .is_none_or(|oldest| oldest >= before)
+        {
+            return Ok(());
+        }
+        let mut record = Record::new(Kind::Admin, Outcome::Allowed, "forget claims", self.now());
+        record.detail = Some(format!("those of tokens that are older than {days} days"));
+        self.ledger
+            .commit(Change::ForgetClaims { before }, record)
+            .map(drop)
     }
 
     fn record_start(&self) -> Result<(), StoreError> {
@@ -536,6 +566,25 @@ fn audit_key(config: &Config) -> Result<LogKey, BrokerError> {
     Ok(LogKey::from_text(&key_file::read_private(&path)?)?)
 }
 
+/// What a broker does beside answering: it goes on with a rotation that was interrupted, and forgets claims once a day.
+async fn housekeeping(broker: Arc<Inner>) {
+    let mut days = tokio::time::interval(DAY);
+    let mut first = true;
+    loop {
+        days.tick().await;
+        let resume = std::mem::take(&mut first);
+        let worked = broker.blocking(move |broker| {
+            if resume && let Err(error) = rotate::resume(broker) {
+                tracing::error!(%error, "the storage key could not be rotated to the end");
+            }
+            Ok(broker.forget_claims()?)
+        });
+        if worked.await.is_err() {
+            tracing::error!("claims that are too old could not be forgotten");
+        }
+    }
+}
+
 fn system_clock() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -544,4 +593,5 @@ fn system_clock() -> u64 {
 
 /// As many as are checked in well under a second.
 const CHECKED_AT_START: u64 = 10_000;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const GRACE: Duration = Duration::from_secs(10);

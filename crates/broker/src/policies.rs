@@ -15,12 +15,11 @@ use strongroom_wire::resource::{ResourceError, ResourcePath, ResourcePattern};
 use crate::audit::{Entry, Record};
 use crate::store::{Change, Ledger, Store, StoreError};
 
-/// A policy in force, with its text and the text's SHA-256.
+/// A policy in force, with its text's SHA-256.
 #[derive(Clone)]
 pub(crate) struct InForce<P> {
     pub(crate) id: String,
     pub(crate) policy: P,
-    pub(crate) text: String,
     pub(crate) digest: String,
 }
 
@@ -29,7 +28,6 @@ impl<P> InForce<P> {
         Self {
             id: id.to_owned(),
             policy,
-            text: text.to_owned(),
             digest: text_digest(text),
         }
     }
@@ -139,7 +137,7 @@ impl Appraisals {
         self.digests.get(class).cloned()
     }
 
-    fn insert(&mut self, text: &str, policy: AppraisalPolicy) -> String {
+    pub(crate) fn insert(&mut self, text: &str, policy: AppraisalPolicy) -> String {
         let digest = text_digest(text);
         self.digests
             .insert(policy.class().to_owned(), digest.clone());

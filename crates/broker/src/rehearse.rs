@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use strongroom_verifier::{
-    AppraisalPolicy, Decision, Reason, ReferenceValue, ReferenceValues,
-};
+use strongroom_verifier::{AppraisalPolicy, Decision, Reason, ReferenceValue, ReferenceValues};
 use strongroom_wire::ear::{Tier, TrustVector};
 
 use crate::Inner;
@@ -92,9 +90,9 @@ impl Rules {
             let kept = self.values.iter().filter(|(name, _)| !changed(name));
             let kept = kept.map(|(name, value)| (name.to_owned(), value.clone()));
             let new = changes.reference_values.iter();
-            let new = new.filter(|(_, value)| !value.is_null()).map(|(name, value)| {
-                (name.clone(), ReferenceValue::new(value.clone(), u64::MAX))
-            });
+            let new = new
+                .filter(|(_, value)| !value.is_null())
+                .map(|(name, value)| (name.clone(), ReferenceValue::new(value.clone(), u64::MAX)));
             self.values = Arc::new(kept.chain(new).collect());
         }
         Ok(self)
@@ -120,8 +118,9 @@ impl Rules {
                 }
             };
             submod["ear.status"] = Value::String(vector.status().as_str().to_owned());
-            let claims = vector.claims();
-            let claims: Map<String, Value> = claims
+            let claims: Map<String, Value> = vector
+                .claims()
+                .into_iter()
                 .map(|(name, value)| (name.to_owned(), Value::from(value)))
                 .collect();
             submod["ear.trustworthiness-vector"] = Value::Object(claims);
@@ -207,11 +206,7 @@ fn decides(entry: &Entry) -> bool {
 }
 
 /// Takes a decision again: nothing when its claims are not kept any more; else the flip, if it is one.
-fn again(
-    broker: &Inner,
-    rules: &Rules,
-    entry: &Entry,
-) -> Result<Option<Option<Flip>>, StoreError> {
+fn again(broker: &Inner, rules: &Rules, entry: &Entry) -> Result<Option<Option<Flip>>, StoreError> {
     let token = entry.record.token.as_deref().unwrap_or_default();
     let Some(claims) = broker.ledger.store().claims(token)? else {
         return Ok(None);

@@ -71,7 +71,10 @@ pub(crate) fn authorize(
     record.tee_key = Some(token.tee_key().thumbprint());
     record.token = Some(token.id().to_owned());
     record.resource = Some(path.to_string());
-    let asked: usize = query.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let asked: usize = query
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
     if asked <= MAX_QUERY {
         record.query = query.clone();
     }

@@ -98,7 +98,8 @@ impl Sessions {
     }
 
     /// How many nonces and how many tokens are kept.
-    pub(crate) fn counts(&self) -> (usize, usize) {
+    #[cfg(test)]
+    fn counts(&self) -> (usize, usize) {
         (self.used.taken.len(), self.attested.tokens.len())
     }
 

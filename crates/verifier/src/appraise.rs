@@ -214,6 +214,15 @@ impl AppraisalPolicy {
     }
 }
 
+/// What a policy says of evidence that was verified before.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rehearsed {
+    /// The grades.
+    pub trust_vector: TrustVector,
+    /// Why a grade is bad.
+    pub findings: Vec<Reason>,
+}
+
 /// The policy of each class of platform: `cpu`, `gpu`.
 #[derive(Clone, Debug)]
 pub struct AppraisalPolicies(BTreeMap<String, Arc<AppraisalPolicy>>);

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use strongroom_wire::ear::Tier;
 use strongroom_wire::resource::{ResourceError, ResourcePath, ResourcePattern};
+use strongroom_wire::tee::Tee;
 
 use crate::Assurance;
 use crate::policy::{self, PolicyError, Rego};
@@ -126,6 +127,7 @@ pub struct Requirement {
     pattern: ResourcePattern,
     tier: Option<Tier>,
     assurance: Option<Assurance>,
+    platform: Option<Tee>,
     initdata_digest: Option<String>,
     claims: Vec<(Vec<String>, Value)>,
 }
@@ -140,6 +142,7 @@ impl Requirement {
             pattern: pattern.parse()?,
             tier: Some(Tier::Affirming),
             assurance: None,
+            platform: None,
             initdata_digest: None,
             claims: Vec::new(),
         })
@@ -170,6 +173,13 @@ impl Requirement {
     #[must_use]
     pub fn initdata_digest(mut self, digest: &[u8]) -> Self {
         self.initdata_digest = Some(hex::encode(digest));
+        self
+    }
+
+    /// Demands that `cpu0` is of this platform.
+    #[must_use]
+    pub fn platform(mut self, tee: Tee) -> Self {
+        self.platform = Some(tee);
         self
     }
 
@@ -216,6 +226,15 @@ impl Requirement {
             ));
         }
         let mut cpu = Vec::new();
+        if let Some(tee) = self.platform {
+            // A platform's claims stand under its name, and only there.
+            cpu.push(check(
+                "platform",
+                claim("platform"),
+                json!(tee.as_str()),
+                format!("platform(submod, \"{tee}\")"),
+            ));
+        }
         if let Some(digest) = &self.initdata_digest {
             let path = ["init_data_digest".to_owned()];
             cpu.push(check(
@@ -363,6 +382,10 @@ path := concat(\"/\", data[\"resource-path\"])
 # What a submodule says. One that says nothing gives the empty set, which no claim and no requirement can equal:
 # JSON has no sets.
 found(submod, path) := object.get(submod, path, set())
+
+platform(submod, name) := name if object.get(submod, [\"ear.veraison.annotated-evidence\", name], set()) != set()
+
+platform(submod, name) := \"another\" if object.get(submod, [\"ear.veraison.annotated-evidence\", name], set()) == set()
 
 explained(check) := {\"rule\": check.rule, \"claim\": check.claim, \"expected\": check.expected, \"actual\": shown(check.found)}
 

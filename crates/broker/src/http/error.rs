@@ -16,6 +16,7 @@ use crate::admin::AdminError;
 use crate::attest::AttestError;
 use crate::policies::LoadError;
 use crate::release::ReleaseError;
+use crate::rotate::RotateError;
 use crate::store::StoreError;
 
 /// What went wrong with a request.
@@ -37,6 +38,7 @@ pub(crate) enum ApiError {
     Timeout,
     TooLarge,
     Store(StoreError),
+    Rotate(RotateError),
     Panicked,
 }
 
@@ -119,6 +121,7 @@ impl ApiError {
                 "the request body is larger than this broker allows".into(),
             ),
             Self::Store(error) => internal(error),
+            Self::Rotate(error) => internal(error),
             Self::Panicked => (S::INTERNAL_SERVER_ERROR, "InternalError", INTERNAL.into()),
         }
     }
@@ -171,6 +174,12 @@ impl From<PolicyError> for ApiError {
 impl From<ReferenceValueError> for ApiError {
     fn from(error: ReferenceValueError) -> Self {
         Self::ReferenceValue(error)
+    }
+}
+
+impl From<RotateError> for ApiError {
+    fn from(error: RotateError) -> Self {
+        Self::Rotate(error)
     }
 }
 

@@ -53,6 +53,8 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
         .route("/.well-known/jwks.json", get(jwks))
         // Ours, for admins
         .route("/strongroom/v1/audit", get(admin::audit::list))
+        .route("/strongroom/v1/explain/{event}", get(admin::explain::event))
+        .route("/strongroom/v1/rehearse", post(admin::explain::what_if))
         .route("/strongroom/v1/log/{*path}", get(admin::log::file))
         .route("/strongroom/v1/resource", get(admin::resources::list))
         .route("/strongroom/v1/resource/{*path}", get(admin::resources::versions))
@@ -67,6 +69,7 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
             "/strongroom/v1/reference-value/{*name}",
             get(kbs::reference_value::history).delete(kbs::reference_value::remove),
         )
+        .route("/strongroom/v1/storage-key/rotate", post(admin::storage_key::rotate))
         .route("/strongroom/v1/rollback/resource/{*path}", post(admin::resources::rollback))
         .route("/strongroom/v1/rollback/policy/{*id}", post(admin::policy::rollback))
         .fallback(not_found)

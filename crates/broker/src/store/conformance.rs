@@ -290,10 +290,15 @@ fn claims_are_kept_until_they_are_forgotten(ledger: &Ledger) {
     }
     let claims = |token| ledger.store().claims(token).unwrap();
     let old = claims("old").unwrap();
-    assert_eq!((old.json.as_str(), &old.event), ("claims of old", &events[0]));
+    assert_eq!(
+        (old.json.as_str(), &old.event),
+        ("claims of old", &events[0])
+    );
+    assert_eq!(ledger.store().oldest_claims().unwrap(), Some(10));
     let forget = Change::ForgetClaims { before: 20 };
     ledger.commit(forget, record("alice")).unwrap();
     assert_eq!(claims("old"), None);
+    assert_eq!(ledger.store().oldest_claims().unwrap(), Some(20));
     assert_eq!(claims("new").unwrap().json, "claims of new");
 }
 

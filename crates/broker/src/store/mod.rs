@@ -69,6 +69,9 @@ pub(crate) trait Store: Send + Sync {
     /// The claims of the token of that id.
     fn claims(&self, token: &str) -> Result<Option<Claims>, StoreError>;
 
+    /// When the oldest claims were kept that still are.
+    fn oldest_claims(&self) -> Result<Option<u64>, StoreError>;
+
     /// The last `limit` audit entries, or the last `limit` of those before number `before`; oldest first.
     fn audit(&self, limit: u32, before: Option<u64>) -> Result<Vec<Entry>, StoreError>;
 

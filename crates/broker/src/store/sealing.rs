@@ -75,6 +75,10 @@ impl StorageKey {
         text
     }
 
+    fn copy(&self) -> Self {
+        Self(self.0.clone())
+    }
+
     /// Its name in the store: who has the key knows it, and it says nothing about the key.
     pub(crate) fn id(&self) -> String {
         let mut context = digest::Context::new(&digest::SHA256);
@@ -194,20 +198,19 @@ impl StorageKeys {
     }
 
     /// The same with a fresh key before them all.
-    pub(crate) fn rotated(self) -> Result<Self, SealError> {
-        let Self { current, mut older } = self;
-        older.insert(0, current);
+    pub(crate) fn rotated(&self) -> Result<Self, SealError> {
+        let older = std::iter::once(&self.current).chain(&self.older);
         Ok(Self {
             current: StorageKey::generate()?,
-            older,
+            older: older.map(StorageKey::copy).collect(),
         })
     }
 
     /// The same without the older ones, which nothing is sealed under any more.
-    pub(crate) fn retired(self) -> Self {
+    pub(crate) fn retired(&self) -> Self {
         Self {
+            current: self.current.copy(),
             older: Vec::new(),
-            ..self
         }
     }
 

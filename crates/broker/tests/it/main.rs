@@ -6,6 +6,7 @@ mod attest;
 mod audit;
 mod collateral;
 mod development;
+mod govern;
 mod limits;
 mod recorded;
 mod release;

@@ -43,10 +43,11 @@ pub(crate) async fn get(
     Ok(Json(jwe).into_response())
 }
 
-/// Stores a resource as its next version.
+/// Stores a resource as its next version. `?expires=SECONDS` is when it ends; other parts of a query mean nothing.
 pub(crate) async fn put(
     State(broker): State<Arc<Inner>>,
     OriginalUri(uri): OriginalUri,
+    query: Result<Query<BTreeMap<String, String>>, QueryRejection>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
@@ -56,17 +57,29 @@ pub(crate) async fn put(
             let now = broker.now();
             let admin = identity::admin(broker, &headers, "put resource", now)?;
             let path = path(uri.path())?;
+            let Query(query) = query.map_err(|e| ApiError::Malformed(e.body_text()))?;
+            let expires = query
+                .get("expires")
+                .map(|end| end_of(end, now))
+                .transpose()?;
             let secret = into_secret(body);
             if secret.is_empty() {
                 return Err(ApiError::EmptyBody);
             }
             let mut record = identity::admin_record(broker, &admin, "put resource", now);
             record.resource = Some(path.to_string());
-            broker.put_secret(path, secret, None, record)?;
+            broker.put_secret(path, secret, expires, record)?;
             Ok(())
         })
         .await?;
     Ok(EMPTY_XML.into_response())
+}
+
+fn end_of(text: &str, now: u64) -> Result<u64, ApiError> {
+    let end = text.parse().ok().filter(|end| *end > now);
+    end.ok_or_else(|| {
+        ApiError::Malformed("expires is a time to come, in seconds since 1970".to_owned())
+    })
 }
 
 /// Removes a resource for good.

@@ -15,8 +15,8 @@ use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::tlog::Hash;
 
 use super::{
-    Change, Claims, Committed, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata, SealedVersion,
-    SignHead, Store, StoreError, Wrapped,
+    Change, Claims, Committed, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata,
+    SealedVersion, SignHead, Store, StoreError, Wrapped,
 };
 use crate::audit::{Entry, LogKey, Record};
 use migrate::{migrate, schema_version};
@@ -161,6 +161,10 @@ impl Store for SqliteStore {
 
     fn claims(&self, token: &str) -> Result<Option<Claims>, StoreError> {
         read::claims(&self.connection(), token)
+    }
+
+    fn oldest_claims(&self) -> Result<Option<u64>, StoreError> {
+        read::oldest_claims(&self.connection())
     }
 
     fn audit(&self, limit: u32, before: Option<u64>) -> Result<Vec<Entry>, StoreError> {
@@ -463,10 +467,7 @@ mod tests {
                 "DELETE FROM log_entry WHERE seq = 700",
                 "entry 700 is not where",
             ),
-            (
-                "DELETE FROM log_entry WHERE seq = 2",
-                "entry 700 is not where",
-            ),
+            ("DELETE FROM log_entry WHERE seq = 2", "do not fit together"),
             (
                 "INSERT INTO log_entry SELECT 701, 'x', leaf, entry FROM log_entry WHERE seq = 1",
                 "entry 701 is not where",

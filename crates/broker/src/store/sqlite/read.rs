@@ -7,8 +7,8 @@ use strongroom_wire::resource::{ResourceError, ResourcePath};
 use strongroom_wire::tlog::{Hash, tile_from_bytes};
 
 use super::super::{
-    Claims, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata, SealedVersion, StoreError,
-    Wrapped,
+    Claims, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata, SealedVersion,
+    StoreError, Wrapped,
 };
 use crate::audit::{Entry, LogError};
 
@@ -185,6 +185,11 @@ pub(super) fn claims(connection: &Connection, token: &str) -> Result<Option<Clai
         })
         .optional()?;
     Ok(claims)
+}
+
+pub(super) fn oldest_claims(connection: &Connection) -> Result<Option<u64>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT min(at) FROM claims")?;
+    Ok(statement.query_row([], |row| row.get(0))?)
 }
 
 pub(super) fn audit(

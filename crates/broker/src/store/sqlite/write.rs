@@ -73,8 +73,10 @@ fn apply(at: &Connection, change: Change, record: &mut Record) -> Result<(), Sto
             }
         }
         Change::KeepClaims { token, claims } => {
-            at.prepare_cached("INSERT INTO claims (token, event, at, claims) VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![token, record.event.as_str(), record.at, claims])?;
+            at.prepare_cached(
+                "INSERT INTO claims (token, event, at, claims) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![token, record.event.as_str(), record.at, claims])?;
             Ok(())
         }
         Change::ForgetClaims { before } => {
