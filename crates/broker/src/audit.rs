@@ -98,6 +98,9 @@ pub struct Record {
     /// The version of the resource that was stored or released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
+    /// Where the resource was found, when that was not the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// The SHA-256 of the policy that decided, or that was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
@@ -131,6 +134,7 @@ impl Record {
             token: None,
             resource: None,
             version: None,
+            source: None,
             policy: None,
             reasons: Vec::new(),
             detail: None,

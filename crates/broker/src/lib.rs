@@ -12,10 +12,12 @@ mod config;
 mod http;
 mod init;
 mod key_file;
+mod outgoing;
 mod policies;
 mod release;
 mod session;
 mod signers;
+pub mod sources;
 mod store;
 mod strangers;
 mod tls;
@@ -48,6 +50,7 @@ use audit::{Kind, Outcome, Record};
 use collateral::Collaterals;
 use policies::{LoadError, Policies};
 use session::Sessions;
+use sources::Sources;
 use store::{Change, MemoryStore, SqliteStore, StorageKey, Store};
 use strangers::Strangers;
 use tokens::Issuer;
@@ -75,6 +78,7 @@ pub(crate) struct Inner {
     signers: Signers,
     collaterals: Collaterals,
     strangers: Mutex<Strangers>,
+    sources: Sources,
 }
 
 impl Broker {
@@ -135,6 +139,7 @@ impl Broker {
         ));
         let collaterals = Collaterals::open(&config, Arc::clone(&clock))?;
         let anchors = anchors::trust_anchors(&config)?;
+        let sources = Sources::open(&config, Arc::clone(&clock))?;
         let inner = Inner {
             config,
             clock,
@@ -148,6 +153,7 @@ impl Broker {
             policies,
             sessions,
             strangers: Mutex::default(),
+            sources,
         };
         inner.record_start()?;
         Ok(Self {
@@ -482,6 +488,16 @@ pub mod fuzz {
     /// What a collateral folder and the vendors' services hold besides what the verifier parses.
     pub fn collateral(bytes: &[u8]) -> bool {
         crate::collateral::decode(bytes)
+    }
+
+    /// The file of an upstream broker's `LocalJson` store.
+    pub fn local_json(bytes: &[u8]) -> bool {
+        crate::sources::import::decode(bytes)
+    }
+
+    /// What a Vault answers.
+    pub fn vault_answer(bytes: &[u8]) -> bool {
+        crate::sources::decode_vault_answer(bytes)
     }
 
     /// A `Cookie` header.

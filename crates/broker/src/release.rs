@@ -15,6 +15,7 @@ use strongroom_wire::resource::ResourcePath;
 
 use crate::Inner;
 use crate::audit::{EventId, Kind, Outcome, Record};
+use crate::sources::SourceError;
 use crate::store::{Change, StoreError};
 use crate::strangers::PER_SECOND;
 use crate::tokens::{TokenError, VerifiedToken};
@@ -106,20 +107,40 @@ pub(crate) fn release(broker: &Inner, grant: Grant) -> Result<Jwe, ReleaseError>
         recipient,
         mut record,
     } = grant;
-    let Some(sealed) = broker.store.sealed_secret(&path)? else {
-        record.outcome = Outcome::Missing;
-        broker.store.commit(Change::Nothing, record)?;
-        return Err(ReleaseError::Missing);
+    let secret = match broker.store.sealed_secret(&path)? {
+        Some(sealed) => {
+            record.version = Some(sealed.version);
+            let opened = broker.storage_key.open(&path, &sealed);
+            opened.map_err(|e| ReleaseError::Store(e.into()))
+        }
+        None => match broker.sources.secret(&path) {
+            Ok(Some(found)) => {
+                record.version = found.version;
+                record.source = Some(found.source);
+                let loosening = found.loosening.map(|loosening| loosening.name().to_owned());
+                record.loosenings.extend(loosening);
+                Ok(found.secret)
+            }
+            Ok(None) => {
+                record.outcome = Outcome::Missing;
+                broker.store.commit(Change::Nothing, record)?;
+                return Err(ReleaseError::Missing);
+            }
+            Err(error) => Err(ReleaseError::Source {
+                event: record.event.clone(),
+                error,
+            }),
+        },
     };
-    record.version = Some(sealed.version);
-    let answer = broker
-        .storage_key
-        .open(&path, &sealed)
-        .map_err(|e| ReleaseError::Store(e.into()))
+    let answer = secret
         .and_then(|secret| jwe::encrypt(&recipient, secret.expose()).map_err(ReleaseError::from));
     if let Err(error) = &answer {
         record.outcome = Outcome::Failed;
-        record.detail = Some(error.to_string());
+        record.detail = Some(match error {
+            // The guest is told less.
+            ReleaseError::Source { error, .. } => error.to_string(),
+            other => other.to_string(),
+        });
     }
     broker.store.commit(Change::Nothing, record)?;
     answer
@@ -189,6 +210,10 @@ pub(crate) enum ReleaseError {
     Key(#[from] JweError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(
+        "what keeps this resource does not give it now; the broker's owner can explain event {event}"
+    )]
+    Source { event: EventId, error: SourceError },
 }
 
 const ACTION: &str = "get resource";

@@ -18,7 +18,7 @@ use crate::audit::{ChainError, Entry, Record};
 
 pub(crate) use memory::MemoryStore;
 pub use sealing::SealError;
-pub(crate) use sealing::{SealedVersion, StorageKey};
+pub(crate) use sealing::{SealedVersion, Secret, StorageKey};
 pub(crate) use sqlite::SqliteStore;
 
 /// What a broker keeps. All calls block; an implementation is shared between threads.

@@ -43,7 +43,7 @@ pub(crate) async fn get(
     Ok(Json(jwe).into_response())
 }
 
-/// Stores a resource as its next version.
+/// Stores a resource as its next version. What a source has is not hidden behind it unless `?shadow=true` says so.
 pub(crate) async fn put(
     State(broker): State<Arc<Inner>>,
     OriginalUri(uri): OriginalUri,
@@ -62,6 +62,10 @@ pub(crate) async fn put(
             }
             let mut record = identity::admin_record(broker, &admin, "put resource", now);
             record.resource = Some(path.to_string());
+            match uri.query() {
+                Some(SHADOW) => record.detail = Some("in front of every source".to_owned()),
+                _ => not_in_a_source(broker, &path)?,
+            }
             let seal = |version| broker.storage_key.seal(&path, version, &secret);
             broker.store.commit(
                 Change::PutSecret {
@@ -96,6 +100,7 @@ pub(crate) async fn delete(
                 Err(crate::StoreError::NotFound) => {
                     record.outcome = crate::audit::Outcome::Missing;
                     broker.store.commit(Change::Nothing, record)?;
+                    not_in_a_source(broker, &path)?;
                     Err(ApiError::NotFound("resource"))
                 }
                 other => other.map(drop).map_err(ApiError::from),
@@ -103,6 +108,17 @@ pub(crate) async fn delete(
         })
         .await?;
     Ok(EMPTY_XML.into_response())
+}
+
+/// Refuses what would not change what a source has, or would hide it.
+fn not_in_a_source(broker: &Inner, path: &ResourcePath) -> Result<(), ApiError> {
+    match broker.sources.owner(path)? {
+        None => Ok(()),
+        Some(source) => Err(ApiError::Shadows {
+            path: path.clone(),
+            source,
+        }),
+    }
 }
 
 /// A request that names nothing.
@@ -129,6 +145,8 @@ fn into_secret(body: Bytes) -> Zeroizing<Vec<u8>> {
     })
 }
 
+/// The query by which an admin stores what a source has already.
+const SHADOW: &str = "shadow=true";
 /// Upstream answers writes with an empty body of this type.
 const EMPTY_XML: ([(HeaderName, &str); 1], ()) = ([(CONTENT_TYPE, "text/xml")], ());
 
