@@ -61,15 +61,37 @@ impl AdminClient {
     /// Stores a resource, replacing the one of that name.
     ///
     /// # Errors
-    /// [`ClientError::AdminRefused`], [`ClientError::Rejected`] (too large), or how the broker could not be reached.
+    /// [`ClientError::AdminRefused`], [`ClientError::Rejected`] (too large, or one that a source of the broker's has),
+    /// or how the broker could not be reached.
     pub async fn put_resource(
         &self,
         path: &ResourcePath,
         secret: &[u8],
     ) -> Result<(), ClientError> {
+        self.put(path, secret, None).await
+    }
+
+    /// Stores a resource in front of what a source of the broker's has under that name.
+    ///
+    /// # Errors
+    /// As [`Self::put_resource`].
+    pub async fn put_resource_before_sources(
+        &self,
+        path: &ResourcePath,
+        secret: &[u8],
+    ) -> Result<(), ClientError> {
+        self.put(path, secret, Some("shadow=true")).await
+    }
+
+    async fn put(
+        &self,
+        path: &ResourcePath,
+        secret: &[u8],
+        query: Option<&str>,
+    ) -> Result<(), ClientError> {
         let what = format!("storing {path}");
         let body = ("application/octet-stream", secret.to_vec());
-        self.call(Method::POST, &resource_path(path), None, Some(body), &what)
+        self.call(Method::POST, &resource_path(path), query, Some(body), &what)
             .await
             .map(drop)
     }
@@ -310,14 +332,27 @@ impl AdminClient {
 pub struct ResourceSummary {
     /// Its path.
     pub path: ResourcePath,
-    /// How often this path was stored.
-    pub version: u64,
+    /// How often this path was stored; a folder counts no versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
     /// Its length in bytes.
     pub size: u64,
     /// When it was stored, in seconds since 1970.
     pub stored_at: u64,
-    /// Who stored it.
-    pub stored_by: String,
+    /// Who stored it; a folder does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_by: Option<String>,
+    /// Where it lies: `store`, or a folder that the broker reads.
+    #[serde(default = "store")]
+    pub source: String,
+    /// Whether another of this path goes before it, so that this one is not released.
+    #[serde(default)]
+    pub shadowed: bool,
+}
+
+/// Where all resources lay before there were sources.
+fn store() -> String {
+    "store".to_owned()
 }
 
 /// A reference value and what the broker knows of it.

@@ -189,6 +189,8 @@ impl From<Errno> for Unusable {
     fn from(error: Errno) -> Self {
         match error {
             Errno::XDEV | Errno::LOOP => Self::LeadsOut,
+            // Somebody renames while a link's `..` is followed.
+            Errno::AGAIN => Self::Changing,
             Errno::NOTDIR => Self::NotAFolder,
             Errno::NOSYS => Self::Kernel,
             other => Self::Io(other.into()),

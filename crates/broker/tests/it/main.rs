@@ -10,4 +10,6 @@ mod limits;
 mod recorded;
 mod release;
 mod replay;
+mod sources;
 mod support;
+mod vault;

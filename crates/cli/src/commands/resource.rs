@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use serde_json::json;
+use strongroom_client::admin::ResourceSummary;
 use strongroom_wire::resource::{ResourceError, ResourcePath};
 
 use crate::commands::audit::moment;
@@ -33,6 +34,9 @@ enum Action {
         path: ResourcePath,
         /// The file, - for standard input.
         file: PathBuf,
+        /// Store it even if a folder or a vault that the broker reads has this name: this one is then released.
+        #[arg(long)]
+        shadow: bool,
     },
     /// Delete a secret
     Delete {
@@ -54,9 +58,12 @@ fn path_or_uri(text: &str) -> Result<ResourcePath, String> {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let client = args.admin.client()?;
     match &args.action {
-        Action::Put { path, file } => {
+        Action::Put { path, file, shadow } => {
             let secret = files::read_limited(file, MAX_SECRET)?;
-            block_on(client.put_resource(path, &secret))??;
+            match shadow {
+                true => block_on(client.put_resource_before_sources(path, &secret))??,
+                false => block_on(client.put_resource(path, &secret))??,
+            }
             let text = format!(
                 "Stored {} ({} bytes), encrypted.",
                 path.to_uri(),
@@ -81,19 +88,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         }
         Action::List => {
             let resources = block_on(client.list_resources())??;
-            let lines: Vec<String> = resources
-                .iter()
-                .map(|r| {
-                    format!(
-                        "{:<48} version {:<4} {:>8} bytes  {}  by {}",
-                        r.path.to_uri(),
-                        r.version,
-                        r.size,
-                        moment(r.stored_at),
-                        r.stored_by
-                    )
-                })
-                .collect();
+            let lines: Vec<String> = resources.iter().map(line).collect();
             let text = if lines.is_empty() {
                 "No resources yet.".to_owned()
             } else {
@@ -103,4 +98,25 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
                 .next("strongroom resource put default/TYPE/TAG FILE"))
         }
     }
+}
+
+fn line(resource: &ResourceSummary) -> String {
+    let version = resource
+        .version
+        .map_or_else(|| "-".to_owned(), |version| version.to_string());
+    let by = resource.stored_by.as_deref();
+    let origin = match (by, resource.source.as_str()) {
+        (Some(by), "store") => format!("by {by}"),
+        (_, source) => format!("from {source}"),
+    };
+    let shadowed = match resource.shadowed {
+        true => " (not used: another of this name goes before it)",
+        false => "",
+    };
+    format!(
+        "{:<48} version {version:<4} {:>8} bytes  {}  {origin}{shadowed}",
+        resource.path.to_uri(),
+        resource.size,
+        moment(resource.stored_at),
+    )
 }
