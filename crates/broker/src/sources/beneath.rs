@@ -107,9 +107,9 @@ impl Folder {
             let file = rustix::fs::openat2(&self.at, name, FILE, Mode::empty(), RESOLVE)?;
             let before = Seen::of(&file, limit)?;
             let mut file = File::from(file);
-            // Room for all of it, so that no reallocation leaves a part behind.
+            // Room for all of it and for the reader's look at the end, so that nothing is moved and left behind.
             let length = usize::try_from(before.size).map_err(|_| Unusable::TooLarge(limit))?;
-            let mut content = Zeroizing::new(Vec::with_capacity(length.saturating_add(1)));
+            let mut content = Zeroizing::new(Vec::with_capacity(length.saturating_add(SLACK)));
             let most = before.size.saturating_add(1);
             (&mut file).take(most).read_to_end(&mut content)?;
             if content.len() == length && Seen::of(&file, limit)? == before {
@@ -223,4 +223,6 @@ const FILE: OFlags = OFlags::RDONLY
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 /// A swap takes microseconds and comes once a minute: more than one in a row is no swap.
 const TRIES: usize = 16;
+/// More than `read_to_end` wants to see free.
+const SLACK: usize = 64;
 const MAX_NAMES: usize = 100_000;

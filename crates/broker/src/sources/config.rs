@@ -1,6 +1,6 @@
 //! `[sources]`: where secrets come from besides the API.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
@@ -165,12 +165,6 @@ impl VaultConfig {
     pub(crate) fn is_loosened(&self) -> bool {
         self.insecure_http
     }
-
-    /// Where the token lies: in the file that is named, or in the folder of this process's credentials.
-    pub(super) fn token_place(&self, credentials: Option<&Path>) -> Option<PathBuf> {
-        let given = credentials.map(|folder| folder.join("vault-token"));
-        self.token_file.clone().or(given)
-    }
 }
 
 fn default_mount() -> String {
@@ -253,17 +247,5 @@ mod tests {
             assert!(said.contains("limits.request_seconds = 30"), "{said}");
         }
         assert!(refusal(&vault("cache_seconds = 86400")).contains("cache_seconds"));
-    }
-
-    #[test]
-    fn token_file_goes_before_the_folder_of_credentials() {
-        let config: SourcesConfig = toml::from_str(&vault("")).unwrap();
-        let vault_config = config.vault.unwrap();
-        assert_eq!(vault_config.token_place(None), None);
-        let given = vault_config.token_place(Some(Path::new("/run/c")));
-        assert_eq!(given.as_deref(), Some(Path::new("/run/c/vault-token")));
-        let config: SourcesConfig = toml::from_str(&vault("token_file = \"t\"")).unwrap();
-        let named = config.vault.unwrap().token_place(Some(Path::new("/run/c")));
-        assert_eq!(named.as_deref(), Some(Path::new("t")));
     }
 }

@@ -236,6 +236,18 @@ async fn every_guest_waits_for_a_server_that_is_down() {
 }
 
 #[tokio::test]
+async fn failure_of_one_path_keeps_other_guests_away() {
+    let scripted = Scripted::new("").await;
+    scripted.answers(
+        "/v1/secret/data/default/bad",
+        errors(500, &["internal error"]),
+    );
+    scripted.answers(PLACE, secret(1, &json!({"key": "a"})));
+    scripted.bench.failed("default/bad/key").await;
+    assert_eq!(scripted.bench.released("default/db/key").await, b"a");
+}
+
+#[tokio::test]
 async fn server_is_asked_each_time_or_its_old_answer_is_used_for_ever() {
     let scripted = Scripted::new("cache_seconds = 5").await;
     let replies = [

@@ -42,7 +42,7 @@ struct Shared {
     mount: String,
     prefix: String,
     client: reqwest::Client,
-    token_file: PathBuf,
+    token_file: TokenFile,
     token: Mutex<HeaderValue>,
     timeout: Duration,
     limit: usize,
@@ -72,15 +72,12 @@ impl Vault {
         limit: usize,
         clock: Clock,
     ) -> Result<Self, BrokerError> {
-        let token_file = config
-            .token_place(credentials)
-            .ok_or_else(|| BrokerError::Option {
-                option: "sources.vault.token_file",
-                message:
-                    "names no file, and there is no folder of credentials to find vault-token in"
-                        .to_owned(),
-            })?;
-        let token = read_token(&token_file)?;
+        let token_file = TokenFile::of(config, credentials).ok_or_else(|| BrokerError::Option {
+            option: "sources.vault.token_file",
+            message: "names no file, and there is no folder of credentials to find vault-token in"
+                .to_owned(),
+        })?;
+        let token = token_file.read()?;
         check_authorities(config.certificate.as_deref(), CERTIFICATE)?;
         let timeout = Duration::from_secs(config.timeout_seconds);
         let unusable = |reason: String| BrokerError::Option {
@@ -180,8 +177,8 @@ impl Drop for Vault {
 }
 
 impl Shared {
-    /// Reads a path, within the configured time. After a failure of the server nobody waits for a moment: those who ask
-    /// meanwhile are told of it.
+    /// Reads a path, within the configured time. When the server is not there, or not well as a whole, nobody waits for
+    /// a moment: those who ask meanwhile are told of it. What fails of one path alone keeps nobody else away.
     async fn read(&self, path: &ResourcePath) -> Result<Option<Value>, VaultError> {
         let now = (self.clock)();
         if let Some((until, error)) = &*self.down()
@@ -256,9 +253,7 @@ impl Shared {
         if announced > most {
             return Err(VaultError::TooLong(most));
         }
-        // Room for all of it, so that no reallocation leaves a part behind.
-        let room = if announced == 0 { most } else { announced };
-        let mut body = Zeroizing::new(Vec::with_capacity(room.min(most)));
+        let mut body = Zeroizing::new(Vec::with_capacity(announced.max(FIRST_ROOM).min(most)));
         while let Some(chunk) =
             response
                 .chunk()
@@ -268,12 +263,13 @@ impl Shared {
                     false => VaultError::Cut(innermost(&error)),
                 })?
         {
-            let fits = body.len().saturating_add(chunk.len()) <= most;
-            if fits {
+            let length = body.len().saturating_add(chunk.len());
+            if length <= most {
+                make_room(&mut body, length);
                 body.extend_from_slice(&chunk);
             }
             wipe(chunk);
-            if !fits {
+            if length > most {
                 return Err(VaultError::TooLong(most));
             }
         }
@@ -302,7 +298,7 @@ impl Shared {
                 let sentence =
                     "is not one that can be renewed: put another into its file before it ends";
                 if watch.says(sentence) {
-                    tracing::info!(file = %self.token_file.display(), "the vault's token {sentence}");
+                    tracing::info!(file = %self.token_file.path.display(), "the vault's token {sentence}");
                 }
                 return LOOK_AGAIN;
             }
@@ -310,7 +306,7 @@ impl Shared {
             Err(error) => (error.to_string(), NOT_NOW),
         };
         if watch.says(&said) {
-            let file = self.token_file.display();
+            let file = self.token_file.path.display();
             tracing::warn!(%file, "the vault's token was not renewed: {said}");
         }
         pause
@@ -336,7 +332,7 @@ impl Shared {
 
     /// Takes a token that was put in the place of ours. Gives whether there is one.
     fn read_token_again(&self) -> bool {
-        match read_token(&self.token_file) {
+        match self.token_file.read() {
             Ok(token) => {
                 let mut current = self.token();
                 let is_new = *current != token;
@@ -444,23 +440,59 @@ fn headers(namespace: Option<&str>) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
-/// Reads a token from a file that nobody else may read.
-fn read_token(path: &Path) -> Result<HeaderValue, BrokerError> {
-    let text = key_file::read_private(path)?;
-    let token = text.trim();
-    let is_token =
-        (1..=MAX_TOKEN).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_graphic());
-    let mut value = HeaderValue::from_str(token)
-        .ok()
-        .filter(|_| is_token)
-        .ok_or_else(|| BrokerError::Config {
-            path: path.to_owned(),
-            message:
-                "there is no token in it: one line, as `vault token create -field=token` prints it"
-                    .to_owned(),
-        })?;
-    value.set_sensitive(true);
-    Ok(value)
+/// Where the token lies.
+struct TokenFile {
+    path: PathBuf,
+    /// Whether it was put there by whoever started this process.
+    is_credential: bool,
+}
+
+impl TokenFile {
+    /// The file that is named, or the one in the folder of this process's credentials.
+    fn of(config: &VaultConfig, credentials: Option<&Path>) -> Option<Self> {
+        let named = config.token_file.clone().map(|path| Self {
+            path,
+            is_credential: false,
+        });
+        named.or_else(|| {
+            Some(Self {
+                path: credentials?.join(CREDENTIAL),
+                is_credential: true,
+            })
+        })
+    }
+
+    /// Reads the token, if nobody else may.
+    fn read(&self) -> Result<HeaderValue, BrokerError> {
+        let text = match self.is_credential {
+            true => key_file::read_credential(&self.path)?,
+            false => key_file::read_private(&self.path)?,
+        };
+        let token = text.trim();
+        let is_token = (1..=MAX_TOKEN).contains(&token.len())
+            && token.bytes().all(|byte| byte.is_ascii_graphic());
+        let mut value = HeaderValue::from_str(token)
+            .ok()
+            .filter(|_| is_token)
+            .ok_or_else(|| BrokerError::Config {
+                path: self.path.clone(),
+                message:
+                    "there is no token in it: one line, as `vault token create -field=token` prints it"
+                        .to_owned(),
+            })?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+}
+
+/// Makes room for so many bytes in a new place, and overwrites the old one: a vector that grows leaves its content behind.
+fn make_room(body: &mut Zeroizing<Vec<u8>>, length: usize) {
+    if length > body.capacity() {
+        let room = length.max(body.capacity().saturating_mul(2));
+        let mut larger = Zeroizing::new(Vec::with_capacity(room));
+        larger.extend_from_slice(body);
+        *body = larger;
+    }
 }
 
 /// Overwrites what a connection delivered, when nobody else holds it.
@@ -478,9 +510,6 @@ fn failure(status: StatusCode, body: &[u8]) -> VaultError {
             VaultError::Unavailable(format!("it is sealed or in maintenance (status 503{said})"))
         }
         _ if status.is_redirection() => VaultError::Standby(status.as_u16()),
-        _ if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-            VaultError::Unavailable(format!("it answers status {}{said}", status.as_u16()))
-        }
         _ => VaultError::Status(format!("{}{said}", status.as_u16())),
     }
 }
@@ -526,7 +555,10 @@ pub(super) fn decode(bytes: &[u8]) -> bool {
 const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
 const REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
+/// The file in the folder of credentials.
+const CREDENTIAL: &str = "vault-token";
 const CERTIFICATE: &str = "sources.vault.certificate";
+const FIRST_ROOM: usize = 16 * 1024;
 const MAX_TOKEN: usize = 8 * 1024;
 const MAX_RENEWED: usize = 64 * 1024;
 /// How many requests are under way at most; the others wait within their time.
@@ -537,3 +569,68 @@ const NOT_NOW: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
 const SOONEST: Duration = Duration::from_millis(500);
 const LATEST: Duration = Duration::from_secs(3_600);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn config(lines: &str) -> VaultConfig {
+        let text = format!("url = \"https://127.0.0.1:1\"\n{lines}");
+        toml::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn token_file_goes_before_the_folder_of_credentials() {
+        assert!(TokenFile::of(&config(""), None).is_none());
+        let credentials = Some(Path::new("/run/c"));
+        let given = TokenFile::of(&config(""), credentials).unwrap();
+        assert_eq!(given.path, Path::new("/run/c/vault-token"));
+        let named = TokenFile::of(&config("token_file = \"t\""), credentials).unwrap();
+        assert_eq!(named.path, Path::new("t"));
+    }
+
+    #[test]
+    fn credential_that_systemd_gives_is_refused_or_one_that_others_read_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(CREDENTIAL);
+        std::fs::write(&path, "s.first\n").unwrap();
+        let given = TokenFile::of(&config(""), Some(folder.path())).unwrap();
+        // The mask of an access control list shows as the group's bits.
+        for (mode, accepted) in [(0o400, true), (0o440, true), (0o444, false), (0o460, false)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(given.read().is_ok(), accepted, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn token_that_ends_soon_is_not_spoken_of_or_every_time() {
+        let lease = |lease_duration, renewable| Lease {
+            lease_duration,
+            renewable,
+        };
+        let mut watch = Watch::default();
+        assert_eq!(watch.pause_after(lease(0, false)), LOOK_AGAIN);
+        assert_eq!(watch.pause_after(lease(60, true)), Duration::from_secs(30));
+        assert_eq!(watch.said, None);
+        assert_eq!(watch.pause_after(lease(20, true)), Duration::from_secs(10));
+        assert_eq!(watch.said.as_deref(), Some("ends"));
+        assert!(!watch.says("ends"));
+        assert_eq!(watch.pause_after(lease(u64::MAX, true)), LATEST);
+        assert_eq!(watch.said, None);
+        assert_eq!(watch.pause_after(lease(1, false)), SOONEST);
+        assert_eq!(watch.said.as_deref(), Some("ends"));
+    }
+
+    #[test]
+    fn body_that_grows_is_moved_without_a_trace_or_loses_bytes() {
+        let mut body = Zeroizing::new(Vec::with_capacity(4));
+        for i in 0..100u8 {
+            make_room(&mut body, usize::from(i) + 1);
+            body.push(i);
+        }
+        assert!(body.iter().copied().eq(0..100));
+    }
+}
