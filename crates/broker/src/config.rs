@@ -27,6 +27,12 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// Where things are kept.
     pub store: StoreConfig,
+    /// How the record is signed, and for how long what explains it is kept.
+    #[serde(default)]
+    pub audit: AuditConfig,
+    /// How many versions of a secret are kept.
+    #[serde(default)]
+    pub secrets: SecretsConfig,
     /// How tokens are signed.
     pub token: TokenConfig,
     /// How long a handshake may take, and how many there may be.
@@ -76,6 +82,48 @@ pub struct StoreConfig {
     pub path: PathBuf,
     /// The storage key, readable by its owner alone. Without it the store's secrets are lost.
     pub key_file: PathBuf,
+}
+
+/// `[audit]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditConfig {
+    /// The key that signs the record, readable by its owner alone. By default `audit.key` beside the store.
+    pub signing_key: Option<PathBuf>,
+    /// For how many days the claims of tokens are kept, without which a decision is not explained in full and not
+    /// rehearsed under another policy.
+    pub keep_claims_days: u64,
+}
+
+impl AuditConfig {
+    /// Where the key is.
+    pub(crate) fn signing_key(&self, store: &StoreConfig) -> PathBuf {
+        let beside = || store.path.with_file_name("audit.key");
+        self.signing_key.clone().unwrap_or_else(beside)
+    }
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self {
+            signing_key: None,
+            keep_claims_days: 90,
+        }
+    }
+}
+
+/// `[secrets]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SecretsConfig {
+    /// How many versions of each secret are kept, the newest among them.
+    pub keep_versions: u64,
+}
+
+impl Default for SecretsConfig {
+    fn default() -> Self {
+        Self { keep_versions: 10 }
+    }
 }
 
 /// `[token]`
@@ -321,6 +369,7 @@ impl Config {
         if let Some(tls) = &mut config.tls {
             paths.extend([&mut tls.certificate, &mut tls.private_key]);
         }
+        paths.extend(&mut config.audit.signing_key);
         paths.extend(&mut config.collateral.folder);
         paths.extend(&mut config.collateral.certificate);
         paths.extend(&mut config.anchors.tpm_roots);

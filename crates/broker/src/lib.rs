@@ -25,33 +25,35 @@ mod tokens;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use axum_server::tls_rustls::RustlsConfig;
 use hyper_util::rt::TokioTimer;
 use rustls::ServerConfig;
 use strongroom_verifier::{Signers, TrustAnchors};
+use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::tee::Tee;
+use zeroize::Zeroizing;
 
 pub use admin::AdminKeyError;
-pub use audit::{ChainError, Entry, EventId, verify_chain};
+pub use audit::{Entry, EventId, LogError};
 pub use config::{
-    AdminConfig, AnchorsConfig, CollateralConfig, Config, DevelopmentConfig, IntelKind,
-    LimitsConfig, Loosening, ReferenceValuesConfig, Role, SessionConfig, StoreConfig, TlsConfig,
-    TokenConfig,
+    AdminConfig, AnchorsConfig, AuditConfig, CollateralConfig, Config, DevelopmentConfig,
+    IntelKind, LimitsConfig, Loosening, ReferenceValuesConfig, Role, SecretsConfig, SessionConfig,
+    StoreConfig, TlsConfig, TokenConfig,
 };
 pub use init::{InitOptions, InitSummary, init};
 pub use store::{ResourceMetadata, SealError, StoreError};
 pub use tokens::TokenKeyError;
 
 use admin::Admins;
-use audit::{Kind, Outcome, Record};
+use audit::{Kind, LogKey, Outcome, Record};
 use collateral::Collaterals;
 use policies::{LoadError, Policies};
 use session::Sessions;
 use sources::Sources;
-use store::{Change, MemoryStore, SqliteStore, StorageKey, Store};
+use store::{Change, Ledger, SealedVersion, SqliteStore, StorageKeys};
 use strangers::Strangers;
 use tokens::Issuer;
 
@@ -68,8 +70,8 @@ pub struct Broker {
 pub(crate) struct Inner {
     config: Config,
     clock: Clock,
-    store: Box<dyn Store>,
-    storage_key: StorageKey,
+    ledger: Ledger,
+    storage_keys: RwLock<Arc<StorageKeys>>,
     issuer: Issuer,
     admins: Admins,
     policies: Policies,
@@ -98,8 +100,9 @@ impl Broker {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_with_clock(config: Config, clock: Clock) -> Result<Self, BrokerError> {
-        let store = Box::new(SqliteStore::open(&config.store.path)?);
-        Self::assemble(config, clock, store)
+        let key = audit_key(&config)?;
+        let store = SqliteStore::open(&config.store.path, &key)?;
+        Self::assemble(config, clock, Ledger::new(Box::new(store), key))
     }
 
     /// As [`Self::open_with_clock`], with a store that forgets: for tests.
@@ -107,19 +110,24 @@ impl Broker {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_in_memory(config: Config, clock: Clock) -> Result<Self, BrokerError> {
-        Self::assemble(config, clock, Box::new(MemoryStore::default()))
+        let key = LogKey::generate()?;
+        let ledger = Ledger::new(Box::new(SqliteStore::in_memory(&key)?), key);
+        Self::assemble(config, clock, ledger)
     }
 
-    fn assemble(config: Config, clock: Clock, store: Box<dyn Store>) -> Result<Self, BrokerError> {
-        audit::verify_newest(&*store, CHECKED_AT_START).map_err(|error| match error {
-            StoreError::Record(source) => BrokerError::Record {
-                path: config.store.path.clone(),
-                source,
-            },
-            other => other.into(),
+    fn assemble(config: Config, clock: Clock, ledger: Ledger) -> Result<Self, BrokerError> {
+        let verifier = ledger.key().verifier();
+        audit::verify_newest(ledger.store(), verifier, CHECKED_AT_START).map_err(|error| {
+            match error {
+                StoreError::Record(source) => BrokerError::Record {
+                    path: config.store.path.clone(),
+                    source,
+                },
+                other => other.into(),
+            }
         })?;
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
-        let storage_key = StorageKey::from_text(&key_file::read_private(&config.store.key_file)?)
+        let storage_keys = StorageKeys::from_text(&key_file::read_private(&config.store.key_file)?)
             .map_err(StoreError::from)?;
         let issuer = Issuer::new(
             &key_file::read_private(&config.token.signing_key)?,
@@ -129,7 +137,7 @@ impl Broker {
         )?;
         let admins = Admins::new(&config.admin)?;
         let signers = signers::signers(&config)?;
-        let policies = Policies::load(&*store, &signers).map_err(|error| match error {
+        let policies = Policies::load(ledger.store(), &signers).map_err(|error| match error {
             LoadError::Store(error) => BrokerError::Store(error),
             LoadError::Policy(error) => BrokerError::Policy(error),
         })?;
@@ -146,8 +154,8 @@ impl Broker {
             anchors,
             signers,
             collaterals,
-            store,
-            storage_key,
+            ledger,
+            storage_keys: RwLock::new(Arc::new(storage_keys)),
             issuer,
             admins,
             policies,
@@ -283,11 +291,40 @@ impl Inner {
         Ok(())
     }
 
+    /// Stores a secret as the next version under its path.
+    pub(crate) fn put_secret(
+        &self,
+        path: ResourcePath,
+        secret: Zeroizing<Vec<u8>>,
+        expires: Option<u64>,
+        record: Record,
+    ) -> Result<Entry, StoreError> {
+        let keys = self.storage_keys();
+        let place = path.clone();
+        let seal = move |version| {
+            let sealed = keys.current().seal(&place, version, &secret)?;
+            Ok(SealedVersion { expires, ..sealed })
+        };
+        let change = Change::PutSecret {
+            path,
+            seal: Box::new(seal),
+            expires,
+            keep: self.config.secrets.keep_versions,
+        };
+        self.ledger.commit(change, record)
+    }
+
+    /// The keys that secrets are sealed under.
+    pub(crate) fn storage_keys(&self) -> Arc<StorageKeys> {
+        let keys = self.storage_keys.read();
+        Arc::clone(&keys.unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Records a refusal. Nothing hangs on the entry but the record, so failing to write it is logged and the
     /// refusal stands.
     pub(crate) fn record(&self, record: Record) {
         let event = record.event.clone();
-        if let Err(error) = self.store.commit(Change::Nothing, record) {
+        if let Err(error) = self.ledger.commit(Change::Nothing, record) {
             tracing::error!(%event, %error, "a refusal could not be recorded");
         }
     }
@@ -320,14 +357,14 @@ impl Inner {
     fn record_start(&self) -> Result<(), StoreError> {
         let mut record = Record::new(Kind::Start, Outcome::Allowed, "start broker", self.now());
         record.detail = Some(format!("strongroom-broker {}", env!("CARGO_PKG_VERSION")));
-        record.policy = Some(self.policies.release().digest.clone());
+        record.policy = Some(self.policies.release().root().digest.clone());
         record.loosenings = self
             .config
             .loosenings()
             .into_iter()
             .map(|loosening| loosening.name().to_owned())
             .collect();
-        self.store.commit(Change::Nothing, record).map(drop)
+        self.ledger.commit(Change::Nothing, record).map(drop)
     }
 
     /// Runs what blocks, on a thread that may.
@@ -434,7 +471,7 @@ pub enum BrokerError {
         /// The store's file.
         path: PathBuf,
         /// What does not hold, and at which entry.
-        source: ChainError,
+        source: LogError,
     },
     /// A stored policy cannot be put in force.
     #[error("a stored policy cannot be put in force: {0}")]
@@ -506,6 +543,15 @@ pub mod fuzz {
     }
 }
 
+/// Reads the key that signs the record. A store of before there was one gets it now, and none that was signed does.
+fn audit_key(config: &Config) -> Result<LogKey, BrokerError> {
+    let path = config.audit.signing_key(&config.store);
+    if !path.exists() && SqliteStore::is_older_than_audit_keys(&config.store.path)? {
+        init::write_audit_key(&path)?;
+    }
+    Ok(LogKey::from_text(&key_file::read_private(&path)?)?)
+}
+
 fn system_clock() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -513,5 +559,5 @@ fn system_clock() -> u64 {
 }
 
 /// As many as are checked in well under a second.
-const CHECKED_AT_START: u32 = 10_000;
+const CHECKED_AT_START: u64 = 10_000;
 const GRACE: Duration = Duration::from_secs(10);

@@ -65,20 +65,29 @@ pub(crate) fn authorize(
     query: &BTreeMap<String, String>,
     now: u64,
 ) -> Result<Grant, Denial> {
-    let policy = broker.policies.release();
+    let policies = broker.policies.release();
+    let policy = policies.of(path);
     let mut record = Record::new(Kind::Release, Outcome::Allowed, ACTION, now);
     record.tee = token.tee();
     record.tee_key = Some(token.tee_key().thumbprint());
     record.token = Some(token.id().to_owned());
     record.resource = Some(path.to_string());
+    let asked: usize = query
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if asked <= MAX_QUERY {
+        record.query = query.clone();
+    }
+    record.policy_id = Some(policy.id.clone());
     record.policy = Some(policy.digest.clone());
     record.loosenings = broker.connection_loosenings();
     let rehearsed = token.development().iter().copied();
     if broker.let_through(rehearsed, &mut record).is_err() {
-        record.policy = None;
+        (record.policy_id, record.policy) = (None, None);
         return Err(Denial::new(record, vec![development()]));
     }
-    match policy.policy.evaluate(token.payload(), path, query) {
+    match policy.policy.evaluate(token.payload(), path, query, now) {
         Ok(Decision::Allow) => Ok(Grant {
             path: path.clone(),
             recipient: token.tee_key().clone(),
@@ -107,10 +116,15 @@ pub(crate) fn release(broker: &Inner, grant: Grant) -> Result<Jwe, ReleaseError>
         recipient,
         mut record,
     } = grant;
-    let secret = match broker.store.sealed_secret(&path)? {
+    let secret = match broker.ledger.store().sealed_secret(&path, None)? {
         Some(sealed) => {
             record.version = Some(sealed.version);
-            let opened = broker.storage_key.open(&path, &sealed);
+            // What the store has goes before every source, expired or not.
+            if sealed.expires.is_some_and(|end| end <= record.at) {
+                record.detail = Some("this version has expired".to_owned());
+                return Err(missing(broker, record));
+            }
+            let opened = broker.storage_keys().open(&path, &sealed);
             opened.map_err(|e| ReleaseError::Store(e.into()))
         }
         None => match broker.sources.secret(&path) {
@@ -121,11 +135,7 @@ pub(crate) fn release(broker: &Inner, grant: Grant) -> Result<Jwe, ReleaseError>
                 record.loosenings.extend(loosening);
                 Ok(found.secret)
             }
-            Ok(None) => {
-                record.outcome = Outcome::Missing;
-                broker.store.commit(Change::Nothing, record)?;
-                return Err(ReleaseError::Missing);
-            }
+            Ok(None) => return Err(missing(broker, record)),
             Err(error) => Err(ReleaseError::Source {
                 event: record.event.clone(),
                 error,
@@ -142,8 +152,17 @@ pub(crate) fn release(broker: &Inner, grant: Grant) -> Result<Jwe, ReleaseError>
             other => other.to_string(),
         });
     }
-    broker.store.commit(Change::Nothing, record)?;
+    broker.ledger.commit(Change::Nothing, record)?;
     answer
+}
+
+/// Records that there is nothing to release.
+fn missing(broker: &Inner, mut record: Record) -> ReleaseError {
+    record.outcome = Outcome::Missing;
+    match broker.ledger.commit(Change::Nothing, record) {
+        Ok(_) => ReleaseError::Missing,
+        Err(error) => error.into(),
+    }
 }
 
 impl Denial {
@@ -217,3 +236,5 @@ pub(crate) enum ReleaseError {
 }
 
 const ACTION: &str = "get resource";
+/// A guest cannot fill the record with its questions.
+const MAX_QUERY: usize = 512;

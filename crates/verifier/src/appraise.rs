@@ -101,6 +101,24 @@ impl AppraisalPolicy {
         asked
     }
 
+    /// Grades evidence that was verified before, as a token carries it: what this policy would have said. Nothing is
+    /// issued from it.
+    ///
+    /// # Errors
+    /// [`PolicyError`] when the evaluation fails.
+    pub fn rehearse(
+        &self,
+        annotated_evidence: &Map<String, Value>,
+        values: &Arc<ReferenceValues>,
+        now: u64,
+    ) -> Result<Rehearsed, PolicyError> {
+        let graded = self.evaluate(annotated_evidence, Arc::clone(values), now)?;
+        Ok(Rehearsed {
+            trust_vector: graded.vector,
+            findings: graded.findings,
+        })
+    }
+
     fn evaluate(
         &self,
         input: &Map<String, Value>,

@@ -14,6 +14,7 @@ use strongroom_wire::resource::{ResourceError, ResourcePath};
 
 use crate::admin::AdminError;
 use crate::attest::AttestError;
+use crate::policies::LoadError;
 use crate::release::ReleaseError;
 use crate::sources::SourceError;
 use crate::store::StoreError;
@@ -180,6 +181,15 @@ impl From<AdminError> for ApiError {
 impl From<AttestError> for ApiError {
     fn from(error: AttestError) -> Self {
         Self::Attest(error)
+    }
+}
+
+impl From<LoadError> for ApiError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Store(error) => error.into(),
+            LoadError::Policy(error) => error.into(),
+        }
     }
 }
 

@@ -66,14 +66,7 @@ pub(crate) async fn put(
                 Some(SHADOW) => record.detail = Some("in front of every source".to_owned()),
                 _ => not_in_a_source(broker, &path)?,
             }
-            let seal = |version| broker.storage_key.seal(&path, version, &secret);
-            broker.store.commit(
-                Change::PutSecret {
-                    path: &path,
-                    seal: &seal,
-                },
-                record,
-            )?;
+            broker.put_secret(path, secret, None, record)?;
             Ok(())
         })
         .await?;
@@ -94,12 +87,12 @@ pub(crate) async fn delete(
             let mut record = identity::admin_record(broker, &admin, "delete resource", now);
             record.resource = Some(path.to_string());
             match broker
-                .store
-                .commit(Change::DeleteSecret { path: &path }, record.clone())
+                .ledger
+                .commit(Change::DeleteSecret { path: path.clone() }, record.clone())
             {
                 Err(crate::StoreError::NotFound) => {
                     record.outcome = crate::audit::Outcome::Missing;
-                    broker.store.commit(Change::Nothing, record)?;
+                    broker.ledger.commit(Change::Nothing, record)?;
                     not_in_a_source(broker, &path)?;
                     Err(ApiError::NotFound("resource"))
                 }
