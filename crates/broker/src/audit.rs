@@ -107,6 +107,9 @@ pub struct Record {
     /// The version of the resource that was stored or released, or of the policy that was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
+    /// Where the resource was found, when that was not the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// The SHA-256 of the sealed version that was stored: it says nothing about the secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
@@ -147,6 +150,7 @@ impl Record {
             resource: None,
             query: BTreeMap::new(),
             version: None,
+            source: None,
             digest: None,
             policy_id: None,
             policy: None,
@@ -274,7 +278,7 @@ fn verify_entries(store: &dyn Store, size: u64, most: u64) -> Result<(), StoreEr
                 return Err(LogError::Altered { seq }.into());
             }
         }
-        position += u64::try_from(entries.len()).unwrap_or(u64::from(BATCH));
+        position += u64::try_from(entries.len()).unwrap_or_else(|_| u64::from(BATCH));
     }
     // A row behind the end would be one that the tree does not know.
     match store.log_entries(size, 1)?.is_empty() {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use strongroom_wire::tee::Tee;
 
+use crate::sources::{SourcesConfig, VaultConfig};
 use crate::{BrokerError, key_file};
 
 /// A broker's configuration, read and checked.
@@ -52,6 +53,9 @@ pub struct Config {
     /// Which reference values are taken.
     #[serde(default)]
     pub reference_values: ReferenceValuesConfig,
+    /// Where secrets come from besides the API.
+    #[serde(default)]
+    pub sources: SourcesConfig,
     /// What a development broker accepts beyond real evidence.
     #[serde(default)]
     pub development: DevelopmentConfig,
@@ -291,6 +295,8 @@ pub enum Loosening {
     AcceptDevelopmentRoot,
     /// `[collateral] insecure_http = true`
     InsecureCollateral,
+    /// `[sources.vault] insecure_http = true`
+    InsecureVault,
 }
 
 impl Loosening {
@@ -301,6 +307,7 @@ impl Loosening {
             Self::AcceptSampleEvidence => "development.accept_sample_evidence",
             Self::AcceptDevelopmentRoot => "development.root",
             Self::InsecureCollateral => "collateral.insecure_http",
+            Self::InsecureVault => "sources.vault.insecure_http",
         }
     }
 
@@ -322,6 +329,10 @@ impl Loosening {
             Self::InsecureCollateral => {
                 "collateral.insecure_http = true: revocation lists and the like come over a wire on which somebody can \
                  hold back what is new, and can see which machines attest."
+            }
+            Self::InsecureVault => {
+                "sources.vault.insecure_http = true: the vault's token and every secret read from it can be read and \
+                 changed on the wire."
             }
         }
     }
@@ -365,6 +376,7 @@ impl Config {
         paths.extend(&mut config.anchors.attestation_keys);
         paths.extend(&mut config.reference_values.signers);
         paths.extend(&mut config.development.root);
+        paths.extend(config.sources.paths());
         for path in paths {
             // An absolute path replaces the folder.
             *path = folder.join(&*path);
@@ -451,6 +463,7 @@ impl Config {
             ));
         }
         crate::collateral::check_urls(&self.collateral)?;
+        self.sources.check(self.limits.request_seconds)?;
         let mut names = BTreeSet::new();
         for admin in &self.admin {
             if admin.name.is_empty() || !names.insert(&admin.name) {
@@ -477,6 +490,14 @@ impl Config {
         }
         if self.collateral.insecure_http {
             loosenings.push(Loosening::InsecureCollateral);
+        }
+        if self
+            .sources
+            .vault
+            .as_ref()
+            .is_some_and(VaultConfig::is_loosened)
+        {
+            loosenings.push(Loosening::InsecureVault);
         }
         loosenings
     }

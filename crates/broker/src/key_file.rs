@@ -13,10 +13,20 @@ use crate::BrokerError;
 
 /// Reads a private file; one that its group or others may touch is refused.
 pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<String>, BrokerError> {
+    read_unless(path, 0o077)
+}
+
+/// Reads a file from the folder of this process's credentials. systemd lets a service in there by an access control
+/// list, whose mask shows as the right of the group to read.
+pub(crate) fn read_credential(path: &Path) -> Result<Zeroizing<String>, BrokerError> {
+    read_unless(path, 0o037)
+}
+
+fn read_unless(path: &Path, refused: u32) -> Result<Zeroizing<String>, BrokerError> {
     let failed = |source| BrokerError::file(path, source);
     let mut file = File::open(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    if mode & refused != 0 {
         return Err(BrokerError::LooseMode {
             path: path.to_owned(),
             mode,

@@ -13,12 +13,14 @@ mod explain;
 mod http;
 mod init;
 mod key_file;
+mod outgoing;
 mod policies;
 mod rehearse;
 mod release;
 mod rotate;
 mod session;
 mod signers;
+pub mod sources;
 mod store;
 mod strangers;
 mod tls;
@@ -53,6 +55,7 @@ use audit::{Kind, LogKey, Outcome, Record};
 use collateral::Collaterals;
 use policies::{LoadError, Policies};
 use session::Sessions;
+use sources::Sources;
 use store::{Change, Ledger, SealedVersion, SqliteStore, StorageKeys};
 use strangers::Strangers;
 use tokens::Issuer;
@@ -82,6 +85,7 @@ pub(crate) struct Inner {
     signers: Signers,
     collaterals: Collaterals,
     strangers: Mutex<Strangers>,
+    sources: Sources,
 }
 
 impl Broker {
@@ -148,6 +152,7 @@ impl Broker {
         ));
         let collaterals = Collaterals::open(&config, Arc::clone(&clock))?;
         let anchors = anchors::trust_anchors(&config)?;
+        let sources = Sources::open(&config, Arc::clone(&clock))?;
         let inner = Inner {
             config,
             clock,
@@ -162,6 +167,7 @@ impl Broker {
             policies,
             sessions,
             strangers: Mutex::default(),
+            sources,
         };
         inner.record_start()?;
         Ok(Self {
@@ -549,6 +555,16 @@ pub mod fuzz {
     /// What a collateral folder and the vendors' services hold besides what the verifier parses.
     pub fn collateral(bytes: &[u8]) -> bool {
         crate::collateral::decode(bytes)
+    }
+
+    /// The file of an upstream broker's `LocalJson` store.
+    pub fn local_json(bytes: &[u8]) -> bool {
+        crate::sources::import::decode(bytes)
+    }
+
+    /// What a Vault answers.
+    pub fn vault_answer(bytes: &[u8]) -> bool {
+        crate::sources::decode_vault_answer(bytes)
     }
 
     /// A `Cookie` header.

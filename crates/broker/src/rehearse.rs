@@ -113,7 +113,7 @@ impl Rules {
                     vector
                 }
                 Err(reason) => {
-                    reasons.push(reason);
+                    reasons.push(*reason);
                     TrustVector::default()
                 }
             };
@@ -133,13 +133,15 @@ impl Rules {
         submod: &str,
         evidence: &Map<String, Value>,
         at: u64,
-    ) -> Result<(TrustVector, Vec<Reason>), Reason> {
+    ) -> Result<(TrustVector, Vec<Reason>), Box<Reason>> {
         let class = submod.trim_end_matches(|c: char| c.is_ascii_digit());
-        let failed = |text: String| Reason {
-            rule: "the appraisal policy can be evaluated".to_owned(),
-            claim: submod.to_owned(),
-            expected: Value::Null,
-            actual: Value::String(text),
+        let failed = |text: String| {
+            Box::new(Reason {
+                rule: "the appraisal policy can be evaluated".to_owned(),
+                claim: submod.to_owned(),
+                expected: Value::Null,
+                actual: Value::String(text),
+            })
         };
         let policy = self.appraisal.policies.of(class);
         let policy = policy.ok_or_else(|| failed(format!("there is none for {class}")))?;

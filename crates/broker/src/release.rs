@@ -15,7 +15,8 @@ use strongroom_wire::resource::ResourcePath;
 
 use crate::Inner;
 use crate::audit::{EventId, Kind, Outcome, Record};
-use crate::store::{Change, SealedVersion, StoreError};
+use crate::sources::SourceError;
+use crate::store::{Change, StoreError};
 use crate::strangers::PER_SECOND;
 use crate::tokens::{TokenError, VerifiedToken};
 
@@ -115,29 +116,53 @@ pub(crate) fn release(broker: &Inner, grant: Grant) -> Result<Jwe, ReleaseError>
         recipient,
         mut record,
     } = grant;
-    let stored = broker.ledger.store().sealed_secret(&path, None)?;
-    let expired = |sealed: &SealedVersion| sealed.expires.is_some_and(|end| end <= record.at);
-    if let Some(sealed) = stored.as_ref().filter(|sealed| expired(sealed)) {
-        record.version = Some(sealed.version);
-        record.detail = Some("this version has expired".to_owned());
-    }
-    let Some(sealed) = stored.filter(|sealed| !expired(sealed)) else {
-        record.outcome = Outcome::Missing;
-        broker.ledger.commit(Change::Nothing, record)?;
-        return Err(ReleaseError::Missing);
+    let secret = match broker.ledger.store().sealed_secret(&path, None)? {
+        Some(sealed) => {
+            record.version = Some(sealed.version);
+            // What the store has goes before every source, expired or not.
+            if sealed.expires.is_some_and(|end| end <= record.at) {
+                record.detail = Some("this version has expired".to_owned());
+                return Err(missing(broker, record));
+            }
+            let opened = broker.storage_keys().open(&path, &sealed);
+            opened.map_err(|e| ReleaseError::Store(e.into()))
+        }
+        None => match broker.sources.secret(&path) {
+            Ok(Some(found)) => {
+                record.version = found.version;
+                record.source = Some(found.source);
+                let loosening = found.loosening.map(|loosening| loosening.name().to_owned());
+                record.loosenings.extend(loosening);
+                Ok(found.secret)
+            }
+            Ok(None) => return Err(missing(broker, record)),
+            Err(error) => Err(ReleaseError::Source {
+                event: record.event.clone(),
+                error,
+            }),
+        },
     };
-    record.version = Some(sealed.version);
-    let answer = broker
-        .storage_keys()
-        .open(&path, &sealed)
-        .map_err(|e| ReleaseError::Store(e.into()))
+    let answer = secret
         .and_then(|secret| jwe::encrypt(&recipient, secret.expose()).map_err(ReleaseError::from));
     if let Err(error) = &answer {
         record.outcome = Outcome::Failed;
-        record.detail = Some(error.to_string());
+        record.detail = Some(match error {
+            // The guest is told less.
+            ReleaseError::Source { error, .. } => error.to_string(),
+            other => other.to_string(),
+        });
     }
     broker.ledger.commit(Change::Nothing, record)?;
     answer
+}
+
+/// Records that there is nothing to release.
+fn missing(broker: &Inner, mut record: Record) -> ReleaseError {
+    record.outcome = Outcome::Missing;
+    match broker.ledger.commit(Change::Nothing, record) {
+        Ok(_) => ReleaseError::Missing,
+        Err(error) => error.into(),
+    }
 }
 
 impl Denial {
@@ -204,6 +229,10 @@ pub(crate) enum ReleaseError {
     Key(#[from] JweError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(
+        "what keeps this resource does not give it now; the broker's owner can explain event {event}"
+    )]
+    Source { event: EventId, error: SourceError },
 }
 
 const ACTION: &str = "get resource";

@@ -301,9 +301,9 @@ fn admin_reads_back_what_it_wrote() {
             (
                 listed[0].path.to_string().as_str(),
                 listed[0].size,
-                listed[0].stored_by.as_str()
+                listed[0].stored_by.as_deref()
             ),
-            (KEY, 16, "admin")
+            (KEY, 16, Some("admin"))
         );
         assert_eq!(
             admin

@@ -10,13 +10,14 @@ use axum::response::{IntoResponse, Response};
 use strongroom_verifier::{PolicyError, ReferenceValueError};
 use strongroom_wire::error_information::ErrorInformation;
 use strongroom_wire::kbs::PROTOCOL_VERSION;
-use strongroom_wire::resource::ResourceError;
+use strongroom_wire::resource::{ResourceError, ResourcePath};
 
 use crate::admin::AdminError;
 use crate::attest::AttestError;
 use crate::policies::LoadError;
 use crate::release::ReleaseError;
 use crate::rotate::RotateError;
+use crate::sources::SourceError;
 use crate::store::StoreError;
 
 /// What went wrong with a request.
@@ -32,6 +33,12 @@ pub(crate) enum ApiError {
     Admin(AdminError),
     Attest(AttestError),
     Release(ReleaseError),
+    /// A source has what would be stored.
+    Shadows {
+        path: ResourcePath,
+        source: String,
+    },
+    Source(SourceError),
     NotFound(&'static str),
     NoRoute,
     Method,
@@ -94,7 +101,31 @@ impl ApiError {
                 ReleaseError::Missing => (S::NOT_FOUND, "ResourceNotFound", error.to_string()),
                 ReleaseError::Key(_) => (S::BAD_REQUEST, "JweError", error.to_string()),
                 ReleaseError::Store(_) => internal(error),
+                ReleaseError::Source {
+                    event,
+                    error: cause,
+                } => {
+                    tracing::error!(%event, error = %cause, "a source failed");
+                    (
+                        S::SERVICE_UNAVAILABLE,
+                        "PluginInternalError",
+                        error.to_string(),
+                    )
+                }
             },
+            Self::Shadows { path, source } => (
+                S::CONFLICT,
+                "ResourceConflict",
+                format!(
+                    "{path} comes from {source}: change it there, or store it in front of that with ?shadow=true"
+                ),
+            ),
+            // To admins only.
+            Self::Source(error) => (
+                S::SERVICE_UNAVAILABLE,
+                "PluginInternalError",
+                format!("whether a source has this resource cannot be told: {error}"),
+            ),
             Self::NotFound(what) => (
                 S::NOT_FOUND,
                 "ResourceNotFound",
@@ -192,6 +223,12 @@ impl From<ReleaseError> for ApiError {
 impl From<ResourceError> for ApiError {
     fn from(error: ResourceError) -> Self {
         Self::Path(error)
+    }
+}
+
+impl From<SourceError> for ApiError {
+    fn from(error: SourceError) -> Self {
+        Self::Source(error)
     }
 }
 

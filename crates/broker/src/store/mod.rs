@@ -19,7 +19,7 @@ use crate::audit::{Entry, LogError, Record};
 
 pub(crate) use ledger::Ledger;
 pub use sealing::SealError;
-pub(crate) use sealing::{SealedVersion, StorageKey, StorageKeys};
+pub(crate) use sealing::{SealedVersion, Secret, StorageKey, StorageKeys};
 pub(crate) use sqlite::SqliteStore;
 
 /// What a broker keeps. All calls block; an implementation is shared between threads.

@@ -15,6 +15,11 @@ use super::{Rewrapped, Wrapped};
 pub(crate) struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
+    /// Takes over what a source outside the store gave.
+    pub(crate) fn new(content: Zeroizing<Vec<u8>>) -> Self {
+        Self(content)
+    }
+
     /// The content, for the one function that encrypts it to its recipient.
     pub(crate) fn expose(&self) -> &[u8] {
         &self.0

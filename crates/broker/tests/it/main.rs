@@ -11,4 +11,6 @@ mod limits;
 mod recorded;
 mod release;
 mod replay;
+mod sources;
 mod support;
+mod vault;

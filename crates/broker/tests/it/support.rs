@@ -292,7 +292,7 @@ impl Running {
     }
 }
 
-fn client(certificate: &[u8]) -> reqwest::Client {
+pub(crate) fn client(certificate: &[u8]) -> reqwest::Client {
     let mut roots = rustls::RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_slice(certificate).unwrap())

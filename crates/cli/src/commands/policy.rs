@@ -163,7 +163,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             let rego = files::read_text(file, MAX_POLICY)?;
             ReleasePolicy::compile(&rego)
                 .with_context(|| format!("{} is not a release policy", file.display()))?;
-            let id = pattern.as_ref().map_or(ROOT.to_owned(), id_of);
+            let id = pattern.as_ref().map_or_else(|| ROOT.to_owned(), id_of);
             let set = block_on(args.admin.client()?.set_policy(&id, &rego))??;
             Ok(Outcome::new(in_force(&set), json!({ "set": set }))
                 .next(format!("strongroom policy show {}", shown(&set.id))))

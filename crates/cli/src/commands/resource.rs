@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::json;
-use strongroom_client::admin::ResourceSummary;
+use strongroom_client::admin::{PutOptions, ResourceSummary};
 use strongroom_wire::resource::{ResourceError, ResourcePath};
 use time::macros::format_description;
 use time::{Date, Duration, OffsetDateTime};
@@ -40,6 +40,9 @@ enum Action {
         /// Not to be released any more from then on: a date such as 2027-01-31, or a number of days such as 90d
         #[arg(long, value_name = "DATE|DAYS", value_parser = parse_end)]
         expires: Option<u64>,
+        /// Store it even if a folder or a vault that the broker reads has this name: this one is then released.
+        #[arg(long)]
+        shadow: bool,
     },
     /// List the versions of a secret that are kept: who stored each, and when
     History {
@@ -97,9 +100,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             path,
             file,
             expires,
+            shadow,
         } => {
             let secret = files::read_limited(file, MAX_SECRET)?;
-            block_on(client.put_resource_until(path, &secret, *expires))??;
+            let options = PutOptions {
+                expires: *expires,
+                before_sources: *shadow,
+            };
+            block_on(client.put_resource_with(path, &secret, options))??;
             let text = format!(
                 "Stored {} ({} bytes), encrypted.",
                 path.to_uri(),
@@ -138,16 +146,26 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
 
 /// A line of a list or a history.
 fn line(resource: &ResourceSummary) -> String {
+    let version = resource
+        .version
+        .map_or_else(|| "-".to_owned(), |version| version.to_string());
+    let by = resource.stored_by.as_deref();
+    let origin = match (by, resource.source.as_str()) {
+        (Some(by), "store") => format!("by {by}"),
+        (_, source) => format!("from {source}"),
+    };
+    let shadowed = match resource.shadowed {
+        true => " (not used: another of this name goes before it)",
+        false => "",
+    };
     let end = resource
         .expires
         .map(|end| format!("  until {}", moment(end)));
     format!(
-        "{:<48} version {:<4} {:>8} bytes  {}  by {}{}",
+        "{:<48} version {version:<4} {:>8} bytes  {}  {origin}{shadowed}{}",
         resource.path.to_uri(),
-        resource.version,
         resource.size,
         moment(resource.stored_at),
-        resource.stored_by,
         end.unwrap_or_default(),
     )
 }

@@ -66,28 +66,35 @@ impl AdminClient {
     /// Stores a resource, replacing the one of that name.
     ///
     /// # Errors
-    /// [`ClientError::AdminRefused`], [`ClientError::Rejected`] (too large), or how the broker could not be reached.
+    /// [`ClientError::AdminRefused`], [`ClientError::Rejected`] (too large, or one that a source of the broker's has),
+    /// or how the broker could not be reached.
     pub async fn put_resource(
         &self,
         path: &ResourcePath,
         secret: &[u8],
     ) -> Result<(), ClientError> {
-        self.put_resource_until(path, secret, None).await
+        self.put_resource_with(path, secret, PutOptions::default())
+            .await
     }
 
-    /// As [`Self::put_resource`], of a secret that is not released from a time on, in seconds since 1970.
+    /// As [`Self::put_resource`], with more to say.
     ///
     /// # Errors
     /// As [`Self::put_resource`].
-    pub async fn put_resource_until(
+    pub async fn put_resource_with(
         &self,
         path: &ResourcePath,
         secret: &[u8],
-        expires: Option<u64>,
+        options: PutOptions,
     ) -> Result<(), ClientError> {
         let what = format!("storing {path}");
         let body = Some(("application/octet-stream", secret.to_vec()));
-        let query = expires.map(|expires| format!("expires={expires}"));
+        let query = [
+            options.expires.map(|expires| format!("expires={expires}")),
+            options.before_sources.then(|| "shadow=true".to_owned()),
+        ];
+        let query: Vec<String> = query.into_iter().flatten().collect();
+        let query = (!query.is_empty()).then(|| query.join("&"));
         let (at, query) = (resource_path(path), query.as_deref());
         self.call(Method::POST, &at, query, body, &what)
             .await
@@ -281,20 +288,42 @@ impl AdminClient {
 pub struct ResourceSummary {
     /// Its path.
     pub path: ResourcePath,
-    /// How often this path was stored.
-    pub version: u64,
+    /// How often this path was stored; a folder counts no versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
     /// Its length in bytes.
     pub size: u64,
     /// When it was stored, in seconds since 1970.
     pub stored_at: u64,
-    /// Who stored it.
-    pub stored_by: String,
-    /// The SHA-256 of the sealed version, as its audit entry names it.
+    /// Who stored it; a folder does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_by: Option<String>,
+    /// Where it lies: `store`, or a folder that the broker reads.
+    #[serde(default = "store")]
+    pub source: String,
+    /// Whether another of this path goes before it, so that this one is not released.
     #[serde(default)]
-    pub digest: String,
+    pub shadowed: bool,
+    /// The SHA-256 of the sealed version, as its audit entry names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// From when on it is not released, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
+}
+
+/// What may be said of a resource that is being stored.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PutOptions {
+    /// From when on it is not released, in seconds since 1970.
+    pub expires: Option<u64>,
+    /// Store it although a source of the broker's has something under that name, which it then hides.
+    pub before_sources: bool,
+}
+
+/// Where all resources lay before there were sources.
+fn store() -> String {
+    "store".to_owned()
 }
 
 /// A reference value and what the broker knows of it.

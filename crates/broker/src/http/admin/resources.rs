@@ -1,30 +1,61 @@
-//! `/strongroom/v1/resource`: what is stored, by name and version, without contents; and an older version made the
-//! newest again.
+//! `/strongroom/v1/resource`: what there is, by name and version, without contents, the store's and what sources offer;
+//! and an older version made the newest again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use strongroom_wire::resource::ResourcePath;
 use zeroize::Zeroizing;
 
 use super::super::error::ApiError;
 use super::super::identity;
 use crate::Inner;
+use crate::sources::Offered;
 use crate::store::{ResourceMetadata, StoreError};
 
-/// Lists resources by path, each with its newest version.
+/// One line of the list.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(crate) enum Listed {
+    Stored {
+        #[serde(flatten)]
+        resource: ResourceMetadata,
+        source: &'static str,
+    },
+    Offered {
+        #[serde(flatten)]
+        resource: Offered,
+        /// Whether another of this path goes before it, so that it is not released.
+        shadowed: bool,
+    },
+}
+
+/// Lists resources: the store's by path, each with its newest version, then those of the folders by path.
 pub(crate) async fn list(
     State(broker): State<Arc<Inner>>,
     headers: HeaderMap,
-) -> Result<Json<Vec<ResourceMetadata>>, ApiError> {
+) -> Result<Json<Vec<Listed>>, ApiError> {
     broker
         .blocking(move |broker| {
             identity::admin(broker, &headers, "list resources", broker.now())?;
-            Ok(Json(broker.ledger.store().resources()?))
+            let stored = broker.ledger.store().resources()?;
+            let offered = broker.sources.list()?;
+            let mut taken: BTreeSet<_> = stored.iter().map(|stored| stored.path.clone()).collect();
+            let mut listed: Vec<Listed> = Vec::new();
+            listed.extend(stored.into_iter().map(|resource| Listed::Stored {
+                resource,
+                source: "store",
+            }));
+            listed.extend(offered.into_iter().map(|resource| Listed::Offered {
+                shadowed: !taken.insert(resource.path.clone()),
+                resource,
+            }));
+            Ok(Json(listed))
         })
         .await
 }
@@ -84,7 +115,7 @@ pub(crate) struct Version {
 }
 
 /// The version that was made.
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
 pub(crate) struct Stored {
     version: u64,
 }

@@ -43,7 +43,8 @@ pub(crate) async fn get(
     Ok(Json(jwe).into_response())
 }
 
-/// Stores a resource as its next version. `?expires=SECONDS` is when it ends; other parts of a query mean nothing.
+/// Stores a resource as its next version. `?expires=SECONDS` is when it ends. What a source has is not hidden behind it
+/// unless `?shadow=true` says so. Other parts of a query mean nothing.
 pub(crate) async fn put(
     State(broker): State<Arc<Inner>>,
     OriginalUri(uri): OriginalUri,
@@ -68,6 +69,10 @@ pub(crate) async fn put(
             }
             let mut record = identity::admin_record(broker, &admin, "put resource", now);
             record.resource = Some(path.to_string());
+            match query.get("shadow").map(String::as_str) {
+                Some("true") => record.detail = Some("in front of every source".to_owned()),
+                _ => not_in_a_source(broker, &path)?,
+            }
             broker.put_secret(path, secret, expires, record)?;
             Ok(())
         })
@@ -97,11 +102,12 @@ pub(crate) async fn delete(
             record.resource = Some(path.to_string());
             match broker
                 .ledger
-                .commit(Change::DeleteSecret { path }, record.clone())
+                .commit(Change::DeleteSecret { path: path.clone() }, record.clone())
             {
                 Err(crate::StoreError::NotFound) => {
                     record.outcome = crate::audit::Outcome::Missing;
                     broker.ledger.commit(Change::Nothing, record)?;
+                    not_in_a_source(broker, &path)?;
                     Err(ApiError::NotFound("resource"))
                 }
                 other => other.map(drop).map_err(ApiError::from),
@@ -109,6 +115,17 @@ pub(crate) async fn delete(
         })
         .await?;
     Ok(EMPTY_XML.into_response())
+}
+
+/// Refuses what would not change what a source has, or would hide it.
+fn not_in_a_source(broker: &Inner, path: &ResourcePath) -> Result<(), ApiError> {
+    match broker.sources.owner(path)? {
+        None => Ok(()),
+        Some(source) => Err(ApiError::Shadows {
+            path: path.clone(),
+            source,
+        }),
+    }
 }
 
 /// A request that names nothing.

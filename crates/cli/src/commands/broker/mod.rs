@@ -1,6 +1,7 @@
 //! `strongroom broker`: makes the trusted side's folder, and runs it.
 
 mod collateral;
+mod import;
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
@@ -28,6 +29,7 @@ enum Action {
     /// Run the broker until it is told to stop
     Run(RunArgs),
     Collateral(collateral::Args),
+    Import(import::Args),
     /// Make a fresh storage key and wrap every secret's data key by it, while the broker serves
     RotateKey(RotateArgs),
 }
@@ -83,6 +85,7 @@ pub(crate) fn run(args: Args, json: bool) -> anyhow::Result<Outcome> {
         Action::Run(args) => serve(&args, json),
         Action::Collateral(args) => collateral::run(args),
         Action::RotateKey(args) => rotate_key(&args),
+        Action::Import(args) => import::run(&args),
     }
 }
 
