@@ -204,8 +204,8 @@ async fn resources_are_listed_without_contents() {
     assert_eq!(
         list,
         json!([
-            {"path": "a/a/a", "version": 2, "size": 11, "stored_at": stored_at, "stored_by": "admin"},
-            {"path": "b/b/b", "version": 1, "size": 6, "stored_at": stored_at, "stored_by": "admin"},
+            {"path": "a/a/a", "version": 2, "size": 11, "stored_at": stored_at, "stored_by": "admin", "source": "store"},
+            {"path": "b/b/b", "version": 1, "size": 6, "stored_at": stored_at, "stored_by": "admin", "source": "store"},
         ])
     );
 }
