@@ -131,6 +131,9 @@ fn paragraph(entry: &Value) -> String {
     if !part("detail").is_empty() {
         text.push_str(&format!("\n    {}", part("detail")));
     }
+    if !part("source").is_empty() {
+        text.push_str(&format!("\n    from {}", part("source")));
+    }
     if let Some(suppressed) = entry["suppressed"].as_u64() {
         text.push_str(&format!("\n    and {suppressed} more like it"));
     }
