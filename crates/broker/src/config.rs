@@ -2,7 +2,7 @@
 //!
 //! The strict choice is the default. What loosens it is a setting of its own, which [`Config::loosenings`] names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -44,6 +44,9 @@ pub struct Config {
     /// Who may administer.
     #[serde(default)]
     pub admin: Vec<AdminConfig>,
+    /// Who else says who administers.
+    #[serde(default)]
+    pub identity_provider: Vec<IdentityProviderConfig>,
     /// Where the vendors' certificates and revocation lists come from.
     #[serde(default)]
     pub collateral: CollateralConfig,
@@ -177,7 +180,7 @@ pub struct AdminConfig {
     pub public_key: String,
 }
 
-/// What an admin may do.
+/// What an admin may do; in full in `http/access.rs`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -185,6 +188,12 @@ pub enum Role {
     /// Everything.
     #[default]
     Admin,
+    /// Policies and reference values, with rehearsals and explanations.
+    Policy,
+    /// Storing, listing, rolling back and deleting secrets, and nothing else.
+    Secrets,
+    /// Reading the record and every list, and changing nothing.
+    Auditor,
 }
 
 impl Role {
@@ -192,7 +201,122 @@ impl Role {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Admin => "admin",
+            Self::Policy => "policy",
+            Self::Secrets => "secrets",
+            Self::Auditor => "auditor",
         }
+    }
+
+    /// The role of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        let mut roles = Self::ALL.into_iter();
+        roles.find(|role| role.as_str() == name)
+    }
+
+    /// Every role.
+    pub const ALL: [Self; 4] = [Self::Admin, Self::Policy, Self::Secrets, Self::Auditor];
+}
+
+/// `[[identity_provider]]`: who else says who administers. Its tokens are JWTs signed with ES256, EdDSA, RS256, RS384
+/// or PS256.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct IdentityProviderConfig {
+    /// The `iss` of its tokens, letter by letter.
+    pub issuer: String,
+    /// What must be in the `aud` of its tokens.
+    pub audience: String,
+    /// Where its keys are, as a JWK set.
+    pub jwks_url: Option<String>,
+    /// A file with its keys, as a JWK set.
+    pub jwks_file: Option<PathBuf>,
+    /// Ask `<issuer>/.well-known/openid-configuration` where its keys are.
+    #[serde(default)]
+    pub discovery: bool,
+    /// The claim with the role or roles: a name, or a JSON pointer such as `/realm_access/roles`.
+    #[serde(default = "default_role_claim")]
+    pub role_claim: String,
+    /// Which role a value of that claim stands for. Other values stand for none.
+    pub roles: BTreeMap<String, Role>,
+    /// The claim with the name that goes into the record, followed by the issuer.
+    #[serde(default = "default_subject_claim")]
+    pub subject_claim: String,
+    /// The longest time between `iat` and `exp`.
+    #[serde(default = "one_hour")]
+    pub max_lifetime_seconds: u64,
+    /// Believe each token once, by its `jti`.
+    #[serde(default)]
+    pub single_use: bool,
+    /// PEM of the authorities that vouch for the server, instead of this machine's own.
+    pub certificate: Option<PathBuf>,
+    /// How long a fetch of keys may take; less than `limits.request_seconds`.
+    #[serde(default = "five_seconds")]
+    pub timeout_seconds: u64,
+    /// After how long keys are fetched anew.
+    #[serde(default = "ten_minutes")]
+    pub refresh_seconds: u64,
+}
+
+impl IdentityProviderConfig {
+    fn check(&self, request_seconds: u64) -> Result<(), String> {
+        let bad = |reason: String| Err(format!("identity_provider {:?}: {reason}", self.issuer));
+        let places = [
+            self.jwks_url.is_some(),
+            self.jwks_file.is_some(),
+            self.discovery,
+        ];
+        if places.into_iter().filter(|place| *place).count() != 1 {
+            return bad("name one of jwks_url, jwks_file and discovery = true".to_owned());
+        }
+        for (key, text) in [
+            ("issuer", &self.issuer),
+            ("audience", &self.audience),
+            ("role_claim", &self.role_claim),
+            ("subject_claim", &self.subject_claim),
+        ] {
+            if text.is_empty() {
+                return bad(format!("{key} is empty"));
+            }
+        }
+        if self.roles.is_empty() {
+            return bad("roles is empty, so that nobody may anything".to_owned());
+        }
+        let url = self.jwks_url.as_deref();
+        for (key, url) in [
+            ("jwks_url", url),
+            ("issuer", self.discovery.then_some(self.issuer.as_str())),
+        ] {
+            let Some(url) = url else { continue };
+            let is_url = reqwest::Url::parse(url).is_ok_and(|url| {
+                let bare = url.username().is_empty() && url.password().is_none();
+                crate::admin::is_safe(&url) && bare && url.fragment().is_none()
+            });
+            if !is_url {
+                return bad(format!(
+                    "{key} is no https:// address, or carries a user name: whoever is on the wire would say who \
+                     administers"
+                ));
+            }
+        }
+        let most = request_seconds.saturating_sub(1).max(1);
+        for (key, value, least, most) in [
+            (
+                "max_lifetime_seconds",
+                self.max_lifetime_seconds,
+                60,
+                86_400,
+            ),
+            ("timeout_seconds", self.timeout_seconds, 1, most),
+            ("refresh_seconds", self.refresh_seconds, 30, 86_400),
+        ] {
+            if !(least..=most).contains(&value) {
+                return bad(format!(
+                    "{key} = {value} is out of range: {least} to {most}"
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -377,6 +501,10 @@ impl Config {
         paths.extend(&mut config.reference_values.signers);
         paths.extend(&mut config.development.root);
         paths.extend(config.sources.paths());
+        for provider in &mut config.identity_provider {
+            paths.extend(&mut provider.jwks_file);
+            paths.extend(&mut provider.certificate);
+        }
         for path in paths {
             // An absolute path replaces the folder.
             *path = folder.join(&*path);
@@ -473,6 +601,16 @@ impl Config {
                 ));
             }
         }
+        let mut issuers = BTreeSet::new();
+        for provider in &self.identity_provider {
+            provider.check(self.limits.request_seconds)?;
+            if !issuers.insert(&provider.issuer) {
+                return Err(format!(
+                    "identity_provider {:?} is there twice",
+                    provider.issuer
+                ));
+            }
+        }
         Ok(())
     }
 
@@ -550,6 +688,26 @@ impl Default for CollateralConfig {
 
 fn five_minutes() -> u64 {
     300
+}
+
+fn five_seconds() -> u64 {
+    5
+}
+
+fn ten_minutes() -> u64 {
+    600
+}
+
+fn one_hour() -> u64 {
+    3_600
+}
+
+fn default_role_claim() -> String {
+    "role".to_owned()
+}
+
+fn default_subject_claim() -> String {
+    "sub".to_owned()
 }
 
 fn default_issuer() -> String {

@@ -43,8 +43,8 @@ pub use admin::AdminKeyError;
 pub use audit::{Entry, EventId, LogError};
 pub use config::{
     AdminConfig, AnchorsConfig, AuditConfig, CollateralConfig, Config, DevelopmentConfig,
-    IntelKind, LimitsConfig, Loosening, ReferenceValuesConfig, Role, SecretsConfig, SessionConfig,
-    StoreConfig, TlsConfig, TokenConfig,
+    IdentityProviderConfig, IntelKind, LimitsConfig, Loosening, ReferenceValuesConfig, Role,
+    SecretsConfig, SessionConfig, StoreConfig, TlsConfig, TokenConfig,
 };
 pub use init::{InitOptions, InitSummary, init};
 pub use store::{ResourceMetadata, SealError, StoreError};
@@ -140,7 +140,7 @@ impl Broker {
             config.token.issuer.clone(),
             config.token.lifetime_seconds,
         )?;
-        let admins = Admins::new(&config.admin)?;
+        let admins = Admins::open(&config, ledger.store(), clock())?;
         let signers = signers::signers(&config)?;
         let policies = Policies::load(ledger.store(), &signers).map_err(|error| match error {
             LoadError::Store(error) => BrokerError::Store(error),
@@ -565,6 +565,11 @@ pub mod fuzz {
     /// What a Vault answers.
     pub fn vault_answer(bytes: &[u8]) -> bool {
         crate::sources::decode_vault_answer(bytes)
+    }
+
+    /// What an identity provider publishes.
+    pub fn identity_provider(bytes: &[u8]) -> bool {
+        crate::admin::decode_published(bytes)
     }
 
     /// A `Cookie` header.

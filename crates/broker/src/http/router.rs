@@ -5,17 +5,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody as _};
+use axum::body::HttpBody as _;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use serde_json::Value;
 
 use super::error::ApiError;
-use super::{admin, kbs};
+use super::{access, admin, kbs};
 use crate::Inner;
 
 /// All routes. What is not here is 404, a method that is not here is 405, both with an error body.
@@ -69,9 +69,17 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
             "/strongroom/v1/reference-value/{*name}",
             get(kbs::reference_value::history).delete(kbs::reference_value::remove),
         )
+        .route("/strongroom/v1/admin", get(admin::admins::list))
+        .route(
+            "/strongroom/v1/admin/{name}",
+            get(admin::admins::history)
+                .put(admin::admins::add)
+                .delete(admin::admins::revoke),
+        )
         .route("/strongroom/v1/storage-key/rotate", post(admin::storage_key::rotate))
         .route("/strongroom/v1/rollback/resource/{*path}", post(admin::resources::rollback))
         .route("/strongroom/v1/rollback/policy/{*id}", post(admin::policy::rollback))
+        .route_layer(from_fn_with_state(Arc::clone(&broker), access::guard))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(limits.body_bytes))
@@ -107,24 +115,30 @@ async fn refuse_oversized(most: usize, request: Request, next: Next) -> Response
     if !oversized {
         return next.run(request).await;
     }
-    // Who waits for a `100 Continue` has not sent the body.
-    if !request.headers().contains_key(header::EXPECT) {
-        let drained = drain(request.into_body(), most.saturating_mul(2));
-        tokio::time::timeout(DRAIN, drained)
-            .await
-            .unwrap_or_default();
-    }
+    drain(request, most.saturating_mul(2)).await;
     ApiError::TooLarge.into_response()
 }
 
-async fn drain(mut body: Body, most: usize) {
-    let mut taken = 0usize;
-    while let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        taken = taken.saturating_add(frame.data_ref().map_or(0, |data| data.len()));
-        if taken > most {
-            return;
-        }
+/// Takes in a bounded part of a body that nobody will read.
+pub(super) async fn drain(request: Request, most: usize) {
+    // Who waits for a `100 Continue` has not sent the body.
+    if request.headers().contains_key(header::EXPECT) {
+        return;
     }
+    let mut body = request.into_body();
+    let drained = async {
+        let mut taken = 0usize;
+        while let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
+        {
+            taken = taken.saturating_add(frame.data_ref().map_or(0, |data| data.len()));
+            if taken > most {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(DRAIN, drained)
+        .await
+        .unwrap_or_default();
 }
 
 /// Bounds a request's time, reading its body included, and forbids caches.
