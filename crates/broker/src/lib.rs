@@ -46,7 +46,7 @@ pub use config::{
     IdentityProviderConfig, IntelKind, LimitsConfig, Loosening, ReferenceValuesConfig, Role,
     SecretsConfig, SessionConfig, StoreConfig, TlsConfig, TokenConfig,
 };
-pub use init::{InitOptions, InitSummary, init};
+pub use init::{InitOptions, InitSummary, admin_key_pair, init};
 pub use store::{ResourceMetadata, SealError, StoreError};
 pub use tokens::TokenKeyError;
 
