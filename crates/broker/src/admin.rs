@@ -33,8 +33,9 @@ pub(crate) struct Admins {
     /// Those of the store, without those that were revoked.
     stored: RwLock<Arc<Vec<KnownAdmin>>>,
     providers: Vec<Arc<IdentityProvider>>,
-    /// The ids of the tokens that were used and have not expired: until when each is remembered.
-    used: Mutex<HashMap<(String, String), u64>>,
+    /// By admin or single-use issuer, the ids of the tokens that were used and have not expired: until when each is
+    /// remembered. Nobody's tokens take up another's room.
+    used: Mutex<HashMap<String, HashMap<String, u64>>>,
     /// What was used before this is not remembered, so nothing older is believed once.
     started: u64,
     writer: Mutex<()>,
@@ -334,11 +335,12 @@ impl Admins {
         }
         // Each call leaves the map whole.
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = used.entry(of.to_owned()).or_default();
         if used.len() >= MAX_USED {
             used.retain(|_, expires| *expires > now);
         }
         let full = used.len() >= MAX_USED;
-        match used.entry((of.to_owned(), id)) {
+        match used.entry(id) {
             Entry::Occupied(_) => Err(AdminError::Replayed),
             Entry::Vacant(_) if full => Err(AdminError::Busy),
             Entry::Vacant(place) => {
@@ -622,15 +624,19 @@ mod tests {
     fn full_memory_of_tokens_refuses_and_forgets_only_the_expired() {
         let key = Key::ed25519();
         let admins = key.admins();
-        let id = |number: usize| ("alice".to_owned(), format!("old-{number}"));
-        let filled = (0..MAX_USED).map(|number| (id(number), NOW + 10));
-        *admins.used.lock().unwrap() = filled.collect();
+        let filled = (0..MAX_USED).map(|number| (format!("old-{number}"), NOW + 10));
+        let filled = ("alice".to_owned(), filled.collect());
+        *admins.used.lock().unwrap() = HashMap::from([filled]);
+        let remembered = || admins.used.lock().unwrap()["alice"].len();
         let token = key.sign(&claims());
         let refused = admins.verify(Some(&token), NOW).unwrap_err();
         assert_eq!(refused, AdminError::Busy);
-        assert_eq!(admins.used.lock().unwrap().len(), MAX_USED);
+        assert_eq!(remembered(), MAX_USED);
+        // Another's tokens are not kept out by it.
+        let ids = (NOW, NOW + 60);
+        admins.use_up("bob", "1".to_owned(), ids, NOW).unwrap();
         admins.verify(Some(&token), NOW + 10).unwrap();
-        assert_eq!(admins.used.lock().unwrap().len(), 1);
+        assert_eq!(remembered(), 1);
     }
 
     #[test]

@@ -217,8 +217,8 @@ impl Role {
     pub const ALL: [Self; 4] = [Self::Admin, Self::Policy, Self::Secrets, Self::Auditor];
 }
 
-/// `[[identity_provider]]`: who else says who administers. Its tokens are JWTs signed with ES256, EdDSA, RS256, RS384
-/// or PS256.
+/// `[[identity_provider]]`: who else says who administers. Its tokens are JWTs signed with ES256, `EdDSA`, RS256,
+/// RS384 or PS256.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -888,5 +888,63 @@ mod tests {
     fn unknown_role_is_refused() {
         let text = format!("{MINIMAL}[[admin]]\nname = \"a\"\nrole = \"root\"\npublic_key = \"x\"");
         assert!(refusal(&text).contains("root"));
+    }
+
+    #[test]
+    fn identity_provider_that_anybody_could_speak_for_is_configured() {
+        let parse = |issuer: &str, lines: &str| {
+            let text = format!(
+                "{MINIMAL}[[identity_provider]]\nissuer = \"{issuer}\"\naudience = \"strongroom\"\n{lines}\n"
+            );
+            Config::parse(&text, Path::new("/folder"))
+        };
+        let roles = "roles = { a = \"auditor\" }\n";
+        let good = format!("{roles}jwks_file = \"keys.json\"");
+        let config = parse("https://issuer.example", &good).unwrap();
+        let provider = &config.identity_provider[0];
+        assert_eq!(
+            provider.jwks_file.as_deref(),
+            Some(Path::new("/folder/keys.json"))
+        );
+        assert_eq!(provider.roles["a"], Role::Auditor);
+        assert_eq!(
+            (provider.max_lifetime_seconds, provider.single_use),
+            (3_600, false)
+        );
+        for (lines, reason) in [
+            ("", "name one of"),
+            ("discovery = true\njwks_file = \"k\"", "name one of"),
+            ("jwks_url = \"http://issuer.example/keys\"", "no https://"),
+            (
+                "jwks_url = \"https://u:p@issuer.example/keys\"",
+                "no https://",
+            ),
+            ("jwks_url = \"issuer.example\"", "no https://"),
+            (
+                "discovery = true\nmax_lifetime_seconds = 86401",
+                "out of range",
+            ),
+            ("discovery = true\ntimeout_seconds = 30", "out of range"),
+            ("discovery = true\nrefresh_seconds = 1", "out of range"),
+            ("discovery = true\nrole_claim = \"\"", "role_claim is empty"),
+            ("discovery = true\nalgorithm = \"HS256\"", "unknown field"),
+        ] {
+            let said = parse("https://issuer.example", &format!("{roles}{lines}")).unwrap_err();
+            assert!(said.contains(reason), "{lines}: {said}");
+        }
+        let said = parse("http://issuer.example", &format!("{roles}discovery = true")).unwrap_err();
+        assert!(said.contains("no https://"), "{said}");
+        let said = parse("https://i", "discovery = true\nroles = {}").unwrap_err();
+        assert!(said.contains("nobody may anything"), "{said}");
+        let said = parse("https://i", "discovery = true\nroles = { a = \"root\" }").unwrap_err();
+        assert!(said.contains("root"), "{said}");
+        let twice = format!(
+            "{good}\n[[identity_provider]]\nissuer = \"https://i\"\naudience = \"other\"\n{good}"
+        );
+        assert!(
+            parse("https://i", &twice)
+                .unwrap_err()
+                .contains("there twice")
+        );
     }
 }

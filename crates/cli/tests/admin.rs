@@ -21,7 +21,7 @@ fn admin_who_was_added_may_nothing_or_everything_and_after_being_revoked_too() {
 
     place.ok(&["admin", "keygen", "ann.key"]);
     place.write("secret", "s");
-    let as_root = |args: &[&str]| [&["--json"], args, &["--broker", url]].concat();
+    let root = ["--broker", url];
     let ann = [
         "--admin",
         "ann",
@@ -30,20 +30,20 @@ fn admin_who_was_added_may_nothing_or_everything_and_after_being_revoked_too() {
         "--admin-key",
         "ann.key",
     ];
-    let as_ann = |args: &[&str]| [&["--json"], args, &["--broker", url], &ann].concat();
+    let ann = [&root[..], &ann].concat();
     let put = ["resource", "put", "default/a/b", "secret"];
-    let refused = refused(&place, &as_ann(&put));
+    let refused = fails(&place, &with(&ann, &put));
     assert!(
         refused.contains("not signed by the key of an admin"),
         "{refused}"
     );
 
     let add = ["admin", "add", "ann", "--role", "secrets", "--public-key"];
-    let private = refused(&place, &as_root(&[&add[..], &["ann.key"]].concat()));
+    let private = fails(&place, &with(&root, &[&add[..], &["ann.key"]].concat()));
     assert!(private.contains("stays with its owner"), "{private}");
     let added = [&add[..], &["ann.key.pub.pem"]].concat();
-    place.ok(&as_root(&added));
-    let again = refused(&place, &as_root(&added));
+    place.ok(&with(&root, &added));
+    let again = fails(&place, &with(&root, &added));
     assert!(again.contains("revoke it first"), "{again}");
     let configured = [
         "admin",
@@ -54,19 +54,19 @@ fn admin_who_was_added_may_nothing_or_everything_and_after_being_revoked_too() {
         "--public-key",
         "ann.key.pub.pem",
     ];
-    let said = refused(&place, &as_root(&configured));
+    let said = fails(&place, &with(&root, &configured));
     assert!(
         said.contains("the configuration names this admin"),
         "{said}"
     );
 
-    place.ok(&as_ann(&put));
-    let denied = refused(&place, &as_ann(&["policy", "list"]));
+    place.ok(&with(&ann, &put));
+    let denied = fails(&place, &with(&ann, &["policy", "list"]));
     assert!(
         denied.contains("the role secrets may not list policies"),
         "{denied}"
     );
-    let listed = document(&place.ok(&as_root(&["admin", "list"])));
+    let listed = document(&place.ok(&with(&root, &["admin", "list"])));
     let names = listed["admins"].as_array().unwrap();
     let of = |number: usize| {
         let admin = &names[number];
@@ -76,15 +76,15 @@ fn admin_who_was_added_may_nothing_or_everything_and_after_being_revoked_too() {
     assert_eq!(of(0), json!(["admin", "admin", "configuration"]));
     assert_eq!(of(1), json!(["ann", "secrets", "store"]));
 
-    place.ok(&as_root(&["admin", "revoke", "ann"]));
-    let refused = refused(&place, &as_ann(&put));
+    place.ok(&with(&root, &["admin", "revoke", "ann"]));
+    let refused = fails(&place, &with(&ann, &put));
     assert!(
         refused.contains("not signed by the key of an admin"),
         "{refused}"
     );
-    let gone = refused(&place, &as_root(&["admin", "revoke", "ann"]));
+    let gone = fails(&place, &with(&root, &["admin", "revoke", "ann"]));
     assert!(gone.contains("ann"), "{gone}");
-    let history = document(&place.ok(&as_root(&["admin", "history", "ann"])));
+    let history = document(&place.ok(&with(&root, &["admin", "history", "ann"])));
     let roles: Vec<&Value> = history["versions"].as_array().unwrap().iter().collect();
     assert_eq!(
         (&roles[0]["role"], &roles[1]["role"]),
@@ -94,9 +94,13 @@ fn admin_who_was_added_may_nothing_or_everything_and_after_being_revoked_too() {
 }
 
 /// As [`Place::refused`], beside a broker whose files come and go.
-fn refused(place: &Place, args: &[&str]) -> String {
+fn fails(place: &Place, args: &[&str]) -> String {
     let finished = place.run(args);
     let printed = printed(&finished);
     assert_eq!(finished.status.code(), Some(1), "{args:?}: {printed}");
     printed
+}
+
+fn with<'a>(admin: &[&'a str], args: &[&'a str]) -> Vec<&'a str> {
+    [&["--json"], args, admin].concat()
 }

@@ -1,5 +1,5 @@
-//! What an issuer publishes, and what a token's head says: RFC 7517 (JWK sets), OpenID Connect Discovery 1.0, RFC 7515,
-//! 4.1 (heads).
+//! What an issuer publishes, and what a token's head says: RFC 7517 (JWK sets), `OpenID` Connect Discovery 1.0,
+//! RFC 7515, 4.1 (heads).
 //!
 //! The type of a key decides which algorithms it may sign with. What a token's head says only picks among those, so no
 //! head turns a public key into a secret. Keys that a head carries or points to (`jwk`, `jku`, `x5c`, `x5u`) are not
@@ -148,7 +148,7 @@ pub(super) fn discovered(bytes: &[u8], issuer: &str) -> Result<String, KeysError
 fn algorithm_of(name: &str) -> Option<Algorithm> {
     match name {
         "ES256" => Some(Algorithm::ES256),
-        "EdDSA" | "Ed25519" => Some(Algorithm::EdDSA),
+        "EdDSA" => Some(Algorithm::EdDSA),
         "RS256" => Some(Algorithm::RS256),
         "RS384" => Some(Algorithm::RS384),
         "PS256" => Some(Algorithm::PS256),

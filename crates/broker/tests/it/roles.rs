@@ -322,3 +322,25 @@ async fn name_or_key_that_is_of_no_use_is_added() {
         .await
         .refused(StatusCode::CONFLICT, "AdminError");
 }
+
+#[tokio::test]
+async fn broker_starts_with_two_admins_of_one_name() {
+    let mut broker = Running::strict().await;
+    let ann = Key::new("ann", "auditor").added(&broker).await;
+    broker.stop().await;
+    let more = format!(
+        "\n[[admin]]\nname = \"ann\"\npublic_key = {:?}\n",
+        ann.pair.public_key_pem()
+    );
+    let text = std::fs::read_to_string(&broker.summary.config).unwrap() + &more;
+    std::fs::write(&broker.summary.config, text).unwrap();
+    let config = strongroom_broker::Config::load(&broker.summary.config).unwrap();
+    let said = strongroom_broker::Broker::open(config)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        said.contains("\"ann\" is in the configuration and in the store"),
+        "{said}"
+    );
+}
