@@ -5,51 +5,67 @@
 
 mod admin;
 mod anchors;
+mod attempts;
 mod attest;
 pub mod audit;
 pub mod collateral;
 mod config;
+mod connections;
+mod health;
 mod http;
 mod init;
 mod key_file;
+mod metrics;
 mod policies;
 mod release;
+mod reload;
+mod serve;
 mod session;
 mod signers;
+mod source;
 mod store;
 mod strangers;
+pub mod telemetry;
 mod tls;
 mod tokens;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use axum_server::tls_rustls::RustlsConfig;
-use hyper_util::rt::TokioTimer;
-use rustls::ServerConfig;
 use strongroom_verifier::{Signers, TrustAnchors};
 use strongroom_wire::tee::Tee;
+use tokio::sync::Semaphore;
 
 pub use admin::AdminKeyError;
 pub use audit::{ChainError, Entry, EventId, verify_chain};
 pub use config::{
     AdminConfig, AnchorsConfig, CollateralConfig, Config, DevelopmentConfig, IntelKind,
-    LimitsConfig, Loosening, ReferenceValuesConfig, Role, SessionConfig, StoreConfig, TlsConfig,
+    LimitsConfig, LogConfig, LogFormat, Loosening, MetricsConfig, Overridden, Overrides,
+    ReferenceValuesConfig, Role, SessionConfig, StoreConfig, TelemetryConfig, TlsConfig,
     TokenConfig,
 };
 pub use init::{InitOptions, InitSummary, init};
+pub use reload::{Handle, Reloaded};
+pub use source::{Network, NetworkError};
 pub use store::{ResourceMetadata, SealError, StoreError};
 pub use tokens::TokenKeyError;
 
 use admin::Admins;
+use attempts::Attempts;
 use audit::{Kind, Outcome, Record};
 use collateral::Collaterals;
+use connections::Connections;
+use health::Health;
+use metrics::Metrics;
 use policies::{LoadError, Policies};
+use reload::{Live, Reloadable};
 use session::Sessions;
-use store::{Change, MemoryStore, SqliteStore, StorageKey, Store};
+use store::{Change, MemoryStore, Metered, SqliteStore, StorageKey, Store};
 use strangers::Strangers;
+use telemetry::Exporter;
 use tokens::Issuer;
 
 /// Gives the time, in seconds since 1970.
@@ -58,7 +74,8 @@ pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// A broker, ready to serve.
 pub struct Broker {
     inner: Arc<Inner>,
-    tls: Option<Arc<ServerConfig>>,
+    metrics_listener: Option<TcpListener>,
+    exporter: Option<Exporter>,
 }
 
 /// What every request shares.
@@ -73,8 +90,13 @@ pub(crate) struct Inner {
     sessions: Mutex<Sessions>,
     anchors: TrustAnchors,
     signers: Signers,
-    collaterals: Collaterals,
     strangers: Mutex<Strangers>,
+    reloadable: Reloadable,
+    metrics: Arc<Metrics>,
+    health: Health,
+    connections: Connections,
+    attempts: Mutex<Attempts>,
+    attesting: Arc<Semaphore>,
 }
 
 impl Broker {
@@ -114,6 +136,11 @@ impl Broker {
             },
             other => other.into(),
         })?;
+        let metrics = Arc::new(Metrics::new());
+        let store = Box::new(Metered {
+            store,
+            metrics: Arc::clone(&metrics),
+        });
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
         let storage_key = StorageKey::from_text(&key_file::read_private(&config.store.key_file)?)
             .map_err(StoreError::from)?;
@@ -135,12 +162,19 @@ impl Broker {
         ));
         let collaterals = Collaterals::open(&config, Arc::clone(&clock))?;
         let anchors = anchors::trust_anchors(&config)?;
+        let live = Live::new(&config, collaterals, tls.as_ref().and_then(|tls| tls.ends));
+        let tls = tls.map(|tls| RustlsConfig::from_config(tls.config));
         let inner = Inner {
+            reloadable: Reloadable::new(config.clone(), live, tls),
+            metrics,
+            health: Health::default(),
+            connections: Connections::new(),
+            attempts: Mutex::new(Attempts::new()),
+            attesting: Arc::new(Semaphore::new(config.limits.attestations_in_flight)),
             config,
             clock,
             anchors,
             signers,
-            collaterals,
             store,
             storage_key,
             issuer,
@@ -152,7 +186,8 @@ impl Broker {
         inner.record_start()?;
         Ok(Self {
             inner: Arc::new(inner),
-            tls,
+            metrics_listener: None,
+            exporter: None,
         })
     }
 
@@ -186,57 +221,6 @@ impl Broker {
     /// The routes, to be called without a network.
     pub fn router(&self) -> axum::Router {
         http::router(Arc::clone(&self.inner))
-    }
-
-    /// Serves until `shutdown` completes, then lets requests in flight end, for ten seconds at most.
-    ///
-    /// # Errors
-    /// [`BrokerError::Serve`] when the listener fails.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<(), BrokerError> {
-        listener.set_nonblocking(true).map_err(BrokerError::Serve)?;
-        let handle = axum_server::Handle::new();
-        let ending = handle.clone();
-        let waiting = tokio::spawn(async move {
-            shutdown.await;
-            ending.graceful_shutdown(Some(GRACE));
-        });
-        let inner = Arc::clone(&self.inner);
-        let head = Duration::from_secs(inner.config.limits.header_seconds);
-        let service = self.router().into_make_service();
-        let served = match self.tls {
-            Some(tls) => {
-                let tls = RustlsConfig::from_config(tls);
-                let mut server = axum_server::from_tcp_rustls(listener, tls)
-                    .map_err(BrokerError::Serve)?
-                    .handle(handle)
-                    .http1_only();
-                server
-                    .http_builder()
-                    .http1()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(head);
-                server.serve(service).await
-            }
-            None => {
-                let mut server = axum_server::from_tcp(listener)
-                    .map_err(BrokerError::Serve)?
-                    .handle(handle)
-                    .http1_only();
-                server
-                    .http_builder()
-                    .http1()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(head);
-                server.serve(service).await
-            }
-        };
-        waiting.abort();
-        inner.record_counted();
-        served.map_err(BrokerError::Serve)
     }
 }
 
@@ -330,7 +314,8 @@ impl Inner {
         work: impl FnOnce(&Self) -> Result<T, http::ApiError> + Send + 'static,
     ) -> Result<T, http::ApiError> {
         let broker = Arc::clone(self);
-        tokio::task::spawn_blocking(move || work(&broker))
+        let span = tracing::Span::current();
+        tokio::task::spawn_blocking(move || span.in_scope(|| work(&broker)))
             .await
             .unwrap_or_else(|error| {
                 tracing::error!(%error, "a request panicked");
@@ -442,6 +427,9 @@ pub enum BrokerError {
     /// The cryptographic library failed.
     #[error("the cryptographic library failed")]
     Crypto,
+    /// Nothing is there any more to be told anything.
+    #[error("the broker has stopped")]
+    Stopped,
     /// The listener failed.
     #[error("the listener failed: {0}")]
     Serve(std::io::Error),
@@ -484,6 +472,19 @@ pub mod fuzz {
         crate::collateral::decode(bytes)
     }
 
+    /// What a request says of whom it is for and from: `X-Request-Id`, `traceparent`, `X-Forwarded-For`.
+    pub fn request_context(value: &[u8]) -> bool {
+        let forwarded = axum::http::HeaderValue::from_bytes(value);
+        if let (Ok(forwarded), Ok(proxy)) = (forwarded, "10.0.0.0/8".parse()) {
+            let headers = [(crate::source::FORWARDED_FOR, forwarded)];
+            let peer = std::net::Ipv4Addr::new(10, 0, 0, 1).into();
+            crate::source::client(peer, &headers.into_iter().collect(), &[proxy]);
+        }
+        let traced = std::str::from_utf8(value)
+            .is_ok_and(|text| crate::telemetry::TraceParent::parse(text).is_some());
+        crate::http::plain_id(value).is_some() || traced
+    }
+
     /// A `Cookie` header.
     pub fn cookie(value: &[u8]) -> bool {
         crate::http::session_cookie(value)
@@ -498,4 +499,3 @@ fn system_clock() -> u64 {
 
 /// As many as are checked in well under a second.
 const CHECKED_AT_START: u32 = 10_000;
-const GRACE: Duration = Duration::from_secs(10);

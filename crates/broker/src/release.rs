@@ -77,7 +77,8 @@ pub(crate) fn authorize(
         record.policy = None;
         return Err(Denial::new(record, vec![development()]));
     }
-    match policy.policy.evaluate(token.payload(), path, query) {
+    let evaluate = || policy.policy.evaluate(token.payload(), path, query);
+    match broker.metrics.evaluated("release", evaluate) {
         Ok(Decision::Allow) => Ok(Grant {
             path: path.clone(),
             recipient: token.tee_key().clone(),
@@ -139,6 +140,12 @@ impl Denial {
         let event = self.record.event.clone();
         let resource = self.record.resource.as_deref();
         tracing::warn!(%event, resource, "a release was denied");
+        let class = match (&self.record.policy, self.record.reasons.is_empty()) {
+            (None, _) => "development",
+            (Some(_), true) => "policy-failed",
+            (Some(_), false) => "policy",
+        };
+        broker.metrics.denied("release", class);
         broker.record(*self.record);
         ReleaseError::Denied { event }
     }
@@ -189,6 +196,20 @@ pub(crate) enum ReleaseError {
     Key(#[from] JweError),
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl ReleaseError {
+    /// In a word, for those who count.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            Self::NoToken => "no-token",
+            Self::Token(_) => "bad-token",
+            Self::Denied { .. } => "denied",
+            Self::Missing => "missing",
+            Self::Key(_) => "bad-key",
+            Self::Store(_) => "failed",
+        }
+    }
 }
 
 const ACTION: &str = "get resource";

@@ -60,6 +60,11 @@ impl Sessions {
         }
     }
 
+    /// How many are kept.
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
     /// Opens a session and draws its nonce.
     pub(crate) fn open(&mut self, tee: Tee, now: u64) -> (SessionId, Nonce) {
         self.drop_expired(now);

@@ -1,18 +1,35 @@
-//! The server's side of TLS: rustls on aws-lc-rs, named explicitly, HTTP/1.1 only.
+//! TLS, rustls on aws-lc-rs, named explicitly: the server's side (HTTP/1.1 only), and that of a client of other services.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
-use rustls_pki_types::PrivateKeyDer;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_platform_verifier::BuilderVerifierExt as _;
+use x509_cert::der::Decode as _;
 
 use crate::BrokerError;
 use crate::config::TlsConfig;
 use crate::key_file::{read_certificates, read_private};
 
+/// A certificate and its key, ready to serve.
+pub(crate) struct Server {
+    pub(crate) config: Arc<ServerConfig>,
+    /// When the certificate ends, in seconds since 1970, where that can be read.
+    pub(crate) ends: Option<u64>,
+}
+
 /// Reads certificate and key and checks that they belong together.
-pub(crate) fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, BrokerError> {
+pub(crate) fn server_config(tls: &TlsConfig) -> Result<Server, BrokerError> {
     let certificates = read_certificates(&tls.certificate)?;
+    let Some(leaf) = certificates.first() else {
+        return Err(BrokerError::Config {
+            path: tls.certificate.clone(),
+            message: "there is no certificate in it".to_owned(),
+        });
+    };
+    let ends = validity(leaf).map(|(_, ends)| ends);
     let key =
         PrivateKeyDer::from_pem_slice(read_private(&tls.private_key)?.as_bytes()).map_err(|e| {
             BrokerError::Config {
@@ -24,7 +41,48 @@ pub(crate) fn server_config(tls: &TlsConfig) -> Result<Arc<ServerConfig>, Broker
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(certificates, key)?;
+        .with_single_cert(certificates, key)
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => BrokerError::Config {
+                path: tls.certificate.clone(),
+                message: format!(
+                    "its first certificate is for another key than {}",
+                    tls.private_key.display()
+                ),
+            },
+            other => other.into(),
+        })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(Server {
+        config: Arc::new(config),
+        ends,
+    })
+}
+
+/// From when and until when a certificate says it is good, in seconds since 1970.
+pub(crate) fn validity(certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
+    let parsed = x509_cert::Certificate::from_der(certificate).ok()?;
+    let validity = parsed.tbs_certificate().validity();
+    let seconds = |time: x509_cert::time::Time| time.to_unix_duration().as_secs();
+    Some((seconds(validity.not_before), seconds(validity.not_after)))
+}
+
+/// What a client believes: the authorities of a file, or those of this machine. `key` is the setting that names the file.
+pub(crate) fn client_config(certificate: Option<&Path>, key: &str) -> Result<ClientConfig, String> {
+    // Named explicitly, so that no other provider in the process is taken.
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?;
+    let Some(path) = certificate else {
+        let verified = builder.with_platform_verifier().map_err(|e| {
+            format!("this machine has no certificate authorities ({e}); name some in {key}")
+        })?;
+        return Ok(verified.with_no_client_auth());
+    };
+    let mut store = RootCertStore::empty();
+    for certificate in read_certificates(path).map_err(|e| e.to_string())? {
+        store.add(certificate).map_err(|e| e.to_string())?;
+    }
+    Ok(builder.with_root_certificates(store).with_no_client_auth())
 }

@@ -31,6 +31,7 @@ use service::{Answer, Ask, Backoff, Failure, Fetcher, Service};
 use strangers::Strangers;
 
 /// Where collateral comes from: a folder, and the services behind it.
+#[derive(Clone)]
 pub struct Collaterals(Arc<Shared>);
 
 impl Collaterals {
@@ -45,6 +46,16 @@ impl Collaterals {
         let config = config.collateral.clone();
         service::check_authorities(&config)?;
         Ok(Self::assemble(&folder, config, development, clock))
+    }
+
+    /// As [`Self::open`], with the settings of another configuration. What was counted goes on; what is under way ends by
+    /// the old settings.
+    pub(crate) fn reopened(&self, config: &Config) -> Result<Self, BrokerError> {
+        let mut opened = Self::open(config, Arc::clone(&self.0.clock))?;
+        if let Some(shared) = Arc::get_mut(&mut opened.0) {
+            shared.counters = Arc::clone(&self.0.counters);
+        }
+        Ok(opened)
     }
 
     /// As [`Self::open`], for a folder without a broker.
@@ -73,7 +84,7 @@ impl Collaterals {
             gates: Service::ALL
                 .map(|service| (service, Semaphore::new(AT_ONCE)))
                 .into(),
-            counters: Counters::default(),
+            counters: Arc::default(),
         }))
     }
 
@@ -228,7 +239,7 @@ struct Shared {
     flights: Mutex<HashMap<Wanted, Flight>>,
     /// Of each service its own: a silent one keeps nobody from the others.
     gates: HashMap<Service, Semaphore>,
-    counters: Counters,
+    counters: Arc<Counters>,
 }
 
 type Landed = Result<Landing, CollateralError>;
@@ -845,33 +856,41 @@ impl CollateralError {
 /// Checks the addresses of the services.
 pub(crate) fn check_urls(config: &CollateralConfig) -> Result<(), String> {
     for (key, text) in [
-        ("kds_url", &config.kds_url),
-        ("intel_url", &config.intel_url),
-        ("intel_root_crl_url", &config.intel_root_crl_url),
-        ("rim_url", &config.rim_url),
+        ("collateral.kds_url", &config.kds_url),
+        ("collateral.intel_url", &config.intel_url),
+        ("collateral.intel_root_crl_url", &config.intel_root_crl_url),
+        ("collateral.rim_url", &config.rim_url),
     ] {
-        let bad = |reason: &str| Err(format!("collateral.{key} {reason}"));
-        let Ok(url) = reqwest::Url::parse(text) else {
-            return bad("is no address: write https://host, with a path if it has one");
-        };
-        if !url.username().is_empty() || url.password().is_some() {
-            return bad("carries a user name or password, which would end up in logs");
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return bad("carries a query or a fragment");
-        }
-        match url.scheme() {
-            "https" => {}
-            "http" if config.insecure_http || is_loopback(&url) => {}
-            "http" => {
-                return bad(
-                    "is http:// beyond this machine: write https://, or collateral.insecure_http = true",
-                );
-            }
-            _ => return bad("is neither https:// nor http://"),
-        }
+        check_url(key, text, config.insecure_http, "collateral.insecure_http")?;
     }
     Ok(())
+}
+
+/// Checks the address of a service: HTTPS, or HTTP on this machine, or any where a setting says so.
+pub(crate) fn check_url(
+    key: &str,
+    text: &str,
+    insecure_http: bool,
+    loosening: &str,
+) -> Result<(), String> {
+    let bad = |reason: &str| Err(format!("{key} {reason}"));
+    let Ok(url) = reqwest::Url::parse(text) else {
+        return bad("is no address: write https://host, with a path if it has one");
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        return bad("carries a user name or password, which would end up in logs");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return bad("carries a query or a fragment");
+    }
+    match url.scheme() {
+        "https" => Ok(()),
+        "http" if insecure_http || is_loopback(&url) => Ok(()),
+        "http" => bad(&format!(
+            "is http:// beyond this machine: write https://, or {loosening} = true"
+        )),
+        _ => bad("is neither https:// nor http://"),
+    }
 }
 
 fn is_loopback(url: &reqwest::Url) -> bool {

@@ -5,20 +5,18 @@
 use std::error::Error as _;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use aws_lc_rs::rand;
 use reqwest::header::{CACHE_CONTROL, HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Response, StatusCode, Url};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_platform_verifier::BuilderVerifierExt as _;
 use time::PrimitiveDateTime;
 use time::macros::format_description;
 
 use crate::config::CollateralConfig;
-use crate::{BrokerError, key_file};
+use crate::{BrokerError, key_file, tls};
 
 /// Who is asked.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -225,7 +223,10 @@ impl Fetcher {
 
     fn build(&self) -> Result<reqwest::Client, String> {
         reqwest::Client::builder()
-            .tls_backend_preconfigured(self.tls()?)
+            .tls_backend_preconfigured(tls::client_config(
+                self.certificate.as_deref(),
+                "collateral.certificate",
+            )?)
             .redirect(Policy::custom(|attempt| {
                 let here = attempt.previous().last().map(Url::origin);
                 match here == Some(attempt.url().origin()) && attempt.previous().len() <= 3 {
@@ -241,27 +242,6 @@ impl Fetcher {
             .pool_max_idle_per_host(2)
             .build()
             .map_err(|error| innermost(&error))
-    }
-
-    fn tls(&self) -> Result<ClientConfig, String> {
-        // Named explicitly, so that no other provider in the process is taken.
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?;
-        let Some(path) = &self.certificate else {
-            let verified = builder.with_platform_verifier().map_err(|e| {
-                format!(
-                    "this machine has no certificate authorities ({e}); name some in collateral.certificate"
-                )
-            })?;
-            return Ok(verified.with_no_client_auth());
-        };
-        let mut store = RootCertStore::empty();
-        for certificate in key_file::read_certificates(path).map_err(|e| e.to_string())? {
-            store.add(certificate).map_err(|e| e.to_string())?;
-        }
-        Ok(builder.with_root_certificates(store).with_no_client_auth())
     }
 }
 

@@ -112,6 +112,10 @@ impl Store for MemoryStore {
         Ok(state.audit[skip..end].to_vec())
     }
 
+    fn probe(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn audit_event(&self, event: &str) -> Result<Option<Entry>, StoreError> {
         let state = self.state();
         let mut entries = state.audit.iter();

@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod conformance;
 mod memory;
+mod metered;
 mod sealing;
 mod sqlite;
 
@@ -17,6 +18,7 @@ use strongroom_wire::resource::ResourcePath;
 use crate::audit::{ChainError, Entry, Record};
 
 pub(crate) use memory::MemoryStore;
+pub(crate) use metered::Metered;
 pub use sealing::SealError;
 pub(crate) use sealing::{SealedVersion, StorageKey};
 pub(crate) use sqlite::SqliteStore;
@@ -43,6 +45,9 @@ pub(crate) trait Store: Send + Sync {
 
     /// The last `limit` audit entries, or the last `limit` of those before number `before`; oldest first.
     fn audit(&self, limit: u32, before: Option<u64>) -> Result<Vec<Entry>, StoreError>;
+
+    /// Whether the store can be read and written now: writes something that changes nothing, durably.
+    fn probe(&self) -> Result<(), StoreError>;
 
     /// The audit entry of an event.
     fn audit_event(&self, event: &str) -> Result<Option<Entry>, StoreError>;

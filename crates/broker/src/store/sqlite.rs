@@ -193,6 +193,13 @@ impl Store for SqliteStore {
         Ok(entries)
     }
 
+    fn probe(&self) -> Result<(), StoreError> {
+        let connection = self.connection();
+        let version = schema_version(&connection)?;
+        // The same number again takes a page, a transaction and its sync.
+        Ok(connection.pragma_update(None, "user_version", version)?)
+    }
+
     fn audit_event(&self, event: &str) -> Result<Option<Entry>, StoreError> {
         self.connection()
             .prepare_cached("SELECT seq, event, hash, entry FROM audit WHERE event = ?1")?
