@@ -7,6 +7,7 @@ mod audit;
 mod collateral;
 mod development;
 mod limits;
+mod operation;
 mod recorded;
 mod release;
 mod replay;
