@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use strongroom_wire::tee::Tee;
 
 use crate::source::Network;
@@ -17,7 +17,7 @@ use crate::{BrokerError, key_file};
 pub use read::{Overridden, Overrides};
 
 /// A broker's configuration, read and checked.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Config {
@@ -72,7 +72,7 @@ pub struct Config {
 }
 
 /// `[tls]`
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
     /// PEM certificates, the server's first.
@@ -82,7 +82,7 @@ pub struct TlsConfig {
 }
 
 /// `[store]`
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
     /// The SQLite file.
@@ -92,7 +92,7 @@ pub struct StoreConfig {
 }
 
 /// `[token]`
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenConfig {
     /// PKCS#8 PEM of a P-256 key, readable by its owner alone.
@@ -108,7 +108,7 @@ pub struct TokenConfig {
 }
 
 /// `[session]`
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SessionConfig {
     /// How long a nonce, and an attested session, is good for.
@@ -118,7 +118,7 @@ pub struct SessionConfig {
 }
 
 /// `[limits]`
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// The largest request body.
@@ -143,7 +143,7 @@ pub struct LimitsConfig {
 }
 
 /// `[[admin]]`
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdminConfig {
     /// The name in the record and in the `sub` of tokens.
@@ -156,7 +156,7 @@ pub struct AdminConfig {
 }
 
 /// What an admin may do.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Role {
@@ -175,7 +175,7 @@ impl Role {
 }
 
 /// `[collateral]`
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CollateralConfig {
     /// Where collateral is kept. By default `collateral` beside the store.
@@ -206,7 +206,7 @@ pub struct CollateralConfig {
 }
 
 /// Which service answers for Intel.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum IntelKind {
@@ -218,7 +218,7 @@ pub enum IntelKind {
 }
 
 /// `[anchors]`
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AnchorsConfig {
     /// PEM certificates of makers of TPMs, or of whoever certifies their attestation keys; one in each file.
@@ -228,7 +228,7 @@ pub struct AnchorsConfig {
 }
 
 /// `[reference_values]`
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReferenceValuesConfig {
     /// PEM public keys, P-256 or Ed25519, one in each file. When there is any, a message that none of them signed is
@@ -237,7 +237,7 @@ pub struct ReferenceValuesConfig {
 }
 
 /// `[development]`
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DevelopmentConfig {
     /// Accept `sample` evidence, which proves nothing, and release to it what the policy allows.
@@ -247,7 +247,7 @@ pub struct DevelopmentConfig {
 }
 
 /// `[metrics]`
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsConfig {
     /// The address of a second listener, without TLS, that answers `/metrics`, `/healthz` and `/readyz`. Nothing
@@ -256,7 +256,7 @@ pub struct MetricsConfig {
 }
 
 /// `[log]`
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
     /// Lines for people, or a JSON object a line.
@@ -266,7 +266,7 @@ pub struct LogConfig {
 }
 
 /// What a line of the log looks like.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum LogFormat {
@@ -290,7 +290,7 @@ impl std::str::FromStr for LogFormat {
 }
 
 /// `[telemetry]`
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
     /// The OpenTelemetry collector to send spans to, over OTLP/HTTP: `https://collector.example:4318`.
@@ -390,7 +390,7 @@ impl Config {
         let mut config =
             Self::parse(&text, overrides, folder).map_err(|problems| BrokerError::Config {
                 path: path.to_owned(),
-                message: problems.join("\n  "),
+                message: problems.join(NEXT_PROBLEM),
             })?;
         config.folder = Some(folder.to_owned());
         Ok(config)
@@ -529,6 +529,11 @@ impl Config {
         }
         problems.extend(crate::collateral::check_urls(&self.collateral).err());
         problems.extend(crate::telemetry::check_endpoint(&self.telemetry).err());
+        if let Some(filter) = &self.log.filter
+            && let Err(error) = tracing_subscriber::EnvFilter::try_new(filter)
+        {
+            problems.push(format!("log.filter {filter:?} is no filter: {error}"));
+        }
         let mut names = BTreeSet::new();
         for admin in &self.admin {
             if admin.name.is_empty() || !names.insert(&admin.name) {
@@ -613,6 +618,9 @@ impl Default for CollateralConfig {
         }
     }
 }
+
+/// What stands between two problems in one message.
+pub(crate) const NEXT_PROBLEM: &str = "\n  ";
 
 fn five_minutes() -> u64 {
     300

@@ -8,6 +8,7 @@ mod anchors;
 mod attempts;
 mod attest;
 pub mod audit;
+mod check;
 pub mod collateral;
 mod config;
 mod connections;
@@ -41,6 +42,7 @@ use tokio::sync::Semaphore;
 
 pub use admin::AdminKeyError;
 pub use audit::{ChainError, Entry, EventId, verify_chain};
+pub use check::{Checked, check};
 pub use config::{
     AdminConfig, AnchorsConfig, CollateralConfig, Config, DevelopmentConfig, IntelKind,
     LimitsConfig, LogConfig, LogFormat, Loosening, MetricsConfig, Overridden, Overrides,

@@ -77,8 +77,19 @@ impl Handle {
     /// # Errors
     /// [`BrokerError`] naming what is of no use; then nothing has changed. [`BrokerError::Stopped`] when the broker has.
     pub fn reload(&self, next: Config) -> Result<Reloaded, BrokerError> {
+        self.reload_from(|| Ok(next))
+    }
+
+    /// As [`Self::reload`], of a configuration that is yet to be read.
+    ///
+    /// # Errors
+    /// As [`Self::reload`], and what `read` says.
+    pub fn reload_from(
+        &self,
+        read: impl FnOnce() -> Result<Config, BrokerError>,
+    ) -> Result<Reloaded, BrokerError> {
         let broker = self.0.upgrade().ok_or(BrokerError::Stopped)?;
-        let reloaded = broker.reload(next);
+        let reloaded = read().and_then(|next| broker.reload(next));
         match &reloaded {
             Ok(reloaded) => {
                 broker.metrics.reloaded("done");

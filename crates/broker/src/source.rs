@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use axum::http::{HeaderMap, HeaderName};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One bucket of attempts. A whole /64 is one: whoever has one address of it has all.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -100,6 +100,23 @@ impl<'de> Deserialize<'de> for Network {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = Ipv6Addr::from(self.first);
+        let host = self.mask.trailing_zeros();
+        match first.to_ipv4_mapped() {
+            Some(first) if host <= 32 => write!(f, "{first}/{}", 32 - host),
+            _ => write!(f, "{first}/{}", 128 - host),
+        }
+    }
+}
+
+impl Serialize for Network {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -201,6 +218,15 @@ mod tests {
         assert!(network.contains("192.0.2.200".parse().unwrap()));
         assert!(network.contains("::ffff:192.0.2.200".parse().unwrap()));
         assert!(!network.contains("192.0.2.127".parse().unwrap()));
+        for text in [
+            "192.0.2.128/25",
+            "0.0.0.0/0",
+            "::/0",
+            "2001:db8::/32",
+            "10.0.0.1/32",
+        ] {
+            assert_eq!(text.parse::<Network>().unwrap().to_string(), text);
+        }
         let all: Network = "0.0.0.0/0".parse().unwrap();
         assert!(all.contains("192.0.2.1".parse().unwrap()));
         assert!(!all.contains("2001:db8::1".parse().unwrap()));

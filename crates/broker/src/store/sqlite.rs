@@ -5,7 +5,9 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{
+    Connection, OpenFlags, OptionalExtension as _, Row, Transaction, TransactionBehavior, params,
+};
 use strongroom_verifier::{ReferenceValue, ReferenceValues};
 use strongroom_wire::resource::ResourcePath;
 
@@ -16,7 +18,7 @@ use crate::audit::{ChainError, Entry, Record};
 pub(crate) struct SqliteStore {
     connection: Mutex<Connection>,
     /// Held for as long as the store is open: policies are cached in the process that serves.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl SqliteStore {
@@ -61,8 +63,29 @@ impl SqliteStore {
         }
         Ok(Self {
             connection: Mutex::new(connection),
-            _lock: lock,
+            _lock: Some(lock),
         })
+    }
+
+    /// Opens a store that is there to read from it, beside a broker that may have it open. Nothing when its schema is an
+    /// older one, which the next start brings forward.
+    pub(crate) fn open_for_reading(path: &Path) -> Result<Option<Self>, StoreError> {
+        check_file(path)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)
+            .map_err(|error| unusable(path, error.into()))?;
+        let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+        match schema_version(&connection).map_err(|error| unusable(path, error))? {
+            0 => Err(StoreError::Empty {
+                path: path.display().to_string(),
+            }),
+            actual if actual > known => Err(StoreError::Schema { actual, known }),
+            actual if actual < known => Ok(None),
+            _ => Ok(Some(Self {
+                connection: Mutex::new(connection),
+                _lock: None,
+            })),
+        }
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
