@@ -84,10 +84,12 @@ impl Checked {
             return;
         };
         let lifetime = token.lifetime_seconds;
-        if let Some(issuer) = self.takes(Issuer::new(&key, &chain, token.issuer.clone(), lifetime))
-        {
+        let issuer = Issuer::new(&key, &chain, token.issuer.clone(), lifetime);
+        let files = [&token.signing_key, &token.certificate_chain];
+        let [key, certificates] = files.map(|path| path.display());
+        let issuer = issuer.map_err(|error| format!("{key} and {certificates}: {error}"));
+        if let Some(issuer) = self.takes(issuer) {
             if !issuer.can_sign(now) {
-                let key = token.signing_key.display();
                 self.problems.push(format!("{key} does not sign"));
             }
             self.validity(&token.certificate_chain, chain.first(), now);

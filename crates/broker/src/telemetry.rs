@@ -6,6 +6,8 @@
 //! token. Why this is our own: docs/decisions/0014.
 
 use std::fmt;
+use std::mem::take;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -167,40 +169,63 @@ impl Exporter {
 
     /// Sends until `stop` completes, and then what is queued, for a short while.
     pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) {
-        {
-            let endless = async {
-                loop {
-                    let mut batch = Vec::new();
-                    if self.receiver.recv_many(&mut batch, BATCH).await == 0 {
+        let mut batch = Vec::new();
+        let mut stop = pin!(stop);
+        loop {
+            tokio::select! {
+                received = self.receiver.recv_many(&mut batch, BATCH) => {
+                    if received == 0 {
                         return;
                     }
-                    // More that ends soon goes along.
-                    sleep(GATHER).await;
-                    while batch.len() < BATCH
-                        && let Ok(span) = self.receiver.try_recv()
-                    {
-                        batch.push(span);
-                    }
-                    Self::send(&self.client, &self.url, &self.counts, batch).await;
                 }
+                () = &mut stop => break,
+            }
+            // More that ends soon goes along.
+            tokio::select! {
+                () = sleep(GATHER) => {}
+                () = &mut stop => break,
+            }
+            while batch.len() < BATCH
+                && let Ok(span) = self.receiver.try_recv()
+            {
+                batch.push(span);
+            }
+            let mut is_stopping = false;
+            let patience = async {
+                (&mut stop).await;
+                is_stopping = true;
+                sleep(AT_END).await;
             };
             tokio::select! {
-                () = endless => {}
-                () = stop => {}
+                () = self.send(take(&mut batch)) => {}
+                () = patience => return,
+            }
+            if is_stopping {
+                break;
             }
         }
         self.receiver.close();
         let rest = async {
-            let mut batch = Vec::new();
-            while self.receiver.recv_many(&mut batch, BATCH).await > 0 {
-                let batch = std::mem::take(&mut batch);
-                Self::send(&self.client, &self.url, &self.counts, batch).await;
+            loop {
+                while let Ok(span) = self.receiver.try_recv() {
+                    batch.push(span);
+                }
+                if batch.is_empty() {
+                    return;
+                }
+                self.send(take(&mut batch)).await;
             }
         };
         timeout(AT_END, rest).await.unwrap_or_default();
     }
 
-    async fn send(client: &reqwest::Client, url: &str, counts: &Counts, batch: Vec<Span>) {
+    async fn send(&self, batch: Vec<Span>) {
+        let Self {
+            client,
+            url,
+            counts,
+            ..
+        } = self;
         let number = u64::try_from(batch.len()).unwrap_or(u64::MAX);
         let body = document(&batch).to_string();
         drop(batch);
