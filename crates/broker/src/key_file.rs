@@ -127,22 +127,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tls.key");
         write_new(&path, 0o600, b"key").unwrap();
-        let is_credential = |mode: u32, credentials: Option<&Path>| {
+        let taken = |mode: u32, credentials: Option<&Path>| {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             let metadata = std::fs::metadata(&path).unwrap();
-            super::is_credential(&path, &metadata, credentials.map(Path::as_os_str))
+            is_credential(&path, &metadata, credentials.map(Path::as_os_str))
         };
         let here = Some(folder.path());
         let metadata = std::fs::metadata(&path).unwrap();
         let of_root = metadata.uid() == 0 && metadata.gid() == 0;
-        assert_eq!(is_credential(0o440, here), of_root);
+        assert_eq!(taken(0o440, here), of_root);
         for (mode, credentials) in [
             (0o440, None),
             (0o440, Some(Path::new("/run/credentials/other"))),
             (0o460, here),
             (0o444, here),
         ] {
-            assert!(!is_credential(mode, credentials), "{mode:o}");
+            assert!(!taken(mode, credentials), "{mode:o}");
         }
     }
 

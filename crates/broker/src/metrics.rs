@@ -1,4 +1,4 @@
-//! What a broker counts, in the text form that Prometheus reads (OpenMetrics 1.0).
+//! What a broker counts, in the text form that Prometheus reads (`OpenMetrics` 1.0).
 //!
 //! Every label's values come from a small set that the code holds: a route's template, a platform's name, a word for an
 //! outcome. No path, no name, no event and nothing that a client chose stands in a label.

@@ -255,7 +255,16 @@ pub(crate) async fn watch_certificate(broker: Weak<Inner>) {
 
 /// By which a change of files shows: another file, or another time or length.
 #[derive(Debug, Eq, PartialEq)]
-struct Stamp([Option<(u64, u64, i64, i64, u64)>; 2]);
+struct Stamp([Option<OneStamp>; 2]);
+
+#[derive(Debug, Eq, PartialEq)]
+struct OneStamp {
+    device: u64,
+    inode: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+    length: u64,
+}
 
 impl Stamp {
     fn of(files: &TlsConfig) -> Self {
@@ -263,15 +272,14 @@ impl Stamp {
     }
 
     /// Links are followed, so that a folder of links that are swapped shows as well.
-    fn of_one(path: &Path) -> Option<(u64, u64, i64, i64, u64)> {
+    fn of_one(path: &Path) -> Option<OneStamp> {
         let file = fs::metadata(path).ok()?;
-        Some((
-            file.dev(),
-            file.ino(),
-            file.mtime(),
-            file.mtime_nsec(),
-            file.size(),
-        ))
+        Some(OneStamp {
+            device: file.dev(),
+            inode: file.ino(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            length: file.size(),
+        })
     }
 }
 
