@@ -7,14 +7,16 @@ mod support;
 use support::{printed, strongroom};
 
 /// Every command, and words of what it is for.
-const COMMANDS: [(&str, &str); 48] = [
+const COMMANDS: [(&str, &str); 50] = [
     ("attest", "what it says of this machine"),
     ("audit", "releases, denials and admin actions"),
     ("broker", "Run the trusted side"),
+    ("broker check-config", "and print the settings in force"),
     ("broker collateral", "makers of the platforms publish"),
     ("broker collateral fetch", "before evidence asks for it"),
     ("broker collateral import", "where there is no network"),
     ("broker collateral list", "how old, and until when"),
+    ("broker health", "whether it is ready"),
     ("broker init", "certificate, keys, configuration"),
     ("broker run", "until it is told to stop"),
     ("decrypt", "only when every byte is verified"),
