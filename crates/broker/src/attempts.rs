@@ -1,20 +1,20 @@
-//! How often each source may try, without IO: a bucket for each that has tried lately, in bounded memory.
+//! How often each client may try, without IO: a bucket for each that has tried lately, in bounded memory.
 //!
 //! A bucket is one number, the time at which it is full again (GCRA). One that was not touched for a minute is full and
 //! needs no place: buckets lie in two generations, and the older one goes after a minute, or when the younger has no more
 //! room. So a flood from very many addresses costs no memory. It can make a bucket be forgotten before its time, which
-//! gives its source as much again, and nobody less.
+//! gives its client as much again, and nobody less.
 
 use std::collections::HashMap;
 
-use crate::source::Source;
+use crate::client::Client;
 
-/// The attempts of every source.
+/// The attempts of every client.
 pub(crate) struct Attempts {
     /// Buckets in each generation.
     room: usize,
-    young: HashMap<Source, u64>,
-    old: HashMap<Source, u64>,
+    young: HashMap<Client, u64>,
+    old: HashMap<Client, u64>,
     /// When the young generation began, in milliseconds.
     began: u64,
 }
@@ -33,17 +33,17 @@ impl Attempts {
         }
     }
 
-    /// Takes one attempt from a source's bucket, which holds those of a minute.
+    /// Takes one attempt from a client's bucket, which holds those of a minute.
     ///
     /// # Errors
     /// In how many seconds there is one again.
-    pub(crate) fn take(&mut self, source: Source, per_minute: u32, now: u64) -> Result<(), u64> {
+    pub(crate) fn take(&mut self, client: Client, per_minute: u32, now: u64) -> Result<(), u64> {
         if per_minute == 0 {
             return Ok(());
         }
         let now = now.saturating_mul(1_000);
         self.age(now);
-        let known = self.young.get(&source).or_else(|| self.old.get(&source));
+        let known = self.young.get(&client).or_else(|| self.old.get(&client));
         let full_at = match known {
             // A clock that was set back makes nobody wait for longer than a minute.
             Some(full_at) => (*full_at).clamp(now, now.saturating_add(MINUTE)),
@@ -56,7 +56,7 @@ impl Attempts {
             0 => (after, Ok(())),
             wait => (full_at, Err(wait.div_ceil(1_000))),
         };
-        self.young.insert(source, full_at);
+        self.young.insert(client, full_at);
         outcome
     }
 
@@ -87,74 +87,74 @@ mod tests {
     use axum::http::HeaderMap;
 
     use super::*;
-    use crate::source;
+    use crate::client;
 
-    fn source(number: u32) -> Source {
+    fn client(number: u32) -> Client {
         let address = IpAddr::V4(Ipv4Addr::from(number));
-        source::client(address, &HeaderMap::new(), &[])
+        client::behind(address, &HeaderMap::new(), &[])
     }
 
-    fn taken(attempts: &mut Attempts, source: Source, now: u64) -> usize {
+    fn taken(attempts: &mut Attempts, client: Client, now: u64) -> usize {
         (0..1_000)
-            .take_while(|_| attempts.take(source, 60, now).is_ok())
+            .take_while(|_| attempts.take(client, 60, now).is_ok())
             .count()
     }
 
     #[test]
     fn source_tries_more_often_than_it_may() {
         let mut attempts = Attempts::new();
-        assert_eq!(taken(&mut attempts, source(1), 100), 60);
-        assert_eq!(attempts.take(source(1), 60, 100), Err(1));
+        assert_eq!(taken(&mut attempts, client(1), 100), 60);
+        assert_eq!(attempts.take(client(1), 60, 100), Err(1));
         // Refused attempts cost nothing, and the bucket fills by one each second.
-        assert_eq!(taken(&mut attempts, source(1), 101), 1);
-        assert_eq!(taken(&mut attempts, source(1), 111), 10);
-        assert_eq!(taken(&mut attempts, source(1), 1_000), 60);
+        assert_eq!(taken(&mut attempts, client(1), 101), 1);
+        assert_eq!(taken(&mut attempts, client(1), 111), 10);
+        assert_eq!(taken(&mut attempts, client(1), 1_000), 60);
     }
 
     #[test]
     fn one_source_uses_up_what_another_has() {
         let mut attempts = Attempts::new();
-        taken(&mut attempts, source(1), 100);
-        assert_eq!(taken(&mut attempts, source(2), 100), 60);
+        taken(&mut attempts, client(1), 100);
+        assert_eq!(taken(&mut attempts, client(2), 100), 60);
     }
 
     #[test]
     fn bucket_is_forgotten_between_generations() {
         let mut attempts = Attempts::with_room(10);
-        assert_eq!(taken(&mut attempts, source(1), 100), 60);
+        assert_eq!(taken(&mut attempts, client(1), 100), 60);
         for number in 2..12 {
-            attempts.take(source(number), 60, 100).unwrap();
+            attempts.take(client(number), 60, 100).unwrap();
         }
         // The bucket lies in the old generation now.
-        assert_eq!(attempts.take(source(1), 60, 100), Err(1));
+        assert_eq!(attempts.take(client(1), 60, 100), Err(1));
     }
 
     #[test]
     fn addresses_without_number_take_memory_without_end() {
         let mut attempts = Attempts::new();
         for number in 0..200_000 {
-            attempts.take(source(number), 60, 100).unwrap();
+            attempts.take(client(number), 60, 100).unwrap();
             assert!(attempts.buckets() <= 2 * ROOM + 1);
         }
         assert!(attempts.young.capacity() + attempts.old.capacity() <= 4 * ROOM);
-        attempts.take(source(0), 60, 100 + 61).unwrap();
-        attempts.take(source(0), 60, 100 + 122).unwrap();
+        attempts.take(client(0), 60, 100 + 61).unwrap();
+        attempts.take(client(0), 60, 100 + 122).unwrap();
         assert!(attempts.buckets() <= 2, "{}", attempts.buckets());
     }
 
     #[test]
     fn clock_that_is_set_back_locks_a_source_out() {
         let mut attempts = Attempts::new();
-        taken(&mut attempts, source(1), 1_000_000);
-        assert_eq!(attempts.take(source(1), 60, 100), Err(1));
-        assert_eq!(taken(&mut attempts, source(1), 160), 60);
+        taken(&mut attempts, client(1), 1_000_000);
+        assert_eq!(attempts.take(client(1), 60, 100), Err(1));
+        assert_eq!(taken(&mut attempts, client(1), 160), 60);
     }
 
     #[test]
     fn no_limit_limits() {
         let mut attempts = Attempts::new();
         for _ in 0..10_000 {
-            attempts.take(source(1), 0, 100).unwrap();
+            attempts.take(client(1), 0, 100).unwrap();
         }
         assert_eq!(attempts.buckets(), 0);
     }
@@ -163,8 +163,8 @@ mod tests {
     fn limit_above_one_in_a_millisecond_overflows() {
         for now in [0, 5, u64::MAX] {
             let mut attempts = Attempts::new();
-            assert_eq!(attempts.take(source(1), u32::MAX, now), Ok(()));
-            assert_eq!(attempts.take(source(1), u32::MAX, now), Ok(()));
+            assert_eq!(attempts.take(client(1), u32::MAX, now), Ok(()));
+            assert_eq!(attempts.take(client(1), u32::MAX, now), Ok(()));
         }
     }
 }

@@ -1,16 +1,19 @@
 //! Whether a broker would start: everything that its configuration names is read and checked, and nothing is written.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
 
 use crate::admin::Admins;
+use crate::audit::LogKey;
 use crate::collateral::Collaterals;
 use crate::config::{Config, NEXT_PROBLEM, Overrides};
 use crate::key_file::{read_certificates, read_private};
 use crate::policies::Policies;
-use crate::store::{SqliteStore, StorageKey};
+use crate::sources::Sources;
+use crate::store::{SqliteStore, StorageKeys};
 use crate::tokens::Issuer;
 use crate::{BrokerError, Clock, anchors, signers, system_clock, telemetry, tls};
 
@@ -53,8 +56,9 @@ pub fn check(path: &Path, overrides: &Overrides) -> Checked {
         checked.notes.push(note.to_owned());
     }
     checked.takes(anchors::trust_anchors(&config));
-    let clock: Clock = std::sync::Arc::new(system_clock);
-    checked.takes(Collaterals::open(&config, clock));
+    let clock: Clock = Arc::new(system_clock);
+    checked.takes(Collaterals::open(&config, Arc::clone(&clock)));
+    checked.takes(Sources::open(&config, clock));
     checked.takes(telemetry::pipeline(&config.telemetry));
     checked.config = Some(config);
     checked
@@ -99,7 +103,7 @@ impl Checked {
     fn store(&mut self, config: &Config) {
         let key = &config.store.key_file;
         if let Some(text) = self.takes(read_private(key))
-            && let Err(error) = StorageKey::from_text(&text)
+            && let Err(error) = StorageKeys::from_text(&text)
         {
             self.problems.push(format!("{}: {error}", key.display()));
         }
@@ -108,6 +112,7 @@ impl Checked {
         };
         match SqliteStore::open_for_reading(&config.store.path) {
             Ok(Some(store)) => {
+                self.audit_key(config);
                 self.takes(Policies::load(&store, &signers).map_err(|error| {
                     format!("a stored policy cannot be put in force: {error}")
                 }));
@@ -117,6 +122,16 @@ impl Checked {
                 config.store.path.display()
             )),
             Err(error) => self.problems.push(error.to_string()),
+        }
+    }
+
+    /// The key of the record. A store of an older version has none yet.
+    fn audit_key(&mut self, config: &Config) {
+        let path = config.audit.signing_key(&config.store);
+        if let Some(text) = self.takes(read_private(&path))
+            && let Err(error) = LogKey::from_text(&text)
+        {
+            self.problems.push(format!("{}: {error}", path.display()));
         }
     }
 

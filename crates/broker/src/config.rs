@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use strongroom_wire::tee::Tee;
 
-use crate::source::Network;
+use crate::client::Network;
+use crate::sources::{SourcesConfig, VaultConfig};
 use crate::{BrokerError, key_file};
 
 pub use read::{Overridden, Overrides};
@@ -31,6 +32,12 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// Where things are kept.
     pub store: StoreConfig,
+    /// How the record is signed, and for how long what explains it is kept.
+    #[serde(default)]
+    pub audit: AuditConfig,
+    /// How many versions of a secret are kept.
+    #[serde(default)]
+    pub secrets: SecretsConfig,
     /// How tokens are signed.
     pub token: TokenConfig,
     /// How long a handshake may take, and how many there may be.
@@ -51,6 +58,9 @@ pub struct Config {
     /// Which reference values are taken.
     #[serde(default)]
     pub reference_values: ReferenceValuesConfig,
+    /// Where secrets come from besides the API.
+    #[serde(default)]
+    pub sources: SourcesConfig,
     /// What a development broker accepts beyond real evidence.
     #[serde(default)]
     pub development: DevelopmentConfig,
@@ -89,6 +99,48 @@ pub struct StoreConfig {
     pub path: PathBuf,
     /// The storage key, readable by its owner alone. Without it the store's secrets are lost.
     pub key_file: PathBuf,
+}
+
+/// `[audit]`
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditConfig {
+    /// The key that signs the record, readable by its owner alone. By default `audit.key` beside the store.
+    pub signing_key: Option<PathBuf>,
+    /// For how many days the claims of tokens are kept, without which a decision is not explained in full and not
+    /// rehearsed under another policy.
+    pub keep_claims_days: u64,
+}
+
+impl AuditConfig {
+    /// Where the key is.
+    pub(crate) fn signing_key(&self, store: &StoreConfig) -> PathBuf {
+        let beside = || store.path.with_file_name("audit.key");
+        self.signing_key.clone().unwrap_or_else(beside)
+    }
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self {
+            signing_key: None,
+            keep_claims_days: 90,
+        }
+    }
+}
+
+/// `[secrets]`
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SecretsConfig {
+    /// How many versions of each secret are kept, the newest among them.
+    pub keep_versions: u64,
+}
+
+impl Default for SecretsConfig {
+    fn default() -> Self {
+        Self { keep_versions: 10 }
+    }
 }
 
 /// `[token]`
@@ -330,6 +382,8 @@ pub enum Loosening {
     InsecureCollateral,
     /// `[telemetry] insecure_http = true`
     InsecureTelemetry,
+    /// `[sources.vault] insecure_http = true`
+    InsecureVault,
 }
 
 impl Loosening {
@@ -341,6 +395,7 @@ impl Loosening {
             Self::AcceptDevelopmentRoot => "development.root",
             Self::InsecureCollateral => "collateral.insecure_http",
             Self::InsecureTelemetry => "telemetry.insecure_http",
+            Self::InsecureVault => "sources.vault.insecure_http",
         }
     }
 
@@ -365,6 +420,10 @@ impl Loosening {
             }
             Self::InsecureTelemetry => {
                 "telemetry.insecure_http = true: spans leave over a wire on which somebody can see who attests and when."
+            }
+            Self::InsecureVault => {
+                "sources.vault.insecure_http = true: the vault's token and every secret read from it can be read and \
+                 changed on the wire."
             }
         }
     }
@@ -412,6 +471,7 @@ impl Config {
         if let Some(tls) = &mut config.tls {
             paths.extend([&mut tls.certificate, &mut tls.private_key]);
         }
+        paths.extend(&mut config.audit.signing_key);
         paths.extend(&mut config.collateral.folder);
         paths.extend(&mut config.collateral.certificate);
         paths.extend(&mut config.anchors.tpm_roots);
@@ -419,6 +479,7 @@ impl Config {
         paths.extend(&mut config.reference_values.signers);
         paths.extend(&mut config.development.root);
         paths.extend(&mut config.telemetry.certificate);
+        paths.extend(config.sources.paths());
         for path in paths {
             // An absolute path replaces the folder.
             *path = folder.join(&*path);
@@ -534,6 +595,7 @@ impl Config {
         {
             problems.push(format!("log.filter {filter:?} is no filter: {error}"));
         }
+        problems.extend(self.sources.check(self.limits.request_seconds).err());
         let mut names = BTreeSet::new();
         for admin in &self.admin {
             if admin.name.is_empty() || !names.insert(&admin.name) {
@@ -563,6 +625,14 @@ impl Config {
         }
         if self.telemetry.insecure_http {
             loosenings.push(Loosening::InsecureTelemetry);
+        }
+        if self
+            .sources
+            .vault
+            .as_ref()
+            .is_some_and(VaultConfig::is_loosened)
+        {
+            loosenings.push(Loosening::InsecureVault);
         }
         loosenings
     }

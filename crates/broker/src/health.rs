@@ -49,7 +49,7 @@ async fn look(broker: &Arc<Inner>) -> Reasons {
     let broker = Arc::clone(broker);
     let looking = tokio::task::spawn_blocking(move || {
         let mut reasons = Reasons::new();
-        if let Err(error) = broker.store.probe() {
+        if let Err(error) = broker.ledger.store().probe() {
             tracing::error!(%error, "not ready: the store cannot be read and written");
             reasons.insert("store");
         }

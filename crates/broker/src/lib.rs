@@ -9,21 +9,26 @@ mod attempts;
 mod attest;
 pub mod audit;
 mod check;
+mod client;
 pub mod collateral;
 mod config;
 mod connections;
+mod explain;
 mod health;
 mod http;
 mod init;
 mod key_file;
 mod metrics;
+mod outgoing;
 mod policies;
+mod rehearse;
 mod release;
 mod reload;
+mod rotate;
 mod serve;
 mod session;
 mod signers;
-mod source;
+pub mod sources;
 mod store;
 mod strangers;
 pub mod telemetry;
@@ -32,32 +37,34 @@ mod tokens;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
 use axum_server::tls_rustls::RustlsConfig;
 use strongroom_verifier::{Signers, TrustAnchors};
+use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::tee::Tee;
 use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 pub use admin::AdminKeyError;
-pub use audit::{ChainError, Entry, EventId, verify_chain};
+pub use audit::{Entry, EventId, LogError};
 pub use check::{Checked, check};
+pub use client::{Network, NetworkError};
 pub use config::{
-    AdminConfig, AnchorsConfig, CollateralConfig, Config, DevelopmentConfig, IntelKind,
-    LimitsConfig, LogConfig, LogFormat, Loosening, MetricsConfig, Overridden, Overrides,
-    ReferenceValuesConfig, Role, SessionConfig, StoreConfig, TelemetryConfig, TlsConfig,
-    TokenConfig,
+    AdminConfig, AnchorsConfig, AuditConfig, CollateralConfig, Config, DevelopmentConfig,
+    IntelKind, LimitsConfig, LogConfig, LogFormat, Loosening, MetricsConfig, Overridden, Overrides,
+    ReferenceValuesConfig, Role, SecretsConfig, SessionConfig, StoreConfig, TelemetryConfig,
+    TlsConfig, TokenConfig,
 };
 pub use init::{InitOptions, InitSummary, init};
 pub use reload::{Handle, Reloaded};
-pub use source::{Network, NetworkError};
 pub use store::{ResourceMetadata, SealError, StoreError};
 pub use tokens::TokenKeyError;
 
 use admin::Admins;
 use attempts::Attempts;
-use audit::{Kind, Outcome, Record};
+use audit::{Kind, LogKey, Outcome, Record};
 use collateral::Collaterals;
 use connections::Connections;
 use health::Health;
@@ -65,7 +72,8 @@ use metrics::Metrics;
 use policies::{LoadError, Policies};
 use reload::{Live, Reloadable};
 use session::Sessions;
-use store::{Change, MemoryStore, Metered, SqliteStore, StorageKey, Store};
+use sources::Sources;
+use store::{Change, Ledger, SealedVersion, SqliteStore, StorageKeys};
 use strangers::Strangers;
 use telemetry::Exporter;
 use tokens::Issuer;
@@ -84,8 +92,10 @@ pub struct Broker {
 pub(crate) struct Inner {
     config: Config,
     clock: Clock,
-    store: Box<dyn Store>,
-    storage_key: StorageKey,
+    ledger: Ledger,
+    storage_keys: Arc<RwLock<Arc<StorageKeys>>>,
+    /// Held while the storage key is rotated.
+    rotating: Mutex<()>,
     issuer: Issuer,
     admins: Admins,
     policies: Policies,
@@ -93,6 +103,7 @@ pub(crate) struct Inner {
     anchors: TrustAnchors,
     signers: Signers,
     strangers: Mutex<Strangers>,
+    sources: Sources,
     reloadable: Reloadable,
     metrics: Arc<Metrics>,
     health: Health,
@@ -118,8 +129,9 @@ impl Broker {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_with_clock(config: Config, clock: Clock) -> Result<Self, BrokerError> {
-        let store = Box::new(SqliteStore::open(&config.store.path)?);
-        Self::assemble(config, clock, store)
+        let key = audit_key(&config)?;
+        let store = SqliteStore::open(&config.store.path, &key)?;
+        Self::assemble(config, clock, Ledger::new(Box::new(store), key))
     }
 
     /// As [`Self::open_with_clock`], with a store that forgets: for tests.
@@ -127,24 +139,25 @@ impl Broker {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_in_memory(config: Config, clock: Clock) -> Result<Self, BrokerError> {
-        Self::assemble(config, clock, Box::new(MemoryStore::default()))
+        let key = LogKey::generate()?;
+        let ledger = Ledger::new(Box::new(SqliteStore::in_memory(&key)?), key);
+        Self::assemble(config, clock, ledger)
     }
 
-    fn assemble(config: Config, clock: Clock, store: Box<dyn Store>) -> Result<Self, BrokerError> {
-        audit::verify_newest(&*store, CHECKED_AT_START).map_err(|error| match error {
-            StoreError::Record(source) => BrokerError::Record {
-                path: config.store.path.clone(),
-                source,
-            },
-            other => other.into(),
+    fn assemble(config: Config, clock: Clock, ledger: Ledger) -> Result<Self, BrokerError> {
+        let verifier = ledger.key().verifier();
+        audit::verify_newest(ledger.store(), verifier, CHECKED_AT_START).map_err(|error| {
+            match error {
+                StoreError::Record(source) => BrokerError::Record {
+                    path: config.store.path.clone(),
+                    source,
+                },
+                other => other.into(),
+            }
         })?;
         let metrics = Arc::new(Metrics::new());
-        let store = Box::new(Metered {
-            store,
-            metrics: Arc::clone(&metrics),
-        });
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
-        let storage_key = StorageKey::from_text(&key_file::read_private(&config.store.key_file)?)
+        let storage_keys = StorageKeys::from_text(&key_file::read_private(&config.store.key_file)?)
             .map_err(StoreError::from)?;
         let issuer = Issuer::new(
             &key_file::read_private(&config.token.signing_key)?,
@@ -154,7 +167,7 @@ impl Broker {
         )?;
         let admins = Admins::new(&config.admin)?;
         let signers = signers::signers(&config)?;
-        let policies = Policies::load(&*store, &signers).map_err(|error| match error {
+        let policies = Policies::load(ledger.store(), &signers).map_err(|error| match error {
             LoadError::Store(error) => BrokerError::Store(error),
             LoadError::Policy(error) => BrokerError::Policy(error),
         })?;
@@ -166,9 +179,9 @@ impl Broker {
         let anchors = anchors::trust_anchors(&config)?;
         let live = Live::new(&config, collaterals, tls.as_ref().and_then(|tls| tls.ends));
         let tls = tls.map(|tls| RustlsConfig::from_config(tls.config));
+        let sources = Sources::open(&config, Arc::clone(&clock))?;
         let inner = Inner {
             reloadable: Reloadable::new(config.clone(), live, tls),
-            metrics,
             health: Health::default(),
             connections: Connections::new(),
             attempts: Mutex::new(Attempts::new()),
@@ -177,13 +190,16 @@ impl Broker {
             clock,
             anchors,
             signers,
-            store,
-            storage_key,
+            ledger: ledger.watched(Arc::clone(&metrics)),
+            metrics,
+            storage_keys: Arc::new(RwLock::new(Arc::new(storage_keys))),
+            rotating: Mutex::default(),
             issuer,
             admins,
             policies,
             sessions,
             strangers: Mutex::default(),
+            sources,
         };
         inner.record_start()?;
         Ok(Self {
@@ -263,11 +279,41 @@ impl Inner {
         Ok(())
     }
 
+    /// Stores a secret as the next version under its path.
+    pub(crate) fn put_secret(
+        &self,
+        path: ResourcePath,
+        secret: Zeroizing<Vec<u8>>,
+        expires: Option<u64>,
+        record: Record,
+    ) -> Result<Entry, StoreError> {
+        let (keys, place) = (Arc::clone(&self.storage_keys), path.clone());
+        // The key that is current when it is written: one that was current before may be gone by then.
+        let seal = move |version| {
+            let keys = Arc::clone(&keys.read().unwrap_or_else(PoisonError::into_inner));
+            let sealed = keys.current().seal(&place, version, &secret)?;
+            Ok(SealedVersion { expires, ..sealed })
+        };
+        let change = Change::PutSecret {
+            path,
+            seal: Box::new(seal),
+            expires,
+            keep: self.config.secrets.keep_versions,
+        };
+        self.ledger.commit(change, record)
+    }
+
+    /// The keys that secrets are sealed under.
+    pub(crate) fn storage_keys(&self) -> Arc<StorageKeys> {
+        let keys = self.storage_keys.read();
+        Arc::clone(&keys.unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Records a refusal. Nothing hangs on the entry but the record, so failing to write it is logged and the
     /// refusal stands.
     pub(crate) fn record(&self, record: Record) {
         let event = record.event.clone();
-        if let Err(error) = self.store.commit(Change::Nothing, record) {
+        if let Err(error) = self.ledger.commit(Change::Nothing, record) {
             tracing::error!(%event, %error, "a refusal could not be recorded");
         }
     }
@@ -297,17 +343,38 @@ impl Inner {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Forgets the claims of tokens that are older than the configuration says.
+    fn forget_claims(&self) -> Result<(), StoreError> {
+        let days = self.config.audit.keep_claims_days;
+        let before = self
+            .now()
+            .saturating_sub(days.saturating_mul(DAY.as_secs()));
+        if self
+            .ledger
+            .store()
+            .oldest_claims()?
+            .is_none_or(|oldest| oldest >= before)
+        {
+            return Ok(());
+        }
+        let mut record = Record::new(Kind::Admin, Outcome::Allowed, "forget claims", self.now());
+        record.detail = Some(format!("those of tokens that are older than {days} days"));
+        self.ledger
+            .commit(Change::ForgetClaims { before }, record)
+            .map(drop)
+    }
+
     fn record_start(&self) -> Result<(), StoreError> {
         let mut record = Record::new(Kind::Start, Outcome::Allowed, "start broker", self.now());
         record.detail = Some(format!("strongroom-broker {}", env!("CARGO_PKG_VERSION")));
-        record.policy = Some(self.policies.release().digest.clone());
+        record.policy = Some(self.policies.release().root().digest.clone());
         record.loosenings = self
             .config
             .loosenings()
             .into_iter()
             .map(|loosening| loosening.name().to_owned())
             .collect();
-        self.store.commit(Change::Nothing, record).map(drop)
+        self.ledger.commit(Change::Nothing, record).map(drop)
     }
 
     /// Runs what blocks, on a thread that may.
@@ -415,7 +482,7 @@ pub enum BrokerError {
         /// The store's file.
         path: PathBuf,
         /// What does not hold, and at which entry.
-        source: ChainError,
+        source: LogError,
     },
     /// A stored policy cannot be put in force.
     #[error("a stored policy cannot be put in force: {0}")]
@@ -478,18 +545,56 @@ pub mod fuzz {
     pub fn request_context(value: &[u8]) -> bool {
         let forwarded = axum::http::HeaderValue::from_bytes(value);
         if let (Ok(forwarded), Ok(proxy)) = (forwarded, "10.0.0.0/8".parse()) {
-            let headers = [(crate::source::FORWARDED_FOR, forwarded)];
+            let headers = [(crate::client::FORWARDED_FOR, forwarded)];
             let peer = std::net::Ipv4Addr::new(10, 0, 0, 1).into();
-            crate::source::client(peer, &headers.into_iter().collect(), &[proxy]);
+            crate::client::behind(peer, &headers.into_iter().collect(), &[proxy]);
         }
         let traced = std::str::from_utf8(value)
             .is_ok_and(|text| crate::telemetry::TraceParent::parse(text).is_some());
         crate::http::plain_id(value).is_some() || traced
     }
 
+    /// The file of an upstream broker's `LocalJson` store.
+    pub fn local_json(bytes: &[u8]) -> bool {
+        crate::sources::import::decode(bytes)
+    }
+
+    /// What a Vault answers.
+    pub fn vault_answer(bytes: &[u8]) -> bool {
+        crate::sources::decode_vault_answer(bytes)
+    }
+
     /// A `Cookie` header.
     pub fn cookie(value: &[u8]) -> bool {
         crate::http::session_cookie(value)
+    }
+}
+
+/// Reads the key that signs the record. A store of before there was one gets it now, and none that was signed does.
+fn audit_key(config: &Config) -> Result<LogKey, BrokerError> {
+    let path = config.audit.signing_key(&config.store);
+    if !path.exists() && SqliteStore::is_older_than_audit_keys(&config.store.path)? {
+        init::write_audit_key(&path)?;
+    }
+    Ok(LogKey::from_text(&key_file::read_private(&path)?)?)
+}
+
+/// What a broker does beside answering: it goes on with a rotation that was interrupted, and forgets claims once a day.
+async fn housekeeping(broker: Arc<Inner>) {
+    let mut days = tokio::time::interval(DAY);
+    let mut first = true;
+    loop {
+        days.tick().await;
+        let resume = std::mem::take(&mut first);
+        let worked = broker.blocking(move |broker| {
+            if resume && let Err(error) = rotate::resume(broker) {
+                tracing::error!(%error, "the storage key could not be rotated to the end");
+            }
+            Ok(broker.forget_claims()?)
+        });
+        if worked.await.is_err() {
+            tracing::error!("claims that are too old could not be forgotten");
+        }
     }
 }
 
@@ -500,4 +605,5 @@ fn system_clock() -> u64 {
 }
 
 /// As many as are checked in well under a second.
-const CHECKED_AT_START: u32 = 10_000;
+const CHECKED_AT_START: u64 = 10_000;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);

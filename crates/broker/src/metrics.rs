@@ -249,9 +249,16 @@ impl Metrics {
     /// What is counted elsewhere, as it is now.
     fn sampled(&self, broker: &Inner) -> Registry {
         let mut registry = Registry::default();
-        let sessions: Gauge = Gauge::default();
-        sessions.set(as_i64(broker.sessions().len()));
-        registry.register("strongroom_sessions", "Sessions that are kept", sessions);
+        let sessions = Family::<Named, Gauge>::default();
+        let (nonces, tokens) = broker.sessions().counts();
+        for (kept, count) in [("nonce", nonces), ("token", tokens)] {
+            sessions.get_or_create(&[("kept", kept)]).set(as_i64(count));
+        }
+        registry.register(
+            "strongroom_sessions",
+            "Used nonces and attested sessions' tokens that are kept",
+            sessions,
+        );
         let connections: Gauge = Gauge::default();
         connections.set(as_i64(broker.connections.connection_count()));
         registry.register("strongroom_connections", "Open connections", connections);

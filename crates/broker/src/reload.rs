@@ -13,9 +13,9 @@ use axum_server::tls_rustls::RustlsConfig;
 
 use crate::admin::KnownAdmin;
 use crate::audit::{Kind, Outcome, Record};
+use crate::client::Network;
 use crate::collateral::Collaterals;
 use crate::config::{Config, LimitsConfig, TlsConfig};
-use crate::source::Network;
 use crate::store::Change;
 use crate::{BrokerError, Inner, Loosening, tls};
 
@@ -173,8 +173,7 @@ impl Inner {
             true => vec![Loosening::InsecureCollateral.name().to_owned()],
             false => Vec::new(),
         };
-        self.metrics
-            .committed(|| self.store.commit(Change::Nothing, record))?;
+        self.ledger.commit(Change::Nothing, record)?;
         // From here on nothing fails.
         if let (Some(slot), Some(server)) = (&self.reloadable.tls, server) {
             slot.reload_from_config(server.config);
@@ -294,6 +293,9 @@ fn restart_only(running: &Config, next: &Config) -> Vec<&'static str> {
         ("listen", running.listen != next.listen),
         ("insecure_http", running.insecure_http != next.insecure_http),
         ("store", running.store != next.store),
+        ("secrets", running.secrets != next.secrets),
+        ("sources", running.sources != next.sources),
+        ("audit", running.audit != next.audit),
         ("token", running.token != next.token),
         ("session", running.session != next.session),
         ("limits", fixed(&running.limits) != fixed(&next.limits)),

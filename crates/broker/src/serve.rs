@@ -16,7 +16,7 @@ use crate::config::LimitsConfig;
 use crate::connections::Bounded;
 use crate::reload::{Handle, watch_certificate};
 use crate::telemetry::Exporter;
-use crate::{Broker, BrokerError, Inner, http};
+use crate::{Broker, BrokerError, Inner, housekeeping, http};
 
 impl Broker {
     /// By which it can be told things while it runs.
@@ -101,6 +101,7 @@ fn bounded(server: Server<SocketAddr>, limits: &LimitsConfig) -> Server<SocketAd
 /// What runs beside the requests and ends after them.
 struct Beside {
     watching: JoinHandle<()>,
+    keeping_house: JoinHandle<()>,
     metrics: Option<(ServerHandle<SocketAddr>, JoinHandle<()>)>,
     exporting: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
@@ -129,6 +130,7 @@ impl Beside {
         });
         Ok(Self {
             watching: tokio::spawn(watch_certificate(Arc::downgrade(broker))),
+            keeping_house: tokio::spawn(housekeeping(Arc::clone(broker))),
             metrics,
             exporting,
         })
@@ -136,6 +138,7 @@ impl Beside {
 
     async fn end(self) {
         end(self.watching).await;
+        end(self.keeping_house).await;
         if let Some((stop, exporting)) = self.exporting {
             drop(stop);
             exporting.await.unwrap_or_default();

@@ -25,7 +25,7 @@ use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::TelemetryConfig;
-use crate::{BrokerError, collateral, tls};
+use crate::{BrokerError, outgoing};
 
 /// Makes the two halves of the way to the collector that a configuration names, if it names one.
 ///
@@ -40,7 +40,7 @@ pub fn pipeline(config: &TelemetryConfig) -> Result<Option<(SpanLayer, Exporter)
         option: "telemetry.otlp_endpoint",
         message,
     };
-    let tls = tls::client_config(certificate, "telemetry.certificate").map_err(unusable)?;
+    let tls = outgoing::client_config(certificate, "telemetry.certificate").map_err(unusable)?;
     let client = reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
@@ -72,7 +72,7 @@ pub fn pipeline(config: &TelemetryConfig) -> Result<Option<(SpanLayer, Exporter)
 /// Checks the address of a collector.
 pub(crate) fn check_endpoint(config: &TelemetryConfig) -> Result<(), String> {
     match &config.otlp_endpoint {
-        Some(url) => collateral::check_url(
+        Some(url) => outgoing::check_url(
             "telemetry.otlp_endpoint",
             url,
             config.insecure_http,

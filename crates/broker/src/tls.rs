@@ -1,12 +1,10 @@
-//! TLS, rustls on aws-lc-rs, named explicitly: the server's side (HTTP/1.1 only), and that of a client of other services.
+//! The server's side of TLS: rustls on aws-lc-rs, named explicitly, HTTP/1.1 only.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use rustls_platform_verifier::BuilderVerifierExt as _;
 use x509_cert::der::Decode as _;
 
 use crate::BrokerError;
@@ -65,24 +63,4 @@ pub(crate) fn validity(certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
     let validity = parsed.tbs_certificate().validity();
     let seconds = |time: x509_cert::time::Time| time.to_unix_duration().as_secs();
     Some((seconds(validity.not_before), seconds(validity.not_after)))
-}
-
-/// What a client believes: the authorities of a file, or those of this machine. `key` is the setting that names the file.
-pub(crate) fn client_config(certificate: Option<&Path>, key: &str) -> Result<ClientConfig, String> {
-    // Named explicitly, so that no other provider in the process is taken.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?;
-    let Some(path) = certificate else {
-        let verified = builder.with_platform_verifier().map_err(|e| {
-            format!("this machine has no certificate authorities ({e}); name some in {key}")
-        })?;
-        return Ok(verified.with_no_client_auth());
-    };
-    let mut store = RootCertStore::empty();
-    for certificate in read_certificates(path).map_err(|e| e.to_string())? {
-        store.add(certificate).map_err(|e| e.to_string())?;
-    }
-    Ok(builder.with_root_certificates(store).with_no_client_auth())
 }

@@ -7,7 +7,7 @@ mod support;
 use support::{printed, strongroom};
 
 /// Every command, and words of what it is for.
-const COMMANDS: [(&str, &str); 50] = [
+const COMMANDS: [(&str, &str); 51] = [
     ("attest", "what it says of this machine"),
     ("audit", "releases, denials and admin actions"),
     ("broker", "Run the trusted side"),
@@ -17,6 +17,7 @@ const COMMANDS: [(&str, &str); 50] = [
     ("broker collateral import", "where there is no network"),
     ("broker collateral list", "how old, and until when"),
     ("broker health", "whether it is ready"),
+    ("broker import", "the secrets of a Trustee"),
     ("broker init", "certificate, keys, configuration"),
     ("broker run", "until it is told to stop"),
     ("decrypt", "only when every byte is verified"),

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use crate::anchors::DevelopmentRoot;
 use crate::config::{CollateralConfig, Config};
+use crate::outgoing::{check_authorities, check_url};
 use crate::{BrokerError, Clock, key_file};
 use cache::{Bounds, Cache, Kept, Note};
 use service::{Answer, Ask, Backoff, Failure, Fetcher, Service};
@@ -44,7 +45,7 @@ impl Collaterals {
         let folder = config.collateral_folder();
         key_file::check_folder(&folder)?;
         let config = config.collateral.clone();
-        service::check_authorities(&config)?;
+        check_authorities(config.certificate.as_deref(), service::CERTIFICATE)?;
         Ok(Self::assemble(&folder, config, development, clock))
     }
 
@@ -864,42 +865,6 @@ pub(crate) fn check_urls(config: &CollateralConfig) -> Result<(), String> {
         check_url(key, text, config.insecure_http, "collateral.insecure_http")?;
     }
     Ok(())
-}
-
-/// Checks the address of a service: HTTPS, or HTTP on this machine, or any where a setting says so.
-pub(crate) fn check_url(
-    key: &str,
-    text: &str,
-    insecure_http: bool,
-    loosening: &str,
-) -> Result<(), String> {
-    let bad = |reason: &str| Err(format!("{key} {reason}"));
-    let Ok(url) = reqwest::Url::parse(text) else {
-        return bad("is no address: write https://host, with a path if it has one");
-    };
-    if !url.username().is_empty() || url.password().is_some() {
-        return bad("carries a user name or password, which would end up in logs");
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return bad("carries a query or a fragment");
-    }
-    match url.scheme() {
-        "https" => Ok(()),
-        "http" if insecure_http || is_loopback(&url) => Ok(()),
-        "http" => bad(&format!(
-            "is http:// beyond this machine: write https://, or {loosening} = true"
-        )),
-        _ => bad("is neither https:// nor http://"),
-    }
-}
-
-fn is_loopback(url: &reqwest::Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || bare
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
 }
 
 /// Whether the evidence chooses it from very many; the others are few.

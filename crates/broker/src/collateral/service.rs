@@ -2,7 +2,6 @@
 //!
 //! Knows nothing of what is asked for; `kds`, `pcs` and `rim` do.
 
-use std::error::Error as _;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -16,7 +15,7 @@ use time::PrimitiveDateTime;
 use time::macros::format_description;
 
 use crate::config::CollateralConfig;
-use crate::{BrokerError, key_file, tls};
+use crate::outgoing::{client_config, innermost};
 
 /// Who is asked.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -44,22 +43,6 @@ impl fmt::Display for Service {
             Self::IntelRootCrl => "Intel's certificate site",
             Self::NvidiaRim => "NVIDIA's RIM service",
         })
-    }
-}
-
-/// Reads the authorities that a configuration names, so that a wrong file shows at the start and not with the first
-/// attestation.
-pub(super) fn check_authorities(config: &CollateralConfig) -> Result<(), BrokerError> {
-    let Some(path) = &config.certificate else {
-        return Ok(());
-    };
-    match key_file::read_certificates(path)?.is_empty() {
-        false => Ok(()),
-        true => Err(BrokerError::Config {
-            path: path.clone(),
-            message: "there is no certificate in it, and collateral.certificate names it"
-                .to_owned(),
-        }),
     }
 }
 
@@ -223,10 +206,7 @@ impl Fetcher {
 
     fn build(&self) -> Result<reqwest::Client, String> {
         reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::client_config(
-                self.certificate.as_deref(),
-                "collateral.certificate",
-            )?)
+            .tls_backend_preconfigured(client_config(self.certificate.as_deref(), CERTIFICATE)?)
             .redirect(Policy::custom(|attempt| {
                 let here = attempt.previous().last().map(Url::origin);
                 match here == Some(attempt.url().origin()) && attempt.previous().len() <= 3 {
@@ -335,17 +315,8 @@ fn jitter(most: u64) -> u64 {
     u64::from_be_bytes(bytes) % most.saturating_add(1)
 }
 
-/// The cause that says most, without the address, which the caller knows.
-fn innermost(error: &reqwest::Error) -> String {
-    let mut cause = error.source();
-    let mut said = None;
-    while let Some(source) = cause {
-        said = Some(source.to_string());
-        cause = source.source();
-    }
-    said.unwrap_or_else(|| error.to_string())
-}
-
+/// The setting that names the services' authorities.
+pub(super) const CERTIFICATE: &str = "collateral.certificate";
 const RETRIES: usize = 2;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const CONNECT: Duration = Duration::from_secs(5);

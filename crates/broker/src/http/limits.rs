@@ -13,7 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use super::error::ApiError;
-use crate::{Inner, source};
+use crate::{Inner, client};
 
 /// Refuses a body that says it is too large, and takes in a bounded part of it first: a connection that is closed
 /// with bytes unread is reset, and the client would not see the answer. A body without a length is cut where it is
@@ -40,7 +40,7 @@ pub(super) async fn attempts(
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let taken = peer.map_or(Ok(()), |ConnectInfo(peer)| {
         let live = broker.live();
-        let client = source::client(peer.ip(), request.headers(), &live.trusted_proxies);
+        let client = client::behind(peer.ip(), request.headers(), &live.trusted_proxies);
         let mut attempts = broker
             .attempts
             .lock()

@@ -212,7 +212,8 @@ async fn handshake_is_not_in_the_figures() {
     );
     assert_eq!(commits, entries as f64);
     for present in [
-        "strongroom_sessions",
+        r#"strongroom_sessions{kept="nonce"}"#,
+        r#"strongroom_sessions{kept="token"}"#,
         "strongroom_connections",
         "strongroom_tls_certificate_not_after_seconds",
         "process_resident_memory_bytes",

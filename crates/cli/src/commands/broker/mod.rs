@@ -3,6 +3,7 @@
 mod check;
 mod collateral;
 mod health;
+mod import;
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
@@ -17,7 +18,7 @@ use strongroom_broker::{
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::connect::url_of;
+use crate::connect::{AdminArgs, block_on, url_of};
 use crate::notify;
 use crate::outcome::Outcome;
 
@@ -36,6 +37,15 @@ enum Action {
     CheckConfig(check::Args),
     Health(health::Args),
     Collateral(collateral::Args),
+    Import(import::Args),
+    /// Make a fresh storage key and wrap every secret's data key by it, while the broker serves
+    RotateKey(RotateArgs),
+}
+
+#[derive(clap::Args)]
+struct RotateArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 #[derive(clap::Args)]
@@ -102,7 +112,20 @@ pub(crate) fn run(args: Args, json: bool, verbose: u8) -> anyhow::Result<Outcome
         Action::CheckConfig(args) => check::run(&args),
         Action::Health(args) => health::run(&args),
         Action::Collateral(args) => collateral::run(args),
+        Action::RotateKey(args) => rotate_key(&args),
+        Action::Import(args) => import::run(&args),
     }
+}
+
+fn rotate_key(args: &RotateArgs) -> anyhow::Result<Outcome> {
+    let (key, rewrapped) = block_on(args.admin.client()?.rotate_storage_key())??;
+    let text = format!(
+        "Storage key {key} is in use, and {rewrapped} data keys are wrapped by it. Copies of the store that were made before need the key file of their time: keep it as long as them."
+    );
+    Ok(
+        Outcome::new(text, json!({ "key": key, "rewrapped": rewrapped }))
+            .next("strongroom resource list"),
+    )
 }
 
 fn init(args: &InitArgs) -> anyhow::Result<Outcome> {

@@ -12,9 +12,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One bucket of attempts. A whole /64 is one: whoever has one address of it has all.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct Source(u64);
+pub(crate) struct Client(u64);
 
-impl Source {
+impl Client {
     fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             // 2000::/3 is where addresses of IPv6 begin, so none of those is taken for one of IPv4.
@@ -34,10 +34,10 @@ impl Source {
 }
 
 /// The client behind a connection: its peer, or whom the nearest proxy that is not trusted stands for.
-pub(crate) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> Source {
+pub(crate) fn behind(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> Client {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(*address));
     if !is_trusted(&peer) {
-        return Source::of(peer);
+        return Client::of(peer);
     }
     // Each proxy adds whom it heard from at the end, so what comes first is the client's own word.
     let lines = headers.get_all(FORWARDED_FOR).iter().rev();
@@ -53,7 +53,7 @@ pub(crate) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> 
             break;
         }
     }
-    Source::of(nearest)
+    Client::of(nearest)
 }
 
 /// An address or a network: `10.0.0.7`, `10.0.0.0/8`, `fd00::/64`.
@@ -151,17 +151,17 @@ const MAX_HOPS: usize = 16;
 mod tests {
     use super::*;
 
-    fn seen(peer: &str, forwarded: &[&str], trusted: &[&str]) -> Source {
+    fn seen(peer: &str, forwarded: &[&str], trusted: &[&str]) -> Client {
         let mut headers = HeaderMap::new();
         for line in forwarded {
             headers.append(FORWARDED_FOR, line.parse().unwrap());
         }
         let trusted: Vec<Network> = trusted.iter().map(|text| text.parse().unwrap()).collect();
-        client(peer.parse().unwrap(), &headers, &trusted)
+        behind(peer.parse().unwrap(), &headers, &trusted)
     }
 
-    fn of(address: &str) -> Source {
-        Source::of(address.parse().unwrap())
+    fn of(address: &str) -> Client {
+        Client::of(address.parse().unwrap())
     }
 
     #[test]
