@@ -40,7 +40,7 @@ struct Args {
     #[arg(long, global = true)]
     json: bool,
 
-    /// Say more in the log: -v for what happens, -vv for every request.
+    /// Say more in the log: -v for what happens, every request to a broker among it, -vv for how.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 

@@ -259,11 +259,14 @@ fn settings_of_the_log_are_passed_over() {
     });
     let served = start(&run(&place, &[]));
     get(served.address, "/healthz");
+    get(served.address, "/nothing");
     let line = served.running.wait_for_line("answered").unwrap();
     assert!(line.starts_with('{'), "{line}");
+    // Probes would fill the log.
+    assert!(line.contains("\"route\":\"none\""), "{line}");
     served.running.terminate().unwrap();
     let served = start(&run(&place, &["--log-format", "text"]).env("STRONGROOM_LOG", "warn"));
-    get(served.address, "/healthz");
+    get(served.address, "/nothing");
     let finished = served.running.terminate().unwrap();
     assert!(!finished.stderr_text().contains("answered"));
 }

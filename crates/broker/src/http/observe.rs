@@ -10,7 +10,7 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
-use tracing::{Instrument as _, Span, field};
+use tracing::{Instrument as _, field};
 
 use crate::Inner;
 use crate::audit::EventId;
@@ -42,17 +42,21 @@ pub(super) async fn observe(broker: Arc<Inner>, request: Request, next: Next) ->
     let status = response.status().as_u16();
     let took = began.elapsed();
     broker.metrics.request(&route, &method, status, took);
-    end(&span, status, took.as_secs_f64() * 1e3);
+    span.record("status", status);
+    span.in_scope(|| {
+        let ms = took.as_secs_f64() * 1e3;
+        let ms = format_args!("{ms:.2}");
+        match PROBES.contains(&&*route) {
+            // Who asks every few seconds would fill the log.
+            true => tracing::debug!(ms, "answered"),
+            false => tracing::info!(ms, "answered"),
+        }
+    });
     // An id is plain ASCII, by its making.
     if let Ok(id) = HeaderValue::try_from(id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
-}
-
-fn end(span: &Span, status: u16, ms: f64) {
-    span.record("status", status);
-    span.in_scope(|| tracing::info!(ms = format_args!("{ms:.2}"), "answered"));
 }
 
 fn request_id(headers: &HeaderMap) -> String {
@@ -84,6 +88,7 @@ fn trace_parent(headers: &HeaderMap) -> Option<&str> {
 pub(crate) const REQUEST_SPAN: &str = "request";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const NO_ROUTE: &str = "none";
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 const MAX_ID: usize = 64;
 
 #[cfg(test)]
