@@ -177,6 +177,12 @@ async fn policies_by_pattern_are_set_listed_and_removed() {
         (&json!(0), &json!(2))
     );
     broker.ok(Method::DELETE, narrower, "").await;
+    let removed = broker.ok(Method::GET, narrower, "").await;
+    assert_eq!(
+        (&removed["text"], &removed["version"]),
+        (&Value::Null, &json!(2))
+    );
+    assert_eq!(removed["versions"][0]["version"], 1);
     let (_, token) = broker.attest(&guest).await;
     let answer = broker
         .get_with_token("default/fraud-data/key", &token)
