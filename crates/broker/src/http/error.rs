@@ -167,7 +167,11 @@ impl ApiError {
                 "too many attestations are under way: try again in the same session".into(),
             ),
             Self::Store(error) => internal(error),
-            Self::Rotate(error) => internal(error),
+            // Only admins rotate, and they are to know what to do.
+            Self::Rotate(error) => {
+                tracing::error!(%error, "the storage key was not rotated to the end");
+                (S::INTERNAL_SERVER_ERROR, "InternalError", error.to_string())
+            }
             Self::Panicked => (S::INTERNAL_SERVER_ERROR, "InternalError", INTERNAL.into()),
         }
     }
