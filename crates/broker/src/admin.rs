@@ -29,9 +29,9 @@ pub(crate) use provider::is_safe;
 
 /// The admins of one broker.
 pub(crate) struct Admins {
-    configured: Vec<KnownAdmin>,
+    configured: RwLock<Arc<[KnownAdmin]>>,
     /// Those of the store, without those that were revoked.
-    stored: RwLock<Arc<Vec<KnownAdmin>>>,
+    stored: RwLock<Arc<[KnownAdmin]>>,
     providers: Vec<Arc<IdentityProvider>>,
     /// By admin or single-use issuer, the ids of the tokens that were used and have not expired: until when each is
     /// remembered. Nobody's tokens take up another's room.
@@ -113,36 +113,19 @@ fn wanted(roles: &[Role]) -> String {
 impl Admins {
     /// The admins of the configuration and of the store.
     pub(crate) fn open(config: &Config, store: &dyn Store, now: u64) -> Result<Self, BrokerError> {
-        let mut admins = Self::new(&config.admin)?;
+        let mut admins = Self::new(&[])?;
         admins.started = now;
         admins.reload(store)?;
-        for stored in admins.stored().iter() {
-            if admins.is_configured(&stored.name) {
-                return Err(BrokerError::Option {
-                    option: "admin",
-                    message: format!(
-                        "{:?} is in the configuration and in the store: take it out of the configuration, or revoke it \
-                         first",
-                        stored.name
-                    ),
-                });
-            }
-        }
-        for provider in &config.identity_provider {
-            let provider = IdentityProvider::open(provider, now)?;
-            admins.providers.push(Arc::new(provider));
-        }
+        let configured = admins.read(&config.admin)?;
+        admins.replace(configured);
+        admins.providers = providers(config, now)?;
         Ok(admins)
     }
 
-    fn new(configured: &[AdminConfig]) -> Result<Self, AdminKeyError> {
-        let configured = configured
-            .iter()
-            .map(|admin| KnownAdmin::new(&admin.name, admin.role, &admin.public_key))
-            .collect::<Result<_, _>>()?;
+    pub(crate) fn new(configured: &[AdminConfig]) -> Result<Self, AdminKeyError> {
         Ok(Self {
-            configured,
-            stored: RwLock::default(),
+            configured: RwLock::new(KnownAdmin::all(configured)?),
+            stored: RwLock::new(Arc::default()),
             providers: Vec::new(),
             used: Mutex::default(),
             started: 0,
@@ -150,27 +133,59 @@ impl Admins {
         })
     }
 
+    /// Reads the keys of a configuration, none of whose names the store has.
+    pub(crate) fn read(
+        &self,
+        configured: &[AdminConfig],
+    ) -> Result<Arc<[KnownAdmin]>, BrokerError> {
+        let known = KnownAdmin::all(configured)?;
+        let stored = self.stored();
+        let twice = known
+            .iter()
+            .find(|admin| stored.iter().any(|stored| stored.name == admin.name));
+        match twice {
+            None => Ok(known),
+            Some(admin) => Err(BrokerError::Option {
+                option: "admin",
+                message: format!(
+                    "{:?} is in the configuration and in the store: take it out of the configuration, or revoke it first",
+                    admin.name
+                ),
+            }),
+        }
+    }
+
+    /// Puts other admins in the place of those of the configuration. What was used stays used.
+    pub(crate) fn replace(&self, configured: Arc<[KnownAdmin]>) {
+        let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        *self
+            .configured
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = configured;
+    }
+
     /// Takes over what the store has now.
     pub(crate) fn reload(&self, store: &dyn Store) -> Result<(), StoreError> {
         let stored = store.admins()?;
         let stored = stored.iter().map(KnownAdmin::stored);
-        let stored = Arc::new(stored.collect::<Result<Vec<_>, _>>()?);
+        let stored = stored.collect::<Result<_, _>>()?;
         *self.stored.write().unwrap_or_else(PoisonError::into_inner) = stored;
         Ok(())
     }
 
     /// The admins with a key that the configuration names.
-    pub(crate) fn configured(&self) -> &[KnownAdmin] {
-        &self.configured
+    pub(crate) fn configured(&self) -> Arc<[KnownAdmin]> {
+        let configured = self.configured.read();
+        Arc::clone(&configured.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The admins with a key that the store has.
-    pub(crate) fn stored(&self) -> Arc<Vec<KnownAdmin>> {
+    pub(crate) fn stored(&self) -> Arc<[KnownAdmin]> {
         Arc::clone(&self.stored.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn is_configured(&self, name: &str) -> bool {
-        self.configured.iter().any(|admin| admin.name == name)
+    fn is_configured(&self, name: &str) -> bool {
+        self.configured().iter().any(|admin| admin.name == name)
     }
 
     /// Adds an admin, who may act once this returns.
@@ -190,6 +205,7 @@ impl Admins {
             return Err(SetAdminError::Name);
         }
         let known = KnownAdmin::new(name, role, public_key)?;
+        let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_configured(name) {
             return Err(SetAdminError::Configured);
         }
@@ -213,6 +229,7 @@ impl Admins {
         name: &str,
         mut record: Record,
     ) -> Result<audit::Entry, SetAdminError> {
+        let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_configured(name) {
             return Err(SetAdminError::Configured);
         }
@@ -221,7 +238,7 @@ impl Admins {
         let change = Change::SetAdmin {
             name: name.to_owned(),
             key: None,
-            keep_one: !self.configured.iter().any(is_admin),
+            keep_one: !self.configured().iter().any(is_admin),
         };
         self.set(ledger, change, record)
     }
@@ -232,7 +249,6 @@ impl Admins {
         change: Change,
         record: Record,
     ) -> Result<audit::Entry, SetAdminError> {
-        let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = ledger.commit(change, record)?;
         self.reload(ledger.store())?;
         Ok(entry)
@@ -281,8 +297,8 @@ impl Admins {
     /// the admin's role, for now and not for long. Each token is believed once.
     fn verify(&self, presented: Option<&str>, now: u64) -> Result<Admin, AdminError> {
         let presented = presented.ok_or(AdminError::NoToken)?;
-        let stored = self.stored();
-        let mut known = self.configured.iter().chain(stored.iter()).peekable();
+        let (configured, stored) = (self.configured(), self.stored());
+        let mut known = configured.iter().chain(stored.iter()).peekable();
         if known.peek().is_none() && self.providers.is_empty() {
             return Err(AdminError::NoAdmins);
         }
@@ -351,12 +367,33 @@ impl Admins {
     }
 }
 
+/// Opens the identity providers of a configuration.
+fn providers(config: &Config, now: u64) -> Result<Vec<Arc<IdentityProvider>>, BrokerError> {
+    let configured = config.identity_provider.iter();
+    configured
+        .map(|provider| IdentityProvider::open(provider, now).map(Arc::new))
+        .collect()
+}
+
+/// Reads what the identity providers of a configuration name.
+pub(crate) fn check_providers(config: &Config) -> Result<(), BrokerError> {
+    providers(config, 0).map(drop)
+}
+
 #[derive(Deserialize)]
 struct UnverifiedIssuer {
     iss: String,
 }
 
 impl KnownAdmin {
+    /// Reads the keys of a configuration.
+    fn all(configured: &[AdminConfig]) -> Result<Arc<[Self]>, AdminKeyError> {
+        let known = configured
+            .iter()
+            .map(|admin| Self::new(&admin.name, admin.role, &admin.public_key));
+        known.collect()
+    }
+
     fn new(name: &str, role: Role, pem: &str) -> Result<Self, AdminKeyError> {
         let known = (pem.len() <= MAX_PEM).then(|| public_key(pem)).flatten();
         let (algorithm, key, fingerprint) = known.ok_or_else(|| AdminKeyError {

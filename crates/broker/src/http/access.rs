@@ -13,7 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::error::ApiError;
 use super::identity;
-use super::router::drain;
+use super::limits::take_in;
 use crate::Inner;
 use crate::admin::Admin;
 use crate::config::Role;
@@ -40,6 +40,7 @@ const ADMIN: &[Role] = &[];
 #[rustfmt::skip]
 pub(super) const TABLE: &[(&str, &str, Access)] = &[
     ("GET",    "/healthz",                             Anyone),
+    ("GET",    "/readyz",                              Anyone),
     ("POST",   "/kbs/v0/auth",                         Anyone),
     ("POST",   "/kbs/v0/attest",                       Anyone),
     ("GET",    "/.well-known/jwks.json",               Anyone),
@@ -114,7 +115,7 @@ pub(super) async fn guard(
         }
         Err(error) => {
             let most = broker.config.limits.body_bytes;
-            drain(request, most).await;
+            take_in(request, most).await;
             error.into_response()
         }
     }

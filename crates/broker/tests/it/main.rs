@@ -9,6 +9,7 @@ mod development;
 mod govern;
 mod identity_provider;
 mod limits;
+mod operation;
 mod recorded;
 mod release;
 mod replay;

@@ -35,7 +35,8 @@ pub(crate) async fn list(
                     set_by: version.map(|version| version.set_by.clone()),
                 }
             };
-            let configured = broker.admins.configured().iter();
+            let configured = broker.admins.configured();
+            let configured = configured.iter();
             let mut listed: Vec<_> = configured.map(|known| of(known, "configuration")).collect();
             let known = broker.admins.stored();
             listed.extend(known.iter().map(|known| of(known, "store")));
