@@ -344,3 +344,34 @@ async fn broker_starts_with_two_admins_of_one_name() {
         "{said}"
     );
 }
+
+#[tokio::test]
+async fn reload_takes_a_name_that_the_store_has_or_forgets_the_stores_admins() {
+    let broker = Running::strict().await;
+    let root = Key::new("root", "admin").added(&broker).await;
+    let load = |text: String| {
+        std::fs::write(&broker.summary.config, text).unwrap();
+        strongroom_broker::Config::load(&broker.summary.config).unwrap()
+    };
+    let text = std::fs::read_to_string(&broker.summary.config).unwrap();
+    let more = format!(
+        "{text}\n[[admin]]\nname = \"root\"\npublic_key = {:?}\n",
+        root.pair.public_key_pem()
+    );
+    let said = broker.handle.reload(load(more)).unwrap_err().to_string();
+    assert!(
+        said.contains("in the configuration and in the store"),
+        "{said}"
+    );
+    let itself = "/strongroom/v1/admin/root";
+    // With the configuration's admin gone, the store's is the last.
+    let without = text.split("[[admin]]").next().unwrap().to_owned();
+    broker.handle.reload(load(without)).unwrap();
+    let gone = broker.admin(Method::GET, "/strongroom/v1/admin", "").await;
+    gone.refused(StatusCode::UNAUTHORIZED, "AdminAuthAccess");
+    let refused = root.asks(&broker, Method::DELETE, itself).await;
+    refused.refused(StatusCode::CONFLICT, "AdminError");
+    broker.handle.reload(load(text)).unwrap();
+    let revoked = root.asks(&broker, Method::DELETE, itself).await;
+    revoked.expect(StatusCode::OK);
+}
