@@ -39,12 +39,20 @@ static GOOD: LazyLock<[Good; 2]> = LazyLock::new(|| {
 fn good(tee: Tee, quote: Vec<u8>) -> Good {
     let evidence = Evidence::parse_raw(tee, &quote).expect("the quote parses");
     let files = ROOT.collateral().expect("the root's collateral");
-    let body = |path: &str| files.iter().find(|(name, _)| name == path).map(|(_, b)| b.clone());
+    let body = |path: &str| {
+        files
+            .iter()
+            .find(|(name, _)| name == path)
+            .map(|(_, b)| b.clone())
+    };
     let items: Vec<_> = evidence
         .collateral_request()
         .iter()
         .filter_map(|wanted| {
-            let issuer_chain = wanted.chain_path().and_then(|path| body(&path)).unwrap_or_default();
+            let issuer_chain = wanted
+                .chain_path()
+                .and_then(|path| body(&path))
+                .unwrap_or_default();
             let issuer_chain = String::from_utf8(issuer_chain).expect("PEM");
             let body = body(&wanted.path())?;
             Some((wanted.clone(), CollateralItem { body, issuer_chain }))

@@ -3,6 +3,8 @@
 //! The nonce is taken first and for good. Then each step's output is the next one's input: parse, verify,
 //! appraise, issue. The record is written before the token leaves.
 
+use std::sync::Arc;
+
 use strongroom_verifier::{
     AppraiseError, AppraisedClaims, AppraisedSubmod, Binding, Check, Collateral, CollateralRequest,
     Evidence, Reason, VerifyError, appraise, verify,
@@ -46,10 +48,7 @@ pub(crate) fn begin(
             evidence,
             record,
         }),
-        Err(refusal) => {
-            broker.sessions().end(&session);
-            Err(refuse(broker, record, refusal))
-        }
+        Err(refusal) => Err(refuse(broker, record, refusal)),
     }
 }
 
@@ -99,18 +98,23 @@ pub(crate) fn finish(
     });
     let done = match outcome {
         Ok(token) => {
-            record.token = Some(token.id);
+            record.token = Some(token.id.clone());
+            let kept = Change::KeepClaims {
+                token: token.id,
+                claims: token.claims,
+            };
             broker
-                .store
-                .commit(Change::Nothing, record)
+                .ledger
+                .commit(kept, record)
                 .map(|_| token.jwt)
                 .map_err(AttestError::from)
         }
         Err(refusal) => Err(refuse(broker, record, refusal)),
     };
-    match &done {
-        Ok(token) => broker.sessions().attested(&session, token.clone(), now),
-        Err(_) => broker.sessions().end(&session),
+    if let Ok(token) = &done {
+        broker
+            .sessions()
+            .attested(&session, Arc::from(token.as_str()), now);
     }
     done
 }

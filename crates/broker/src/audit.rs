@@ -1,14 +1,20 @@
 //! The record of what the broker did: every attestation, release, denial and admin action, refused ones too.
 //!
-//! Entries form a chain: each names the SHA-256 of the one before it, over canonical JSON (RFC 8785), so an
-//! entry that is changed, dropped or moved shows. A store appends and refuses everything else. No entry holds
-//! a secret, evidence or a token.
+//! Entries form a transparency log (C2SP tlog-tiles, over the Merkle tree of RFC 6962): every write signs the whole of
+//! it, so an entry that is changed, dropped, added or moved shows. A store appends and refuses everything else. No entry
+//! holds a secret, evidence or a token.
 
-use aws_lc_rs::{digest, rand};
+use std::collections::BTreeMap;
+
+use aws_lc_rs::rand;
 use serde::{Deserialize, Serialize};
 use strongroom_verifier::Reason;
-use strongroom_wire::canonical::to_jcs;
 use strongroom_wire::tee::Tee;
+use strongroom_wire::tlog::{
+    Checkpoint, FULL_WIDTH, Frontier, Hash, ProveError, SignerKey, TileKind, TilePath, VerifierKey,
+    frontier_from_tiles, leaf_hash, root_of,
+};
+use zeroize::Zeroizing;
 
 use crate::store::{Store, StoreError};
 
@@ -67,7 +73,7 @@ pub enum Outcome {
     Failed,
 }
 
-/// One decision, before it has its place in the chain.
+/// One decision, before it has its number.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Record {
     /// The event's id.
@@ -95,9 +101,21 @@ pub struct Record {
     /// The resource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<String>,
-    /// The version of the resource that was stored or released.
+    /// What the guest asked beside the path, for policies that look at it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub query: BTreeMap<String, String>,
+    /// The version of the resource that was stored or released, or of the policy that was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
+    /// Where the resource was found, when that was not the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The SHA-256 of the sealed version that was stored: it says nothing about the secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// The id of the policy that decided, or that was set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_id: Option<String>,
     /// The SHA-256 of the policy that decided, or that was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
@@ -130,7 +148,11 @@ impl Record {
             tee_key: None,
             token: None,
             resource: None,
+            query: BTreeMap::new(),
             version: None,
+            source: None,
+            digest: None,
+            policy_id: None,
             policy: None,
             reasons: Vec::new(),
             detail: None,
@@ -138,206 +160,292 @@ impl Record {
             suppressed: None,
         }
     }
+
+    /// The same of another event: for work that takes more than one entry.
+    pub(crate) fn fresh(&self) -> Self {
+        Self {
+            event: EventId::fresh(),
+            ..self.clone()
+        }
+    }
 }
 
-/// A record with its place in the chain.
+/// A record with its number.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Entry {
-    /// Its number, from 1 and without gaps.
+    /// Its number, from 1 and without gaps. In the log its position is one less.
     pub seq: u64,
     /// What happened.
     #[serde(flatten)]
     pub record: Record,
-    /// The hash of the entry before it; 64 zeros before the first.
-    pub previous: String,
-    /// The SHA-256 of this entry's canonical JSON without this member, in hex.
-    pub hash: String,
 }
 
 impl Entry {
-    /// Puts a record behind the last entry.
-    pub(crate) fn after(
-        last: Option<(u64, String)>,
-        record: Record,
-    ) -> Result<Self, serde_json::Error> {
-        let (seq, previous) =
-            last.map_or_else(|| (1, GENESIS.to_owned()), |(seq, hash)| (seq + 1, hash));
-        let mut entry = Self {
-            seq,
-            record,
-            previous,
-            hash: String::new(),
-        };
-        entry.hash = entry.digest()?;
-        Ok(entry)
-    }
-
-    fn digest(&self) -> Result<String, serde_json::Error> {
-        let mut value = serde_json::to_value(self)?;
-        if let Some(members) = value.as_object_mut() {
-            members.remove("hash");
+    /// Gives a record its number, and the bytes that the log hashes. An entry that the log has no room for loses its
+    /// reasons, and says so.
+    pub(crate) fn numbered(seq: u64, record: Record) -> Result<(Self, String), serde_json::Error> {
+        let mut entry = Self { seq, record };
+        let mut text = serde_json::to_string(&entry)?;
+        if text.len() > MAX_ENTRY {
+            let count = entry.record.reasons.len();
+            entry.record.reasons.clear();
+            let detail = entry.record.detail.get_or_insert_default();
+            detail.truncate(detail.floor_char_boundary(MAX_DETAIL));
+            detail.push_str(&format!(" [{count} reasons were too long for the record]"));
+            text = serde_json::to_string(&entry)?;
         }
-        Ok(hex::encode(digest::digest(
-            &digest::SHA256,
-            &to_jcs(&value)?,
-        )))
+        Ok((entry, text))
     }
 }
 
-/// Checks a run of entries, oldest first: each hash, each link, no gap. A run may start anywhere, and one that
-/// starts at number 1 must start from nothing.
+/// The key that signs the record's checkpoints, and the name under which it does.
+pub(crate) struct LogKey(SignerKey);
+
+impl LogKey {
+    /// Draws a fresh key.
+    pub(crate) fn generate() -> Result<Self, StoreError> {
+        SignerKey::generate(ORIGIN).map(Self).map_err(sign)
+    }
+
+    /// Reads the text form of a signer's key.
+    pub(crate) fn from_text(text: &str) -> Result<Self, StoreError> {
+        SignerKey::parse(text.trim_end()).map(Self).map_err(sign)
+    }
+
+    /// The text form, which is secret.
+    pub(crate) fn to_text(&self) -> Zeroizing<String> {
+        self.0.to_private_text()
+    }
+
+    /// The key by which anybody verifies the record.
+    pub(crate) fn verifier(&self) -> &VerifierKey {
+        self.0.verifier()
+    }
+
+    /// Signs the record at a size.
+    pub(crate) fn checkpoint(&self, size: u64, root: &Hash) -> Result<String, StoreError> {
+        let checkpoint = Checkpoint::new(self.verifier().name(), size, *root).map_err(sign)?;
+        checkpoint.sign(&[&self.0]).map_err(sign)
+    }
+}
+
+/// Checks a store's record: the newest `most` entries against their hashes, all hashes that stand for others against
+/// these, the right edge against them all, and the checkpoint's signature over the edge.
 ///
 /// # Errors
-/// [`ChainError`], naming the first entry that does not fit.
-pub fn verify_chain(entries: &[Entry]) -> Result<(), ChainError> {
-    let mut last: Option<&Entry> = None;
-    for entry in entries {
-        if entry.digest().ok().as_deref() != Some(entry.hash.as_str()) {
-            return Err(ChainError::Altered { seq: entry.seq });
-        }
-        let follows = match last {
-            Some(last) => entry.seq == last.seq + 1 && entry.previous == last.hash,
-            None => entry.seq != 1 || entry.previous == GENESIS,
-        };
-        if !follows {
-            return Err(ChainError::Broken { seq: entry.seq });
-        }
-        last = Some(entry);
+/// [`StoreError::Record`], naming what does not fit.
+pub(crate) fn verify_newest(
+    store: &dyn Store,
+    key: &VerifierKey,
+    most: u64,
+) -> Result<(), StoreError> {
+    let Some(head) = store.head()? else {
+        return Ok(());
+    };
+    verify_entries(store, head.size, most)?;
+    let root = root(store, head.size, most)?;
+    let stored =
+        Frontier::resume(head.size, head.edge).map_err(|_| LogError::Edge { size: head.size })?;
+    if stored.root() != root {
+        return Err(LogError::Edge { size: head.size }.into());
     }
-    Ok(())
+    let checkpoint = Checkpoint::open(head.checkpoint.as_bytes(), std::slice::from_ref(key))
+        .map_err(|error| LogError::Checkpoint {
+            size: head.size,
+            reason: error.to_string(),
+        })?;
+    match checkpoint.size() == head.size && checkpoint.root() == &root {
+        true => Ok(()),
+        false => Err(LogError::OtherHead {
+            signed: checkpoint.size(),
+            found: head.size,
+        }
+        .into()),
+    }
 }
 
-/// Checks the newest `most` entries of a store's record, newest first and a batch at a time: each hash, each
-/// link, no gap, and that a record whose end is reached begins with number 1.
-///
-/// # Errors
-/// [`StoreError::Record`], naming the entry that does not fit.
-pub(crate) fn verify_newest(store: &dyn Store, most: u32) -> Result<(), StoreError> {
-    let (mut left, mut oldest) = (most, None::<Entry>);
-    while left > 0 {
-        let before = oldest.as_ref().map(|entry| entry.seq);
-        let mut run = store.audit(left.min(BATCH), before)?;
-        if run.is_empty() {
-            return match oldest {
-                Some(entry) if entry.seq != 1 => Err(ChainError::Broken { seq: entry.seq }.into()),
-                _ => Ok(()),
-            };
+fn verify_entries(store: &dyn Store, size: u64, most: u64) -> Result<(), StoreError> {
+    let mut position = size.saturating_sub(most);
+    while position < size {
+        let count = u32::try_from(size - position).map_or(BATCH, |left| left.min(BATCH));
+        let entries = store.log_entries(position, count)?;
+        let hashes = store.log_hashes(0, position, count)?;
+        if entries.len() != hashes.len() || entries.is_empty() {
+            return Err(LogError::Missing { seq: position + 1 }.into());
         }
-        left = left.saturating_sub(BATCH);
-        // The entry that the batch before began with: its link is checked here.
-        run.extend(oldest);
-        verify_chain(&run)?;
-        oldest = run.into_iter().next();
+        for (seq, (entry, hash)) in (position + 1..).zip(entries.iter().zip(&hashes)) {
+            if leaf_hash(entry.as_bytes()) != *hash {
+                return Err(LogError::Altered { seq }.into());
+            }
+        }
+        position += u64::try_from(entries.len()).unwrap_or_else(|_| u64::from(BATCH));
     }
-    Ok(())
+    // A row behind the end would be one that the tree does not know.
+    match store.log_entries(size, 1)?.is_empty() {
+        true => Ok(()),
+        false => Err(LogError::Missing { seq: size + 1 }.into()),
+    }
 }
 
-/// Where a chain of entries does not hold.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+/// The root of the tree over what is stored. A full tile is taken at its hash, and that of the newest is recomputed.
+fn root(store: &dyn Store, size: u64, most: u64) -> Result<Hash, StoreError> {
+    let fault = || LogError::Edge { size };
+    let (mut level, mut full, mut recent) = (0u8, size / TILE, most / TILE + 1);
+    while full > 0 {
+        for tile in full.saturating_sub(recent)..full {
+            let under = store.log_hashes(level, tile * TILE, u32::from(FULL_WIDTH))?;
+            let above = store.log_hashes(level + 1, tile, 1)?;
+            if under.len() != usize::from(FULL_WIDTH) || above != [root_of(&under)] {
+                return Err(fault().into());
+            }
+        }
+        (level, full, recent) = (level + 1, full / TILE, recent / TILE + 1);
+    }
+    let tile = |path: &TilePath| hashes(store, path);
+    let edge = frontier_from_tiles(size, tile).map_err(|error| match error {
+        ProveError::Read { error, .. } => error,
+        _ => fault().into(),
+    })?;
+    Ok(edge.root())
+}
+
+/// The hashes of a tile.
+pub(crate) fn hashes(store: &dyn Store, path: &TilePath) -> Result<Vec<Hash>, StoreError> {
+    match path.kind() {
+        TileKind::Hashes { level } => {
+            let first = path.index().saturating_mul(TILE);
+            store.log_hashes(level, first, u32::from(path.width()))
+        }
+        TileKind::Entries => Ok(Vec::new()),
+    }
+}
+
+/// Where the record does not hold.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
-pub enum ChainError {
-    /// An entry does not have the hash that it names.
+pub enum LogError {
+    /// An entry does not have the hash under which it was written.
     #[error("audit entry {seq} was altered: its hash does not match its content")]
     Altered {
         /// Its number.
         seq: u64,
     },
-    /// An entry does not follow the one before it.
-    #[error(
-        "audit entry {seq} does not follow the entry before it: one was dropped, added or moved"
-    )]
-    Broken {
+    /// An entry is not where it should be.
+    #[error("audit entry {seq} is not where it should be: one was dropped or added")]
+    Missing {
         /// Its number.
         seq: u64,
     },
+    /// The hashes over the entries do not fit together.
+    #[error(
+        "the hashes over the first {size} audit entries do not fit together: some were altered, dropped or moved"
+    )]
+    Edge {
+        /// How many entries there are.
+        size: u64,
+    },
+    /// The newest checkpoint is not signed by this broker's key, or is malformed.
+    #[error("the checkpoint over {size} audit entries does not hold: {reason}")]
+    Checkpoint {
+        /// How many entries there are.
+        size: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The newest checkpoint speaks of another record than the one that is there.
+    #[error(
+        "the newest checkpoint is of {signed} audit entries, and there are {found}: the end was dropped or rewritten"
+    )]
+    OtherHead {
+        /// How many entries were signed.
+        signed: u64,
+        /// How many there are.
+        found: u64,
+    },
 }
 
-const BATCH: u32 = 1_000;
-const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+fn sign(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Sign(error.to_string())
+}
+
+/// The name of the record in its checkpoints.
+const ORIGIN: &str = "strongroom-audit";
+const BATCH: u32 = 1_024;
+const TILE: u64 = 256;
+/// What an entry bundle's length field can say.
+const MAX_ENTRY: usize = 65_535;
+const MAX_DETAIL: usize = 4_096;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::store::{Change, Ledger, SqliteStore};
 
-    fn chain() -> Vec<Entry> {
-        let mut entries: Vec<Entry> = Vec::new();
-        for at in 0..4 {
-            let last = entries.last().map(|e| (e.seq, e.hash.clone()));
-            let mut record = Record::new(Kind::Release, Outcome::Denied, "get resource", at);
-            record.reasons.push(Reason {
-                rule: "r".into(),
-                claim: "c".into(),
-                expected: serde_json::json!(1.5),
-                actual: serde_json::json!([1, {"b": null}]),
-            });
-            entries.push(Entry::after(last, record).unwrap());
+    fn record(at: u64) -> Record {
+        Record::new(Kind::Release, Outcome::Denied, "get resource", at)
+    }
+
+    fn ledger(entries: u64) -> Ledger {
+        let key = LogKey::generate().unwrap();
+        let ledger = Ledger::new(Box::new(SqliteStore::in_memory(&key).unwrap()), key);
+        let sign = |size, root: &Hash| ledger.key().checkpoint(size, root);
+        let group = (0..entries).map(|at| (Change::Nothing, record(at)));
+        ledger.store().commit(group.collect(), &sign).unwrap();
+        ledger
+    }
+
+    fn verified(ledger: &Ledger) -> Result<(), StoreError> {
+        verify_newest(ledger.store(), ledger.key().verifier(), 10_000)
+    }
+
+    #[test]
+    fn honest_record_holds_at_every_size_around_a_tile() {
+        for entries in [0, 1, 2, 255, 256, 257, 511, 512, 700] {
+            let ledger = ledger(entries);
+            verified(&ledger).unwrap();
+            ledger.commit(Change::Nothing, record(9)).unwrap();
+            verified(&ledger).unwrap();
         }
-        entries
     }
 
     #[test]
-    fn honest_chain_holds_and_survives_json() {
-        let text = serde_json::to_string(&chain()).unwrap();
-        verify_chain(&serde_json::from_str::<Vec<Entry>>(&text).unwrap()).unwrap();
-        verify_chain(&chain()[2..]).unwrap();
-    }
-
-    #[test]
-    fn altered_entry_shows() {
-        let mut entries = chain();
-        entries[1].record.outcome = Outcome::Allowed;
-        assert_eq!(verify_chain(&entries), Err(ChainError::Altered { seq: 2 }));
-    }
-
-    #[test]
-    fn entry_altered_together_with_its_hash_shows_at_the_next() {
-        let mut entries = chain();
-        entries[1].record.outcome = Outcome::Allowed;
-        entries[1].hash = entries[1].digest().unwrap();
-        assert_eq!(verify_chain(&entries), Err(ChainError::Broken { seq: 3 }));
-    }
-
-    #[test]
-    fn dropped_entry_shows() {
-        let mut entries = chain();
-        entries.remove(1);
-        assert_eq!(verify_chain(&entries), Err(ChainError::Broken { seq: 3 }));
-    }
-
-    #[test]
-    fn swapped_entries_show() {
-        let mut entries = chain();
-        entries.swap(1, 2);
-        assert_eq!(verify_chain(&entries), Err(ChainError::Broken { seq: 3 }));
-    }
-
-    fn stored(entries: usize) -> crate::store::MemoryStore {
-        let store = crate::store::MemoryStore::default();
-        for at in 0..entries {
-            let at = u64::try_from(at).unwrap();
-            let record = Record::new(Kind::Release, Outcome::Denied, "get resource", at);
-            store.commit(crate::store::Change::Nothing, record).unwrap();
-        }
-        store
-    }
-
-    #[test]
-    fn honest_record_holds_over_more_than_one_batch() {
-        for entries in [0, 1, 999, 1_000, 1_001, 2_500] {
-            verify_newest(&stored(entries), 10_000).unwrap();
-        }
-        verify_newest(&stored(2_500), 1_500).unwrap();
-    }
-
-    #[test]
-    fn first_entry_that_names_a_predecessor_shows() {
-        let mut entries = chain();
-        entries[0].previous = "ff".repeat(32);
-        entries[0].hash = entries[0].digest().unwrap();
-        assert_eq!(
-            verify_chain(&entries[..1]),
-            Err(ChainError::Broken { seq: 1 })
+    fn record_signed_by_another_key_is_refused() {
+        let ledger = ledger(3);
+        let other = LogKey::generate().unwrap();
+        let outcome = verify_newest(ledger.store(), other.verifier(), 10);
+        assert!(
+            matches!(
+                outcome,
+                Err(StoreError::Record(LogError::Checkpoint { size: 3, .. }))
+            ),
+            "{outcome:?}"
         );
+    }
+
+    #[test]
+    fn key_survives_its_text() {
+        let key = LogKey::generate().unwrap();
+        let again = LogKey::from_text(&key.to_text()).unwrap();
+        let note = again.checkpoint(7, &Hash::from_bytes([1; 32])).unwrap();
+        let opened = Checkpoint::open(note.as_bytes(), &[key.verifier().clone()]);
+        assert_eq!(opened.unwrap().size(), 7);
+    }
+
+    #[test]
+    fn entry_that_is_too_long_loses_its_reasons_and_says_so() {
+        let mut long = record(1);
+        let reason = Reason {
+            rule: "r".repeat(40_000),
+            claim: "c".into(),
+            expected: serde_json::json!(1.5),
+            actual: serde_json::json!([1, {"b": null}]),
+        };
+        long.reasons = vec![reason.clone(), reason];
+        let (entry, text) = Entry::numbered(1, long).unwrap();
+        assert!(text.len() < MAX_ENTRY && entry.record.reasons.is_empty());
+        let detail = entry.record.detail.clone().unwrap();
+        assert!(detail.contains("2 reasons were too long"), "{detail}");
+        assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
     }
 }

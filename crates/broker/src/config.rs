@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use strongroom_wire::tee::Tee;
 
+use crate::sources::{SourcesConfig, VaultConfig};
 use crate::{BrokerError, key_file};
 
 /// A broker's configuration, read and checked.
@@ -26,6 +27,12 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// Where things are kept.
     pub store: StoreConfig,
+    /// How the record is signed, and for how long what explains it is kept.
+    #[serde(default)]
+    pub audit: AuditConfig,
+    /// How many versions of a secret are kept.
+    #[serde(default)]
+    pub secrets: SecretsConfig,
     /// How tokens are signed.
     pub token: TokenConfig,
     /// How long a handshake may take, and how many there may be.
@@ -46,6 +53,9 @@ pub struct Config {
     /// Which reference values are taken.
     #[serde(default)]
     pub reference_values: ReferenceValuesConfig,
+    /// Where secrets come from besides the API.
+    #[serde(default)]
+    pub sources: SourcesConfig,
     /// What a development broker accepts beyond real evidence.
     #[serde(default)]
     pub development: DevelopmentConfig,
@@ -72,6 +82,48 @@ pub struct StoreConfig {
     pub path: PathBuf,
     /// The storage key, readable by its owner alone. Without it the store's secrets are lost.
     pub key_file: PathBuf,
+}
+
+/// `[audit]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditConfig {
+    /// The key that signs the record, readable by its owner alone. By default `audit.key` beside the store.
+    pub signing_key: Option<PathBuf>,
+    /// For how many days the claims of tokens are kept, without which a decision is not explained in full and not
+    /// rehearsed under another policy.
+    pub keep_claims_days: u64,
+}
+
+impl AuditConfig {
+    /// Where the key is.
+    pub(crate) fn signing_key(&self, store: &StoreConfig) -> PathBuf {
+        let beside = || store.path.with_file_name("audit.key");
+        self.signing_key.clone().unwrap_or_else(beside)
+    }
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self {
+            signing_key: None,
+            keep_claims_days: 90,
+        }
+    }
+}
+
+/// `[secrets]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SecretsConfig {
+    /// How many versions of each secret are kept, the newest among them.
+    pub keep_versions: u64,
+}
+
+impl Default for SecretsConfig {
+    fn default() -> Self {
+        Self { keep_versions: 10 }
+    }
 }
 
 /// `[token]`
@@ -243,6 +295,8 @@ pub enum Loosening {
     AcceptDevelopmentRoot,
     /// `[collateral] insecure_http = true`
     InsecureCollateral,
+    /// `[sources.vault] insecure_http = true`
+    InsecureVault,
 }
 
 impl Loosening {
@@ -253,6 +307,7 @@ impl Loosening {
             Self::AcceptSampleEvidence => "development.accept_sample_evidence",
             Self::AcceptDevelopmentRoot => "development.root",
             Self::InsecureCollateral => "collateral.insecure_http",
+            Self::InsecureVault => "sources.vault.insecure_http",
         }
     }
 
@@ -274,6 +329,10 @@ impl Loosening {
             Self::InsecureCollateral => {
                 "collateral.insecure_http = true: revocation lists and the like come over a wire on which somebody can \
                  hold back what is new, and can see which machines attest."
+            }
+            Self::InsecureVault => {
+                "sources.vault.insecure_http = true: the vault's token and every secret read from it can be read and \
+                 changed on the wire."
             }
         }
     }
@@ -310,12 +369,14 @@ impl Config {
         if let Some(tls) = &mut config.tls {
             paths.extend([&mut tls.certificate, &mut tls.private_key]);
         }
+        paths.extend(&mut config.audit.signing_key);
         paths.extend(&mut config.collateral.folder);
         paths.extend(&mut config.collateral.certificate);
         paths.extend(&mut config.anchors.tpm_roots);
         paths.extend(&mut config.anchors.attestation_keys);
         paths.extend(&mut config.reference_values.signers);
         paths.extend(&mut config.development.root);
+        paths.extend(config.sources.paths());
         for path in paths {
             // An absolute path replaces the folder.
             *path = folder.join(&*path);
@@ -402,6 +463,7 @@ impl Config {
             ));
         }
         crate::collateral::check_urls(&self.collateral)?;
+        self.sources.check(self.limits.request_seconds)?;
         let mut names = BTreeSet::new();
         for admin in &self.admin {
             if admin.name.is_empty() || !names.insert(&admin.name) {
@@ -428,6 +490,14 @@ impl Config {
         }
         if self.collateral.insecure_http {
             loosenings.push(Loosening::InsecureCollateral);
+        }
+        if self
+            .sources
+            .vault
+            .as_ref()
+            .is_some_and(VaultConfig::is_loosened)
+        {
+            loosenings.push(Loosening::InsecureVault);
         }
         loosenings
     }

@@ -13,6 +13,7 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
+use crate::audit::LogKey;
 use crate::key_file::write_new;
 use crate::store::{SqliteStore, StorageKey};
 use crate::{BrokerError, EventId};
@@ -152,9 +153,19 @@ fn write_files(dir: &Path, options: &InitOptions) -> Result<(), BrokerError> {
         0o600,
         admin.serialize_pem().as_bytes(),
     )?;
-    SqliteStore::create(&dir.join(STORE))?;
+    let audit_key = write_audit_key(&dir.join(AUDIT_KEY))?;
+    SqliteStore::create(&dir.join(STORE), &audit_key)?;
     let config = config_text(options, &admin.public_key_pem());
     write_new(&dir.join(CONFIG), 0o600, config.as_bytes())
+}
+
+/// Makes the key that signs the record, and beside it the one by which anybody verifies the record.
+pub(crate) fn write_audit_key(path: &Path) -> Result<LogKey, BrokerError> {
+    let key = LogKey::generate()?;
+    write_new(path, 0o600, key.to_text().as_bytes())?;
+    let public = format!("{}\n", key.verifier());
+    write_new(&path.with_extension("pub"), 0o644, public.as_bytes())?;
+    Ok(key)
 }
 
 struct SelfSigned {
@@ -237,6 +248,10 @@ private_key = "{TLS_KEY}"
 [store]
 path = "{STORE}"
 key_file = "{STORAGE_KEY}"
+
+# Every write signs the whole record. Who has audit.pub verifies it: give auditors a copy.
+[audit]
+signing_key = "{AUDIT_KEY}"
 
 [token]
 signing_key = "{TOKEN_KEY}"
@@ -323,6 +338,7 @@ const TOKEN_KEY: &str = "token.key";
 const STORAGE_KEY: &str = "storage.key";
 pub(crate) const ADMIN_KEY: &str = "admin.key";
 const STORE: &str = "strongroom.sqlite";
+const AUDIT_KEY: &str = "audit.key";
 const COLLATERAL: &str = "collateral";
 const BUILT_IN: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// Clients are given these certificates by hand, so they end when their owner replaces them, not before.

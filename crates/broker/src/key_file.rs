@@ -13,10 +13,20 @@ use crate::BrokerError;
 
 /// Reads a private file; one that its group or others may touch is refused.
 pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<String>, BrokerError> {
+    read_unless(path, 0o077)
+}
+
+/// Reads a file from the folder of this process's credentials. systemd lets a service in there by an access control
+/// list, whose mask shows as the right of the group to read.
+pub(crate) fn read_credential(path: &Path) -> Result<Zeroizing<String>, BrokerError> {
+    read_unless(path, 0o037)
+}
+
+fn read_unless(path: &Path, refused: u32) -> Result<Zeroizing<String>, BrokerError> {
     let failed = |source| BrokerError::file(path, source);
     let mut file = File::open(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    if mode & refused != 0 {
         return Err(BrokerError::LooseMode {
             path: path.to_owned(),
             mode,
@@ -65,6 +75,26 @@ pub(crate) fn check_folder(path: &Path) -> Result<(), BrokerError> {
             mode,
         }),
     }
+}
+
+/// Replaces a private file whole: what was there stays until what is new is on the disk.
+pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), BrokerError> {
+    let beside = path.with_extension("new");
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(BrokerError::file(&beside, error));
+        }
+        _ => {}
+    }
+    write_new(&beside, 0o600, bytes)?;
+    std::fs::rename(&beside, path).map_err(|source| BrokerError::file(path, source))?;
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or_else(|| Path::new("."));
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|source| BrokerError::file(folder, source))
 }
 
 /// Looks at a private file of somebody else's, if it is there; one that its group or others may touch is refused.

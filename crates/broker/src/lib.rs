@@ -9,13 +9,18 @@ mod attest;
 pub mod audit;
 pub mod collateral;
 mod config;
+mod explain;
 mod http;
 mod init;
 mod key_file;
+mod outgoing;
 mod policies;
+mod rehearse;
 mod release;
+mod rotate;
 mod session;
 mod signers;
+pub mod sources;
 mod store;
 mod strangers;
 mod tls;
@@ -23,32 +28,35 @@ mod tokens;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use axum_server::tls_rustls::RustlsConfig;
 use hyper_util::rt::TokioTimer;
 use rustls::ServerConfig;
 use strongroom_verifier::{Signers, TrustAnchors};
+use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::tee::Tee;
+use zeroize::Zeroizing;
 
 pub use admin::AdminKeyError;
-pub use audit::{ChainError, Entry, EventId, verify_chain};
+pub use audit::{Entry, EventId, LogError};
 pub use config::{
-    AdminConfig, AnchorsConfig, CollateralConfig, Config, DevelopmentConfig, IntelKind,
-    LimitsConfig, Loosening, ReferenceValuesConfig, Role, SessionConfig, StoreConfig, TlsConfig,
-    TokenConfig,
+    AdminConfig, AnchorsConfig, AuditConfig, CollateralConfig, Config, DevelopmentConfig,
+    IntelKind, LimitsConfig, Loosening, ReferenceValuesConfig, Role, SecretsConfig, SessionConfig,
+    StoreConfig, TlsConfig, TokenConfig,
 };
 pub use init::{InitOptions, InitSummary, init};
 pub use store::{ResourceMetadata, SealError, StoreError};
 pub use tokens::TokenKeyError;
 
 use admin::Admins;
-use audit::{Kind, Outcome, Record};
+use audit::{Kind, LogKey, Outcome, Record};
 use collateral::Collaterals;
 use policies::{LoadError, Policies};
 use session::Sessions;
-use store::{Change, MemoryStore, SqliteStore, StorageKey, Store};
+use sources::Sources;
+use store::{Change, Ledger, SealedVersion, SqliteStore, StorageKeys};
 use strangers::Strangers;
 use tokens::Issuer;
 
@@ -65,8 +73,10 @@ pub struct Broker {
 pub(crate) struct Inner {
     config: Config,
     clock: Clock,
-    store: Box<dyn Store>,
-    storage_key: StorageKey,
+    ledger: Ledger,
+    storage_keys: Arc<RwLock<Arc<StorageKeys>>>,
+    /// Held while the storage key is rotated.
+    rotating: Mutex<()>,
     issuer: Issuer,
     admins: Admins,
     policies: Policies,
@@ -75,6 +85,7 @@ pub(crate) struct Inner {
     signers: Signers,
     collaterals: Collaterals,
     strangers: Mutex<Strangers>,
+    sources: Sources,
 }
 
 impl Broker {
@@ -94,8 +105,9 @@ impl Broker {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_with_clock(config: Config, clock: Clock) -> Result<Self, BrokerError> {
-        let store = Box::new(SqliteStore::open(&config.store.path)?);
-        Self::assemble(config, clock, store)
+        let key = audit_key(&config)?;
+        let store = SqliteStore::open(&config.store.path, &key)?;
+        Self::assemble(config, clock, Ledger::new(Box::new(store), key))
     }
 
     /// As [`Self::open_with_clock`], with a store that forgets: for tests.
@@ -103,19 +115,24 @@ impl Broker {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_in_memory(config: Config, clock: Clock) -> Result<Self, BrokerError> {
-        Self::assemble(config, clock, Box::new(MemoryStore::default()))
+        let key = LogKey::generate()?;
+        let ledger = Ledger::new(Box::new(SqliteStore::in_memory(&key)?), key);
+        Self::assemble(config, clock, ledger)
     }
 
-    fn assemble(config: Config, clock: Clock, store: Box<dyn Store>) -> Result<Self, BrokerError> {
-        audit::verify_newest(&*store, CHECKED_AT_START).map_err(|error| match error {
-            StoreError::Record(source) => BrokerError::Record {
-                path: config.store.path.clone(),
-                source,
-            },
-            other => other.into(),
+    fn assemble(config: Config, clock: Clock, ledger: Ledger) -> Result<Self, BrokerError> {
+        let verifier = ledger.key().verifier();
+        audit::verify_newest(ledger.store(), verifier, CHECKED_AT_START).map_err(|error| {
+            match error {
+                StoreError::Record(source) => BrokerError::Record {
+                    path: config.store.path.clone(),
+                    source,
+                },
+                other => other.into(),
+            }
         })?;
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
-        let storage_key = StorageKey::from_text(&key_file::read_private(&config.store.key_file)?)
+        let storage_keys = StorageKeys::from_text(&key_file::read_private(&config.store.key_file)?)
             .map_err(StoreError::from)?;
         let issuer = Issuer::new(
             &key_file::read_private(&config.token.signing_key)?,
@@ -125,7 +142,7 @@ impl Broker {
         )?;
         let admins = Admins::new(&config.admin)?;
         let signers = signers::signers(&config)?;
-        let policies = Policies::load(&*store, &signers).map_err(|error| match error {
+        let policies = Policies::load(ledger.store(), &signers).map_err(|error| match error {
             LoadError::Store(error) => BrokerError::Store(error),
             LoadError::Policy(error) => BrokerError::Policy(error),
         })?;
@@ -135,19 +152,22 @@ impl Broker {
         ));
         let collaterals = Collaterals::open(&config, Arc::clone(&clock))?;
         let anchors = anchors::trust_anchors(&config)?;
+        let sources = Sources::open(&config, Arc::clone(&clock))?;
         let inner = Inner {
             config,
             clock,
             anchors,
             signers,
             collaterals,
-            store,
-            storage_key,
+            ledger,
+            storage_keys: Arc::new(RwLock::new(Arc::new(storage_keys))),
+            rotating: Mutex::default(),
             issuer,
             admins,
             policies,
             sessions,
             strangers: Mutex::default(),
+            sources,
         };
         inner.record_start()?;
         Ok(Self {
@@ -205,6 +225,7 @@ impl Broker {
             ending.graceful_shutdown(Some(GRACE));
         });
         let inner = Arc::clone(&self.inner);
+        let housekeeping = tokio::spawn(housekeeping(Arc::clone(&inner)));
         let head = Duration::from_secs(inner.config.limits.header_seconds);
         let service = self.router().into_make_service();
         let served = match self.tls {
@@ -235,6 +256,7 @@ impl Broker {
             }
         };
         waiting.abort();
+        housekeeping.abort();
         inner.record_counted();
         served.map_err(BrokerError::Serve)
     }
@@ -277,11 +299,41 @@ impl Inner {
         Ok(())
     }
 
+    /// Stores a secret as the next version under its path.
+    pub(crate) fn put_secret(
+        &self,
+        path: ResourcePath,
+        secret: Zeroizing<Vec<u8>>,
+        expires: Option<u64>,
+        record: Record,
+    ) -> Result<Entry, StoreError> {
+        let (keys, place) = (Arc::clone(&self.storage_keys), path.clone());
+        // The key that is current when it is written: one that was current before may be gone by then.
+        let seal = move |version| {
+            let keys = Arc::clone(&keys.read().unwrap_or_else(PoisonError::into_inner));
+            let sealed = keys.current().seal(&place, version, &secret)?;
+            Ok(SealedVersion { expires, ..sealed })
+        };
+        let change = Change::PutSecret {
+            path,
+            seal: Box::new(seal),
+            expires,
+            keep: self.config.secrets.keep_versions,
+        };
+        self.ledger.commit(change, record)
+    }
+
+    /// The keys that secrets are sealed under.
+    pub(crate) fn storage_keys(&self) -> Arc<StorageKeys> {
+        let keys = self.storage_keys.read();
+        Arc::clone(&keys.unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Records a refusal. Nothing hangs on the entry but the record, so failing to write it is logged and the
     /// refusal stands.
     pub(crate) fn record(&self, record: Record) {
         let event = record.event.clone();
-        if let Err(error) = self.store.commit(Change::Nothing, record) {
+        if let Err(error) = self.ledger.commit(Change::Nothing, record) {
             tracing::error!(%event, %error, "a refusal could not be recorded");
         }
     }
@@ -311,17 +363,38 @@ impl Inner {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Forgets the claims of tokens that are older than the configuration says.
+    fn forget_claims(&self) -> Result<(), StoreError> {
+        let days = self.config.audit.keep_claims_days;
+        let before = self
+            .now()
+            .saturating_sub(days.saturating_mul(DAY.as_secs()));
+        if self
+            .ledger
+            .store()
+            .oldest_claims()?
+            .is_none_or(|oldest| oldest >= before)
+        {
+            return Ok(());
+        }
+        let mut record = Record::new(Kind::Admin, Outcome::Allowed, "forget claims", self.now());
+        record.detail = Some(format!("those of tokens that are older than {days} days"));
+        self.ledger
+            .commit(Change::ForgetClaims { before }, record)
+            .map(drop)
+    }
+
     fn record_start(&self) -> Result<(), StoreError> {
         let mut record = Record::new(Kind::Start, Outcome::Allowed, "start broker", self.now());
         record.detail = Some(format!("strongroom-broker {}", env!("CARGO_PKG_VERSION")));
-        record.policy = Some(self.policies.release().digest.clone());
+        record.policy = Some(self.policies.release().root().digest.clone());
         record.loosenings = self
             .config
             .loosenings()
             .into_iter()
             .map(|loosening| loosening.name().to_owned())
             .collect();
-        self.store.commit(Change::Nothing, record).map(drop)
+        self.ledger.commit(Change::Nothing, record).map(drop)
     }
 
     /// Runs what blocks, on a thread that may.
@@ -428,7 +501,7 @@ pub enum BrokerError {
         /// The store's file.
         path: PathBuf,
         /// What does not hold, and at which entry.
-        source: ChainError,
+        source: LogError,
     },
     /// A stored policy cannot be put in force.
     #[error("a stored policy cannot be put in force: {0}")]
@@ -484,9 +557,47 @@ pub mod fuzz {
         crate::collateral::decode(bytes)
     }
 
+    /// The file of an upstream broker's `LocalJson` store.
+    pub fn local_json(bytes: &[u8]) -> bool {
+        crate::sources::import::decode(bytes)
+    }
+
+    /// What a Vault answers.
+    pub fn vault_answer(bytes: &[u8]) -> bool {
+        crate::sources::decode_vault_answer(bytes)
+    }
+
     /// A `Cookie` header.
     pub fn cookie(value: &[u8]) -> bool {
         crate::http::session_cookie(value)
+    }
+}
+
+/// Reads the key that signs the record. A store of before there was one gets it now, and none that was signed does.
+fn audit_key(config: &Config) -> Result<LogKey, BrokerError> {
+    let path = config.audit.signing_key(&config.store);
+    if !path.exists() && SqliteStore::is_older_than_audit_keys(&config.store.path)? {
+        init::write_audit_key(&path)?;
+    }
+    Ok(LogKey::from_text(&key_file::read_private(&path)?)?)
+}
+
+/// What a broker does beside answering: it goes on with a rotation that was interrupted, and forgets claims once a day.
+async fn housekeeping(broker: Arc<Inner>) {
+    let mut days = tokio::time::interval(DAY);
+    let mut first = true;
+    loop {
+        days.tick().await;
+        let resume = std::mem::take(&mut first);
+        let worked = broker.blocking(move |broker| {
+            if resume && let Err(error) = rotate::resume(broker) {
+                tracing::error!(%error, "the storage key could not be rotated to the end");
+            }
+            Ok(broker.forget_claims()?)
+        });
+        if worked.await.is_err() {
+            tracing::error!("claims that are too old could not be forgotten");
+        }
     }
 }
 
@@ -497,5 +608,6 @@ fn system_clock() -> u64 {
 }
 
 /// As many as are checked in well under a second.
-const CHECKED_AT_START: u32 = 10_000;
+const CHECKED_AT_START: u64 = 10_000;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const GRACE: Duration = Duration::from_secs(10);

@@ -1,6 +1,8 @@
 //! The policies and reference values in force: compiled once a version, swapped when an admin sets another.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use aws_lc_rs::digest;
@@ -8,24 +10,115 @@ use strongroom_verifier::{
     AppraisalPolicies, AppraisalPolicy, DEFAULT_CPU_ID, DEFAULT_GPU_ID, PolicyError,
     ReferenceValues, ReleasePolicy, Signers, release_policy,
 };
+use strongroom_wire::resource::{ResourceError, ResourcePath, ResourcePattern};
 
 use crate::audit::{Entry, Record};
-use crate::store::{Change, Store, StoreError};
+use crate::store::{Change, Ledger, Store, StoreError};
 
-/// A policy in force, with its text and the text's SHA-256.
+/// A policy in force, with its text's SHA-256.
 #[derive(Clone)]
 pub(crate) struct InForce<P> {
+    pub(crate) id: String,
     pub(crate) policy: P,
-    pub(crate) text: String,
     pub(crate) digest: String,
 }
 
 impl<P> InForce<P> {
-    fn new(text: &str, policy: P) -> Self {
+    fn new(id: &str, text: &str, policy: P) -> Self {
         Self {
+            id: id.to_owned(),
             policy,
-            text: text.to_owned(),
             digest: text_digest(text),
+        }
+    }
+}
+
+/// The release policies in force: one for each pattern that has its own, and the root for what none covers.
+///
+/// The narrowest pattern that covers a path decides alone: whoever writes a policy for `default/fraud-*` knows that
+/// nothing wider loosens or tightens it.
+#[derive(Clone)]
+pub(crate) struct Releases {
+    root: Arc<InForce<ReleasePolicy>>,
+    by_pattern: BTreeMap<ResourcePattern, Arc<InForce<ReleasePolicy>>>,
+}
+
+impl Releases {
+    /// The policy that decides over a path.
+    pub(crate) fn of(&self, path: &ResourcePath) -> &InForce<ReleasePolicy> {
+        // Patterns are ordered, the narrower before the wider.
+        let mut narrowest = self.by_pattern.iter();
+        narrowest
+            .find(|(pattern, _)| pattern.covers(path))
+            .map_or(&*self.root, |(_, policy)| policy)
+    }
+
+    /// The policy of the root.
+    pub(crate) fn root(&self) -> &InForce<ReleasePolicy> {
+        &self.root
+    }
+
+    /// The same with a policy set, or removed: the root is then the shipped one.
+    pub(crate) fn with(&self, id: &ReleaseId, text: Option<&str>) -> Result<Self, PolicyError> {
+        let mut next = self.clone();
+        match (id, text) {
+            (ReleaseId::Root, None) => next.root = Arc::new(shipped_release()),
+            (ReleaseId::Root, Some(text)) => next.root = Arc::new(compiled(id, text)?),
+            (ReleaseId::Pattern(pattern), None) => {
+                next.by_pattern.remove(pattern);
+            }
+            (ReleaseId::Pattern(pattern), Some(text)) => {
+                let policy = Arc::new(compiled(id, text)?);
+                next.by_pattern.insert(pattern.clone(), policy);
+            }
+        }
+        Ok(next)
+    }
+}
+
+fn compiled(id: &ReleaseId, text: &str) -> Result<InForce<ReleasePolicy>, PolicyError> {
+    Ok(InForce::new(
+        &id.to_string(),
+        text,
+        ReleasePolicy::compile(text)?,
+    ))
+}
+
+fn shipped_release() -> InForce<ReleasePolicy> {
+    let policy = ReleasePolicy::closed_by_default();
+    InForce::new(release_policy::POLICY_ID, ReleasePolicy::DEFAULT, policy)
+}
+
+/// The id of a release policy: `resource-policy`, or that and a pattern, as `resource-policy/default/fraud-*`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum ReleaseId {
+    /// Upstream's one policy: it decides over what no pattern covers.
+    Root,
+    /// The policy of what a pattern covers.
+    Pattern(ResourcePattern),
+}
+
+impl FromStr for ReleaseId {
+    type Err = ResourceError;
+
+    fn from_str(text: &str) -> Result<Self, ResourceError> {
+        match text.strip_prefix(release_policy::POLICY_ID) {
+            Some("") => Ok(Self::Root),
+            Some(rest) => rest
+                .strip_prefix('/')
+                .unwrap_or_default()
+                .parse()
+                .map(Self::Pattern),
+            None => Err(ResourceError::Parts(0)),
+        }
+    }
+}
+
+impl fmt::Display for ReleaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => f.write_str(release_policy::POLICY_ID),
+            Self::Pattern(pattern) => write!(f, "{}/{pattern}", release_policy::POLICY_ID),
         }
     }
 }
@@ -44,7 +137,7 @@ impl Appraisals {
         self.digests.get(class).cloned()
     }
 
-    fn insert(&mut self, text: &str, policy: AppraisalPolicy) -> String {
+    pub(crate) fn insert(&mut self, text: &str, policy: AppraisalPolicy) -> String {
         let digest = text_digest(text);
         self.digests
             .insert(policy.class().to_owned(), digest.clone());
@@ -55,7 +148,7 @@ impl Appraisals {
 
 /// What is in force now. Readers take a snapshot; writers go one at a time, the store first.
 pub(crate) struct Policies {
-    release: RwLock<Arc<InForce<ReleasePolicy>>>,
+    release: RwLock<Arc<Releases>>,
     appraisal: RwLock<Arc<Appraisals>>,
     reference_values: RwLock<Arc<ReferenceValues>>,
     /// The names of values that are stored and not used, because none of the signers signed them.
@@ -67,18 +160,26 @@ impl Policies {
     /// Compiles what the store has, and the shipped policies where it has none. A reference value that none of the
     /// signers signed is as absent as an expired one.
     pub(crate) fn load(store: &dyn Store, signers: &Signers) -> Result<Self, LoadError> {
-        let release = match store.policy(release_policy::POLICY_ID)? {
-            Some(text) => InForce::new(&text, ReleasePolicy::compile(&text)?),
-            None => InForce::new(ReleasePolicy::DEFAULT, ReleasePolicy::closed_by_default()),
+        let mut release = Releases {
+            root: Arc::new(shipped_release()),
+            by_pattern: BTreeMap::new(),
         };
         let mut appraisal = Appraisals {
             policies: AppraisalPolicies::shipped(),
             digests: BTreeMap::new(),
         };
         for (id, shipped) in APPRAISAL_IDS {
-            let stored = store.policy(id)?;
-            let text = stored.as_deref().unwrap_or(shipped);
-            appraisal.insert(text, AppraisalPolicy::compile(id, text)?);
+            appraisal.insert(shipped, AppraisalPolicy::compile(id, shipped)?);
+        }
+        for stored in store.policies()? {
+            let text = stored.text.unwrap_or_default();
+            match (stored.id.parse::<ReleaseId>(), appraisal_id(&stored.id)) {
+                (Ok(id), _) => release = release.with(&id, Some(&text))?,
+                (_, Some((id, _))) => {
+                    appraisal.insert(&text, AppraisalPolicy::compile(id, &text)?);
+                }
+                _ => return Err(StoreError::Damaged(format!("policy {:?}", stored.id)).into()),
+            }
         }
         let stored = store.reference_values()?;
         let (signed, unsigned): (Vec<_>, Vec<_>) = stored
@@ -99,85 +200,109 @@ impl Policies {
         &self.unsigned
     }
 
-    pub(crate) fn release(&self) -> Arc<InForce<ReleasePolicy>> {
-        Arc::clone(&self.release.read().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn release(&self) -> Arc<Releases> {
+        read(&self.release)
     }
 
     pub(crate) fn appraisal(&self) -> Arc<Appraisals> {
-        Arc::clone(
-            &self
-                .appraisal
-                .read()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+        read(&self.appraisal)
     }
 
     pub(crate) fn reference_values(&self) -> Arc<ReferenceValues> {
-        Arc::clone(
-            &self
-                .reference_values
-                .read()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+        read(&self.reference_values)
     }
 
-    /// Puts a release policy in force.
+    /// Puts a release policy in force, or, without a text, takes it out of force.
     pub(crate) fn set_release(
         &self,
-        store: &dyn Store,
-        text: &str,
-        policy: ReleasePolicy,
+        ledger: &Ledger,
+        id: &ReleaseId,
+        text: Option<&str>,
         mut record: Record,
-    ) -> Result<Entry, StoreError> {
+    ) -> Result<Entry, LoadError> {
         let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = Arc::new(InForce::new(text, policy));
-        let change = Change::SetPolicy {
-            id: release_policy::POLICY_ID,
-            text,
-        };
-        record.policy = Some(next.digest.clone());
-        let entry = store.commit(change, record)?;
-        *self.release.write().unwrap_or_else(PoisonError::into_inner) = next;
+        let next = self.release().with(id, text)?;
+        let change = set(&id.to_string(), text);
+        record.policy_id = Some(id.to_string());
+        record.policy = text.map(text_digest);
+        let entry = ledger.commit(change, record)?;
+        replace(&self.release, next);
         Ok(entry)
     }
 
-    /// Puts the appraisal policy of one class of platforms in force.
+    /// Puts the appraisal policy of one class of platforms in force; without a text, the shipped one.
     pub(crate) fn set_appraisal(
         &self,
-        store: &dyn Store,
+        ledger: &Ledger,
         id: &str,
-        text: &str,
-        policy: AppraisalPolicy,
+        text: Option<&str>,
         mut record: Record,
-    ) -> Result<Entry, StoreError> {
+    ) -> Result<Entry, LoadError> {
+        let (id, shipped) = appraisal_id(id).ok_or(StoreError::NotFound)?;
+        let policy = AppraisalPolicy::compile(id, text.unwrap_or(shipped))?;
         let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = Appraisals::clone(&self.appraisal());
-        record.policy = Some(next.insert(text, policy));
-        let entry = store.commit(Change::SetPolicy { id, text }, record)?;
-        *self
-            .appraisal
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        record.policy_id = Some(id.to_owned());
+        record.policy = Some(next.insert(text.unwrap_or(shipped), policy));
+        let entry = ledger.commit(set(id, text), record)?;
+        replace(&self.appraisal, next);
         Ok(entry)
     }
 
     /// Adds reference values.
     pub(crate) fn merge_reference_values(
         &self,
-        store: &dyn Store,
-        newer: &ReferenceValues,
+        ledger: &Ledger,
+        newer: ReferenceValues,
         record: Record,
     ) -> Result<Entry, StoreError> {
         let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = store.commit(Change::MergeReferenceValues { values: newer }, record)?;
+        let values = newer.clone();
+        let entry = ledger.commit(Change::MergeReferenceValues { values }, record)?;
         let mut values = ReferenceValues::clone(&self.reference_values());
-        values.merge(newer.clone());
-        *self
-            .reference_values
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(values);
+        values.merge(newer);
+        replace(&self.reference_values, values);
         Ok(entry)
     }
+
+    /// Removes a reference value.
+    pub(crate) fn remove_reference_value(
+        &self,
+        ledger: &Ledger,
+        name: &str,
+        record: Record,
+    ) -> Result<Entry, StoreError> {
+        let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let change = Change::RemoveReferenceValue {
+            name: name.to_owned(),
+        };
+        let entry = ledger.commit(change, record)?;
+        let known = self.reference_values();
+        let left = known.iter().filter(|(known, _)| *known != name);
+        let left = left.map(|(name, value)| (name.to_owned(), value.clone()));
+        replace(&self.reference_values, left.collect());
+        Ok(entry)
+    }
+}
+
+fn read<T>(in_force: &RwLock<Arc<T>>) -> Arc<T> {
+    Arc::clone(&in_force.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn replace<T>(in_force: &RwLock<Arc<T>>, next: T) {
+    *in_force.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+}
+
+fn set(id: &str, text: Option<&str>) -> Change {
+    Change::SetPolicy {
+        id: id.to_owned(),
+        text: text.map(str::to_owned),
+    }
+}
+
+/// An appraisal policy that can be set, and the text that ships.
+pub(crate) fn appraisal_id(id: &str) -> Option<(&'static str, &'static str)> {
+    APPRAISAL_IDS.into_iter().find(|(known, _)| *known == id)
 }
 
 /// Why what is stored cannot be put in force.
@@ -189,7 +314,7 @@ pub(crate) enum LoadError {
     Policy(#[from] PolicyError),
 }
 
-fn text_digest(text: &str) -> String {
+pub(crate) fn text_digest(text: &str) -> String {
     hex::encode(digest::digest(&digest::SHA256, text.as_bytes()))
 }
 

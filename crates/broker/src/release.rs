@@ -15,6 +15,7 @@ use strongroom_wire::resource::ResourcePath;
 
 use crate::Inner;
 use crate::audit::{EventId, Kind, Outcome, Record};
+use crate::sources::SourceError;
 use crate::store::{Change, StoreError};
 use crate::strangers::PER_SECOND;
 use crate::tokens::{TokenError, VerifiedToken};
@@ -64,20 +65,29 @@ pub(crate) fn authorize(
     query: &BTreeMap<String, String>,
     now: u64,
 ) -> Result<Grant, Denial> {
-    let policy = broker.policies.release();
+    let policies = broker.policies.release();
+    let policy = policies.of(path);
     let mut record = Record::new(Kind::Release, Outcome::Allowed, ACTION, now);
     record.tee = token.tee();
     record.tee_key = Some(token.tee_key().thumbprint());
     record.token = Some(token.id().to_owned());
     record.resource = Some(path.to_string());
+    let asked: usize = query
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if asked <= MAX_QUERY {
+        record.query = query.clone();
+    }
+    record.policy_id = Some(policy.id.clone());
     record.policy = Some(policy.digest.clone());
     record.loosenings = broker.connection_loosenings();
     let rehearsed = token.development().iter().copied();
     if broker.let_through(rehearsed, &mut record).is_err() {
-        record.policy = None;
+        (record.policy_id, record.policy) = (None, None);
         return Err(Denial::new(record, vec![development()]));
     }
-    match policy.policy.evaluate(token.payload(), path, query) {
+    match policy.policy.evaluate(token.payload(), path, query, now) {
         Ok(Decision::Allow) => Ok(Grant {
             path: path.clone(),
             recipient: token.tee_key().clone(),
@@ -106,23 +116,53 @@ pub(crate) fn release(broker: &Inner, grant: Grant) -> Result<Jwe, ReleaseError>
         recipient,
         mut record,
     } = grant;
-    let Some(sealed) = broker.store.sealed_secret(&path)? else {
-        record.outcome = Outcome::Missing;
-        broker.store.commit(Change::Nothing, record)?;
-        return Err(ReleaseError::Missing);
+    let secret = match broker.ledger.store().sealed_secret(&path, None)? {
+        Some(sealed) => {
+            record.version = Some(sealed.version);
+            // What the store has goes before every source, expired or not.
+            if sealed.expires.is_some_and(|end| end <= record.at) {
+                record.detail = Some("this version has expired".to_owned());
+                return Err(missing(broker, record));
+            }
+            let opened = broker.storage_keys().open(&path, &sealed);
+            opened.map_err(|e| ReleaseError::Store(e.into()))
+        }
+        None => match broker.sources.secret(&path) {
+            Ok(Some(found)) => {
+                record.version = found.version;
+                record.source = Some(found.source);
+                let loosening = found.loosening.map(|loosening| loosening.name().to_owned());
+                record.loosenings.extend(loosening);
+                Ok(found.secret)
+            }
+            Ok(None) => return Err(missing(broker, record)),
+            Err(error) => Err(ReleaseError::Source {
+                event: record.event.clone(),
+                error,
+            }),
+        },
     };
-    record.version = Some(sealed.version);
-    let answer = broker
-        .storage_key
-        .open(&path, &sealed)
-        .map_err(|e| ReleaseError::Store(e.into()))
+    let answer = secret
         .and_then(|secret| jwe::encrypt(&recipient, secret.expose()).map_err(ReleaseError::from));
     if let Err(error) = &answer {
         record.outcome = Outcome::Failed;
-        record.detail = Some(error.to_string());
+        record.detail = Some(match error {
+            // The guest is told less.
+            ReleaseError::Source { error, .. } => error.to_string(),
+            other => other.to_string(),
+        });
     }
-    broker.store.commit(Change::Nothing, record)?;
+    broker.ledger.commit(Change::Nothing, record)?;
     answer
+}
+
+/// Records that there is nothing to release.
+fn missing(broker: &Inner, mut record: Record) -> ReleaseError {
+    record.outcome = Outcome::Missing;
+    match broker.ledger.commit(Change::Nothing, record) {
+        Ok(_) => ReleaseError::Missing,
+        Err(error) => error.into(),
+    }
 }
 
 impl Denial {
@@ -189,6 +229,12 @@ pub(crate) enum ReleaseError {
     Key(#[from] JweError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(
+        "what keeps this resource does not give it now; the broker's owner can explain event {event}"
+    )]
+    Source { event: EventId, error: SourceError },
 }
 
 const ACTION: &str = "get resource";
+/// A guest cannot fill the record with its questions.
+const MAX_QUERY: usize = 512;

@@ -1,167 +1,269 @@
 //! Sessions of the KBS protocol, without IO: each call takes `now`.
 //!
-//! A nonce is used once: the first attestation that names the session takes it, whether or not it succeeds.
-//! An attested session keeps its token and is never attested again: evidence that is sent on it, with the old nonce
-//! or any other, is refused, and the old token is no answer to it. New evidence wants a new session. The number
-//! of sessions is capped: the oldest that still waits makes room, then the oldest attested. So a flood of
-//! requests costs an attacker one request for each session it displaces, and costs the broker no memory.
+//! An open session is not kept anywhere: its id says when it was opened and for which platform, under this broker's
+//! authentication code, and its nonce follows from the id. So a flood of requests costs the broker no memory. What is
+//! kept is which nonces are used, and the tokens of attested sessions.
+//!
+//! A nonce is used once: the first attestation that names the session takes it, whether or not it succeeds. An attested
+//! session keeps its token and is never attested again: evidence that is sent on it, with the old nonce or any other,
+//! is refused, and the old token is no answer to it. New evidence wants a new session.
+//!
+//! Both memories are capped. When that of used nonces is full it forgets a whole second of them, and from then on no
+//! session of that second or an earlier one is believed. When that of tokens is full the oldest makes room: its guest
+//! shows the token itself, or attests anew.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::str::FromStr;
+use std::sync::Arc;
 
-use aws_lc_rs::rand;
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::{hmac, rand};
 use strongroom_wire::kbs::Nonce;
 use strongroom_wire::tee::Tee;
 
 /// The sessions of one broker.
 pub(crate) struct Sessions {
     lifetime: u64,
-    limit: usize,
-    next: u64,
-    by_id: HashMap<SessionId, Session>,
-    waiting: BTreeMap<u64, SessionId>,
-    attested: BTreeMap<u64, SessionId>,
+    key: hmac::Key,
+    used: Used,
+    attested: Attested,
 }
 
 /// The secret half of a session: who has it speaks for the session.
-#[derive(Clone, Eq, Hash, PartialEq)]
-pub(crate) struct SessionId(String);
+#[derive(Clone, Eq, PartialEq)]
+pub(crate) struct SessionId([u8; ID]);
 
-/// What a waiting session promised: evidence of this platform, binding this nonce.
+/// What an open session promised: evidence of this platform, binding this nonce.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Pending {
     pub(crate) tee: Tee,
     pub(crate) nonce: Nonce,
 }
 
-struct Session {
-    order: u64,
-    expires: u64,
-    state: State,
-}
-
-enum State {
-    Waiting(Pending),
-    /// The nonce is used and the verdict is not there yet.
-    Attesting,
-    Attested(String),
-}
-
 impl Sessions {
-    /// Makes room for `limit` sessions that live `lifetime` seconds each.
+    /// Keeps the tokens of up to `limit` attested sessions; a session lives `lifetime` seconds.
     pub(crate) fn new(lifetime: u64, limit: usize) -> Self {
         Self {
             lifetime,
-            limit: limit.max(1),
-            next: 0,
-            by_id: HashMap::new(),
-            waiting: BTreeMap::new(),
-            attested: BTreeMap::new(),
+            key: hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()),
+            used: Used::new(MAX_USED),
+            attested: Attested::new(limit.max(1), MAX_TOKEN_BYTES),
         }
     }
 
-    /// Opens a session and draws its nonce.
-    pub(crate) fn open(&mut self, tee: Tee, now: u64) -> (SessionId, Nonce) {
-        self.drop_expired(now);
-        while self.by_id.len() >= self.limit {
-            let Some(oldest) = self.oldest() else { break };
-            self.remove(&oldest);
-        }
-        let (id, nonce) = (SessionId::fresh(), Nonce::from_bytes(&random()));
-        let order = self.next;
-        self.next += 1;
-        self.waiting.insert(order, id.clone());
-        let state = State::Waiting(Pending {
-            tee,
-            nonce: nonce.clone(),
-        });
-        let expires = now.saturating_add(self.lifetime);
-        self.by_id.insert(
-            id.clone(),
-            Session {
-                order,
-                expires,
-                state,
-            },
-        );
+    /// Opens a session and gives its nonce.
+    pub(crate) fn open(&self, tee: Tee, now: u64) -> (SessionId, Nonce) {
+        let platform = Tee::ALL.iter().position(|known| *known == tee);
+        let platform = platform.and_then(|at| u8::try_from(at).ok());
+        let platform = platform.expect("every platform is in the list of all, which is short");
+        let mut id = [0; ID];
+        let (said, code) = id.split_at_mut(SAID);
+        let (opened, rest) = said.split_at_mut(OPENED);
+        opened.copy_from_slice(&now.to_be_bytes());
+        let (kind, number) = rest.split_at_mut(1);
+        kind.copy_from_slice(&[platform]);
+        number.copy_from_slice(&random::<NUMBER>());
+        code.copy_from_slice(&self.code(said)[..ID - SAID]);
+        let id = SessionId(id);
+        let nonce = self.nonce(&id);
         (id, nonce)
     }
 
     /// Takes the session's nonce, which nobody can take again.
     pub(crate) fn take_nonce(&mut self, id: &SessionId, now: u64) -> Result<Pending, SessionError> {
-        self.drop_expired(now);
-        let session = self.by_id.get_mut(id).ok_or(SessionError::Unknown)?;
-        match std::mem::replace(&mut session.state, State::Attesting) {
-            State::Waiting(pending) => Ok(pending),
-            used => {
-                session.state = used;
-                Err(SessionError::NonceUsed)
-            }
+        let (tee, opened) = self.believe(id, now)?;
+        self.used.drop_until(now.checked_sub(self.lifetime));
+        match self.used.insert(opened, id.short()) {
+            true => Ok(Pending {
+                tee,
+                nonce: self.nonce(id),
+            }),
+            false => Err(SessionError::NonceUsed),
         }
     }
 
     /// Keeps the token of a session whose evidence passed.
-    pub(crate) fn attested(&mut self, id: &SessionId, token: String, now: u64) {
-        self.drop_expired(now);
-        if let Some(session) = self.by_id.get_mut(id) {
-            session.state = State::Attested(token);
-            self.waiting.remove(&session.order);
-            self.attested.insert(session.order, id.clone());
+    pub(crate) fn attested(&mut self, id: &SessionId, token: Arc<str>, now: u64) {
+        if let Ok((_, opened)) = self.believe(id, now) {
+            let expires = opened.saturating_add(self.lifetime);
+            self.attested.insert(id.short(), token, expires);
         }
-    }
-
-    /// Ends a session whose evidence did not pass.
-    pub(crate) fn end(&mut self, id: &SessionId) {
-        self.remove(id);
     }
 
     /// The token of an attested session.
-    pub(crate) fn token(&mut self, id: &SessionId, now: u64) -> Option<String> {
-        self.drop_expired(now);
-        match &self.by_id.get(id)?.state {
-            State::Attested(token) => Some(token.clone()),
-            State::Waiting(_) | State::Attesting => None,
+    pub(crate) fn token(&mut self, id: &SessionId, now: u64) -> Option<Arc<str>> {
+        self.believe(id, now).ok()?;
+        self.attested.drop_expired(now);
+        self.attested.get(id.short())
+    }
+
+    /// How many nonces and how many tokens are kept.
+    #[cfg(test)]
+    fn counts(&self) -> (usize, usize) {
+        (self.used.taken.len(), self.attested.tokens.len())
+    }
+
+    /// Takes a session's id at its word, if this broker made it and it has not expired: its platform, and when it was
+    /// opened.
+    fn believe(&self, id: &SessionId, now: u64) -> Result<(Tee, u64), SessionError> {
+        let (said, code) = id.0.split_at(SAID);
+        verify_slices_are_equal(&self.code(said)[..ID - SAID], code)
+            .map_err(|_| SessionError::Unknown)?;
+        let (opened, rest) = said
+            .split_first_chunk::<OPENED>()
+            .ok_or(SessionError::Unknown)?;
+        let opened = u64::from_be_bytes(*opened);
+        let tee = rest.first().and_then(|at| Tee::ALL.get(usize::from(*at)));
+        let tee = tee.ok_or(SessionError::Unknown)?;
+        match now < opened.saturating_add(self.lifetime) && !self.used.forgot(opened) {
+            true => Ok((*tee, opened)),
+            false => Err(SessionError::Unknown),
         }
     }
 
-    fn oldest(&self) -> Option<SessionId> {
-        self.waiting
-            .values()
-            .next()
-            .or_else(|| self.attested.values().next())
-            .cloned()
+    fn code(&self, said: &[u8]) -> [u8; 32] {
+        self.hmac(b"id", said)
     }
 
-    fn remove(&mut self, id: &SessionId) {
-        if let Some(session) = self.by_id.remove(id) {
-            self.waiting.remove(&session.order);
-            self.attested.remove(&session.order);
+    fn nonce(&self, id: &SessionId) -> Nonce {
+        Nonce::from_bytes(&self.hmac(b"nonce", &id.0))
+    }
+
+    fn hmac(&self, purpose: &[u8], of: &[u8]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.key);
+        context.update(&[u8::try_from(purpose.len()).unwrap_or(u8::MAX)]);
+        context.update(purpose);
+        context.update(of);
+        let mut code = [0; 32];
+        code.copy_from_slice(context.sign().as_ref());
+        code
+    }
+}
+
+/// The nonces that are used, by their session's short id, and when each session was opened.
+struct Used {
+    limit: usize,
+    taken: HashSet<Short>,
+    in_order: VecDeque<(u64, Short)>,
+    /// Sessions that were opened in this second or before are not believed any more.
+    floor: Option<u64>,
+}
+
+/// The part of an id that is drawn: no two sessions share it.
+type Short = [u8; NUMBER];
+
+impl Used {
+    fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            taken: HashSet::new(),
+            in_order: VecDeque::new(),
+            floor: None,
         }
     }
 
-    /// All sessions live equally long, so the oldest expire first.
+    /// Whether the session was new.
+    fn insert(&mut self, opened: u64, session: Short) -> bool {
+        if !self.taken.insert(session) {
+            return false;
+        }
+        self.in_order.push_back((opened, session));
+        if self.taken.len() > self.limit {
+            let oldest = self.in_order.iter().map(|(opened, _)| *opened).min();
+            self.drop_until(oldest);
+        }
+        true
+    }
+
+    fn forgot(&self, opened: u64) -> bool {
+        self.floor.is_some_and(|floor| opened <= floor)
+    }
+
+    /// Forgets the sessions that were opened in this second or before, and believes none of them any more.
+    fn drop_until(&mut self, second: Option<u64>) {
+        let Some(second) = second.filter(|second| !self.forgot(*second)) else {
+            return;
+        };
+        self.floor = Some(second);
+        self.in_order.retain(|(opened, session)| {
+            let kept = *opened > second;
+            if !kept {
+                self.taken.remove(session);
+            }
+            kept
+        });
+    }
+}
+
+/// The tokens of attested sessions.
+struct Attested {
+    limit: usize,
+    byte_limit: usize,
+    bytes: usize,
+    tokens: HashMap<Short, (Arc<str>, u64)>,
+    in_order: VecDeque<(u64, Short)>,
+}
+
+impl Attested {
+    fn new(limit: usize, byte_limit: usize) -> Self {
+        Self {
+            limit,
+            byte_limit,
+            bytes: 0,
+            tokens: HashMap::new(),
+            in_order: VecDeque::new(),
+        }
+    }
+
+    fn insert(&mut self, session: Short, token: Arc<str>, expires: u64) {
+        self.bytes = self.bytes.saturating_add(token.len());
+        self.in_order.push_back((expires, session));
+        self.tokens.insert(session, (token, expires));
+        while self.tokens.len() > self.limit || self.bytes > self.byte_limit {
+            if !self.drop_oldest() {
+                break;
+            }
+        }
+    }
+
+    fn get(&self, session: Short) -> Option<Arc<str>> {
+        self.tokens
+            .get(&session)
+            .map(|(token, _)| Arc::clone(token))
+    }
+
+    /// In the order of their attestation; one that outlives those behind it by a little keeps them a little longer.
     fn drop_expired(&mut self, now: u64) {
-        loop {
-            let oldest = [self.waiting.values().next(), self.attested.values().next()];
-            let expired = oldest.into_iter().flatten().find(|id| {
-                self.by_id
-                    .get(*id)
-                    .is_none_or(|session| session.expires <= now)
-            });
-            let Some(id) = expired.cloned() else { return };
-            self.remove(&id);
+        while self
+            .in_order
+            .front()
+            .is_some_and(|(expires, _)| *expires <= now)
+        {
+            self.drop_oldest();
         }
+    }
+
+    fn drop_oldest(&mut self) -> bool {
+        let Some((_, session)) = self.in_order.pop_front() else {
+            return false;
+        };
+        if let Some((token, _)) = self.tokens.remove(&session) {
+            self.bytes = self.bytes.saturating_sub(token.len());
+        }
+        true
     }
 }
 
 impl SessionId {
-    fn fresh() -> Self {
-        Self(hex::encode(&random()[..16]))
+    /// The text in the cookie: lower-case hexadecimal digits.
+    pub(crate) fn to_text(&self) -> String {
+        hex::encode(self.0)
     }
 
-    /// The text in the cookie: 32 lower-case hexadecimal digits, as upstream's.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
+    fn short(&self) -> Short {
+        let mut short = [0; NUMBER];
+        short.copy_from_slice(&self.0[SAID - NUMBER..SAID]);
+        short
     }
 }
 
@@ -169,10 +271,11 @@ impl FromStr for SessionId {
     type Err = SessionError;
 
     fn from_str(text: &str) -> Result<Self, SessionError> {
-        let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        match text.len() == 32 && text.bytes().all(digit) {
-            true => Ok(Self(text.to_owned())),
-            false => Err(SessionError::Unknown),
+        let mut id = [0; ID];
+        let upper = |byte: u8| byte.is_ascii_uppercase();
+        match hex::decode_to_slice(text, &mut id) {
+            Ok(()) if !text.bytes().any(upper) => Ok(Self(id)),
+            _ => Err(SessionError::Unknown),
         }
     }
 }
@@ -180,7 +283,7 @@ impl FromStr for SessionId {
 /// Why a session cannot be used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum SessionError {
-    /// There is none: never was, expired, displaced, or ended by a refusal.
+    /// There is none: never was, expired, or of a time whose nonces are forgotten.
     #[error("there is no such session, or it expired: start again with /kbs/v0/auth")]
     Unknown,
     /// An attestation took the nonce before.
@@ -188,42 +291,52 @@ pub(crate) enum SessionError {
     NonceUsed,
 }
 
-fn random() -> [u8; 32] {
-    let mut bytes = [0u8; 32];
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
     rand::fill(&mut bytes).expect("the system has randomness, or no key could have been made");
     bytes
 }
+
+/// When it was opened, in seconds since 1970.
+const OPENED: usize = 8;
+/// What is drawn.
+const NUMBER: usize = 16;
+/// What an id says: when, for which platform, and a number.
+const SAID: usize = OPENED + 1 + NUMBER;
+/// An id: what it says, and 16 bytes of HMAC-SHA-256 over that.
+const ID: usize = SAID + 16;
+/// About 16 MiB, and 800 attestations a second for as long as a session lives.
+const MAX_USED: usize = 262_144;
+const MAX_TOKEN_BYTES: usize = 8 * 1024 * 1024;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
+    fn token(text: &str) -> Arc<str> {
+        Arc::from(text)
+    }
+
     #[test]
     fn nonce_is_taken_once() {
         let mut sessions = Sessions::new(300, 10);
         let (id, nonce) = sessions.open(Tee::Sample, 0);
-        assert_eq!(
-            sessions.take_nonce(&id, 1).unwrap(),
-            Pending {
-                tee: Tee::Sample,
-                nonce
-            }
-        );
+        let tee = Tee::Sample;
+        assert_eq!(sessions.take_nonce(&id, 1).unwrap(), Pending { tee, nonce });
         assert_eq!(sessions.take_nonce(&id, 1), Err(SessionError::NonceUsed));
-        sessions.attested(&id, "token".into(), 2);
+        sessions.attested(&id, token("token"), 2);
         assert_eq!(sessions.take_nonce(&id, 3), Err(SessionError::NonceUsed));
         assert_eq!(sessions.token(&id, 3).as_deref(), Some("token"));
     }
 
     #[test]
-    fn refused_session_is_over() {
+    fn every_platform_is_the_one_that_was_asked_for() {
         let mut sessions = Sessions::new(300, 10);
-        let (id, _) = sessions.open(Tee::Sample, 0);
-        sessions.take_nonce(&id, 1).unwrap();
-        sessions.end(&id);
-        assert_eq!(sessions.take_nonce(&id, 1), Err(SessionError::Unknown));
-        assert_eq!(sessions.token(&id, 1), None);
+        for tee in Tee::ALL {
+            let (id, _) = sessions.open(tee, 7);
+            assert_eq!(sessions.take_nonce(&id, 7).unwrap().tee, tee);
+        }
     }
 
     #[test]
@@ -236,74 +349,127 @@ mod tests {
     }
 
     #[test]
+    fn id_with_any_bit_changed_is_unknown() {
+        let mut sessions = Sessions::new(300, 10);
+        let (id, _) = sessions.open(Tee::Sample, 1_000);
+        sessions.attested(&id, token("token"), 1_000);
+        for bit in 0..ID * 8 {
+            let mut other = id.clone();
+            other.0[bit / 8] ^= 1 << (bit % 8);
+            let outcome = sessions.take_nonce(&other, 1_000);
+            assert_eq!(outcome, Err(SessionError::Unknown), "bit {bit}");
+            assert_eq!(sessions.token(&other, 1_000), None);
+        }
+        assert!(sessions.take_nonce(&id, 1_000).is_ok());
+    }
+
+    #[test]
+    fn session_of_another_broker_is_unknown() {
+        let (id, _) = Sessions::new(300, 10).open(Tee::Sample, 0);
+        let outcome = Sessions::new(300, 10).take_nonce(&id, 0);
+        assert_eq!(outcome, Err(SessionError::Unknown));
+    }
+
+    #[test]
     fn expired_session_is_unknown() {
         let mut sessions = Sessions::new(300, 10);
         let (waiting, _) = sessions.open(Tee::Sample, 0);
         let (attested, _) = sessions.open(Tee::Sample, 0);
         sessions.take_nonce(&attested, 0).unwrap();
-        sessions.attested(&attested, "token".into(), 0);
+        sessions.attested(&attested, token("token"), 0);
         assert!(sessions.token(&attested, 299).is_some());
         assert_eq!(sessions.token(&attested, 300), None);
-        assert_eq!(
-            sessions.take_nonce(&waiting, 300),
-            Err(SessionError::Unknown)
-        );
-        assert!(
-            sessions.by_id.is_empty()
-                && sessions.waiting.is_empty()
-                && sessions.attested.is_empty()
-        );
+        let late = sessions.take_nonce(&waiting, 300);
+        assert_eq!(late, Err(SessionError::Unknown));
+        let (next, _) = sessions.open(Tee::Sample, 300);
+        sessions.take_nonce(&next, 300).unwrap();
+        sessions.token(&next, 300);
+        assert_eq!(sessions.counts(), (1, 0));
     }
 
     #[test]
-    fn verdict_after_expiry_leaves_no_session() {
+    fn verdict_after_expiry_leaves_no_token() {
         let mut sessions = Sessions::new(300, 10);
         let (id, _) = sessions.open(Tee::Sample, 0);
         sessions.take_nonce(&id, 299).unwrap();
-        sessions.attested(&id, "token".into(), 300);
-        assert_eq!(sessions.token(&id, 300), None);
+        sessions.attested(&id, token("token"), 300);
+        assert_eq!(sessions.counts().1, 0);
     }
 
     #[test]
-    fn flood_displaces_the_waiting_before_the_attested() {
-        let mut sessions = Sessions::new(300, 3);
-        let (attested, _) = sessions.open(Tee::Sample, 0);
-        sessions.take_nonce(&attested, 0).unwrap();
-        sessions.attested(&attested, "token".into(), 0);
-        let (first, _) = sessions.open(Tee::Sample, 0);
-        for _ in 0..100 {
+    fn open_sessions_are_kept_nowhere() {
+        let sessions = Sessions::new(300, 10);
+        for _ in 0..1_000 {
             sessions.open(Tee::Sample, 0);
         }
-        assert_eq!(sessions.by_id.len(), 3);
-        assert_eq!(sessions.waiting.len() + sessions.attested.len(), 3);
-        assert!(sessions.token(&attested, 0).is_some());
-        assert_eq!(sessions.take_nonce(&first, 0), Err(SessionError::Unknown));
+        assert_eq!(sessions.counts(), (0, 0));
     }
 
     #[test]
-    fn full_of_attested_sessions_still_opens_new_ones() {
+    fn full_memory_of_nonces_forgets_the_oldest_and_believes_them_no_more() {
+        let mut sessions = Sessions::new(300, 10);
+        sessions.used = Used::new(3);
+        let mut opened = |second| {
+            let (id, _) = sessions.open(Tee::Sample, second);
+            let taken = sessions.take_nonce(&id, second.max(10));
+            (id, taken)
+        };
+        // The third that is taken was opened before the second.
+        let used: Vec<_> = [10, 12, 11].into_iter().map(&mut opened).collect();
+        assert!(used.iter().all(|(_, taken)| taken.is_ok()));
+        assert!(opened(12).1.is_ok());
+        assert_eq!(opened(10).1, Err(SessionError::Unknown));
+        let again: Vec<_> = used
+            .iter()
+            .map(|(id, _)| sessions.take_nonce(id, 12).unwrap_err())
+            .collect();
+        let (unknown, taken) = (SessionError::Unknown, SessionError::NonceUsed);
+        assert_eq!(again, [unknown, taken, taken]);
+        assert_eq!(sessions.counts().0, 3);
+    }
+
+    #[test]
+    fn full_memory_of_tokens_drops_the_oldest() {
         let mut sessions = Sessions::new(300, 2);
-        for _ in 0..3 {
-            let (id, _) = sessions.open(Tee::Sample, 0);
-            sessions.take_nonce(&id, 0).unwrap();
-            sessions.attested(&id, "token".into(), 0);
-            assert!(sessions.token(&id, 0).is_some());
-        }
-        assert_eq!(sessions.by_id.len(), 2);
+        let ids: Vec<_> = (0..3)
+            .map(|_| {
+                let (id, _) = sessions.open(Tee::Sample, 0);
+                sessions.attested(&id, token("token"), 0);
+                id
+            })
+            .collect();
+        let kept: Vec<bool> = ids
+            .iter()
+            .map(|id| sessions.token(id, 0).is_some())
+            .collect();
+        assert_eq!(kept, [false, true, true]);
     }
 
     #[test]
-    fn session_id_is_nothing_but_32_hex_digits() {
+    fn tokens_take_so_many_bytes_and_no_more() {
+        let mut sessions = Sessions::new(300, 1_000_000);
+        let long = token(&"x".repeat(100_000));
+        for _ in 0..200 {
+            let (id, _) = sessions.open(Tee::Sample, 0);
+            sessions.attested(&id, Arc::clone(&long), 0);
+        }
+        assert!(sessions.attested.bytes <= MAX_TOKEN_BYTES);
+        assert_eq!(sessions.counts().1, MAX_TOKEN_BYTES / 100_000);
+    }
+
+    #[test]
+    fn session_id_is_nothing_but_its_hex_digits() {
+        let digits = 2 * ID;
         for text in [
             "",
             "f",
-            &"f".repeat(31),
-            &"f".repeat(33),
-            &"F".repeat(32),
-            &"é".repeat(16),
+            &"f".repeat(digits - 1),
+            &"f".repeat(digits + 1),
+            &"F".repeat(digits),
+            &"é".repeat(ID),
         ] {
             assert!(text.parse::<SessionId>().is_err(), "{text}");
         }
-        assert!("0f".repeat(16).parse::<SessionId>().is_ok());
+        assert!("0f".repeat(ID).parse::<SessionId>().is_ok());
     }
 }

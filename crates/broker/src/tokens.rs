@@ -11,11 +11,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::{
     AlgorithmParameters, CommonParameters, EllipticCurve, EllipticCurveKeyParameters,
-    EllipticCurveKeyType, Jwk, KeyAlgorithm, ThumbprintHash,
+    EllipticCurveKeyType, Jwk, KeyAlgorithm, PublicKeyUse, ThumbprintHash,
 };
 use jsonwebtoken::{DecodingKey, EncodingKey};
 use rustls_pki_types::CertificateDer;
-use serde_json::Value;
+use serde_json::{Value, json};
 use strongroom_verifier::{AppraisedClaims, Assurance};
 use strongroom_wire::ear::{
     self, EarClaims, EarError, MAX_TOKEN, Submod, UnverifiedEar, VerifierId,
@@ -38,6 +38,8 @@ pub(crate) struct Issuer {
 pub(crate) struct IssuedToken {
     pub(crate) jwt: String,
     pub(crate) id: String,
+    /// Its payload, as JSON.
+    pub(crate) claims: String,
 }
 
 impl Issuer {
@@ -128,7 +130,16 @@ impl Issuer {
         if let Ok(token) = VerifiedToken::from_claims(claims) {
             self.remember(&jwt, Arc::new(token));
         }
-        Ok(IssuedToken { jwt, id })
+        let claims = payload(&jwt).ok_or(EarError::Malformed)?;
+        Ok(IssuedToken { jwt, id, claims })
+    }
+
+    /// The keys by which anybody verifies the tokens, as a JWK set (RFC 7517).
+    pub(crate) fn jwks(&self) -> Value {
+        let mut jwk = self.jwk.clone();
+        jwk.common.key_id = Some(self.kid.clone());
+        jwk.common.public_key_use = Some(PublicKeyUse::Signature);
+        json!({ "keys": [jwk] })
     }
 
     /// Believes a token that this key signed and that has not expired. The key that a token brings along is
@@ -331,6 +342,12 @@ fn p256_point(pair: &rcgen::KeyPair) -> Option<(String, String)> {
     }
     let (x, y) = point.get(1..)?.split_at(32);
     Some((URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y)))
+}
+
+/// The middle of a token, decoded.
+fn payload(jwt: &str) -> Option<String> {
+    let middle = jwt.split('.').nth(1)?;
+    String::from_utf8(URL_SAFE_NO_PAD.decode(middle).ok()?).ok()
 }
 
 /// Of tokens' texts, in one generation: a few hundred tokens, and claims of a few megabytes.

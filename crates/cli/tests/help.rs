@@ -7,7 +7,7 @@ mod support;
 use support::{printed, strongroom};
 
 /// Every command, and words of what it is for.
-const COMMANDS: [(&str, &str); 48] = [
+const COMMANDS: [(&str, &str); 49] = [
     ("attest", "what it says of this machine"),
     ("audit", "releases, denials and admin actions"),
     ("broker", "Run the trusted side"),
@@ -15,6 +15,7 @@ const COMMANDS: [(&str, &str); 48] = [
     ("broker collateral fetch", "before evidence asks for it"),
     ("broker collateral import", "where there is no network"),
     ("broker collateral list", "how old, and until when"),
+    ("broker import", "the secrets of a Trustee"),
     ("broker init", "certificate, keys, configuration"),
     ("broker run", "until it is told to stop"),
     ("decrypt", "only when every byte is verified"),

@@ -123,7 +123,7 @@ fn ready() -> RealBroker {
             .put_resource(&key(), b"0123456789abcdef")
             .await
             .unwrap();
-        admin.set_resource_policy(ALLOW).await.unwrap();
+        admin.set_policy("resource-policy", ALLOW).await.unwrap();
     });
     broker
 }
@@ -144,7 +144,7 @@ fn released_then_deleted_then_denied_then_stopped() {
 
     block_on(async {
         admin.put_resource(&key(), b"again").await.unwrap();
-        admin.set_resource_policy(DENY).await.unwrap();
+        admin.set_policy("resource-policy", DENY).await.unwrap();
     });
     let denied = guest.get(&resource());
     assert_eq!(denied.status, 403);
@@ -301,11 +301,19 @@ fn admin_reads_back_what_it_wrote() {
             (
                 listed[0].path.to_string().as_str(),
                 listed[0].size,
-                listed[0].stored_by.as_str()
+                listed[0].stored_by.as_deref()
             ),
-            (KEY, 16, "admin")
+            (KEY, 16, Some("admin"))
         );
-        assert_eq!(admin.resource_policy().await.unwrap(), ALLOW);
+        assert_eq!(
+            admin
+                .policy("resource-policy", None)
+                .await
+                .unwrap()
+                .text
+                .as_deref(),
+            Some(ALLOW)
+        );
         let values = [("launch_digest".to_owned(), json!(["abcde"]))].into();
         admin.put_reference_values(&values).await.unwrap();
         assert_eq!(
@@ -327,7 +335,7 @@ fn policy_that_does_not_compile_is_refused_with_its_line() {
     let error = block_on(
         broker
             .admin()
-            .set_resource_policy("package policy\nallow {{"),
+            .set_policy("resource-policy", "package policy\nallow {{"),
     )
     .unwrap_err();
     assert!(
@@ -402,7 +410,7 @@ fn development_root_is_believed_without_its_name() {
             .put_resource(&key(), b"0123456789abcdef")
             .await
             .unwrap();
-        admin.set_resource_policy(ALLOW).await.unwrap();
+        admin.set_policy("resource-policy", ALLOW).await.unwrap();
         let uri = format!("kbs:///{KEY}").parse().unwrap();
         for platform in ["snp", "tdx", "sgx", "tpm", "az-snp-vtpm", "az-tdx-vtpm"] {
             let believed = broker.agent_of(attester(platform, &own));

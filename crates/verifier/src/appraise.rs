@@ -101,6 +101,24 @@ impl AppraisalPolicy {
         asked
     }
 
+    /// Grades evidence that was verified before, as a token carries it: what this policy would have said. Nothing is
+    /// issued from it.
+    ///
+    /// # Errors
+    /// [`PolicyError`] when the evaluation fails.
+    pub fn rehearse(
+        &self,
+        annotated_evidence: &Map<String, Value>,
+        values: &Arc<ReferenceValues>,
+        now: u64,
+    ) -> Result<Rehearsed, PolicyError> {
+        let graded = self.evaluate(annotated_evidence, Arc::clone(values), now)?;
+        Ok(Rehearsed {
+            trust_vector: graded.vector,
+            findings: graded.findings,
+        })
+    }
+
     fn evaluate(
         &self,
         input: &Map<String, Value>,
@@ -194,6 +212,15 @@ impl AppraisalPolicy {
             })
             .collect()
     }
+}
+
+/// What a policy says of evidence that was verified before.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rehearsed {
+    /// The grades.
+    pub trust_vector: TrustVector,
+    /// Why a grade is bad.
+    pub findings: Vec<Reason>,
 }
 
 /// The policy of each class of platform: `cpu`, `gpu`.

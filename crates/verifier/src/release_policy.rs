@@ -1,7 +1,8 @@
 //! Release policies: whether a token may have a resource, and if not, why.
 //!
 //! Upstream's input shape: `input` is the token's payload, `data` has `plugin`, `resource-path` and `query`,
-//! the verdict is `data.policy.allow`. Ours may also define `data.policy.denials`, entries of
+//! the verdict is `data.policy.allow`. Beside the payload, `input` has `assurance` (the weakest of the submodules'),
+//! `init_data_claims` (of `cpu0`) and `time` (of the request, in seconds since 1970). A policy may also define `data.policy.denials`, entries of
 //! `{rule, claim, expected, actual}`, which explain a denial to the owner and decide nothing.
 
 use std::collections::BTreeMap;
@@ -11,7 +12,8 @@ use regorus::Value as RegoValue;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use strongroom_wire::ear::Tier;
-use strongroom_wire::resource::ResourcePath;
+use strongroom_wire::resource::{ResourceError, ResourcePath, ResourcePattern};
+use strongroom_wire::tee::Tee;
 
 use crate::Assurance;
 use crate::policy::{self, PolicyError, Rego};
@@ -57,9 +59,10 @@ impl ReleasePolicy {
         token: &Value,
         path: &ResourcePath,
         query: &BTreeMap<String, String>,
+        now: u64,
     ) -> Result<Decision, PolicyError> {
         let path_parts = [path.repo(), path.r#type(), path.tag()];
-        let input = policy::value(token);
+        let input = policy::with(policy::value(token), request(token, now));
         let mut evaluation = self.rego.evaluation(question(input, path_parts, query));
         let verdict = evaluation.value(ASKED_ALLOW)?;
         if verdict == Some(Value::Bool(true)) {
@@ -119,37 +122,25 @@ pub struct Reason {
 /// `tier`, which is affirming unless lowered.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Requirement {
-    pattern: String,
+    pattern: ResourcePattern,
     tier: Option<Tier>,
     assurance: Option<Assurance>,
+    platform: Option<Tee>,
     initdata_digest: Option<String>,
     claims: Vec<(Vec<String>, Value)>,
 }
 
 impl Requirement {
-    /// Starts a rule for resources like `default/fraud-*/*`: three parts, each a name that may end in `*`.
+    /// Starts a rule for resources like `default/fraud-*`.
     ///
     /// # Errors
-    /// [`PatternError`] for anything else.
-    pub fn for_resources(pattern: &str) -> Result<Self, PatternError> {
-        let parts: Vec<&str> = pattern.split('/').collect();
-        let well_formed = |part: &&str| {
-            let stem = part.strip_suffix('*').unwrap_or(part);
-            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-            !part.is_empty()
-                && !stem.starts_with('.')
-                && stem.chars().all(plain)
-                && part.len() <= MAX_PART
-        };
-        if parts.len() != 3 || !parts.iter().all(well_formed) {
-            return Err(PatternError {
-                pattern: pattern.chars().take(64).collect(),
-            });
-        }
+    /// [`ResourceError`] for what is no [`ResourcePattern`].
+    pub fn for_resources(pattern: &str) -> Result<Self, ResourceError> {
         Ok(Self {
-            pattern: pattern.to_owned(),
+            pattern: pattern.parse()?,
             tier: Some(Tier::Affirming),
             assurance: None,
+            platform: None,
             initdata_digest: None,
             claims: Vec::new(),
         })
@@ -180,6 +171,13 @@ impl Requirement {
     #[must_use]
     pub fn initdata_digest(mut self, digest: &[u8]) -> Self {
         self.initdata_digest = Some(hex::encode(digest));
+        self
+    }
+
+    /// Demands that `cpu0` is of this platform.
+    #[must_use]
+    pub fn platform(mut self, tee: Tee) -> Self {
+        self.platform = Some(tee);
         self
     }
 
@@ -226,6 +224,15 @@ impl Requirement {
             ));
         }
         let mut cpu = Vec::new();
+        if let Some(tee) = self.platform {
+            // A platform's claims stand under its name, and only there.
+            cpu.push(check(
+                "platform",
+                claim("platform"),
+                json!(tee.as_str()),
+                format!("platform(submod, \"{tee}\")"),
+            ));
+        }
         if let Some(digest) = &self.initdata_digest {
             let path = ["init_data_digest".to_owned()];
             cpu.push(check(
@@ -252,17 +259,12 @@ impl Requirement {
         (every, cpu)
     }
 
-    /// The pattern as an anchored regular expression; its only special characters are `.` and the final `*`.
-    fn expression(&self) -> String {
-        let parts: Vec<String> = self
-            .pattern
-            .split('/')
-            .map(|part| match part.strip_suffix('*') {
-                Some(stem) => format!("{}[^/]*", stem.replace('.', "[.]")),
-                None => part.replace('.', "[.]"),
-            })
-            .collect();
-        format!("^{}$", parts.join("/"))
+    /// Whether a path is one of the pattern's. No name holds a character that Rego would read as anything else.
+    fn condition(&self) -> String {
+        match self.pattern.is_open() {
+            true => format!("startswith(path, \"{}\")", self.pattern.stem()),
+            false => format!("path == \"{}\"", self.pattern.stem()),
+        }
     }
 }
 
@@ -272,11 +274,11 @@ pub fn requiring(requirements: &[Requirement]) -> String {
     for (number, requirement) in (1..).zip(requirements) {
         let (every, cpu) = requirement.checks();
         let pattern = &requirement.pattern;
-        let expression = requirement.expression();
+        let condition = requirement.condition();
         // Writing to a string cannot fail.
         let _: Result<(), std::fmt::Error> = write!(
             text,
-            "\n##### {pattern} #####\n\nmatches_{number} if regex.match(`{expression}`, path)\n\n\
+            "\n##### {pattern} #####\n\nmatches_{number} if {condition}\n\n\
              checks_{number}(name, submod) := array.concat([\n{every}], cpu_checks_{number}(name, submod))\n\n\
              default cpu_checks_{number}(_, _) := []\n\n\
              cpu_checks_{number}(name, submod) := [\n{cpu}] if name == \"cpu0\"\n\n\
@@ -293,13 +295,23 @@ pub fn requiring(requirements: &[Requirement]) -> String {
     text
 }
 
-/// A pattern that does not name resources.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error(
-    "{pattern:?} is no resource pattern: three parts, repository/type/tag, each a name that may end in *"
-)]
-pub struct PatternError {
-    pattern: String,
+/// What a policy may ask of a request beyond the token's own members.
+fn request(token: &Value, now: u64) -> [(&'static str, Value); 3] {
+    let submods = token["submods"].as_object();
+    let hardware = submods.is_some_and(|submods| {
+        let named = |submod: &Value| submod[ANNOTATED]["assurance"] == Assurance::Hardware.as_str();
+        !submods.is_empty() && submods.values().all(named)
+    });
+    let assurance = match hardware {
+        true => Assurance::Hardware,
+        false => Assurance::Development,
+    };
+    let init_data = token["submods"]["cpu0"][ANNOTATED]["init_data_claims"].clone();
+    [
+        ("assurance", json!(assurance.as_str())),
+        ("init_data_claims", init_data),
+        ("time", json!(now)),
+    ]
 }
 
 /// What [`ASKER`] takes for its own input.
@@ -389,7 +401,6 @@ const ASKED_DENIALS: &str = "data.strongroom.denials";
 const ANNOTATED: &str = "ear.veraison.annotated-evidence";
 const MAX_REASONS: usize = 32;
 const MAX_TEXT: usize = 1024;
-const MAX_PART: usize = 128;
 const PREAMBLE: &str = "\
 # Written by strongroom from a list of requirements. What no rule below covers is denied.
 package policy
@@ -403,6 +414,10 @@ path := concat(\"/\", data[\"resource-path\"])
 # What a submodule says. One that says nothing gives the empty set, which no claim and no requirement can equal:
 # JSON has no sets.
 found(submod, path) := object.get(submod, path, set())
+
+platform(submod, name) := name if object.get(submod, [\"ear.veraison.annotated-evidence\", name], set()) != set()
+
+platform(submod, name) := \"another\" if object.get(submod, [\"ear.veraison.annotated-evidence\", name], set()) == set()
 
 explained(check) := {\"rule\": check.rule, \"claim\": check.claim, \"expected\": check.expected, \"actual\": shown(check.found)}
 
@@ -433,7 +448,7 @@ mod tests {
 
     fn decide(policy: &ReleasePolicy, token: &Value, path: &str) -> Decision {
         policy
-            .evaluate(token, &path.parse().unwrap(), &BTreeMap::new())
+            .evaluate(token, &path.parse().unwrap(), &BTreeMap::new(), 50)
             .unwrap()
     }
 
@@ -504,7 +519,7 @@ mod tests {
             json!({"submods": {"cpu0": null}}),
         ] {
             // An evaluation that fails is a denial as well, and is the caller's to treat as one.
-            let outcome = policy.evaluate(&token, &"a/b/c".parse().unwrap(), &BTreeMap::new());
+            let outcome = policy.evaluate(&token, &"a/b/c".parse().unwrap(), &BTreeMap::new(), 50);
             assert!(!matches!(outcome, Ok(Decision::Allow)), "{token}");
         }
     }
@@ -581,7 +596,7 @@ mod tests {
         let query = BTreeMap::from([("x".to_owned(), "1".to_owned())]);
         assert_eq!(
             policy
-                .evaluate(&json!({}), &"a/b/c".parse().unwrap(), &query)
+                .evaluate(&json!({}), &"a/b/c".parse().unwrap(), &query, 50)
                 .unwrap(),
             Decision::Allow
         );
@@ -619,7 +634,7 @@ mod tests {
         let query = BTreeMap::from([("refuse".to_owned(), "1".to_owned())]);
         let path = "a/b/c".parse().unwrap();
         assert_ne!(
-            policy.evaluate(&token, &path, &query).unwrap(),
+            policy.evaluate(&token, &path, &query, 0).unwrap(),
             Decision::Allow
         );
     }
@@ -636,7 +651,7 @@ mod tests {
                 continue;
             };
             let path = "a/b/c".parse().unwrap();
-            let outcome = policy.evaluate(&json!({}), &path, &BTreeMap::new());
+            let outcome = policy.evaluate(&json!({}), &path, &BTreeMap::new(), 0);
             assert!(!matches!(outcome, Ok(Decision::Allow)), "{rule}");
         }
     }
@@ -685,7 +700,7 @@ mod tests {
         assert_eq!(
             reasons,
             [Reason {
-                rule: "default/fraud-*/*: init-data".into(),
+                rule: "default/fraud-*: init-data".into(),
                 claim: "submods.cpu0.init_data_digest".into(),
                 expected: json!("abababab"),
                 actual: json!("cdcdcdcd"),
@@ -776,6 +791,7 @@ mod tests {
                     &token("affirming", evidence.clone()),
                     &"a/b/c".parse().unwrap(),
                     &BTreeMap::new(),
+                    50,
                 );
                 assert!(
                     !matches!(outcome, Ok(Decision::Allow)),
@@ -825,9 +841,37 @@ mod tests {
     }
 
     #[test]
-    fn pattern_cannot_carry_rego_or_regex() {
+    fn policy_sees_assurance_initdata_and_time_beside_the_payload() {
+        let rego = "package policy\n\nimport rego.v1\n\nallow if {\n input.assurance == \"hardware\"\n \
+                    input.init_data_claims.workload == \"batch\"\n input.time < 60\n}";
+        let policy = ReleasePolicy::compile(rego).unwrap();
+        let token = |assurance: &str, gpu: Value| {
+            let evidence =
+                json!({"assurance": assurance, "init_data_claims": {"workload": "batch"}});
+            json!({"time": 1, "assurance": "hardware", "submods": {
+                "cpu0": {ANNOTATED: evidence}, "gpu0": {ANNOTATED: gpu},
+            }})
+        };
+        let allowed = |token: &Value, now| {
+            let path = "a/b/c".parse().unwrap();
+            policy
+                .evaluate(token, &path, &BTreeMap::new(), now)
+                .unwrap()
+                == Decision::Allow
+        };
+        let hardware = json!({"assurance": "hardware"});
+        assert!(allowed(&token("hardware", hardware.clone()), 59));
+        assert!(!allowed(&token("hardware", hardware.clone()), 60));
+        assert!(!allowed(&token("development", hardware), 59));
+        assert!(!allowed(&token("hardware", json!({})), 59));
+        assert!(!allowed(&json!({"assurance": "hardware"}), 59));
+    }
+
+    #[test]
+    fn pattern_cannot_carry_rego() {
         for pattern in [
-            "a/b", "a/b/c/d", "a//c", "a/b/`", "a/b/c|d", "a/*b/c", "a/b/..", "a/b/\n", "",
+            "a/b", "a/b/c/d", "a//c", "a/b/`", "a/b/c|d", "a/*b/c", "a/b/..", "a/b/\n", "a/b/\"",
+            "a/b/\"*", "",
         ] {
             assert!(Requirement::for_resources(pattern).is_err(), "{pattern:?}");
         }

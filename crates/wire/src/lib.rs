@@ -1,7 +1,7 @@
 //! Formats that others also speak: parse and print, nothing else.
 //!
 //! One file per format: the KBS protocol's messages, its JWE answers, tokens, sealed secrets,
-//! init-data and resource names. This crate has no IO, no clock and no environment; randomness
+//! init-data, resource names and transparency logs. This crate has no IO, no clock and no environment; randomness
 //! is drawn only where a format needs a fresh key or nonce.
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_macros))]
@@ -19,6 +19,7 @@ pub mod kbs;
 pub mod resource;
 pub mod sealed_secret;
 pub mod tee;
+pub mod tlog;
 
 #[cfg(test)]
 pub(crate) mod fixtures;

@@ -3,6 +3,7 @@
 //! Trustee accepts exactly `repo/type/tag`, each part `[A-Za-z0-9_-][A-Za-z0-9_.-]*`; so no part can be `.`
 //! or `..`, empty, or percent-encoded.
 
+use std::cmp::{Ordering, Reverse};
 use std::fmt;
 use std::str::FromStr;
 
@@ -86,6 +87,115 @@ impl TryFrom<String> for ResourcePath {
 impl From<ResourcePath> for String {
     fn from(path: ResourcePath) -> Self {
         path.to_string()
+    }
+}
+
+/// Which resources a rule is for: one path, or every path that begins as the pattern does, as `default/fraud-*`.
+///
+/// A `*` covers everything behind it, so only `/*` may follow it: `default/fraud-*/*` is `default/fraud-*`, and `*` is
+/// every resource. Patterns have an order: the narrower before the wider.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ResourcePattern {
+    stem: String,
+    open: bool,
+}
+
+impl ResourcePattern {
+    /// Whether the path is one of those.
+    pub fn covers(&self, path: &ResourcePath) -> bool {
+        let path = path.to_string();
+        match self.open {
+            true => path.starts_with(&self.stem),
+            false => path == self.stem,
+        }
+    }
+
+    /// What every path begins with; the whole path, when the pattern is one.
+    pub fn stem(&self) -> &str {
+        &self.stem
+    }
+
+    /// Whether anything may follow the stem.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+}
+
+impl Ord for ResourcePattern {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let rank = |pattern: &Self| (pattern.open, Reverse(pattern.stem.len()));
+        rank(self)
+            .cmp(&rank(other))
+            .then_with(|| self.stem.cmp(&other.stem))
+    }
+}
+
+impl PartialOrd for ResourcePattern {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl FromStr for ResourcePattern {
+    type Err = ResourceError;
+
+    fn from_str(text: &str) -> Result<Self, ResourceError> {
+        let Some((stem, rest)) = text.split_once('*') else {
+            let path: ResourcePath = text.parse()?;
+            return Ok(Self {
+                stem: path.to_string(),
+                open: false,
+            });
+        };
+        let parts = stem.split('/').count() + rest.matches('/').count();
+        if parts > 3 {
+            return Err(ResourceError::Parts(parts));
+        }
+        if !rest.split('/').skip(1).all(|part| part == "*")
+            || !(rest.is_empty() || rest.starts_with('/'))
+        {
+            return Err(ResourceError::Star);
+        }
+        let names = ["repository", "type", "tag"];
+        let (whole, last) = stem
+            .rsplit_once('/')
+            .map_or((None, stem), |(whole, last)| (Some(whole), last));
+        let mut names = names.into_iter();
+        for (part, name) in whole
+            .into_iter()
+            .flat_map(|whole| whole.split('/'))
+            .zip(&mut names)
+        {
+            check_part(name, part)?;
+        }
+        if !last.is_empty() {
+            check_part(names.next().unwrap_or("tag"), last)?;
+        }
+        Ok(Self {
+            stem: stem.to_owned(),
+            open: true,
+        })
+    }
+}
+
+impl fmt::Display for ResourcePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.stem, if self.open { "*" } else { "" })
+    }
+}
+
+impl TryFrom<String> for ResourcePattern {
+    type Error = ResourceError;
+
+    fn try_from(text: String) -> Result<Self, ResourceError> {
+        text.parse()
+    }
+}
+
+impl From<ResourcePattern> for String {
+    fn from(pattern: ResourcePattern) -> Self {
+        pattern.to_string()
     }
 }
 
@@ -251,6 +361,9 @@ pub enum ResourceError {
     /// The URI is for another plugin.
     #[error("plugin {0:?} is not served: only kbs:///repository/type/tag is")]
     Plugin(String),
+    /// Something follows the `*` of a pattern.
+    #[error("a * covers everything behind it, so only /* may follow it, as in default/fraud-*/*")]
+    Star,
     /// Another scheme.
     #[error("the scheme must be kbs, as in kbs:///repository/type/tag")]
     Scheme,
@@ -260,6 +373,80 @@ pub enum ResourceError {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pattern_covers_what_begins_as_it_does() {
+        let pattern = |text: &str| text.parse::<ResourcePattern>().unwrap();
+        for (text, shown, covered, other) in [
+            ("*", "*", "a/b/c", None),
+            ("*/*/*", "*", "a/b/c", None),
+            (
+                "default/*",
+                "default/*",
+                "default/a/b",
+                Some("defaults/a/b"),
+            ),
+            ("default/*/*", "default/*", "default/a/b", Some("other/a/b")),
+            (
+                "default/fraud-*",
+                "default/fraud-*",
+                "default/fraud-model/x",
+                Some("default/fraud/x"),
+            ),
+            (
+                "default/fraud-*/*",
+                "default/fraud-*",
+                "default/fraud-x/y",
+                Some("default/frau/y"),
+            ),
+            (
+                "default/fraud/*",
+                "default/fraud/*",
+                "default/fraud/y",
+                Some("default/fraud-x/y"),
+            ),
+            (
+                "default/fraud/key-*",
+                "default/fraud/key-*",
+                "default/fraud/key-1",
+                Some("default/fraud/key"),
+            ),
+            (
+                "default/fraud/key",
+                "default/fraud/key",
+                "default/fraud/key",
+                Some("default/fraud/key2"),
+            ),
+        ] {
+            let pattern = pattern(text);
+            assert_eq!(pattern.to_string(), shown);
+            assert!(pattern.covers(&covered.parse().unwrap()), "{text}");
+            if let Some(other) = other {
+                assert!(!pattern.covers(&other.parse().unwrap()), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn narrower_pattern_comes_first() {
+        let mut patterns: Vec<ResourcePattern> = ["*", "a/b*", "a/*", "a/b/c", "a/b/*"]
+            .into_iter()
+            .map(|text| text.parse().unwrap())
+            .collect();
+        patterns.sort();
+        let shown: Vec<String> = patterns.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["a/b/c", "a/b/*", "a/b*", "a/*", "*"]);
+    }
+
+    #[test]
+    fn pattern_with_anything_behind_its_star_is_refused() {
+        for text in [
+            "", "a", "a/b", "a/b/c/d", "a/*/c", "a/*b", "**", "a/**", "*/b/c", "a/b/c/*",
+            "a/*/*/*", "../*", "/*", "a//*", ".a*", "a/.b*", "a b/*", "a/b/c?",
+        ] {
+            assert!(text.parse::<ResourcePattern>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn upstream_uri_vectors() {

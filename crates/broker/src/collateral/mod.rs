@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use crate::anchors::DevelopmentRoot;
 use crate::config::{CollateralConfig, Config};
+use crate::outgoing::{check_authorities, is_loopback};
 use crate::{BrokerError, Clock, key_file};
 use cache::{Bounds, Cache, Kept, Note};
 use service::{Answer, Ask, Backoff, Failure, Fetcher, Service};
@@ -43,7 +44,7 @@ impl Collaterals {
         let folder = config.collateral_folder();
         key_file::check_folder(&folder)?;
         let config = config.collateral.clone();
-        service::check_authorities(&config)?;
+        check_authorities(config.certificate.as_deref(), service::CERTIFICATE)?;
         Ok(Self::assemble(&folder, config, development, clock))
     }
 
@@ -872,15 +873,6 @@ pub(crate) fn check_urls(config: &CollateralConfig) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-fn is_loopback(url: &reqwest::Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || bare
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
 }
 
 /// Whether the evidence chooses it from very many; the others are few.

@@ -2,23 +2,20 @@
 //!
 //! Knows nothing of what is asked for; `kds`, `pcs` and `rim` do.
 
-use std::error::Error as _;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use aws_lc_rs::rand;
 use reqwest::header::{CACHE_CONTROL, HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Response, StatusCode, Url};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_platform_verifier::BuilderVerifierExt as _;
 use time::PrimitiveDateTime;
 use time::macros::format_description;
 
 use crate::config::CollateralConfig;
-use crate::{BrokerError, key_file};
+use crate::outgoing::{client_config, innermost};
 
 /// Who is asked.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -46,22 +43,6 @@ impl fmt::Display for Service {
             Self::IntelRootCrl => "Intel's certificate site",
             Self::NvidiaRim => "NVIDIA's RIM service",
         })
-    }
-}
-
-/// Reads the authorities that a configuration names, so that a wrong file shows at the start and not with the first
-/// attestation.
-pub(super) fn check_authorities(config: &CollateralConfig) -> Result<(), BrokerError> {
-    let Some(path) = &config.certificate else {
-        return Ok(());
-    };
-    match key_file::read_certificates(path)?.is_empty() {
-        false => Ok(()),
-        true => Err(BrokerError::Config {
-            path: path.clone(),
-            message: "there is no certificate in it, and collateral.certificate names it"
-                .to_owned(),
-        }),
     }
 }
 
@@ -225,7 +206,7 @@ impl Fetcher {
 
     fn build(&self) -> Result<reqwest::Client, String> {
         reqwest::Client::builder()
-            .tls_backend_preconfigured(self.tls()?)
+            .tls_backend_preconfigured(client_config(self.certificate.as_deref(), CERTIFICATE)?)
             .redirect(Policy::custom(|attempt| {
                 let here = attempt.previous().last().map(Url::origin);
                 match here == Some(attempt.url().origin()) && attempt.previous().len() <= 3 {
@@ -241,27 +222,6 @@ impl Fetcher {
             .pool_max_idle_per_host(2)
             .build()
             .map_err(|error| innermost(&error))
-    }
-
-    fn tls(&self) -> Result<ClientConfig, String> {
-        // Named explicitly, so that no other provider in the process is taken.
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?;
-        let Some(path) = &self.certificate else {
-            let verified = builder.with_platform_verifier().map_err(|e| {
-                format!(
-                    "this machine has no certificate authorities ({e}); name some in collateral.certificate"
-                )
-            })?;
-            return Ok(verified.with_no_client_auth());
-        };
-        let mut store = RootCertStore::empty();
-        for certificate in key_file::read_certificates(path).map_err(|e| e.to_string())? {
-            store.add(certificate).map_err(|e| e.to_string())?;
-        }
-        Ok(builder.with_root_certificates(store).with_no_client_auth())
     }
 }
 
@@ -355,17 +315,8 @@ fn jitter(most: u64) -> u64 {
     u64::from_be_bytes(bytes) % most.saturating_add(1)
 }
 
-/// The cause that says most, without the address, which the caller knows.
-fn innermost(error: &reqwest::Error) -> String {
-    let mut cause = error.source();
-    let mut said = None;
-    while let Some(source) = cause {
-        said = Some(source.to_string());
-        cause = source.source();
-    }
-    said.unwrap_or_else(|| error.to_string())
-}
-
+/// The setting that names the services' authorities.
+pub(super) const CERTIFICATE: &str = "collateral.certificate";
 const RETRIES: usize = 2;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const CONNECT: Duration = Duration::from_secs(5);

@@ -10,11 +10,14 @@ use axum::response::{IntoResponse, Response};
 use strongroom_verifier::{PolicyError, ReferenceValueError};
 use strongroom_wire::error_information::ErrorInformation;
 use strongroom_wire::kbs::PROTOCOL_VERSION;
-use strongroom_wire::resource::ResourceError;
+use strongroom_wire::resource::{ResourceError, ResourcePath};
 
 use crate::admin::AdminError;
 use crate::attest::AttestError;
+use crate::policies::LoadError;
 use crate::release::ReleaseError;
+use crate::rotate::RotateError;
+use crate::sources::SourceError;
 use crate::store::StoreError;
 
 /// What went wrong with a request.
@@ -30,12 +33,19 @@ pub(crate) enum ApiError {
     Admin(AdminError),
     Attest(AttestError),
     Release(ReleaseError),
+    /// A source has what would be stored.
+    Shadows {
+        path: ResourcePath,
+        source: String,
+    },
+    Source(SourceError),
     NotFound(&'static str),
     NoRoute,
     Method,
     Timeout,
     TooLarge,
     Store(StoreError),
+    Rotate(RotateError),
     Panicked,
 }
 
@@ -91,7 +101,31 @@ impl ApiError {
                 ReleaseError::Missing => (S::NOT_FOUND, "ResourceNotFound", error.to_string()),
                 ReleaseError::Key(_) => (S::BAD_REQUEST, "JweError", error.to_string()),
                 ReleaseError::Store(_) => internal(error),
+                ReleaseError::Source {
+                    event,
+                    error: cause,
+                } => {
+                    tracing::error!(%event, error = %cause, "a source failed");
+                    (
+                        S::SERVICE_UNAVAILABLE,
+                        "PluginInternalError",
+                        error.to_string(),
+                    )
+                }
             },
+            Self::Shadows { path, source } => (
+                S::CONFLICT,
+                "ResourceConflict",
+                format!(
+                    "{path} comes from {source}: change it there, or store it in front of that with ?shadow=true"
+                ),
+            ),
+            // To admins only.
+            Self::Source(error) => (
+                S::SERVICE_UNAVAILABLE,
+                "PluginInternalError",
+                format!("whether a source has this resource cannot be told: {error}"),
+            ),
             Self::NotFound(what) => (
                 S::NOT_FOUND,
                 "ResourceNotFound",
@@ -118,6 +152,7 @@ impl ApiError {
                 "the request body is larger than this broker allows".into(),
             ),
             Self::Store(error) => internal(error),
+            Self::Rotate(error) => internal(error),
             Self::Panicked => (S::INTERNAL_SERVER_ERROR, "InternalError", INTERNAL.into()),
         }
     }
@@ -152,6 +187,15 @@ impl From<AttestError> for ApiError {
     }
 }
 
+impl From<LoadError> for ApiError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Store(error) => error.into(),
+            LoadError::Policy(error) => error.into(),
+        }
+    }
+}
+
 impl From<PolicyError> for ApiError {
     fn from(error: PolicyError) -> Self {
         Self::Policy(error)
@@ -164,6 +208,12 @@ impl From<ReferenceValueError> for ApiError {
     }
 }
 
+impl From<RotateError> for ApiError {
+    fn from(error: RotateError) -> Self {
+        Self::Rotate(error)
+    }
+}
+
 impl From<ReleaseError> for ApiError {
     fn from(error: ReleaseError) -> Self {
         Self::Release(error)
@@ -173,6 +223,12 @@ impl From<ReleaseError> for ApiError {
 impl From<ResourceError> for ApiError {
     fn from(error: ResourceError) -> Self {
         Self::Path(error)
+    }
+}
+
+impl From<SourceError> for ApiError {
+    fn from(error: SourceError) -> Self {
+        Self::Source(error)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Who asks: the session cookie, the Bearer token, the admin behind it.
 
+use std::sync::Arc;
+
 use axum::http::header::{AUTHORIZATION, COOKIE};
 use axum::http::{HeaderMap, HeaderValue};
 use strongroom_wire::kbs::SESSION_COOKIE;
@@ -42,10 +44,10 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The token of a guest: of its attested session first, else the one it shows.
-pub(super) fn guest_token(broker: &Inner, headers: &HeaderMap, now: u64) -> Option<String> {
+pub(super) fn guest_token(broker: &Inner, headers: &HeaderMap, now: u64) -> Option<Arc<str>> {
     session(headers)
         .and_then(|id| broker.sessions().token(&id, now))
-        .or_else(|| bearer(headers).map(str::to_owned))
+        .or_else(|| bearer(headers).map(Arc::from))
 }
 
 /// The admin who asks for `action`. A request that is not an admin's goes into the record and is refused.
@@ -81,7 +83,7 @@ pub(super) fn cookie(broker: &Inner, id: &SessionId, now: u64) -> HeaderValue {
     };
     let text = format!(
         "{SESSION_COOKIE}={}; Path=/kbs; Max-Age={lifetime}; Expires={}; HttpOnly; SameSite=Strict{secure}",
-        id.as_str(),
+        id.to_text(),
         http_date(now.saturating_add(lifetime)),
     );
     HeaderValue::from_str(&text).expect("the cookie is printable ASCII")
@@ -114,14 +116,14 @@ mod tests {
 
     #[test]
     fn cookie_is_found_among_others() {
-        let id = "0f".repeat(16);
+        let id = "0f".repeat(41);
         for values in [
             vec![format!("kbs-session-id={id}")],
             vec![format!("a=b; kbs-session-id={id}; c=d")],
             vec!["a=b".to_owned(), format!(" kbs-session-id={id} ")],
         ] {
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
-            assert_eq!(session(&headers(COOKIE, &values)).unwrap().as_str(), id);
+            assert_eq!(session(&headers(COOKIE, &values)).unwrap().to_text(), id);
         }
     }
 

@@ -5,13 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, HttpBody as _};
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get, post};
+use axum::{Json, Router};
+use serde_json::Value;
 
 use super::error::ApiError;
 use super::{admin, kbs};
@@ -48,10 +49,29 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
             post(kbs::reference_value::register).get(kbs::reference_value::list),
         )
         .route("/kbs/v0/reference-value/{*id}", get(kbs::reference_value::get))
+        // What anybody may have: the keys that tokens verify by
+        .route("/.well-known/jwks.json", get(jwks))
         // Ours, for admins
         .route("/strongroom/v1/audit", get(admin::audit::list))
+        .route("/strongroom/v1/explain/{event}", get(admin::explain::event))
+        .route("/strongroom/v1/rehearse", post(admin::explain::what_if))
+        .route("/strongroom/v1/log/{*path}", get(admin::log::file))
         .route("/strongroom/v1/resource", get(admin::resources::list))
-        .route("/strongroom/v1/resource-policy", get(admin::policy::text))
+        .route("/strongroom/v1/resource/{*path}", get(admin::resources::versions))
+        .route("/strongroom/v1/policy", get(admin::policy::list))
+        .route(
+            "/strongroom/v1/policy/{*id}",
+            get(admin::policy::show)
+                .put(admin::policy::set)
+                .delete(admin::policy::remove),
+        )
+        .route(
+            "/strongroom/v1/reference-value/{*name}",
+            get(kbs::reference_value::history).delete(kbs::reference_value::remove),
+        )
+        .route("/strongroom/v1/storage-key/rotate", post(admin::storage_key::rotate))
+        .route("/strongroom/v1/rollback/resource/{*path}", post(admin::resources::rollback))
+        .route("/strongroom/v1/rollback/policy/{*id}", post(admin::policy::rollback))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(limits.body_bytes))
@@ -61,6 +81,11 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
 }
 
 async fn healthz() {}
+
+/// RFC 7517, 5: a set of one key.
+async fn jwks(State(broker): State<Arc<Inner>>) -> Json<Value> {
+    Json(broker.issuer.jwks())
+}
 
 async fn not_found() -> ApiError {
     ApiError::NoRoute

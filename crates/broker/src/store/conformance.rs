@@ -5,24 +5,24 @@ use serde_json::json;
 use strongroom_verifier::{Provenance, ReferenceValue, ReferenceValues};
 use strongroom_wire::resource::ResourcePath;
 
-use super::{Change, MemoryStore, SealError, StorageKey, Store, StoreError};
-use crate::audit::{Kind, Outcome, Record, verify_chain};
-
-#[test]
-fn memory_store_conforms() {
-    suite(&MemoryStore::default());
-}
+use super::{Change, Ledger, Rewrapped, SealError, SealedVersion, StorageKey, Store, StoreError};
+use crate::audit::{Entry, Kind, LogKey, Outcome, Record, verify_newest};
 
 /// Runs every check on an empty store.
-pub(crate) fn suite(store: &dyn Store) {
-    empty_store_has_nothing(store);
-    put_then_read_then_replace(store);
-    failed_seal_leaves_no_trace(store);
-    deleted_secret_is_gone_and_its_number_is_not_reused(store);
-    deleting_nothing_leaves_no_trace(store);
-    policies_are_replaced(store);
-    reference_values_are_merged(store);
-    audit_is_one_chain_and_limit_takes_the_newest(store);
+pub(crate) fn suite(store: Box<dyn Store>, key: LogKey) {
+    let ledger = Ledger::new(store, key);
+    empty_store_has_nothing(&ledger);
+    put_then_read_then_replace(&ledger);
+    only_so_many_versions_are_kept(&ledger);
+    secret_that_expires_says_when(&ledger);
+    failed_seal_leaves_no_trace(&ledger);
+    data_key_is_replaced_only_as_it_was_read(&ledger);
+    deleted_secret_is_gone_and_its_number_is_not_reused(&ledger);
+    deleting_nothing_leaves_no_trace(&ledger);
+    policies_have_versions(&ledger);
+    reference_values_have_versions(&ledger);
+    claims_are_kept_until_they_are_forgotten(&ledger);
+    audit_is_one_log_and_limit_takes_the_newest(&ledger);
 }
 
 fn record(admin: &str) -> Record {
@@ -35,137 +35,278 @@ fn path() -> ResourcePath {
     "a/b/c".parse().unwrap()
 }
 
-fn put(store: &dyn Store, key: &StorageKey, secret: &[u8]) -> Option<u64> {
-    let path = path();
-    let seal = |version| key.seal(&path, version, secret);
-    store
-        .commit(
-            Change::PutSecret {
-                path: &path,
-                seal: &seal,
-            },
-            record("alice"),
-        )
-        .unwrap()
-        .record
-        .version
+fn put(ledger: &Ledger, key: &StorageKey, secret: &[u8], keep: u64) -> Entry {
+    let key = StorageKey::from_text(&key.to_text()).unwrap();
+    let (path, place, secret) = (path(), path(), secret.to_vec());
+    let seal = Box::new(move |version| key.seal(&place, version, &secret));
+    let change = Change::PutSecret {
+        path,
+        seal,
+        expires: None,
+        keep,
+    };
+    ledger.commit(change, record("alice")).unwrap()
 }
 
-fn empty_store_has_nothing(store: &dyn Store) {
-    assert!(store.sealed_secret(&path()).unwrap().is_none());
+fn empty_store_has_nothing(ledger: &Ledger) {
+    let store = ledger.store();
+    assert!(store.sealed_secret(&path(), None).unwrap().is_none());
     assert!(store.resources().unwrap().is_empty());
-    assert!(store.policy("resource-policy").unwrap().is_none());
-    assert_eq!(
-        store.reference_values().unwrap(),
-        ReferenceValues::default()
-    );
+    assert!(store.resource_versions(&path()).unwrap().is_empty());
+    assert!(store.policies().unwrap().is_empty());
+    assert!(store.policy_versions("resource-policy").unwrap().is_empty());
+    let none = ReferenceValues::default();
+    assert_eq!(store.reference_values().unwrap(), none);
+    assert!(store.claims("token").unwrap().is_none());
     assert!(store.audit(10, None).unwrap().is_empty());
 }
 
-fn put_then_read_then_replace(store: &dyn Store) {
-    let key = StorageKey::generate().unwrap();
-    assert_eq!(put(store, &key, b"first"), Some(1));
-    assert_eq!(put(store, &key, b"second"), Some(2));
-    let sealed = store.sealed_secret(&path()).unwrap().unwrap();
-    assert_eq!(key.open(&path(), &sealed).unwrap().expose(), b"second");
+fn put_then_read_then_replace(ledger: &Ledger) {
+    let (store, key) = (ledger.store(), StorageKey::generate().unwrap());
+    let first = put(ledger, &key, b"first", 10);
+    let second = put(ledger, &key, b"second", 10);
+    assert_eq!(
+        (first.record.version, second.record.version),
+        (Some(1), Some(2))
+    );
+    for (version, secret) in [(None, "second"), (Some(2), "second"), (Some(1), "first")] {
+        let sealed = store.sealed_secret(&path(), version).unwrap().unwrap();
+        let opened = key.open(&path(), &sealed).unwrap();
+        assert_eq!(opened.expose(), secret.as_bytes());
+    }
+    assert!(store.sealed_secret(&path(), Some(3)).unwrap().is_none());
     let listed = store.resources().unwrap();
     assert_eq!(listed.len(), 1);
-    assert_eq!(
-        (listed[0].version, listed[0].size, listed[0].stored_at),
-        (2, 6, 42)
-    );
-    assert_eq!(listed[0].stored_by, "alice");
+    let newest = &listed[0];
+    assert_eq!((newest.version, newest.size, newest.stored_at), (2, 6, 42));
+    assert_eq!((newest.stored_by.as_str(), newest.expires), ("alice", None));
+    let sealed = store.sealed_secret(&path(), None).unwrap().unwrap();
+    assert_eq!(newest.digest, sealed.digest());
+    assert_eq!(second.record.digest.as_ref(), Some(&newest.digest));
+    let versions = store.resource_versions(&path()).unwrap();
+    assert_eq!(versions.len(), 2);
+    assert_eq!((versions[0].version, &versions[1]), (1, newest));
 }
 
-fn failed_seal_leaves_no_trace(store: &dyn Store) {
-    let before = (
-        store.sealed_secret(&path()).unwrap(),
-        store.audit(100, None).unwrap(),
-    );
-    let path = path();
-    let seal = |_| Err(SealError::Crypto);
-    let outcome = store.commit(
-        Change::PutSecret {
-            path: &path,
-            seal: &seal,
-        },
-        record("alice"),
-    );
-    assert!(matches!(outcome, Err(StoreError::Seal(SealError::Crypto))));
-    assert_eq!(
-        before,
+fn only_so_many_versions_are_kept(ledger: &Ledger) {
+    let (store, key) = (ledger.store(), StorageKey::generate().unwrap());
+    put(ledger, &key, b"third", 2);
+    let versions = store.resource_versions(&path()).unwrap();
+    let numbers: Vec<u64> = versions.iter().map(|version| version.version).collect();
+    assert_eq!(numbers, [2, 3]);
+    // Nobody means to keep none.
+    put(ledger, &key, b"fourth", 0);
+    assert_eq!(store.resource_versions(&path()).unwrap().len(), 1);
+}
+
+fn secret_that_expires_says_when(ledger: &Ledger) {
+    let place: ResourcePath = "a/b/expiring".parse().unwrap();
+    let (path, key) = (place.clone(), StorageKey::generate().unwrap());
+    let seal = Box::new(move |version| {
+        let sealed = key.seal(&path, version, b"secret")?;
+        Ok(SealedVersion {
+            expires: Some(99),
+            ..sealed
+        })
+    });
+    let change = Change::PutSecret {
+        path: place.clone(),
+        seal,
+        expires: Some(99),
+        keep: 1,
+    };
+    ledger.commit(change, record("alice")).unwrap();
+    let store = ledger.store();
+    let sealed = store.sealed_secret(&place, None).unwrap().unwrap();
+    let listed = store.resource_versions(&place).unwrap();
+    assert_eq!((sealed.expires, listed[0].expires), (Some(99), Some(99)));
+    let delete = Change::DeleteSecret { path: place };
+    ledger.commit(delete, record("alice")).unwrap();
+}
+
+fn failed_seal_leaves_no_trace(ledger: &Ledger) {
+    let store = ledger.store();
+    let state = || {
         (
-            store.sealed_secret(&path).unwrap(),
-            store.audit(100, None).unwrap()
+            store.sealed_secret(&path(), None).unwrap(),
+            store.audit(100, None).unwrap(),
         )
-    );
+    };
+    let before = state();
+    let change = Change::PutSecret {
+        path: path(),
+        seal: Box::new(|_| Err(SealError::Crypto)),
+        expires: None,
+        keep: 1,
+    };
+    let outcome = ledger.commit(change, record("alice"));
+    assert!(matches!(outcome, Err(StoreError::Seal(SealError::Crypto))));
+    assert_eq!(before, state());
 }
 
-fn deleted_secret_is_gone_and_its_number_is_not_reused(store: &dyn Store) {
-    let entry = store
-        .commit(Change::DeleteSecret { path: &path() }, record("alice"))
-        .unwrap();
-    assert_eq!(entry.record.version, Some(2));
-    assert!(store.sealed_secret(&path()).unwrap().is_none());
-    assert!(store.resources().unwrap().is_empty());
-    assert_eq!(
-        put(store, &StorageKey::generate().unwrap(), b"third"),
-        Some(3)
-    );
-}
-
-fn deleting_nothing_leaves_no_trace(store: &dyn Store) {
-    let before = store.audit(100, None).unwrap();
-    let other = "x/y/z".parse().unwrap();
-    let outcome = store.commit(Change::DeleteSecret { path: &other }, record("alice"));
-    assert!(matches!(outcome, Err(StoreError::NotFound)));
-    assert_eq!(before, store.audit(100, None).unwrap());
-}
-
-fn policies_are_replaced(store: &dyn Store) {
-    for text in ["one", "two"] {
+fn data_key_is_replaced_only_as_it_was_read(ledger: &Ledger) {
+    let (store, key) = (ledger.store(), StorageKey::generate().unwrap());
+    assert!(store.wrapped_by_others(&key.id(), 0).unwrap().is_empty());
+    let others = store.wrapped_by_others(&key.id(), 10).unwrap();
+    assert_eq!(others.len(), 1);
+    assert!(
         store
-            .commit(Change::SetPolicy { id: "p", text }, record("bob"))
-            .unwrap();
-    }
-    assert_eq!(store.policy("p").unwrap().as_deref(), Some("two"));
+            .wrapped_by_others(&others[0].key_id, 10)
+            .unwrap()
+            .is_empty()
+    );
+    let rewrap = |old: super::Wrapped, wrapped_key: &[u8]| {
+        let rewrapped = Rewrapped {
+            old,
+            wrapped_key: wrapped_key.to_vec(),
+            key_id: "another".to_owned(),
+        };
+        let change = Change::Rewrap(vec![rewrapped]);
+        ledger.commit(change, record("alice")).unwrap();
+        store.sealed_secret(&path(), None).unwrap().unwrap()
+    };
+    let mut stale = others[0].clone();
+    stale.wrapped_key = b"what it was before".to_vec();
+    assert_eq!(rewrap(stale, b"new").wrapped_key, others[0].wrapped_key);
+    let moved = rewrap(others[0].clone(), b"new");
+    assert_eq!(
+        (moved.wrapped_key.as_slice(), moved.key_id.as_str()),
+        (b"new".as_slice(), "another")
+    );
 }
 
-fn reference_values_are_merged(store: &dyn Store) {
-    let values = |entries: &[(&str, i64)]| -> ReferenceValues {
-        let value = |number: i64| ReferenceValue {
-            provenance: Provenance {
-                message_type: Some("sample".into()),
-                registered: Some(7),
-                registered_by: Some("bob".into()),
-                signer: (number == 3).then(|| "key".into()),
-            },
-            ..ReferenceValue::new(json!([number, "x"]), 9)
+fn deleted_secret_is_gone_and_its_number_is_not_reused(ledger: &Ledger) {
+    let store = ledger.store();
+    let delete = Change::DeleteSecret { path: path() };
+    let entry = ledger.commit(delete, record("alice")).unwrap();
+    assert_eq!(entry.record.version, Some(4));
+    assert!(store.sealed_secret(&path(), None).unwrap().is_none());
+    assert!(store.resources().unwrap().is_empty());
+    let again = put(ledger, &StorageKey::generate().unwrap(), b"fifth", 1);
+    assert_eq!(again.record.version, Some(5));
+}
+
+fn deleting_nothing_leaves_no_trace(ledger: &Ledger) {
+    let before = ledger.store().audit(100, None).unwrap();
+    let missing = [
+        Change::DeleteSecret {
+            path: "x/y/z".parse().unwrap(),
+        },
+        Change::SetPolicy {
+            id: "resource-policy".to_owned(),
+            text: None,
+        },
+        Change::RemoveReferenceValue {
+            name: "nothing".to_owned(),
+        },
+    ];
+    for change in missing {
+        let outcome = ledger.commit(change, record("alice"));
+        assert!(matches!(outcome, Err(StoreError::NotFound)));
+    }
+    assert_eq!(before, ledger.store().audit(100, None).unwrap());
+}
+
+fn policies_have_versions(ledger: &Ledger) {
+    let set = |text: Option<&str>| {
+        let change = Change::SetPolicy {
+            id: "p".to_owned(),
+            text: text.map(str::to_owned),
         };
+        ledger.commit(change, record("bob")).unwrap().record.version
+    };
+    assert_eq!((set(Some("one")), set(Some("two"))), (Some(1), Some(2)));
+    let in_force = ledger.store().policies().unwrap();
+    assert_eq!(in_force.len(), 1);
+    assert_eq!(
+        (in_force[0].version, in_force[0].text.as_deref()),
+        (2, Some("two"))
+    );
+    assert_eq!(set(None), Some(3));
+    assert!(ledger.store().policies().unwrap().is_empty());
+    let versions = ledger.store().policy_versions("p").unwrap();
+    let texts: Vec<Option<&str>> = versions.iter().map(|v| v.text.as_deref()).collect();
+    assert_eq!(texts, [Some("one"), Some("two"), None]);
+    assert!(versions.iter().all(|v| v.set_by == "bob" && v.set_at == 42));
+    assert_eq!(set(Some("four")), Some(4));
+}
+
+fn reference_values_have_versions(ledger: &Ledger) {
+    let store = ledger.store();
+    let value = |number: i64| ReferenceValue {
+        provenance: Provenance {
+            message_type: Some("sample".into()),
+            registered: Some(7),
+            registered_by: Some("bob".into()),
+            signer: (number == 3).then(|| "key".into()),
+        },
+        ..ReferenceValue::new(json!([number, "x"]), 9)
+    };
+    let values = |entries: &[(&str, i64)]| -> ReferenceValues {
+        let entries = entries.iter();
         entries
-            .iter()
             .map(|(name, number)| ((*name).to_owned(), value(*number)))
             .collect()
     };
     for entries in [&[("a", 1), ("b", 2)], &[("b", 3), ("c", 4)]] {
         let values = values(entries);
-        store
-            .commit(
-                Change::MergeReferenceValues { values: &values },
-                record("bob"),
-            )
-            .unwrap();
+        let change = Change::MergeReferenceValues { values };
+        ledger.commit(change, record("bob")).unwrap();
     }
+    let all = values(&[("a", 1), ("b", 3), ("c", 4)]);
+    assert_eq!(store.reference_values().unwrap(), all);
+    let remove = Change::RemoveReferenceValue {
+        name: "b".to_owned(),
+    };
+    ledger.commit(remove, record("eve")).unwrap();
+    let left = values(&[("a", 1), ("c", 4)]);
+    assert_eq!(store.reference_values().unwrap(), left);
+    let versions = store.reference_value_versions("b").unwrap();
+    let (first, last) = (&versions[0], &versions[2]);
+    assert_eq!(first.value, Some(value(2)));
+    assert_eq!(versions[1].value, Some(value(3)));
     assert_eq!(
-        store.reference_values().unwrap(),
-        values(&[("a", 1), ("b", 3), ("c", 4)])
+        (&last.value, last.version, last.set_by.as_str()),
+        (&None, 3, "eve")
     );
+    let again = Change::RemoveReferenceValue {
+        name: "b".to_owned(),
+    };
+    let outcome = ledger.commit(again, record("eve"));
+    assert!(matches!(outcome, Err(StoreError::NotFound)));
 }
 
-fn audit_is_one_chain_and_limit_takes_the_newest(store: &dyn Store) {
+fn claims_are_kept_until_they_are_forgotten(ledger: &Ledger) {
+    let mut events = Vec::new();
+    for (token, at) in [("old", 10), ("new", 20)] {
+        let change = Change::KeepClaims {
+            token: token.to_owned(),
+            claims: format!("claims of {token}"),
+        };
+        let mut record = record("alice");
+        record.at = at;
+        events.push(record.event.to_string());
+        ledger.commit(change, record).unwrap();
+    }
+    let claims = |token| ledger.store().claims(token).unwrap();
+    let old = claims("old").unwrap();
+    assert_eq!(
+        (old.json.as_str(), &old.event),
+        ("claims of old", &events[0])
+    );
+    assert_eq!(ledger.store().oldest_claims().unwrap(), Some(10));
+    let forget = Change::ForgetClaims { before: 20 };
+    ledger.commit(forget, record("alice")).unwrap();
+    assert_eq!(claims("old"), None);
+    assert_eq!(ledger.store().oldest_claims().unwrap(), Some(20));
+    assert_eq!(claims("new").unwrap().json, "claims of new");
+}
+
+fn audit_is_one_log_and_limit_takes_the_newest(ledger: &Ledger) {
+    let store = ledger.store();
     let all = store.audit(1000, None).unwrap();
-    verify_chain(&all).unwrap();
-    assert_eq!(all.first().unwrap().seq, 1);
+    verify_newest(store, ledger.key().verifier(), 1000).unwrap();
+    assert!((1u64..).zip(&all).all(|(seq, entry)| entry.seq == seq));
     let newest = store.audit(2, None).unwrap();
     assert_eq!(newest, all[all.len() - 2..]);
     let (first, last) = (&all[0], &all[all.len() - 1]);
@@ -175,4 +316,7 @@ fn audit_is_one_chain_and_limit_takes_the_newest(store: &dyn Store) {
     let found = store.audit_event(first.record.event.as_str()).unwrap();
     assert_eq!(found.as_ref(), Some(first));
     assert!(store.audit_event("0000").unwrap().is_none());
+    let texts = store.log_entries(1, 2).unwrap();
+    let parsed = texts.iter().map(|text| serde_json::from_str(text).unwrap());
+    assert_eq!(parsed.collect::<Vec<Entry>>(), all[1..3]);
 }

@@ -1,71 +1,158 @@
 //! Where resources, policies, reference values and the audit record are kept.
 //!
-//! One trait, one conformance suite, two implementations: [`sqlite`] for real, [`memory`] for tests. A store
-//! sees secrets sealed, never the key (`sealing`). Every change comes with its audit record, and both are
-//! there or neither is.
+//! One trait and one conformance suite for every implementation. A store sees secrets sealed, never the key
+//! (`sealing`). Every change comes with its audit record, and both are there or neither is. [`Ledger`] is the one way
+//! to change anything: it commits what comes in at the same time together.
 
 #[cfg(test)]
 mod conformance;
-mod memory;
+mod ledger;
 mod sealing;
 mod sqlite;
 
 use serde::Serialize;
-use strongroom_verifier::ReferenceValues;
+use strongroom_verifier::{ReferenceValue, ReferenceValues};
 use strongroom_wire::resource::ResourcePath;
+use strongroom_wire::tlog::Hash;
 
-use crate::audit::{ChainError, Entry, Record};
+use crate::audit::{Entry, LogError, Record};
 
-pub(crate) use memory::MemoryStore;
+pub(crate) use ledger::Ledger;
 pub use sealing::SealError;
-pub(crate) use sealing::{SealedVersion, StorageKey};
+pub(crate) use sealing::{SealedVersion, Secret, StorageKey, StorageKeys};
 pub(crate) use sqlite::SqliteStore;
 
 /// What a broker keeps. All calls block; an implementation is shared between threads.
 pub(crate) trait Store: Send + Sync {
-    /// Applies `change` and appends `record`: atomically, and durably once this returns.
+    /// Applies each change and appends its record, in order: the group is durable once this returns, or none of it is
+    /// there. A change that fails leaves no trace and spoils no other.
     ///
-    /// `record.version` is filled in where the change makes or removes a version. A change to something that
-    /// does not exist is [`StoreError::NotFound`] and leaves no trace.
-    fn commit(&self, change: Change<'_>, record: Record) -> Result<Entry, StoreError>;
+    /// `record.version` and `record.digest` are filled in where a change makes or removes a version. A change to
+    /// something that does not exist is [`StoreError::NotFound`].
+    fn commit(
+        &self,
+        group: Vec<(Change, Record)>,
+        sign: &SignHead<'_>,
+    ) -> Result<Vec<Committed>, StoreError>;
 
-    /// The newest version of a secret, still sealed.
-    fn sealed_secret(&self, path: &ResourcePath) -> Result<Option<SealedVersion>, StoreError>;
+    /// A version of a secret, still sealed; the newest when none is named.
+    fn sealed_secret(
+        &self,
+        path: &ResourcePath,
+        version: Option<u64>,
+    ) -> Result<Option<SealedVersion>, StoreError>;
 
-    /// Every resource, by path, without contents.
+    /// The newest version of every resource, by path, without contents.
     fn resources(&self) -> Result<Vec<ResourceMetadata>, StoreError>;
 
-    /// The text of a policy, when one was set.
-    fn policy(&self, id: &str) -> Result<Option<String>, StoreError>;
+    /// Every version of one resource that is kept, oldest first, without contents.
+    fn resource_versions(&self, path: &ResourcePath) -> Result<Vec<ResourceMetadata>, StoreError>;
 
-    /// Every reference value, the expired ones too.
+    /// Up to `most` sealed versions that another storage key wrapped, to be wrapped anew.
+    fn wrapped_by_others(&self, key_id: &str, most: u32) -> Result<Vec<Wrapped>, StoreError>;
+
+    /// The policies in force, by id. One that was removed is not among them.
+    fn policies(&self) -> Result<Vec<PolicyVersion>, StoreError>;
+
+    /// Every version of a policy, oldest first, removals included.
+    fn policy_versions(&self, id: &str) -> Result<Vec<PolicyVersion>, StoreError>;
+
+    /// Every reference value in force, the expired ones too.
     fn reference_values(&self) -> Result<ReferenceValues, StoreError>;
+
+    /// Every version of a reference value, oldest first, removals included.
+    fn reference_value_versions(
+        &self,
+        name: &str,
+    ) -> Result<Vec<ReferenceValueVersion>, StoreError>;
+
+    /// The claims of the token of that id.
+    fn claims(&self, token: &str) -> Result<Option<Claims>, StoreError>;
+
+    /// When the oldest claims were kept that still are.
+    fn oldest_claims(&self) -> Result<Option<u64>, StoreError>;
 
     /// The last `limit` audit entries, or the last `limit` of those before number `before`; oldest first.
     fn audit(&self, limit: u32, before: Option<u64>) -> Result<Vec<Entry>, StoreError>;
 
     /// The audit entry of an event.
     fn audit_event(&self, event: &str) -> Result<Option<Entry>, StoreError>;
+
+    /// The record's size, right edge and newest checkpoint; nothing in a store that never had an entry.
+    fn head(&self) -> Result<Option<Head>, StoreError>;
+
+    /// Up to `count` entries of the record, as they were hashed, from the one at position `first`, counted from 0.
+    fn log_entries(&self, first: u64, count: u32) -> Result<Vec<String>, StoreError>;
+
+    /// Up to `count` hashes of a level of tiles from position `first`: at level 0 of entries, at each other of full
+    /// tiles one level below.
+    fn log_hashes(&self, level: u8, first: u64, count: u32) -> Result<Vec<Hash>, StoreError>;
+}
+
+/// What a token says, and the event of the attestation that it was issued for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Claims {
+    pub(crate) event: String,
+    /// The token's payload.
+    pub(crate) json: String,
+}
+
+/// What became of one change of a group.
+pub(crate) type Committed = Result<Entry, StoreError>;
+
+/// Signs the record at a size with a root: the text of a checkpoint.
+pub(crate) type SignHead<'a> = dyn Fn(u64, &Hash) -> Result<String, StoreError> + 'a;
+
+/// The end of the record.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Head {
+    pub(crate) size: u64,
+    pub(crate) edge: Vec<Hash>,
+    pub(crate) checkpoint: String,
 }
 
 /// A change to make together with its audit record.
-pub(crate) enum Change<'a> {
+pub(crate) enum Change {
     /// None: only the record is appended.
     Nothing,
-    /// Stores a secret under the version number that `seal` is given: one more than the path ever had.
+    /// Stores a secret under the version number that `seal` is given: one more than the path ever had. Of older
+    /// versions the newest `keep - 1` stay.
     PutSecret {
-        path: &'a ResourcePath,
-        seal: &'a dyn Fn(u64) -> Result<SealedVersion, SealError>,
+        path: ResourcePath,
+        seal: Seal,
+        expires: Option<u64>,
+        keep: u64,
     },
     /// Removes a secret for good: all its versions, and the bytes they took.
-    DeleteSecret { path: &'a ResourcePath },
-    /// Sets a policy's text.
-    SetPolicy { id: &'a str, text: &'a str },
+    DeleteSecret { path: ResourcePath },
+    /// Replaces the wrapped data keys of secrets that are still as they were when they were read.
+    Rewrap(Vec<Rewrapped>),
+    /// Sets a policy's text, or removes the policy.
+    SetPolicy { id: String, text: Option<String> },
     /// Adds reference values; those of the same name are replaced.
-    MergeReferenceValues { values: &'a ReferenceValues },
+    MergeReferenceValues { values: ReferenceValues },
+    /// Removes a reference value.
+    RemoveReferenceValue { name: String },
+    /// Keeps the claims of a token that is being issued, for whoever asks later why.
+    KeepClaims { token: String, claims: String },
+    /// Forgets the claims of tokens that were issued before a time.
+    ForgetClaims { before: u64 },
 }
 
-/// What may be known about a resource without being allowed to read it.
+impl Change {
+    /// Whether bytes are removed that must not be found in the store's files afterwards.
+    pub(crate) fn removes(&self) -> bool {
+        matches!(
+            self,
+            Self::PutSecret { .. } | Self::DeleteSecret { .. } | Self::Rewrap(_)
+        )
+    }
+}
+
+/// Seals a secret for the version number that it gets.
+pub(crate) type Seal = Box<dyn FnOnce(u64) -> Result<SealedVersion, SealError> + Send>;
+
+/// What may be known about a version of a resource without being allowed to read it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct ResourceMetadata {
     /// Its path.
@@ -74,10 +161,52 @@ pub struct ResourceMetadata {
     pub version: u64,
     /// The length of the secret in bytes.
     pub size: u64,
+    /// The SHA-256 of the sealed version, as the audit entry of its storing names it.
+    pub digest: String,
     /// When it was stored, in seconds since 1970.
     pub stored_at: u64,
     /// Who stored it.
     pub stored_by: String,
+    /// From when on it is not released any more, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
+}
+
+/// One version of a policy.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub(crate) struct PolicyVersion {
+    pub(crate) id: String,
+    pub(crate) version: u64,
+    /// Its Rego; nothing where the policy was removed.
+    pub(crate) text: Option<String>,
+    pub(crate) set_at: u64,
+    pub(crate) set_by: String,
+}
+
+/// One version of a reference value.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct ReferenceValueVersion {
+    pub(crate) version: u64,
+    /// What was registered; nothing where the value was removed.
+    pub(crate) value: Option<ReferenceValue>,
+    pub(crate) set_at: u64,
+    pub(crate) set_by: String,
+}
+
+/// A wrapped data key and whose it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Wrapped {
+    pub(crate) path: ResourcePath,
+    pub(crate) version: u64,
+    pub(crate) wrapped_key: Vec<u8>,
+    pub(crate) key_id: String,
+}
+
+/// A data key, wrapped anew.
+pub(crate) struct Rewrapped {
+    pub(crate) old: Wrapped,
+    pub(crate) wrapped_key: Vec<u8>,
+    pub(crate) key_id: String,
 }
 
 /// Why a store did not do what it was asked.
@@ -139,7 +268,7 @@ pub enum StoreError {
     },
     /// The record does not hold.
     #[error(transparent)]
-    Record(#[from] ChainError),
+    Record(#[from] LogError),
     /// The database failed.
     #[error("the store failed: {0}")]
     Database(#[from] rusqlite::Error),
@@ -157,4 +286,10 @@ pub enum StoreError {
     /// A secret could not be sealed or opened.
     #[error(transparent)]
     Seal(#[from] SealError),
+    /// The write that this one was grouped with failed.
+    #[error("{0}")]
+    Group(String),
+    /// The record could not be signed.
+    #[error("the record could not be signed: {0}")]
+    Sign(String),
 }

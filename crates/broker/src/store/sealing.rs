@@ -5,14 +5,21 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrap as _};
-use aws_lc_rs::rand;
+use aws_lc_rs::{digest, rand};
 use strongroom_wire::resource::ResourcePath;
 use zeroize::Zeroizing;
+
+use super::{Rewrapped, Wrapped};
 
 /// A resource's content, zeroed when dropped. It has no `Debug`, `Display` or `Serialize`.
 pub(crate) struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
+    /// Takes over what a source outside the store gave.
+    pub(crate) fn new(content: Zeroizing<Vec<u8>>) -> Self {
+        Self(content)
+    }
+
     /// The content, for the one function that encrypts it to its recipient.
     pub(crate) fn expose(&self) -> &[u8] {
         &self.0
@@ -24,14 +31,26 @@ impl Secret {
 pub(crate) struct SealedVersion {
     pub(crate) version: u64,
     pub(crate) wrapped_key: Vec<u8>,
+    /// Which storage key wrapped it; empty where there was only one.
+    pub(crate) key_id: String,
     pub(crate) nonce: Vec<u8>,
     pub(crate) ciphertext: Vec<u8>,
+    /// From when on it is not released, in seconds since 1970.
+    pub(crate) expires: Option<u64>,
 }
 
 impl SealedVersion {
     /// The length of what is sealed.
     pub(crate) fn size(&self) -> u64 {
         u64::try_from(self.ciphertext.len().saturating_sub(TAG_LEN)).unwrap_or(u64::MAX)
+    }
+
+    /// The SHA-256 of what is sealed, nonce first: it names this version and says nothing about the secret.
+    pub(crate) fn digest(&self) -> String {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(&self.nonce);
+        context.update(&self.ciphertext);
+        hex::encode(context.finish())
     }
 }
 
@@ -59,6 +78,32 @@ impl StorageKey {
         let mut text = Zeroizing::new(hex::encode(self.0.as_slice()));
         text.push('\n');
         text
+    }
+
+    fn copy(&self) -> Self {
+        Self(self.0.clone())
+    }
+
+    /// Its name in the store: who has the key knows it, and it says nothing about the key.
+    pub(crate) fn id(&self) -> String {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(b"strongroom storage key\n");
+        context.update(self.0.as_slice());
+        hex::encode(&context.finish().as_ref()[..8])
+    }
+
+    /// Wraps a data key anew that `older` wrapped. The data key is seen by nobody else.
+    pub(crate) fn rewrap(&self, older: &Self, wrapped: &[u8]) -> Result<Vec<u8>, SealError> {
+        let mut data_key = Zeroizing::new([0u8; KEY_LEN + 8]);
+        let data_key = older
+            .kek()?
+            .unwrap(wrapped, data_key.as_mut_slice())
+            .map_err(|_| SealError::Crypto)?;
+        let mut again = [0u8; KEY_LEN + 8];
+        self.kek()?
+            .wrap(data_key, &mut again)
+            .map_err(|_| SealError::Crypto)?;
+        Ok(again.to_vec())
     }
 
     /// Seals a secret for one place: this path and this version.
@@ -89,8 +134,10 @@ impl StorageKey {
         Ok(SealedVersion {
             version,
             wrapped_key: wrapped_key.to_vec(),
+            key_id: self.id(),
             nonce: nonce.to_vec(),
             ciphertext: buffer,
+            expires: None,
         })
     }
 
@@ -128,6 +175,103 @@ impl StorageKey {
     }
 }
 
+/// The storage keys of one broker: new secrets are sealed under the first, the others open what is still theirs.
+pub(crate) struct StorageKeys {
+    current: StorageKey,
+    older: Vec<StorageKey>,
+}
+
+impl StorageKeys {
+    /// Reads the text form: a key a line, the current one first.
+    pub(crate) fn from_text(text: &str) -> Result<Self, SealError> {
+        let mut keys = text.lines().map(StorageKey::from_text);
+        let current = keys.next().ok_or(SealError::KeyFile)??;
+        let older = keys.collect::<Result<Vec<_>, _>>()?;
+        match older.len() < MAX_KEYS {
+            true => Ok(Self { current, older }),
+            false => Err(SealError::KeyFile),
+        }
+    }
+
+    /// The text form.
+    pub(crate) fn to_text(&self) -> Zeroizing<String> {
+        let mut text = self.current.to_text();
+        for key in &self.older {
+            text.push_str(&key.to_text());
+        }
+        text
+    }
+
+    /// The same with a fresh key before them all.
+    pub(crate) fn rotated(&self) -> Result<Self, SealError> {
+        let older = std::iter::once(&self.current).chain(&self.older);
+        Ok(Self {
+            current: StorageKey::generate()?,
+            older: older.map(StorageKey::copy).collect(),
+        })
+    }
+
+    /// The same without the older ones, which nothing is sealed under any more.
+    pub(crate) fn retired(&self) -> Self {
+        Self {
+            current: self.current.copy(),
+            older: Vec::new(),
+        }
+    }
+
+    /// The key that new secrets are sealed under.
+    pub(crate) fn current(&self) -> &StorageKey {
+        &self.current
+    }
+
+    /// Whether something may be sealed under another key than the current one.
+    pub(crate) fn has_older(&self) -> bool {
+        !self.older.is_empty()
+    }
+
+    /// Opens what one of the keys sealed for this place.
+    pub(crate) fn open(
+        &self,
+        path: &ResourcePath,
+        sealed: &SealedVersion,
+    ) -> Result<Secret, SealError> {
+        match self.by_id(&sealed.key_id) {
+            Some(key) => key.open(path, sealed),
+            None => Err(SealError::Open {
+                path: path.to_string(),
+                version: sealed.version,
+            }),
+        }
+    }
+
+    /// Wraps a data key under the current key.
+    pub(crate) fn rewrap(&self, wrapped: &Wrapped) -> Result<Rewrapped, SealError> {
+        let refused = || SealError::Open {
+            path: wrapped.path.to_string(),
+            version: wrapped.version,
+        };
+        let older = self.by_id(&wrapped.key_id).ok_or_else(refused)?;
+        let again = self
+            .current
+            .rewrap(older, &wrapped.wrapped_key)
+            .map_err(|_| refused())?;
+        Ok(Rewrapped {
+            old: wrapped.clone(),
+            wrapped_key: again,
+            key_id: self.current.id(),
+        })
+    }
+
+    /// Rows of before there could be two keys name none: the oldest wrapped them.
+    fn by_id(&self, id: &str) -> Option<&StorageKey> {
+        let mut keys = std::iter::once(&self.current).chain(&self.older);
+        match id {
+            "" => keys.last(),
+            id => keys.find(|key| key.id() == id),
+        }
+    }
+}
+
 fn cipher(key: &[u8]) -> Result<LessSafeKey, SealError> {
     UnboundKey::new(&AES_256_GCM, key)
         .map(LessSafeKey::new)
@@ -147,7 +291,7 @@ pub enum SealError {
     #[error("the cryptographic library failed")]
     Crypto,
     /// The key file does not hold a key.
-    #[error("the storage key file does not hold 64 hexadecimal digits")]
+    #[error("the storage key file does not hold keys of 64 hexadecimal digits, one a line")]
     KeyFile,
     /// The row was changed or moved, or belongs to another storage key.
     #[error(
@@ -163,6 +307,7 @@ pub enum SealError {
 
 const KEY_LEN: usize = 32;
 const TAG_LEN: usize = 16;
+const MAX_KEYS: usize = 16;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -240,8 +385,10 @@ mod tests {
         let empty = SealedVersion {
             version: 1,
             wrapped_key: vec![],
+            key_id: String::new(),
             nonce: vec![],
             ciphertext: vec![],
+            expires: None,
         };
         assert!(key.open(&path("a/b/c"), &empty).is_err());
     }
@@ -253,5 +400,41 @@ mod tests {
         assert!(StorageKey::from_text(&text[..62]).is_err());
         assert!(StorageKey::from_text(&format!("{}00\n", text.trim_end())).is_err());
         assert!(StorageKey::from_text("").is_err());
+    }
+
+    #[test]
+    fn rotated_keys_open_what_the_older_sealed_and_the_retired_do_not() {
+        let path: ResourcePath = "a/b/c".parse().unwrap();
+        let keys = StorageKeys::from_text(&StorageKey::generate().unwrap().to_text()).unwrap();
+        let sealed = keys.current().seal(&path, 1, b"secret").unwrap();
+        let keys = keys.rotated().unwrap();
+        let keys = StorageKeys::from_text(&keys.to_text()).unwrap();
+        assert_eq!(keys.open(&path, &sealed).unwrap().expose(), b"secret");
+        let wrapped = Wrapped {
+            path: path.clone(),
+            version: 1,
+            wrapped_key: sealed.wrapped_key.clone(),
+            key_id: sealed.key_id.clone(),
+        };
+        let again = keys.rewrap(&wrapped).unwrap();
+        let moved = SealedVersion {
+            wrapped_key: again.wrapped_key,
+            key_id: again.key_id,
+            ..sealed.clone()
+        };
+        let retired = keys.retired();
+        assert!(!retired.has_older());
+        assert_eq!(retired.open(&path, &moved).unwrap().expose(), b"secret");
+        assert!(retired.open(&path, &sealed).is_err());
+    }
+
+    #[test]
+    fn row_of_before_there_were_two_keys_is_the_oldest_keys() {
+        let path: ResourcePath = "a/b/c".parse().unwrap();
+        let keys = StorageKeys::from_text(&StorageKey::generate().unwrap().to_text()).unwrap();
+        let mut sealed = keys.current().seal(&path, 1, b"secret").unwrap();
+        sealed.key_id.clear();
+        let keys = keys.rotated().unwrap().rotated().unwrap();
+        assert_eq!(keys.open(&path, &sealed).unwrap().expose(), b"secret");
     }
 }

@@ -83,7 +83,13 @@ async fn replayed_admin_token_is_refused() {
 #[tokio::test]
 async fn release_policy_text_is_for_admins_alone() {
     let broker = Running::strict().await;
-    let answer = knock(&broker, Method::GET, "/strongroom/v1/resource-policy", None).await;
+    let answer = knock(
+        &broker,
+        Method::GET,
+        "/strongroom/v1/policy/resource-policy",
+        None,
+    )
+    .await;
     answer.refused(StatusCode::UNAUTHORIZED, "AdminAuthAccess");
 }
 
@@ -195,17 +201,21 @@ async fn resources_are_listed_without_contents() {
     broker.put("b/b/b", "second").await;
     broker.put("a/a/a", "first").await;
     broker.put("a/a/a", "first again").await;
-    let list = broker
+    let mut list = broker
         .admin(Method::GET, "/strongroom/v1/resource", "")
         .await
         .expect(StatusCode::OK)
         .json();
+    for resource in list.as_array_mut().unwrap() {
+        let digest = resource.as_object_mut().unwrap().remove("digest").unwrap();
+        assert_eq!(digest.as_str().unwrap().len(), 64);
+    }
     let stored_at = crate::support::START;
     assert_eq!(
         list,
         json!([
-            {"path": "a/a/a", "version": 2, "size": 11, "stored_at": stored_at, "stored_by": "admin"},
-            {"path": "b/b/b", "version": 1, "size": 6, "stored_at": stored_at, "stored_by": "admin"},
+            {"path": "a/a/a", "version": 2, "size": 11, "stored_at": stored_at, "stored_by": "admin", "source": "store"},
+            {"path": "b/b/b", "version": 1, "size": 6, "stored_at": stored_at, "stored_by": "admin", "source": "store"},
         ])
     );
 }
@@ -214,7 +224,7 @@ async fn resources_are_listed_without_contents() {
 async fn policy_that_does_not_parse_is_refused_with_its_place_and_the_old_one_stays() {
     let broker = Running::strict().await;
     let before = broker
-        .admin(Method::GET, "/strongroom/v1/resource-policy", "")
+        .admin(Method::GET, "/strongroom/v1/policy/resource-policy", "")
         .await
         .body;
     let post =
@@ -237,7 +247,7 @@ async fn policy_that_does_not_parse_is_refused_with_its_place_and_the_old_one_st
         .refused(StatusCode::BAD_REQUEST, "SerdeError");
     assert_eq!(
         broker
-            .admin(Method::GET, "/strongroom/v1/resource-policy", "")
+            .admin(Method::GET, "/strongroom/v1/policy/resource-policy", "")
             .await
             .body,
         before

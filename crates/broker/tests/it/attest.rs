@@ -581,9 +581,13 @@ async fn policies_and_reference_values_outlive_a_restart() {
         b"secret"
     );
     let text = broker
-        .admin(reqwest::Method::GET, "/strongroom/v1/resource-policy", "")
+        .admin(
+            reqwest::Method::GET,
+            "/strongroom/v1/policy/resource-policy",
+            "",
+        )
         .await;
-    assert_eq!(text.expect(StatusCode::OK).body, AFFIRMING.as_bytes());
+    assert_eq!(text.expect(StatusCode::OK).json()["text"], AFFIRMING);
 }
 
 #[tokio::test]

@@ -2,12 +2,12 @@
 
 use reqwest::{Method, StatusCode};
 use strongroom_broker::audit::{Kind, Outcome};
-use strongroom_broker::{Broker, BrokerError, ChainError, Config, StoreError, verify_chain};
+use strongroom_broker::{Broker, BrokerError, Config, LogError, StoreError};
 
 use crate::support::{Answer, Guest, Running};
 
 #[tokio::test]
-async fn whole_story_is_one_chain() {
+async fn whole_story_is_one_log() {
     let broker = Running::development().await;
     broker.put("a/b/c", "secret-in-no-entry").await;
     let guest = Guest::new();
@@ -19,7 +19,7 @@ async fn whole_story_is_one_chain() {
         .await
         .expect(StatusCode::OK);
     let entries = broker.audit().await;
-    verify_chain(&entries).unwrap();
+    assert_eq!(broker.verified_entries().await, entries.len());
     let story: Vec<_> = entries
         .iter()
         .map(|entry| {
@@ -90,7 +90,7 @@ async fn chain_goes_on_after_a_restart() {
     let broker = broker.restart(|config| config).await;
     broker.put("a/b/c", "y").await;
     let entries = broker.audit().await;
-    verify_chain(&entries).unwrap();
+    assert_eq!(broker.verified_entries().await, entries.len());
     assert_eq!(
         entries
             .iter()
@@ -110,7 +110,7 @@ async fn entry_that_cannot_be_written_means_nothing_is_released() {
     let database = rusqlite::Connection::open(broker.store()).unwrap();
     database
         .execute_batch(
-            "CREATE TRIGGER full BEFORE INSERT ON audit WHEN NEW.entry LIKE '%get resource%'
+            "CREATE TRIGGER full BEFORE INSERT ON log_entry WHEN NEW.entry LIKE '%get resource%'
              BEGIN SELECT RAISE(ABORT, 'disk full'); END;",
         )
         .unwrap();
@@ -135,24 +135,32 @@ async fn start_after(sql: &str) -> Result<(), BrokerError> {
 
 #[tokio::test]
 async fn broker_does_not_start_on_a_record_that_was_changed() {
-    const UNLOCK: &str = "DROP TRIGGER audit_update_refused; DROP TRIGGER audit_delete_refused;";
+    const UNLOCK: &str = "DROP TRIGGER log_update_refused; DROP TRIGGER log_delete_refused;";
     start_after("").await.unwrap();
     for (sql, expected) in [
         (
-            "UPDATE audit SET entry = replace(entry, 'allowed', 'denied') WHERE seq = 2",
-            ChainError::Altered { seq: 2 },
+            "UPDATE log_entry SET entry = replace(entry, 'allowed', 'denied') WHERE seq = 2",
+            LogError::Altered { seq: 2 },
         ),
         (
-            "UPDATE audit SET entry = '{}' WHERE seq = 2",
-            ChainError::Altered { seq: 2 },
+            "UPDATE log_entry SET entry = '{}' WHERE seq = 2",
+            LogError::Altered { seq: 2 },
         ),
         (
-            "DELETE FROM audit WHERE seq = 3",
-            ChainError::Broken { seq: 4 },
+            "DELETE FROM log_entry WHERE seq = 3",
+            LogError::Edge { size: 4 },
         ),
         (
-            "DELETE FROM audit WHERE seq = 1",
-            ChainError::Broken { seq: 2 },
+            "DELETE FROM log_entry WHERE seq = 4",
+            LogError::Missing { seq: 4 },
+        ),
+        (
+            "UPDATE log_entry SET leaf = zeroblob(32) WHERE seq = 1",
+            LogError::Altered { seq: 1 },
+        ),
+        (
+            "UPDATE log_head SET edge = zeroblob(32)",
+            LogError::Edge { size: 4 },
         ),
     ] {
         let error = start_after(&format!("{UNLOCK} {sql}")).await.unwrap_err();
@@ -198,7 +206,7 @@ async fn flood_of_strangers_is_one_entry_a_second_and_none_is_lost() {
         }
     }
     let entries = broker.audit().await;
-    verify_chain(&entries).unwrap();
+    assert_eq!(broker.verified_entries().await, entries.len());
     for action in ["get resource", "put resource"] {
         let counts: Vec<_> = entries
             .iter()
@@ -303,4 +311,49 @@ async fn old_entry_is_found_by_its_event_and_by_its_number() {
     get("event=x&limit=1")
         .await
         .refused(StatusCode::BAD_REQUEST, "SerdeError");
+}
+
+#[tokio::test]
+async fn record_signed_by_another_key_is_not_started_on() {
+    let mut broker = Running::strict().await;
+    broker.stop().await;
+    let key = broker.store().with_file_name("audit.key");
+    let other = Running::strict().await;
+    std::fs::copy(other.store().with_file_name("audit.key"), &key).unwrap();
+    let error = Broker::open(Config::load(&broker.summary.config).unwrap());
+    let error = error.err().unwrap();
+    assert!(
+        matches!(
+            &error,
+            BrokerError::Record {
+                source: LogError::Checkpoint { .. },
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn record_is_not_for_strangers() {
+    let broker = Running::strict().await;
+    for path in ["checkpoint", "tile/0/000.p/1", "tile/entries/000.p/1"] {
+        let path = format!("/strongroom/v1/log/{path}");
+        let answer = broker.request(Method::GET, &path).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        let answer = broker.admin(Method::GET, &path, "").await;
+        answer.expect(StatusCode::OK);
+    }
+    for path in [
+        "tile/0/001",
+        "tile/9/000",
+        "tile/entries/000.p/77",
+        "x",
+        "tile/0/../0/000",
+    ] {
+        let answer = broker
+            .admin(Method::GET, &format!("/strongroom/v1/log/{path}"), "")
+            .await;
+        assert!(answer.status.is_client_error(), "{path}");
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
 /// How one request is answered.
@@ -54,6 +54,9 @@ struct Shared {
     replies: Mutex<HashMap<String, Vec<Reply>>>,
     otherwise: Mutex<Reply>,
     asked: Mutex<Vec<String>>,
+    /// The heads of the requests, whole.
+    heads: Mutex<Vec<String>>,
+    news: Notify,
     /// As many answers leave as there are permits.
     gate: Semaphore,
 }
@@ -67,6 +70,8 @@ impl Replay {
             replies: Mutex::default(),
             otherwise: Mutex::new(Reply::status(404)),
             asked: Mutex::default(),
+            heads: Mutex::default(),
+            news: Notify::new(),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
         });
         let serving = Arc::clone(&shared);
@@ -103,6 +108,26 @@ impl Replay {
         self.shared.asked.lock().unwrap().clone()
     }
 
+    /// The heads of the requests for this path.
+    pub(crate) fn heads(&self, path: &str) -> Vec<String> {
+        let heads = self.shared.heads.lock().unwrap();
+        let of_path = heads
+            .iter()
+            .filter(|head| head.split(' ').nth(1) == Some(path));
+        of_path.cloned().collect()
+    }
+
+    /// Waits until this path was asked for so many times.
+    pub(crate) async fn until(&self, path: &str, times: usize) {
+        loop {
+            let news = self.shared.news.notified();
+            if self.heads(path).len() >= times {
+                return;
+            }
+            news.await;
+        }
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.asked().len()
     }
@@ -124,7 +149,17 @@ async fn answer(mut stream: TcpStream, shared: Arc<Shared>) {
     }
     let text = String::from_utf8_lossy(&head).into_owned();
     let path = text.split(' ').nth(1).unwrap().to_owned();
+    // What is left unread would reset the connection under the answer.
+    let length = text
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    if stream.read_exact(&mut body).await.is_err() {
+        return;
+    }
     shared.asked.lock().unwrap().push(path.clone());
+    shared.heads.lock().unwrap().push(text);
+    shared.news.notify_waiters();
     let scripted = {
         let mut replies = shared.replies.lock().unwrap();
         replies.get_mut(&path).map(|left| match left.len() {

@@ -1,5 +1,6 @@
 //! A broker on a loopback port, an admin and a guest that speak to it.
 
+use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +20,9 @@ use strongroom_wire::error_information::ErrorInformation;
 use strongroom_wire::initdata::Initdata;
 use strongroom_wire::jwe::{DecryptionKey, Jwe, KeyAlgorithm};
 use strongroom_wire::kbs::{Nonce, RuntimeData};
+use strongroom_wire::tlog::{
+    CHECKPOINT_PATH, Checkpoint, TilePath, VerifierKey, tiles_added, verify_log,
+};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -212,6 +216,32 @@ impl Running {
         serde_json::from_slice(&answer.expect(StatusCode::OK).body).unwrap()
     }
 
+    /// Verifies the record as an auditor would, with the public key and the log's files alone; gives how many entries
+    /// it has.
+    pub(crate) async fn verified_entries(&self) -> usize {
+        let key = std::fs::read_to_string(self.store().with_file_name("audit.pub")).unwrap();
+        let key: VerifierKey = key.trim().parse().unwrap();
+        let file = |path: String| async move {
+            let path = format!("/strongroom/v1/log/{path}");
+            self.admin(Method::GET, &path, "").await
+        };
+        let note = file(CHECKPOINT_PATH.to_owned())
+            .await
+            .expect(StatusCode::OK);
+        let size = Checkpoint::open(&note.body, std::slice::from_ref(&key))
+            .unwrap()
+            .size();
+        let mut files = HashMap::new();
+        for path in tiles_added(0, size) {
+            let answer = file(path.to_string()).await.expect(StatusCode::OK);
+            files.insert(path, answer.body.to_vec());
+        }
+        let read = |path: &TilePath| Ok::<_, std::convert::Infallible>(files.get(path).cloned());
+        let mut entries = 0;
+        verify_log(&note.body, &[key], 0, read, |_, _| entries += 1).unwrap();
+        entries
+    }
+
     pub(crate) async fn last_entry(&self) -> Entry {
         self.audit().await.pop().unwrap()
     }
@@ -262,7 +292,7 @@ impl Running {
     }
 }
 
-fn client(certificate: &[u8]) -> reqwest::Client {
+pub(crate) fn client(certificate: &[u8]) -> reqwest::Client {
     let mut roots = rustls::RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_slice(certificate).unwrap())

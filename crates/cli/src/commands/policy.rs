@@ -2,13 +2,19 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
-use strongroom_verifier::Assurance;
+use strongroom_client::admin::{PolicySummary, Rehearse};
 use strongroom_verifier::release_policy::{ReleasePolicy, Requirement, requiring};
+use strongroom_verifier::{AppraisalPolicy, Assurance};
 use strongroom_wire::ear::Tier;
+use strongroom_wire::resource::ResourcePattern;
+use strongroom_wire::tee::Tee;
 
+use crate::commands::audit::{moment, reason_line};
 use crate::commands::initdata;
 use crate::connect::{AdminArgs, block_on};
 use crate::files;
@@ -18,7 +24,9 @@ const MAX_POLICY: u64 = 1024 * 1024;
 
 /// Decide which attested machines get which secrets.
 ///
-/// Until a policy is set, only machines on real hardware whose every measurement is affirmed get anything.
+/// Until a policy is set, only machines on real hardware whose every measurement is affirmed get anything. A policy is
+/// for the resources that a pattern names, such as default/fraud-*, or for everything that no pattern covers: its id is
+/// then resource-policy. Of all patterns that cover a resource the narrowest decides, and it decides alone.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -30,12 +38,15 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Write a policy from a few requirements and set it, in the place of the one before
+    /// Write a policy from a few requirements, for each of these patterns, and set it
     Allow(AllowArgs),
     /// Set a policy written in Rego: package policy, rule allow
     Set {
         /// The Rego file, - for standard input.
         file: PathBuf,
+        /// Only for the resources of this pattern, such as default/fraud-*
+        #[arg(long = "for", value_name = "PATTERN")]
+        pattern: Option<ResourcePattern>,
     },
     /// Set the appraisal policy of a class of platforms, such as default_cpu
     SetAppraisal {
@@ -44,19 +55,85 @@ enum Action {
         /// The Rego file, - for standard input.
         file: PathBuf,
     },
-    /// Show the policy in force
-    Show,
+    /// List the policies in force
+    List,
+    /// Show a policy's text
+    Show {
+        /// Its id, or a pattern.
+        #[arg(default_value = "resource-policy", value_name = "ID|PATTERN")]
+        id: String,
+        /// This version instead of the one in force.
+        #[arg(long, value_name = "N")]
+        version: Option<u64>,
+    },
+    /// Tell who set which version of a policy, and when
+    History {
+        /// Its id, or a pattern.
+        #[arg(default_value = "resource-policy", value_name = "ID|PATTERN")]
+        id: String,
+    },
+    /// Put an older version in force again
+    Rollback {
+        /// Its id, or a pattern.
+        #[arg(value_name = "ID|PATTERN")]
+        id: String,
+        /// The version whose text is to hold again.
+        #[arg(long, value_name = "N")]
+        to: u64,
+    },
+    /// Take a policy out of force: what covers its resources more widely decides then
+    Remove {
+        /// Its id, or a pattern.
+        #[arg(value_name = "ID|PATTERN")]
+        id: String,
+    },
+    /// Try a changed policy or reference value without setting it
+    Test(TestArgs),
+}
+
+#[derive(clap::Args)]
+struct TestArgs {
+    /// The Rego file, - for standard input.
+    file: Option<PathBuf>,
+
+    /// What it is for: an id, or a pattern
+    #[arg(
+        long = "as",
+        default_value = "resource-policy",
+        value_name = "ID|PATTERN"
+    )]
+    id: String,
+
+    /// A reference value to change: NAME=VALUE, where VALUE is JSON or plain text, and null removes it
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair, requires = "replay")]
+    reference_value: Vec<(String, Value)>,
+
+    /// Take past decisions again, and tell which would have ended otherwise.
+    #[arg(long)]
+    replay: bool,
+
+    /// How many of the newest decisions to take again.
+    #[arg(long, default_value_t = 1_000, requires = "replay")]
+    limit: u32,
 }
 
 #[derive(clap::Args)]
 struct AllowArgs {
-    /// Resources the rule is for: repository/type/tag, each part may end in *
+    /// The resources: repository/type/tag, or what it begins with and *, such as default/fraud-*
     #[arg(required = true, value_name = "PATTERN")]
-    patterns: Vec<String>,
+    patterns: Vec<ResourcePattern>,
 
     /// The init-data that the machine must have measured.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, visible_alias = "init-data", value_name = "FILE")]
     initdata: Option<PathBuf>,
+
+    /// The platform that the evidence must be of, such as snp or az-tdx-vtpm
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<Tee>,
+
+    /// The launch measurement that the machine must have, in hexadecimal; needs --platform
+    #[arg(long, value_name = "HEX", requires = "platform")]
+    measurement: Option<String>,
 
     /// A claim the evidence must hold: PATH=VALUE, such as sample.launch_digest=abcde.
     #[arg(long, value_name = "PATH=VALUE")]
@@ -81,45 +158,201 @@ enum AssuranceArg {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     match &args.action {
-        Action::Allow(allow) => {
-            let rego = rego(allow)?;
-            let document = json!({ "policy": rego, "set": !allow.dry_run });
-            if allow.dry_run {
-                return Ok(Outcome::new(rego, document)
-                    .next("strongroom policy allow ... without --dry-run"));
-            }
-            block_on(args.admin.client()?.set_resource_policy(&rego))??;
-            Ok(Outcome::new(summary(allow)?, document)
-                .next("strongroom policy show")
-                .next("strongroom audit --limit 5"))
-        }
-        Action::Set { file } => {
+        Action::Allow(allow) => run_allow(args, allow),
+        Action::Set { file, pattern } => {
             let rego = files::read_text(file, MAX_POLICY)?;
             ReleasePolicy::compile(&rego)
                 .with_context(|| format!("{} is not a release policy", file.display()))?;
-            block_on(args.admin.client()?.set_resource_policy(&rego))??;
-            Ok(Outcome::new(
-                "The policy is in force, in the place of the one before.",
-                json!({ "set": true }),
-            )
-            .next("strongroom policy show"))
+            let id = pattern.as_ref().map_or_else(|| ROOT.to_owned(), id_of);
+            let set = block_on(args.admin.client()?.set_policy(&id, &rego))??;
+            Ok(Outcome::new(in_force(&set), json!({ "set": set }))
+                .next(format!("strongroom policy show {}", shown(&set.id))))
         }
         Action::SetAppraisal { id, file } => {
             let rego = files::read_text(file, MAX_POLICY)?;
-            block_on(args.admin.client()?.set_attestation_policy(id, &rego))??;
-            Ok(Outcome::new(
-                format!("The appraisal policy {id} is in force."),
-                json!({ "set": id }),
-            ))
+            let set = block_on(args.admin.client()?.set_policy(id, &rego))??;
+            Ok(Outcome::new(in_force(&set), json!({ "set": set })))
         }
-        Action::Show => {
-            let rego = block_on(args.admin.client()?.resource_policy())??;
-            Ok(Outcome::new(rego.clone(), json!({ "policy": rego })))
+        Action::List => {
+            let policies = block_on(args.admin.client()?.policies())??;
+            let lines: Vec<String> = policies.iter().map(line).collect();
+            Ok(
+                Outcome::new(lines.join("\n"), json!({ "policies": policies }))
+                    .next("strongroom policy show ID"),
+            )
         }
+        Action::Show { id, version } => {
+            let id = named(id);
+            let policy = block_on(args.admin.client()?.policy(&id, *version))??;
+            let text = policy
+                .text
+                .clone()
+                .unwrap_or_else(|| "It was removed.".to_owned());
+            Ok(Outcome::new(text, json!(policy)))
+        }
+        Action::History { id } => {
+            let id = named(id);
+            let policy = block_on(args.admin.client()?.policy(&id, None));
+            // What was removed has a history and no text.
+            let versions = policy??.versions;
+            let lines: Vec<String> = versions.iter().map(line).collect();
+            let text = match lines.is_empty() {
+                true => format!("{} was never set: what ships is in force.", shown(&id)),
+                false => lines.join("\n"),
+            };
+            Ok(Outcome::new(text, json!({ "versions": versions }))
+                .next(format!("strongroom policy rollback {} --to N", shown(&id))))
+        }
+        Action::Rollback { id, to } => {
+            let set = block_on(args.admin.client()?.rollback_policy(&named(id), *to))??;
+            Ok(Outcome::new(in_force(&set), json!({ "set": set })))
+        }
+        Action::Remove { id } => {
+            let id = named(id);
+            let removed = block_on(args.admin.client()?.remove_policy(&id))??;
+            let text = match id == ROOT {
+                true => "The policy that ships is in force again.".to_owned(),
+                false => format!(
+                    "{} is out of force: what covers these resources more widely decides now.",
+                    shown(&id)
+                ),
+            };
+            Ok(Outcome::new(text, json!({ "removed": removed })).next("strongroom policy list"))
+        }
+        Action::Test(test) => run_test(args, test),
     }
 }
 
-/// What is now allowed, and that nothing else is.
+fn run_allow(args: &Args, allow: &AllowArgs) -> anyhow::Result<Outcome> {
+    let policies = allow
+        .patterns
+        .iter()
+        .map(|pattern| Ok((pattern, requiring(&[requirement(allow, pattern)?]))))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let texts: Vec<&str> = policies.iter().map(|(_, rego)| rego.as_str()).collect();
+    let text = texts.join("\n");
+    let ids: Vec<String> = allow.patterns.iter().map(id_of).collect();
+    let document = json!({ "policy": text, "ids": ids, "set": !allow.dry_run });
+    if allow.dry_run {
+        return Ok(
+            Outcome::new(text, document).next("strongroom policy allow ... without --dry-run")
+        );
+    }
+    let client = args.admin.client()?;
+    for ((_, rego), id) in policies.iter().zip(&ids) {
+        block_on(client.set_policy(id, rego))??;
+    }
+    let first = shown(ids.first().map_or(ROOT, String::as_str)).into_owned();
+    Ok(Outcome::new(summary(allow)?, document)
+        .next(format!("strongroom policy show {first}"))
+        .next("strongroom audit --limit 5"))
+}
+
+fn run_test(args: &Args, test: &TestArgs) -> anyhow::Result<Outcome> {
+    let id = named(&test.id);
+    let rego = test
+        .file
+        .as_deref()
+        .map(|file| files::read_text(file, MAX_POLICY))
+        .transpose()?;
+    if rego.is_none() && test.reference_value.is_empty() {
+        bail!("nothing to try: name a Rego file, or --replay --reference-value NAME=VALUE");
+    }
+    if let Some(rego) = &rego {
+        match id.starts_with(ROOT) {
+            true => ReleasePolicy::compile(rego).map(drop),
+            false => AppraisalPolicy::compile(&id, rego).map(drop),
+        }
+        .with_context(|| format!("it cannot be put in force as {}", shown(&id)))?;
+    }
+    if !test.replay {
+        let text = format!("It could be put in force as {}.", shown(&id));
+        return Ok(Outcome::new(text, json!({ "compiles": true }))
+            .next("strongroom policy test FILE --replay"));
+    }
+    let changes = Rehearse {
+        policies: rego.map(|rego| (id, Some(rego))).into_iter().collect(),
+        reference_values: test.reference_value.iter().cloned().collect(),
+        limit: Some(test.limit),
+    };
+    let rehearsal = block_on(args.admin.client()?.rehearse(&changes))??;
+    let flips = rehearsal["flips"].as_array().cloned().unwrap_or_default();
+    let mut text = format!(
+        "Of {} past decisions, {} would have ended otherwise.",
+        rehearsal["decisions"],
+        flips.len()
+    );
+    for flip in &flips {
+        text.push_str(&flip_line(flip));
+    }
+    if let Some(forgotten) = rehearsal["forgotten"].as_u64().filter(|count| *count > 0) {
+        text.push_str(&format!(
+            "\n{forgotten} could not be taken again: the claims behind them are not kept any more."
+        ));
+    }
+    Ok(Outcome::new(text, rehearsal).next("strongroom policy set FILE"))
+}
+
+fn flip_line(flip: &Value) -> String {
+    let part = |name: &str| flip[name].as_str().unwrap_or_default();
+    let mut text = format!(
+        "\n{}  {} {}: was {}, would be {}  event {}",
+        moment(flip["at"].as_u64().unwrap_or_default()),
+        part("kind"),
+        part("resource"),
+        part("was").to_uppercase(),
+        part("would_be").to_uppercase(),
+        part("event"),
+    );
+    for reason in flip["reasons"].as_array().into_iter().flatten() {
+        text.push_str(&format!("\n    {}", reason_line(reason)));
+    }
+    text
+}
+
+/// A line of a list or a history.
+fn line(policy: &PolicySummary) -> String {
+    let digest = policy.digest.as_deref().and_then(|digest| digest.get(..16));
+    let set = match policy.version {
+        0 => "as it ships".to_owned(),
+        _ => format!("{}  by {}", moment(policy.set_at), policy.set_by),
+    };
+    format!(
+        "{:<36} version {:<4} {:<16}  {set}",
+        shown(&policy.id),
+        policy.version,
+        digest.unwrap_or("removed"),
+    )
+}
+
+fn in_force(set: &PolicySummary) -> String {
+    format!("In force: {}, version {}.", shown(&set.id), set.version)
+}
+
+/// People name a policy by its pattern.
+fn named(id: &str) -> String {
+    match id.parse::<ResourcePattern>() {
+        Ok(pattern) if !id.starts_with(ROOT) => id_of(&pattern),
+        _ => id.to_owned(),
+    }
+}
+
+fn id_of(pattern: &ResourcePattern) -> String {
+    format!("{ROOT}/{pattern}")
+}
+
+/// An id as people write it, ready for a shell.
+fn shown(id: &str) -> std::borrow::Cow<'_, str> {
+    match id
+        .strip_prefix(ROOT)
+        .and_then(|rest| rest.strip_prefix('/'))
+    {
+        Some(pattern) => format!("'{pattern}'").into(),
+        None => id.into(),
+    }
+}
+
+/// What is now allowed.
 fn summary(allow: &AllowArgs) -> anyhow::Result<String> {
     let mut wanted = vec![match allow.assurance {
         AssuranceArg::Hardware => "real hardware".to_owned(),
@@ -128,11 +361,11 @@ fn summary(allow: &AllowArgs) -> anyhow::Result<String> {
     wanted.push("every measurement affirmed".to_owned());
     if let Some(path) = &allow.initdata {
         let digest = hex::encode(initdata::read(path)?.digest());
-        wanted.push(format!(
-            "init-data {}…",
-            digest.get(..16).unwrap_or(&digest)
-        ));
+        wanted.push(format!("init-data {}…", start_of(&digest)));
     }
+    wanted.extend(allow.platform.map(|tee| format!("platform {tee}")));
+    let measurement = allow.measurement.as_deref();
+    wanted.extend(measurement.map(|hex| format!("measurement {}…", start_of(hex))));
     wanted.extend(allow.claim.iter().cloned());
     let patterns: Vec<String> = allow
         .patterns
@@ -140,32 +373,62 @@ fn summary(allow: &AllowArgs) -> anyhow::Result<String> {
         .map(|pattern| format!("  {pattern}"))
         .collect();
     Ok(format!(
-        "In force: to machines with {}, the broker releases\n{}\nand nothing else: this takes the place of the policy before. A guest that was denied asks again after 30 s.",
+        "In force: to machines with {}, and to no others, the broker releases\n{}\nwhere no narrower pattern decides. What was set for these patterns before is replaced (`strongroom policy history`). A guest that was denied asks again after 30 s.",
         wanted.join(", "),
         patterns.join("\n"),
     ))
 }
 
-fn rego(allow: &AllowArgs) -> anyhow::Result<String> {
-    let initdata = allow.initdata.as_deref().map(initdata::read).transpose()?;
-    let mut requirements = Vec::new();
-    for pattern in &allow.patterns {
-        let mut requirement = Requirement::for_resources(pattern)?
-            .tier(Tier::Affirming)
-            .assurance(match allow.assurance {
-                AssuranceArg::Hardware => Assurance::Hardware,
-                AssuranceArg::Development => Assurance::Development,
-            });
-        if let Some(initdata) = &initdata {
-            requirement = requirement.initdata_digest(&initdata.digest());
-        }
-        for claim in &allow.claim {
-            let (path, value) = claim.split_once('=').context("write --claim PATH=VALUE")?;
-            let value =
-                serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
-            requirement = requirement.claim(&path.split('.').collect::<Vec<_>>(), value);
-        }
-        requirements.push(requirement);
-    }
-    Ok(requiring(&requirements))
+fn start_of(text: &str) -> &str {
+    text.get(..16).unwrap_or(text)
 }
+
+fn requirement(allow: &AllowArgs, pattern: &ResourcePattern) -> anyhow::Result<Requirement> {
+    let mut requirement = Requirement::for_resources(&pattern.to_string())?
+        .tier(Tier::Affirming)
+        .assurance(match allow.assurance {
+            AssuranceArg::Hardware => Assurance::Hardware,
+            AssuranceArg::Development => Assurance::Development,
+        });
+    if let Some(path) = &allow.initdata {
+        requirement = requirement.initdata_digest(&initdata::read(path)?.digest());
+    }
+    if let Some(tee) = allow.platform {
+        requirement = requirement.platform(tee);
+    }
+    if let (Some(tee), Some(measurement)) = (allow.platform, &allow.measurement) {
+        let (path, value) = measured(tee, measurement)?;
+        let path: Vec<&str> = [tee.as_str()]
+            .into_iter()
+            .chain(path.iter().copied())
+            .collect();
+        requirement = requirement.claim(&path, value);
+    }
+    for claim in &allow.claim {
+        let (path, value) = claim.split_once('=').context("write --claim PATH=VALUE")?;
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+        requirement = requirement.claim(&path.split('.').collect::<Vec<_>>(), value);
+    }
+    Ok(requirement)
+}
+
+/// The claim of a platform that holds its launch measurement, and how the claim spells it.
+fn measured(tee: Tee, measurement: &str) -> anyhow::Result<(&'static [&'static str], Value)> {
+    let bytes = hex::decode(measurement).context("--measurement is hexadecimal")?;
+    let hex = Value::String(hex::encode(&bytes));
+    Ok(match tee {
+        Tee::Snp => (&["measurement"], hex),
+        Tee::AzSnpVtpm => (&["measurement"], Value::String(STANDARD.encode(&bytes))),
+        Tee::Tdx | Tee::AzTdxVtpm => (&["quote", "body", "mr_td"], hex),
+        Tee::Sgx => (&["body", "mr_enclave"], hex),
+        other => bail!("{other} has no launch measurement: name a claim of it with --claim"),
+    })
+}
+
+/// A value that is no JSON is a text; a single text or number becomes a list of one, as policies expect lists.
+fn parse_pair(text: &str) -> anyhow::Result<(String, Value)> {
+    super::reference_value::parse_pair(text)
+}
+
+/// The policy that decides where no pattern's does.
+const ROOT: &str = "resource-policy";

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use crate::commands::audit::moment;
 use crate::connect::{AdminArgs, block_on};
 use crate::files;
 use crate::outcome::Outcome;
@@ -38,6 +39,16 @@ enum Action {
     },
     /// Show one value
     Get {
+        /// The value's name.
+        name: String,
+    },
+    /// Tell who registered which version of a value, and when
+    History {
+        /// The value's name.
+        name: String,
+    },
+    /// Remove a value: what needs it is not affirmed any more
+    Remove {
         /// The value's name.
         name: String,
     },
@@ -74,6 +85,38 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         Action::List => list::run(&args.admin.client()?),
         Action::Measure(args) => measure::run(args),
         Action::Diff(args) => diff::run(args),
+        Action::History { name } => {
+            let versions = block_on(args.admin.client()?.reference_value_history(name))??;
+            let line = |version: &Value| {
+                let value = match &version["value"] {
+                    Value::Null => "removed".to_owned(),
+                    known => format!(
+                        "{} until {}",
+                        known["value"],
+                        moment(known["expires"].as_u64().unwrap_or_default())
+                    ),
+                };
+                format!(
+                    "version {:<4} {}  by {}: {value}",
+                    version["version"],
+                    moment(version["set_at"].as_u64().unwrap_or_default()),
+                    version["set_by"].as_str().unwrap_or_default(),
+                )
+            };
+            let lines: Vec<String> = versions.iter().map(line).collect();
+            Ok(Outcome::new(
+                lines.join("\n"),
+                json!({ "name": name, "versions": versions }),
+            ))
+        }
+        Action::Remove { name } => {
+            block_on(args.admin.client()?.remove_reference_value(name))??;
+            Ok(Outcome::new(
+                format!("Removed {name}. What needs it is not affirmed any more."),
+                json!({ "removed": name }),
+            )
+            .next(format!("strongroom reference-value history {name}")))
+        }
         Action::Get { name } => {
             let value = block_on(args.admin.client()?.get_reference_value(name))??;
             Ok(Outcome::new(
@@ -106,13 +149,13 @@ fn read_map(path: &Path) -> anyhow::Result<BTreeMap<String, Value>> {
 
 /// A value that is no JSON is a text; a single value becomes a list of one, as policies expect lists, but for bounds
 /// and tolerances.
-fn parse_pair(text: &str) -> anyhow::Result<(String, Value)> {
+pub(crate) fn parse_pair(text: &str) -> anyhow::Result<(String, Value)> {
     let (name, value) = text.split_once('=').context("write NAME=VALUE")?;
     anyhow::ensure!(!name.is_empty(), "write NAME=VALUE");
     let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
     let plain = ["minimum_", "accept_"].iter().any(|p| name.starts_with(p))
         || ["major_version", "tcb_tolerance_days"].contains(&name);
-    let value = if value.is_array() || value.is_object() || plain {
+    let value = if value.is_array() || value.is_object() || value.is_null() || plain {
         value
     } else {
         json!([value])

@@ -31,14 +31,20 @@ pub(crate) async fn list(
                     event: Some(event),
                     before: None,
                     limit: None,
-                } => broker.store.audit_event(&event)?.into_iter().collect(),
+                } => broker
+                    .ledger
+                    .store()
+                    .audit_event(&event)?
+                    .into_iter()
+                    .collect(),
                 Selection { event: Some(_), .. } => {
                     return Err(ApiError::Malformed(
                         "event names one entry: leave out limit and before".to_owned(),
                     ));
                 }
                 Selection { limit, before, .. } => broker
-                    .store
+                    .ledger
+                    .store()
                     .audit(limit.unwrap_or(DEFAULT).min(MOST), before)?,
             };
             Ok(Json(entries))

@@ -1,25 +1,126 @@
-//! `GET /strongroom/v1/resource`: what is stored, by name, without contents.
+//! `/strongroom/v1/resource`: what there is, by name and version, without contents, the store's and what sources offer;
+//! and an older version made the newest again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
+use serde::{Deserialize, Serialize};
+use strongroom_wire::resource::ResourcePath;
+use zeroize::Zeroizing;
 
 use super::super::error::ApiError;
 use super::super::identity;
 use crate::Inner;
-use crate::store::ResourceMetadata;
+use crate::sources::Offered;
+use crate::store::{ResourceMetadata, StoreError};
 
-/// Lists resources by path.
+/// One line of the list.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(crate) enum Listed {
+    Stored {
+        #[serde(flatten)]
+        resource: ResourceMetadata,
+        source: &'static str,
+    },
+    Offered {
+        #[serde(flatten)]
+        resource: Offered,
+        /// Whether another of this path goes before it, so that it is not released.
+        shadowed: bool,
+    },
+}
+
+/// Lists resources: the store's by path, each with its newest version, then those of the folders by path.
 pub(crate) async fn list(
     State(broker): State<Arc<Inner>>,
+    headers: HeaderMap,
+) -> Result<Json<Vec<Listed>>, ApiError> {
+    broker
+        .blocking(move |broker| {
+            identity::admin(broker, &headers, "list resources", broker.now())?;
+            let stored = broker.ledger.store().resources()?;
+            let offered = broker.sources.list()?;
+            let mut taken: BTreeSet<_> = stored.iter().map(|stored| stored.path.clone()).collect();
+            let mut listed: Vec<Listed> = Vec::new();
+            listed.extend(stored.into_iter().map(|resource| Listed::Stored {
+                resource,
+                source: "store",
+            }));
+            listed.extend(offered.into_iter().map(|resource| Listed::Offered {
+                shadowed: !taken.insert(resource.path.clone()),
+                resource,
+            }));
+            Ok(Json(listed))
+        })
+        .await
+}
+
+/// Lists the versions of one resource that are kept, oldest first.
+pub(crate) async fn versions(
+    State(broker): State<Arc<Inner>>,
+    path: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Json<Vec<ResourceMetadata>>, ApiError> {
     broker
         .blocking(move |broker| {
-            identity::admin(broker, &headers, "list resources", broker.now())?;
-            Ok(Json(broker.store.resources()?))
+            identity::admin(broker, &headers, "list versions", broker.now())?;
+            let versions = broker.ledger.store().resource_versions(&named(path)?)?;
+            match versions.is_empty() {
+                true => Err(ApiError::NotFound("resource")),
+                false => Ok(Json(versions)),
+            }
         })
         .await
+}
+
+/// Stores what an older version holds as the newest version. The older one stays.
+pub(crate) async fn rollback(
+    State(broker): State<Arc<Inner>>,
+    path: Result<Path<String>, PathRejection>,
+    query: Result<Query<Version>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Json<Stored>, ApiError> {
+    broker
+        .blocking(move |broker| {
+            let (action, now) = ("roll back resource", broker.now());
+            let admin = identity::admin(broker, &headers, action, now)?;
+            let path = named(path)?;
+            let Query(Version { version }) =
+                query.map_err(|e| ApiError::Malformed(e.body_text()))?;
+            let older = broker.ledger.store().sealed_secret(&path, Some(version))?;
+            let older = older.ok_or(ApiError::NotFound("version"))?;
+            let secret = broker.storage_keys().open(&path, &older);
+            let secret = secret.map_err(StoreError::from)?;
+            let mut record = identity::admin_record(broker, &admin, action, now);
+            record.resource = Some(path.to_string());
+            record.detail = Some(format!("to what version {version} holds"));
+            let secret = Zeroizing::new(secret.expose().to_vec());
+            let entry = broker.put_secret(path, secret, None, record)?;
+            let version = entry.record.version.unwrap_or_default();
+            Ok(Json(Stored { version }))
+        })
+        .await
+}
+
+/// Which version.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Version {
+    version: u64,
+}
+
+/// The version that was made.
+#[derive(Serialize)]
+pub(crate) struct Stored {
+    version: u64,
+}
+
+fn named(path: Result<Path<String>, PathRejection>) -> Result<ResourcePath, ApiError> {
+    let Path(path) = path.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    Ok(path.parse::<ResourcePath>()?)
 }

@@ -12,12 +12,12 @@ use base64::alphabet::URL_SAFE;
 use base64::engine::general_purpose::GeneralPurpose;
 use base64::engine::{DecodePaddingMode, GeneralPurposeConfig};
 use serde::Deserialize;
-use strongroom_verifier::{AppraisalPolicy, ReleasePolicy, release_policy};
+use strongroom_verifier::release_policy;
 
 use super::super::error::ApiError;
 use super::super::identity;
 use crate::Inner;
-use crate::policies::APPRAISAL_IDS;
+use crate::policies::{ReleaseId, appraisal_id};
 
 /// Sets the release policy. It is in force when this answers.
 pub(crate) async fn set_release(
@@ -32,11 +32,10 @@ pub(crate) async fn set_release(
             let admin = identity::admin(broker, &headers, action, now)?;
             let message: SetReleasePolicy = serde_json::from_slice(&body)?;
             let text = decode(&message.policy)?;
-            let policy = ReleasePolicy::compile(&text)?;
             let record = identity::admin_record(broker, &admin, action, now);
             broker
                 .policies
-                .set_release(&*broker.store, &text, policy, record)?;
+                .set_release(&broker.ledger, &ReleaseId::Root, Some(&text), record)?;
             Ok(())
         })
         .await
@@ -67,20 +66,15 @@ pub(crate) async fn set_appraisal(
             let (action, now) = ("set attestation policy", broker.now());
             let admin = identity::admin(broker, &headers, action, now)?;
             let message: SetAppraisalPolicy = serde_json::from_slice(&body)?;
-            let Some((id, _)) = APPRAISAL_IDS
-                .into_iter()
-                .find(|(id, _)| *id == message.policy_id)
-            else {
-                return Err(ApiError::PolicyId(
-                    message.policy_id.chars().take(64).collect(),
-                ));
-            };
+            let id = message.policy_id;
+            if appraisal_id(&id).is_none() {
+                return Err(ApiError::PolicyId(id.chars().take(64).collect()));
+            }
             let text = decode(&message.policy)?;
-            let policy = AppraisalPolicy::compile(id, &text)?;
             let record = identity::admin_record(broker, &admin, action, now);
             broker
                 .policies
-                .set_appraisal(&*broker.store, id, &text, policy, record)?;
+                .set_appraisal(&broker.ledger, &id, Some(&text), record)?;
             Ok(())
         })
         .await

@@ -16,6 +16,7 @@ use strongroom_verifier::{ReferenceValue, ReferenceValues};
 use super::super::error::ApiError;
 use super::super::identity;
 use crate::Inner;
+use crate::store::{ReferenceValueVersion, StoreError};
 
 /// Registers the values of one message; those of the same name are replaced.
 pub(crate) async fn register(
@@ -35,7 +36,7 @@ pub(crate) async fn register(
             record.detail = Some(names.join(", ").chars().take(MAX_DETAIL).collect());
             broker
                 .policies
-                .merge_reference_values(&*broker.store, &values, record)?;
+                .merge_reference_values(&broker.ledger, values, record)?;
             Ok(())
         })
         .await?;
@@ -66,6 +67,47 @@ pub(crate) struct Listed {
     name: String,
     #[serde(flatten)]
     value: ReferenceValue,
+}
+
+/// Gives every version of a value, oldest first; one without a value is its removal.
+pub(crate) async fn history(
+    State(broker): State<Arc<Inner>>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Json<Vec<ReferenceValueVersion>>, ApiError> {
+    let Path(name) = name.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    broker
+        .blocking(move |broker| {
+            identity::admin(broker, &headers, "read reference value", broker.now())?;
+            let versions = broker.ledger.store().reference_value_versions(&name)?;
+            match versions.is_empty() {
+                true => Err(ApiError::NotFound("reference value")),
+                false => Ok(Json(versions)),
+            }
+        })
+        .await
+}
+
+/// Removes a value. Its history stays.
+pub(crate) async fn remove(
+    State(broker): State<Arc<Inner>>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<(), ApiError> {
+    let Path(name) = name.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    broker
+        .blocking(move |broker| {
+            let (action, now) = ("remove reference value", broker.now());
+            let admin = identity::admin(broker, &headers, action, now)?;
+            let mut record = identity::admin_record(broker, &admin, action, now);
+            record.detail = Some(name.chars().take(MAX_DETAIL).collect());
+            let (policies, ledger) = (&broker.policies, &broker.ledger);
+            match policies.remove_reference_value(ledger, &name, record) {
+                Err(StoreError::NotFound) => Err(ApiError::NotFound("reference value")),
+                other => Ok(other.map(drop)?),
+            }
+        })
+        .await
 }
 
 /// Gives the value of a name, which may hold slashes. An expired value is not there.

@@ -43,10 +43,12 @@ pub(crate) async fn get(
     Ok(Json(jwe).into_response())
 }
 
-/// Stores a resource as its next version.
+/// Stores a resource as its next version. `?expires=SECONDS` is when it ends. What a source has is not hidden behind it
+/// unless `?shadow=true` says so. Other parts of a query mean nothing.
 pub(crate) async fn put(
     State(broker): State<Arc<Inner>>,
     OriginalUri(uri): OriginalUri,
+    query: Result<Query<BTreeMap<String, String>>, QueryRejection>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
@@ -56,24 +58,33 @@ pub(crate) async fn put(
             let now = broker.now();
             let admin = identity::admin(broker, &headers, "put resource", now)?;
             let path = path(uri.path())?;
+            let Query(query) = query.map_err(|e| ApiError::Malformed(e.body_text()))?;
+            let expires = query
+                .get("expires")
+                .map(|end| end_of(end, now))
+                .transpose()?;
             let secret = into_secret(body);
             if secret.is_empty() {
                 return Err(ApiError::EmptyBody);
             }
             let mut record = identity::admin_record(broker, &admin, "put resource", now);
             record.resource = Some(path.to_string());
-            let seal = |version| broker.storage_key.seal(&path, version, &secret);
-            broker.store.commit(
-                Change::PutSecret {
-                    path: &path,
-                    seal: &seal,
-                },
-                record,
-            )?;
+            match query.get("shadow").map(String::as_str) {
+                Some("true") => record.detail = Some("in front of every source".to_owned()),
+                _ => not_in_a_source(broker, &path)?,
+            }
+            broker.put_secret(path, secret, expires, record)?;
             Ok(())
         })
         .await?;
     Ok(EMPTY_XML.into_response())
+}
+
+fn end_of(text: &str, now: u64) -> Result<u64, ApiError> {
+    let end = text.parse().ok().filter(|end| *end > now);
+    end.ok_or_else(|| {
+        ApiError::Malformed("expires is a time to come, in seconds since 1970".to_owned())
+    })
 }
 
 /// Removes a resource for good.
@@ -90,12 +101,13 @@ pub(crate) async fn delete(
             let mut record = identity::admin_record(broker, &admin, "delete resource", now);
             record.resource = Some(path.to_string());
             match broker
-                .store
-                .commit(Change::DeleteSecret { path: &path }, record.clone())
+                .ledger
+                .commit(Change::DeleteSecret { path: path.clone() }, record.clone())
             {
                 Err(crate::StoreError::NotFound) => {
                     record.outcome = crate::audit::Outcome::Missing;
-                    broker.store.commit(Change::Nothing, record)?;
+                    broker.ledger.commit(Change::Nothing, record)?;
+                    not_in_a_source(broker, &path)?;
                     Err(ApiError::NotFound("resource"))
                 }
                 other => other.map(drop).map_err(ApiError::from),
@@ -103,6 +115,17 @@ pub(crate) async fn delete(
         })
         .await?;
     Ok(EMPTY_XML.into_response())
+}
+
+/// Refuses what would not change what a source has, or would hide it.
+fn not_in_a_source(broker: &Inner, path: &ResourcePath) -> Result<(), ApiError> {
+    match broker.sources.owner(path)? {
+        None => Ok(()),
+        Some(source) => Err(ApiError::Shadows {
+            path: path.clone(),
+            source,
+        }),
+    }
 }
 
 /// A request that names nothing.

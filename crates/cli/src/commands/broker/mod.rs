@@ -1,6 +1,7 @@
 //! `strongroom broker`: makes the trusted side's folder, and runs it.
 
 mod collateral;
+mod import;
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
@@ -11,7 +12,7 @@ use clap::Subcommand;
 use serde_json::json;
 use strongroom_broker::{Broker, Config, InitOptions};
 
-use crate::connect::url_of;
+use crate::connect::{AdminArgs, block_on, url_of};
 use crate::outcome::Outcome;
 
 /// Run the trusted side: key broker, attestation service, reference values.
@@ -28,6 +29,15 @@ enum Action {
     /// Run the broker until it is told to stop
     Run(RunArgs),
     Collateral(collateral::Args),
+    Import(import::Args),
+    /// Make a fresh storage key and wrap every secret's data key by it, while the broker serves
+    RotateKey(RotateArgs),
+}
+
+#[derive(clap::Args)]
+struct RotateArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 #[derive(clap::Args)]
@@ -74,7 +84,20 @@ pub(crate) fn run(args: Args, json: bool) -> anyhow::Result<Outcome> {
         Action::Init(args) => init(&args),
         Action::Run(args) => serve(&args, json),
         Action::Collateral(args) => collateral::run(args),
+        Action::RotateKey(args) => rotate_key(&args),
+        Action::Import(args) => import::run(&args),
     }
+}
+
+fn rotate_key(args: &RotateArgs) -> anyhow::Result<Outcome> {
+    let (key, rewrapped) = block_on(args.admin.client()?.rotate_storage_key())??;
+    let text = format!(
+        "Storage key {key} is in use, and {rewrapped} data keys are wrapped by it. Copies of the store that were made before need the key file of their time: keep it as long as them."
+    );
+    Ok(
+        Outcome::new(text, json!({ "key": key, "rewrapped": rewrapped }))
+            .next("strongroom resource list"),
+    )
 }
 
 fn init(args: &InitArgs) -> anyhow::Result<Outcome> {

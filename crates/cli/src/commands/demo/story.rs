@@ -206,7 +206,7 @@ impl Owner {
             Some(&certificate),
             Some(AGENT_POLICY.to_owned()),
         )?;
-        let rule = Requirement::for_resources("default/fraud-*/*")?
+        let rule = Requirement::for_resources("default/fraud-*")?
             .tier(Tier::Affirming)
             .assurance(Assurance::Development)
             .initdata_digest(&measured.digest());
@@ -222,7 +222,8 @@ impl Owner {
             admin
                 .put_reference_values(&reference_values(&places.root)?)
                 .await?;
-            admin.set_resource_policy(&requiring(&[rule])).await?;
+            let policy = "resource-policy/default/fraud-*";
+            admin.set_policy(policy, &requiring(&[rule])).await?;
             anyhow::Ok(())
         })??;
         let digest = hex::encode(measured.digest());

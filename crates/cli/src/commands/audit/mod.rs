@@ -1,18 +1,30 @@
-//! `strongroom audit`: what was released, what was denied, and why.
+//! `strongroom audit`: what was released, what was denied, and why; and whether the record is whole.
+
+mod explain;
+mod export;
+mod report;
+mod verify;
+
+use std::path::Path;
 
 use anyhow::Context as _;
+use clap::Subcommand;
 use serde_json::{Value, json};
-use strongroom_broker::{Entry, verify_chain};
+use strongroom_wire::tlog::VerifierKey;
 
 use crate::connect::{AdminArgs, block_on};
+use crate::files;
 use crate::outcome::Outcome;
 
-/// Read the broker's record of releases, denials and admin actions, newest last.
+/// Read, explain and verify the broker's record of releases, denials and admin actions.
 ///
-/// The entries form a chain: each holds the hash of the one before. What is read is verified, and a changed, dropped or
-/// moved entry is an error.
+/// Without a command: the newest entries, newest last. The record is a transparency log (C2SP tlog-tiles): every write
+/// signs the whole of it, and `strongroom audit verify` shows whether anything was changed, dropped, added or moved.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
+
     /// How many entries.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
@@ -29,7 +41,29 @@ pub(crate) struct Args {
     admin: AdminArgs,
 }
 
+#[derive(Subcommand)]
+enum Action {
+    /// Tell why an event ended as it did, and what would mend it
+    Explain {
+        /// The event's id, as the guest was told it.
+        event: String,
+    },
+    Verify(verify::Args),
+    Export(export::Args),
+    Report(report::Args),
+}
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    match &args.action {
+        None => list(args),
+        Some(Action::Explain { event }) => explain::run(&args.admin.client()?, event),
+        Some(Action::Verify(verify)) => verify::run(&args.admin, verify),
+        Some(Action::Export(export)) => export::run(&args.admin, export),
+        Some(Action::Report(report)) => report::run(&args.admin, report),
+    }
+}
+
+fn list(args: &Args) -> anyhow::Result<Outcome> {
     let client = args.admin.client()?;
     let entries = match (&args.event, args.before) {
         (Some(event), _) => {
@@ -39,7 +73,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         (None, Some(before)) => block_on(client.audit_before(before, args.limit))??,
         (None, None) => block_on(client.audit(args.limit))??,
     };
-    verify(&entries)?;
     if entries.is_empty() {
         return Ok(Outcome::new(
             "Nothing is recorded here.",
@@ -47,36 +80,32 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         ));
     }
     let text: Vec<String> = entries.iter().map(paragraph).collect();
-    let text = format!(
-        "{}\n\nThe chain holds over these {} entries.",
-        text.join("\n"),
-        entries.len()
-    );
     let denied = entries
         .iter()
         .rev()
         .find(|entry| entry["outcome"] == "denied");
-    let next = match (
-        &args.event,
-        denied.and_then(|entry| entry["event"].as_str()),
-    ) {
-        (None, Some(event)) => format!("strongroom audit --event {event}"),
-        _ => "strongroom policy show".to_owned(),
+    let event = denied.and_then(|entry| entry["event"].as_str());
+    let outcome = Outcome::new(text.join("\n"), json!({ "entries": entries }));
+    let outcome = match event {
+        Some(event) => outcome.next(format!("strongroom audit explain {event}")),
+        None => outcome,
     };
-    Ok(Outcome::new(text, json!({ "entries": entries, "chain": "holds" })).next(next))
+    Ok(outcome.next("strongroom audit verify"))
 }
 
-/// Checks each hash and each link of a run of entries.
-fn verify(entries: &[Value]) -> anyhow::Result<()> {
-    let parsed: Result<Vec<Entry>, _> = entries
-        .iter()
-        .cloned()
-        .map(serde_json::from_value)
-        .collect();
-    let parsed = parsed
-        .context("the broker's record has an entry of a form that this version does not know")?;
-    verify_chain(&parsed)
-        .context("the broker's record was changed: keep a copy of its folder for the investigation")
+/// Reads the key by which the record is verified: from a file, or as it is written there; by default the one beside
+/// the broker's other files.
+fn verifier(admin: &AdminArgs, key: Option<&str>) -> anyhow::Result<VerifierKey> {
+    let text = match key {
+        Some(text) if text.parse::<VerifierKey>().is_ok() => text.to_owned(),
+        Some(path) => files::read_text(Path::new(path), MAX_KEY)?,
+        None => files::read_text(&admin.dir.join("audit.pub"), MAX_KEY).context(
+            "the key that verifies the record is needed: name the broker's audit.pub with --key",
+        )?,
+    };
+    text.trim()
+        .parse()
+        .context("this is no key of a log: it looks like strongroom-audit+01234567+BASE64")
 }
 
 /// One entry: when, how it ended, what was asked and by whom; below it why, and what let it through.
@@ -101,6 +130,9 @@ fn paragraph(entry: &Value) -> String {
     }
     if !part("detail").is_empty() {
         text.push_str(&format!("\n    {}", part("detail")));
+    }
+    if !part("source").is_empty() {
+        text.push_str(&format!("\n    from {}", part("source")));
     }
     if let Some(suppressed) = entry["suppressed"].as_u64() {
         text.push_str(&format!("\n    and {suppressed} more like it"));
@@ -144,25 +176,17 @@ pub(crate) fn moment(seconds: u64) -> String {
     moment.unwrap_or_else(|| seconds.to_string())
 }
 
+const MAX_KEY: u64 = 4096;
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
-    fn changed_entry_is_shown_as_if_it_were_true() {
-        let entry = json!({
-            "seq": 1, "event": "e1", "at": 0, "kind": "release", "outcome": "allowed", "action": "get resource",
-            "previous": "0".repeat(64), "hash": "0".repeat(64),
-        });
-        let error = verify(&[entry]).unwrap_err();
-        assert!(error.to_string().contains("was changed"), "{error}");
-    }
-
-    #[test]
     fn entry_reads_as_a_line_with_its_reasons() {
         let entry = json!({
-            "seq": 3, "event": "e1", "at": 0, "outcome": "denied", "action": "get resource", "hash": "ab",
+            "seq": 3, "event": "e1", "at": 0, "outcome": "denied", "action": "get resource",
             "resource": "a/b/c", "tee": "sample", "loosenings": ["x"],
             "reasons": [{"rule": "r", "claim": "c", "expected": "x", "actual": ["y"]}],
         });

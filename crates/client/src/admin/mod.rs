@@ -2,10 +2,15 @@
 //!
 //! Tokens are JWTs under `EdDSA` or ES256, with name and role, valid for two minutes and for brokers only.
 
+mod history;
+mod policy;
+
+pub use policy::{Policy, PolicySummary, Rehearse};
+
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
@@ -61,15 +66,37 @@ impl AdminClient {
     /// Stores a resource, replacing the one of that name.
     ///
     /// # Errors
-    /// [`ClientError::AdminRefused`], [`ClientError::Rejected`] (too large), or how the broker could not be reached.
+    /// [`ClientError::AdminRefused`], [`ClientError::Rejected`] (too large, or one that a source of the broker's has),
+    /// or how the broker could not be reached.
     pub async fn put_resource(
         &self,
         path: &ResourcePath,
         secret: &[u8],
     ) -> Result<(), ClientError> {
+        self.put_resource_with(path, secret, PutOptions::default())
+            .await
+    }
+
+    /// As [`Self::put_resource`], with more to say.
+    ///
+    /// # Errors
+    /// As [`Self::put_resource`].
+    pub async fn put_resource_with(
+        &self,
+        path: &ResourcePath,
+        secret: &[u8],
+        options: PutOptions,
+    ) -> Result<(), ClientError> {
         let what = format!("storing {path}");
-        let body = ("application/octet-stream", secret.to_vec());
-        self.call(Method::POST, &resource_path(path), None, Some(body), &what)
+        let body = Some(("application/octet-stream", secret.to_vec()));
+        let query = [
+            options.expires.map(|expires| format!("expires={expires}")),
+            options.before_sources.then(|| "shadow=true".to_owned()),
+        ];
+        let query: Vec<String> = query.into_iter().flatten().collect();
+        let query = (!query.is_empty()).then(|| query.join("&"));
+        let (at, query) = (resource_path(path), query.as_deref());
+        self.call(Method::POST, &at, query, body, &what)
             .await
             .map(drop)
     }
@@ -107,57 +134,6 @@ impl AdminClient {
         answer.json("a list of resources")
     }
 
-    /// Sets the policy that decides each release.
-    ///
-    /// # Errors
-    /// [`ClientError::Rejected`] with line and column when it does not compile, besides those of
-    /// [`Self::put_resource`].
-    pub async fn set_resource_policy(&self, rego: &str) -> Result<(), ClientError> {
-        let message = json!({ "policy": URL_SAFE_NO_PAD.encode(rego) });
-        self.post(
-            "/kbs/v0/resource-policy",
-            &message,
-            "setting the release policy",
-        )
-        .await
-    }
-
-    /// The policy that decides each release.
-    ///
-    /// # Errors
-    /// As [`Self::put_resource`].
-    pub async fn resource_policy(&self) -> Result<String, ClientError> {
-        let what = "reading the release policy";
-        let answer = self
-            .call(
-                Method::GET,
-                "/strongroom/v1/resource-policy",
-                None,
-                None,
-                what,
-            )
-            .await?;
-        match std::str::from_utf8(&answer.body) {
-            Ok(rego) => Ok(rego.to_owned()),
-            Err(_) => Err(answer.protocol("its policy is not UTF-8".to_owned())),
-        }
-    }
-
-    /// Sets an appraisal policy, such as `default_cpu`.
-    ///
-    /// # Errors
-    /// As [`Self::set_resource_policy`].
-    pub async fn set_attestation_policy(&self, id: &str, rego: &str) -> Result<(), ClientError> {
-        let message =
-            json!({ "type": "rego", "policy_id": id, "policy": URL_SAFE_NO_PAD.encode(rego) });
-        self.post(
-            "/kbs/v0/attestation-policy",
-            &message,
-            "setting the attestation policy",
-        )
-        .await
-    }
-
     /// Sets reference values: by name, the list of values that count as good.
     ///
     /// # Errors
@@ -186,15 +162,7 @@ impl AdminClient {
     /// # Errors
     /// [`ClientError::NotFound`] besides those of [`Self::put_resource`].
     pub async fn get_reference_value(&self, id: &str) -> Result<Value, ClientError> {
-        // A name is a path of the URL, where these would mean another one.
-        if id.split('/').any(|part| matches!(part, "" | "." | "..")) {
-            return Err(ClientError::Rejected {
-                what: format!("the reference value {}", one_line(id, 200)),
-                status: 400,
-                detail: "a name has no empty part and none that is . or ..".to_owned(),
-            });
-        }
-        let path = format!("/kbs/v0/reference-value/{}", id.replace('%', "%25"));
+        let path = reference_value_path("/kbs/v0/reference-value", id)?;
         let answer = self
             .call(
                 Method::GET,
@@ -262,6 +230,16 @@ impl AdminClient {
         answer.json("a list of audit entries")
     }
 
+    async fn read<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        query: Option<&str>,
+        what: &str,
+    ) -> Result<T, ClientError> {
+        let answer = self.call(Method::GET, path, query, None, what).await?;
+        answer.json(what)
+    }
+
     async fn post(&self, path: &str, message: &Value, what: &str) -> Result<(), ClientError> {
         let body = ("application/json", message.to_string().into_bytes());
         self.call(Method::POST, path, None, Some(body), what)
@@ -310,14 +288,42 @@ impl AdminClient {
 pub struct ResourceSummary {
     /// Its path.
     pub path: ResourcePath,
-    /// How often this path was stored.
-    pub version: u64,
+    /// How often this path was stored; a folder counts no versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
     /// Its length in bytes.
     pub size: u64,
     /// When it was stored, in seconds since 1970.
     pub stored_at: u64,
-    /// Who stored it.
-    pub stored_by: String,
+    /// Who stored it; a folder does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_by: Option<String>,
+    /// Where it lies: `store`, or a folder that the broker reads.
+    #[serde(default = "store")]
+    pub source: String,
+    /// Whether another of this path goes before it, so that this one is not released.
+    #[serde(default)]
+    pub shadowed: bool,
+    /// The SHA-256 of the sealed version, as its audit entry names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// From when on it is not released, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
+}
+
+/// What may be said of a resource that is being stored.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PutOptions {
+    /// From when on it is not released, in seconds since 1970.
+    pub expires: Option<u64>,
+    /// Store it although a source of the broker's has something under that name, which it then hides.
+    pub before_sources: bool,
+}
+
+/// Where all resources lay before there were sources.
+fn store() -> String {
+    "store".to_owned()
 }
 
 /// A reference value and what the broker knows of it.
@@ -333,6 +339,18 @@ pub struct ListedReferenceValue {
     /// What else the broker says of it, such as where it comes from.
     #[serde(flatten)]
     pub more: serde_json::Map<String, Value>,
+}
+
+/// A name is a path of the URL, where some parts would mean another one.
+fn reference_value_path(at: &str, name: &str) -> Result<String, ClientError> {
+    if name.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(ClientError::Rejected {
+            what: format!("the reference value {}", one_line(name, 200)),
+            status: 400,
+            detail: "a name has no empty part and none that is . or ..".to_owned(),
+        });
+    }
+    Ok(format!("{at}/{}", name.replace('%', "%25")))
 }
 
 fn resource_path(path: &ResourcePath) -> String {

@@ -1,0 +1,56 @@
+//! `GET /strongroom/v1/explain/{event}` and `POST /strongroom/v1/rehearse`: why, and what if.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+
+use super::super::error::ApiError;
+use super::super::identity;
+use crate::explain::{Explanation, explain};
+use crate::rehearse::{Changes, Rehearsal, rehearse};
+use crate::{Inner, StoreError};
+
+/// Explains an event.
+pub(crate) async fn event(
+    State(broker): State<Arc<Inner>>,
+    event: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Json<Explanation>, ApiError> {
+    let Path(event) = event.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    broker
+        .blocking(move |broker| {
+            identity::admin(broker, &headers, "explain event", broker.now())?;
+            broker.record_counted();
+            let explanation = explain(broker, &event)?;
+            explanation.map(Json).ok_or(ApiError::NotFound("event"))
+        })
+        .await
+}
+
+/// Takes past decisions again under changed policies or reference values, and tells which would have ended otherwise.
+/// Nothing is changed by it.
+pub(crate) async fn what_if(
+    State(broker): State<Arc<Inner>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Rehearsal>, ApiError> {
+    let body = body?;
+    broker
+        .blocking(move |broker| {
+            identity::admin(broker, &headers, "rehearse", broker.now())?;
+            let changes: Changes = serde_json::from_slice(&body)?;
+            rehearse(broker, &changes)
+                .map(Json)
+                .map_err(|error| match error {
+                    crate::policies::LoadError::Store(StoreError::NotFound) => {
+                        ApiError::NotFound("policy")
+                    }
+                    other => other.into(),
+                })
+        })
+        .await
+}

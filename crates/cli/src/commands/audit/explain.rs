@@ -1,0 +1,67 @@
+//! `strongroom audit explain`: why, what would have passed, and the command that would mend it.
+
+use serde_json::Value;
+use strongroom_client::admin::AdminClient;
+
+use super::{moment, reason_line};
+use crate::connect::block_on;
+use crate::outcome::Outcome;
+
+pub(super) fn run(client: &AdminClient, event: &str) -> anyhow::Result<Outcome> {
+    let explanation = block_on(client.explain(event))??;
+    let entry = &explanation["entry"];
+    let mut text = format!(
+        "{}  event {event}, entry {}\n{}.",
+        moment(entry["at"].as_u64().unwrap_or_default()),
+        entry["seq"],
+        explanation["summary"].as_str().unwrap_or_default(),
+    );
+    let attestation = &explanation["attestation"];
+    if let Some(event) = attestation["event"].as_str() {
+        let detail = attestation["detail"].as_str().unwrap_or_default();
+        text.push_str(&format!(
+            "\nThe guest had attested in event {event}: {detail}."
+        ));
+    }
+    let advice = explanation["advice"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    for (number, advice) in (1..).zip(&advice) {
+        text.push_str(&paragraph(number, advice));
+    }
+    if advice.is_empty() {
+        text.push_str("\n\nNothing stood in the way.");
+    }
+    if let Some(now) = explanation["now"].as_str() {
+        text.push_str(&format!(
+            "\n\nUnder the policies and reference values that are in force now it would be {}.",
+            now.to_uppercase()
+        ));
+    }
+    let command = advice.iter().find_map(|advice| advice["command"].as_str());
+    let outcome = Outcome::new(text, explanation.clone());
+    Ok(match command {
+        Some(_) => {
+            outcome.next("strongroom policy test FILE --replay    # before anything is changed")
+        }
+        None => outcome.next("strongroom audit"),
+    })
+}
+
+fn paragraph(number: usize, advice: &Value) -> String {
+    let mut text = format!("\n\n{number}. {}", reason_line(advice));
+    if !advice["nearest"].is_null() && advice["nearest"] != advice["expected"] {
+        text.push_str(&format!(
+            "\n   nearest that would pass: {}",
+            advice["nearest"]
+        ));
+    }
+    if let Some(command) = advice["command"].as_str() {
+        text.push_str(&format!("\n   to mend it: {command}"));
+    }
+    if let Some(warning) = advice["warning"].as_str() {
+        text.push_str(&format!("\n   {warning}"));
+    }
+    text
+}

@@ -1,0 +1,89 @@
+//! Versions: of resources and of reference values; and the storage key, which all of them rest on.
+
+use reqwest::Method;
+use serde_json::Value;
+use strongroom_wire::resource::ResourcePath;
+
+use super::{AdminClient, ResourceSummary, reference_value_path};
+use crate::error::ClientError;
+
+impl AdminClient {
+    /// The versions of a resource that are kept, oldest first; never their contents.
+    ///
+    /// # Errors
+    /// [`ClientError::NotFound`] besides those of [`AdminClient::put_resource`].
+    pub async fn resource_versions(
+        &self,
+        path: &ResourcePath,
+    ) -> Result<Vec<ResourceSummary>, ClientError> {
+        let (at, what) = (format!("/strongroom/v1/resource/{path}"), path.to_string());
+        self.read(&at, None, &what).await
+    }
+
+    /// Makes what an older version holds the newest version, and gives its number.
+    ///
+    /// # Errors
+    /// [`ClientError::NotFound`] besides those of [`AdminClient::put_resource`].
+    pub async fn rollback_resource(
+        &self,
+        path: &ResourcePath,
+        version: u64,
+    ) -> Result<u64, ClientError> {
+        let at = format!("/strongroom/v1/rollback/resource/{path}");
+        let query = format!("version={version}");
+        let what = format!("version {version} of {path}");
+        let answer = self.call(Method::POST, &at, Some(&query), None, &what);
+        let stored: Value = answer.await?.json("a version")?;
+        Ok(stored["version"].as_u64().unwrap_or_default())
+    }
+
+    /// Every version of a reference value, oldest first; one without a value is its removal.
+    ///
+    /// # Errors
+    /// [`ClientError::NotFound`] besides those of [`AdminClient::put_resource`].
+    pub async fn reference_value_history(&self, name: &str) -> Result<Vec<Value>, ClientError> {
+        let path = reference_value_path("/strongroom/v1/reference-value", name)?;
+        let what = format!("the reference value {name}");
+        self.read(&path, None, &what).await
+    }
+
+    /// Removes a reference value. Its history stays.
+    ///
+    /// # Errors
+    /// [`ClientError::NotFound`] besides those of [`AdminClient::put_resource`].
+    pub async fn remove_reference_value(&self, name: &str) -> Result<(), ClientError> {
+        let path = reference_value_path("/strongroom/v1/reference-value", name)?;
+        let what = format!("the reference value {name}");
+        let removed = self.call(Method::DELETE, &path, None, None, &what);
+        removed.await.map(drop)
+    }
+
+    /// Makes a fresh storage key and has every data key wrapped by it. Gives the key's id, and how many were.
+    ///
+    /// # Errors
+    /// As [`AdminClient::put_resource`].
+    pub async fn rotate_storage_key(&self) -> Result<(String, u64), ClientError> {
+        let (path, what) = (
+            "/strongroom/v1/storage-key/rotate",
+            "rotating the storage key",
+        );
+        let answer = self.call(Method::POST, path, None, None, what).await?;
+        let rotated: Value = answer.json("a rotation")?;
+        let key = rotated["key"].as_str().unwrap_or_default().to_owned();
+        Ok((key, rotated["rewrapped"].as_u64().unwrap_or_default()))
+    }
+
+    /// A file of the audit log (C2SP tlog-tiles): `checkpoint` or `tile/...`; nothing when it is not there.
+    ///
+    /// # Errors
+    /// As [`AdminClient::put_resource`].
+    pub async fn log_file(&self, path: &str) -> Result<Option<Vec<u8>>, ClientError> {
+        let at = format!("/strongroom/v1/log/{path}");
+        let answer = self.call(Method::GET, &at, None, None, "reading the log");
+        match answer.await {
+            Ok(answer) => Ok(Some(answer.body.to_vec())),
+            Err(ClientError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
