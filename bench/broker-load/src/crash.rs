@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::guest::{Guest, Show};
-use crate::record::entries_after;
+use crate::record::{entries_after, verify};
 use crate::server::{Broker, Server};
 use crate::{Args, Evidence, Transport, furnish, runtime};
 
@@ -78,7 +78,9 @@ pub(crate) fn run(args: &Args, times: u32, seed: u64) -> anyhow::Result<Kept> {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mut server = broker.start()?;
     furnish(&broker, &server, &runtime)?;
-    let policy = runtime.block_on(broker.admin(&server)?.resource_policy())?;
+    let policy = broker.admin(&server)?;
+    let policy = runtime.block_on(policy.policy(POLICY, None))?;
+    let policy = policy.text.context("guests are let in by no policy")?;
     let mut round = Round {
         broker: &broker,
         runtime: &runtime,
@@ -185,6 +187,7 @@ impl Round<'_> {
 
     /// Checks that the record has what one round acknowledged, and that the resources of that round can be read.
     fn check(&mut self, server: &Server, done: &Done) -> anyhow::Result<()> {
+        verify(self.broker, server)?;
         let entries = entries_after(self.broker, server, self.seen)?;
         let mut tokens = HashSet::new();
         let mut released: HashMap<(String, String), u64> = HashMap::new();
@@ -239,7 +242,8 @@ impl Round<'_> {
 
     fn check_policy(&mut self, server: &Server) -> anyhow::Result<()> {
         let admin = self.broker.admin(server)?;
-        let text = self.runtime.block_on(admin.resource_policy())?;
+        let text = self.runtime.block_on(admin.policy(POLICY, None))?;
+        let text = text.text.context("the release policy is gone")?;
         let number = match text.rsplit_once(POLICY_MARK) {
             None => None,
             Some((_, number)) => Some(number.trim().parse()?),
@@ -267,7 +271,7 @@ impl Round<'_> {
                 .list_resources()
                 .await?
                 .into_iter()
-                .map(|summary| (summary.path.to_string(), summary.version))
+                .filter_map(|summary| Some((summary.path.to_string(), summary.version?)))
                 .collect();
             for (path, version) in versions {
                 let there = listed.get(path);
@@ -411,8 +415,8 @@ async fn set_policies(
         let number = random.next_u64();
         place.begin(number);
         let policy = format!("{text}\n{POLICY_MARK}{number}\n");
-        match admin.set_resource_policy(&policy).await {
-            Ok(()) => {
+        match admin.set_policy(POLICY, &policy).await {
+            Ok(_) => {
                 place.acknowledge(number);
                 set += 1;
             }
@@ -476,6 +480,8 @@ const WRITERS: u64 = 3;
 const LONGEST_ROUND_US: u64 = 300_000;
 const RESOURCE: &str = "default/bench/key";
 const RESOURCE_URL: &str = "/kbs/v0/resource/default/bench/key";
+/// The one that `policy allow` sets for the pattern that guests are let in by.
+const POLICY: &str = "resource-policy/default/*";
 const POLICY_MARK: &str = "# revision ";
 
 #[cfg(test)]

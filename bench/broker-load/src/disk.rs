@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use crate::guest::{Guest, Show};
-use crate::record::entries_after;
+use crate::record::{entries_after, verify};
 use crate::server::{Broker, Server};
 use crate::{Args, Evidence, Transport, furnish, runtime};
 
@@ -93,6 +93,7 @@ pub(crate) fn full(args: &Args) -> anyhow::Result<Full> {
     let mut guest = Guest::new(broker.target(&server)?, broker.machine()?)?;
     runtime.block_on(guest.attest())?;
 
+    verify(&broker, &server)?;
     disk.fill(&server, broker.folder())?;
     let mut seen = Full {
         by: disk.by(),
@@ -141,6 +142,7 @@ pub(crate) fn full(args: &Args) -> anyhow::Result<Full> {
     server.kill()?;
     let server = broker.start()?;
     check(&broker, &server, &runtime, &stored)?;
+    verify(&broker, &server)?;
     seen.entries = entries_after(&broker, &server, 0)?.len();
     seen.stored = stored.len();
     server.stop()?;

@@ -26,8 +26,24 @@ impl Entry {
     }
 }
 
-/// The entries after number `seq`, oldest first. The command checks each page, and that no number is missing between
-/// pages is checked here.
+/// Has the whole record verified, and that it begins with what the last call found: so nothing that was there then has
+/// been changed or dropped since.
+pub(crate) fn verify(broker: &Broker, server: &Server) -> anyhow::Result<()> {
+    let checkpoint = broker.beside("checkpoint");
+    let path = checkpoint.to_str().context("a folder without a name")?;
+    let mut words = vec!["audit", "verify", "--keep", path];
+    if checkpoint.exists() {
+        words.extend(["--since", path]);
+    }
+    let verified = broker.ask(server, &words)?;
+    ensure!(
+        verified["holds"] == true,
+        "the record does not hold: {verified}"
+    );
+    Ok(())
+}
+
+/// The entries after number `seq`, oldest first and without a gap.
 pub(crate) fn entries_after(
     broker: &Broker,
     server: &Server,

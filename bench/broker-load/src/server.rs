@@ -79,6 +79,11 @@ impl Broker {
         &self.folder
     }
 
+    /// A file beside the log, which is not the broker's.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.log.with_file_name(name)
+    }
+
     /// A machine whose evidence this broker takes.
     pub(crate) fn machine(&self) -> anyhow::Result<Machine> {
         match &self.development_root {
