@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::RustlsConfig;
 use hyper_util::rt::TokioTimer;
 use rustls::ServerConfig;
@@ -228,11 +229,14 @@ impl Broker {
         let housekeeping = tokio::spawn(housekeeping(Arc::clone(&inner)));
         let head = Duration::from_secs(inner.config.limits.header_seconds);
         let service = self.router().into_make_service();
+        // An answer follows the end of the TLS handshake in a segment of its own, and would wait for the client to
+        // acknowledge the one before: 40 ms for every guest that comes new.
         let served = match self.tls {
             Some(tls) => {
                 let tls = RustlsConfig::from_config(tls);
                 let mut server = axum_server::from_tcp_rustls(listener, tls)
                     .map_err(BrokerError::Serve)?
+                    .map(|tls| tls.acceptor(NoDelayAcceptor::new()))
                     .handle(handle)
                     .http1_only();
                 server
@@ -245,6 +249,7 @@ impl Broker {
             None => {
                 let mut server = axum_server::from_tcp(listener)
                     .map_err(BrokerError::Serve)?
+                    .acceptor(NoDelayAcceptor::new())
                     .handle(handle)
                     .http1_only();
                 server

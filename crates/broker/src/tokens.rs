@@ -350,8 +350,8 @@ fn payload(jwt: &str) -> Option<String> {
     String::from_utf8(URL_SAFE_NO_PAD.decode(middle).ok()?).ok()
 }
 
-/// Of tokens' texts, in one generation: a few hundred tokens, and claims of a few megabytes.
-const MAX_REMEMBERED: usize = 512 * 1024;
+/// Of tokens' texts, in one generation: a hundred tokens or so, and their claims take a megabyte.
+const MAX_REMEMBERED: usize = 256 * 1024;
 
 fn random_id() -> String {
     let mut bytes = [0u8; 16];
