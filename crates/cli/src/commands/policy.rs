@@ -57,7 +57,7 @@ enum Action {
     },
     /// List the policies in force
     List,
-    /// Show a policy's text
+    /// Show the policy in force, or another version of it
     Show {
         /// Its id, or a pattern.
         #[arg(default_value = "resource-policy", value_name = "ID|PATTERN")]
@@ -234,9 +234,8 @@ fn run_allow(args: &Args, allow: &AllowArgs) -> anyhow::Result<Outcome> {
     let ids: Vec<String> = allow.patterns.iter().map(id_of).collect();
     let document = json!({ "policy": text, "ids": ids, "set": !allow.dry_run });
     if allow.dry_run {
-        return Ok(
-            Outcome::new(text, document).next("strongroom policy allow ... without --dry-run")
-        );
+        // Rego and nothing else, so that it can be kept as a file.
+        return Ok(Outcome::new(text, document));
     }
     let client = args.admin.client()?;
     for ((_, rego), id) in policies.iter().zip(&ids) {

@@ -158,17 +158,19 @@ pub(crate) struct Policy {
 
 fn found(broker: &Inner, id: &str, version: Option<u64>) -> Result<Policy, ApiError> {
     let versions = broker.ledger.store().policy_versions(id)?;
-    let newest = versions.last().filter(|newest| newest.text.is_some());
     let wanted = match version {
-        Some(0) | None => newest.filter(|_| version.is_none()).cloned(),
+        Some(0) => shipped_version(id)?,
         Some(number) => {
-            let found = versions.iter().find(|known| known.version == number);
-            Some(found.cloned().ok_or(ApiError::NotFound("version"))?)
+            let known = versions.iter().find(|known| known.version == number);
+            known.cloned().ok_or(ApiError::NotFound("version"))?
         }
-    };
-    let wanted = match wanted {
-        Some(wanted) => wanted,
-        None => shipped_version(id)?,
+        None => match (versions.last(), shipped_version(id)) {
+            (Some(newest), _) if newest.text.is_some() => newest.clone(),
+            (_, Ok(shipped)) => shipped,
+            // What was removed, and ships nowhere, has a history still.
+            (Some(removed), Err(_)) => removed.clone(),
+            (None, Err(unknown)) => return Err(unknown),
+        },
     };
     Ok(Policy {
         summary: Summary::of(&wanted),

@@ -1,5 +1,6 @@
 //! `strongroom audit explain`: why, what would have passed, and the command that would mend it.
 
+use anyhow::Context as _;
 use serde_json::Value;
 use strongroom_client::admin::AdminClient;
 
@@ -7,8 +8,12 @@ use super::{moment, reason_line};
 use crate::connect::block_on;
 use crate::outcome::Outcome;
 
-pub(super) fn run(client: &AdminClient, event: &str) -> anyhow::Result<Outcome> {
-    let explanation = block_on(client.explain(event))??;
+pub(super) fn run(client: &AdminClient, event: Option<&str>) -> anyhow::Result<Outcome> {
+    let event = match event {
+        Some(event) => event.to_owned(),
+        None => newest_denial(client)?,
+    };
+    let explanation = block_on(client.explain(&event))??;
     let entry = &explanation["entry"];
     let mut text = format!(
         "{}  event {event}, entry {}\n{}.",
@@ -49,6 +54,18 @@ pub(super) fn run(client: &AdminClient, event: &str) -> anyhow::Result<Outcome> 
     })
 }
 
+fn newest_denial(client: &AdminClient) -> anyhow::Result<String> {
+    let entries = block_on(client.audit(NEWEST))??;
+    let denied = entries.iter().rev().find(|entry| {
+        entry["outcome"] == "denied"
+            && (entry["kind"] == "release" || entry["kind"] == "attestation")
+    });
+    let event = denied.and_then(|entry| entry["event"].as_str());
+    event.map(str::to_owned).with_context(|| {
+        format!("none of the newest {NEWEST} entries is a guest's denial: name an event")
+    })
+}
+
 fn paragraph(number: usize, advice: &Value) -> String {
     let mut text = format!("\n\n{number}. {}", reason_line(advice));
     if !advice["nearest"].is_null() && advice["nearest"] != advice["expected"] {
@@ -65,3 +82,5 @@ fn paragraph(number: usize, advice: &Value) -> String {
     }
     text
 }
+
+const NEWEST: u32 = 10_000;

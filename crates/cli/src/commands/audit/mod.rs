@@ -45,8 +45,8 @@ pub(crate) struct Args {
 enum Action {
     /// Tell why an event ended as it did, and what would mend it
     Explain {
-        /// The event's id, as the guest was told it.
-        event: String,
+        /// The event's id, as the guest was told it [default: the newest denial of a guest]
+        event: Option<String>,
     },
     Verify(verify::Args),
     Export(export::Args),
@@ -56,7 +56,7 @@ enum Action {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     match &args.action {
         None => list(args),
-        Some(Action::Explain { event }) => explain::run(&args.admin.client()?, event),
+        Some(Action::Explain { event }) => explain::run(&args.admin.client()?, event.as_deref()),
         Some(Action::Verify(verify)) => verify::run(&args.admin, verify),
         Some(Action::Export(export)) => export::run(&args.admin, export),
         Some(Action::Report(report)) => report::run(&args.admin, report),
