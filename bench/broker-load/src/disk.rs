@@ -230,10 +230,13 @@ fn check(
     })
 }
 
-/// What a line of the log complains of, without its time.
+/// What a line of the log complains of, without its time and the request that it belongs to.
 fn complaint(line: &str) -> Option<String> {
-    let at = line.find("ERROR").or_else(|| line.find("WARN"))?;
-    line.get(at..).map(str::to_owned)
+    let level = ["ERROR", "WARN"]
+        .into_iter()
+        .find(|level| line.contains(level))?;
+    let (_, said) = line.rsplit_once("}: ").or_else(|| line.split_once(level))?;
+    Some(format!("{level} {}", said.trim()))
 }
 
 fn files(folder: &Path) -> anyhow::Result<BTreeMap<PathBuf, Vec<u8>>> {
