@@ -31,7 +31,7 @@ pub(crate) use provider::is_safe;
 pub(crate) struct Admins {
     configured: RwLock<Arc<[KnownAdmin]>>,
     /// Those of the store, without those that were revoked.
-    stored: RwLock<Arc<[KnownAdmin]>>,
+    stored: RwLock<Arc<Vec<KnownAdmin>>>,
     providers: Vec<Arc<IdentityProvider>>,
     /// By admin or single-use issuer, the ids of the tokens that were used and have not expired: until when each is
     /// remembered. Nobody's tokens take up another's room.
@@ -113,19 +113,21 @@ fn wanted(roles: &[Role]) -> String {
 impl Admins {
     /// The admins of the configuration and of the store.
     pub(crate) fn open(config: &Config, store: &dyn Store, now: u64) -> Result<Self, BrokerError> {
-        let mut admins = Self::new(&[])?;
+        let mut admins = Self::new(&config.admin)?;
         admins.started = now;
         admins.reload(store)?;
-        let configured = admins.read(&config.admin)?;
-        admins.replace(configured);
-        admins.providers = providers(config, now)?;
+        admins.not_in_both(&admins.configured())?;
+        for provider in &config.identity_provider {
+            let provider = IdentityProvider::open(provider, now)?;
+            admins.providers.push(Arc::new(provider));
+        }
         Ok(admins)
     }
 
-    pub(crate) fn new(configured: &[AdminConfig]) -> Result<Self, AdminKeyError> {
+    fn new(configured: &[AdminConfig]) -> Result<Self, AdminKeyError> {
         Ok(Self {
             configured: RwLock::new(KnownAdmin::all(configured)?),
-            stored: RwLock::new(Arc::default()),
+            stored: RwLock::default(),
             providers: Vec::new(),
             used: Mutex::default(),
             started: 0,
@@ -133,58 +135,53 @@ impl Admins {
         })
     }
 
-    /// Reads the keys of a configuration, none of whose names the store has.
-    pub(crate) fn read(
-        &self,
-        configured: &[AdminConfig],
-    ) -> Result<Arc<[KnownAdmin]>, BrokerError> {
-        let known = KnownAdmin::all(configured)?;
+    /// Takes over what the store has now.
+    pub(crate) fn reload(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let stored = store.admins()?;
+        let stored = stored.iter().map(KnownAdmin::stored);
+        let stored = Arc::new(stored.collect::<Result<Vec<_>, _>>()?);
+        *self.stored.write().unwrap_or_else(PoisonError::into_inner) = stored;
+        Ok(())
+    }
+
+    /// That none of these admins of a configuration is in the store too.
+    pub(crate) fn not_in_both(&self, configured: &[KnownAdmin]) -> Result<(), BrokerError> {
         let stored = self.stored();
-        let twice = known
+        let both = configured
             .iter()
             .find(|admin| stored.iter().any(|stored| stored.name == admin.name));
-        match twice {
-            None => Ok(known),
-            Some(admin) => Err(BrokerError::Option {
+        both.map_or(Ok(()), |admin| {
+            Err(BrokerError::Option {
                 option: "admin",
                 message: format!(
                     "{:?} is in the configuration and in the store: take it out of the configuration, or revoke it first",
                     admin.name
                 ),
-            }),
-        }
+            })
+        })
     }
 
-    /// Puts other admins in the place of those of the configuration. What was used stays used.
+    /// Puts other admins in the place of those that the configuration named. What was used stays used.
     pub(crate) fn replace(&self, configured: Arc<[KnownAdmin]>) {
-        let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        *self
+        let mut known = self
             .configured
             .write()
-            .unwrap_or_else(PoisonError::into_inner) = configured;
-    }
-
-    /// Takes over what the store has now.
-    pub(crate) fn reload(&self, store: &dyn Store) -> Result<(), StoreError> {
-        let stored = store.admins()?;
-        let stored = stored.iter().map(KnownAdmin::stored);
-        let stored = stored.collect::<Result<_, _>>()?;
-        *self.stored.write().unwrap_or_else(PoisonError::into_inner) = stored;
-        Ok(())
+            .unwrap_or_else(PoisonError::into_inner);
+        *known = configured;
     }
 
     /// The admins with a key that the configuration names.
     pub(crate) fn configured(&self) -> Arc<[KnownAdmin]> {
-        let configured = self.configured.read();
-        Arc::clone(&configured.unwrap_or_else(PoisonError::into_inner))
+        let known = self.configured.read();
+        Arc::clone(&known.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The admins with a key that the store has.
-    pub(crate) fn stored(&self) -> Arc<[KnownAdmin]> {
+    pub(crate) fn stored(&self) -> Arc<Vec<KnownAdmin>> {
         Arc::clone(&self.stored.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn is_configured(&self, name: &str) -> bool {
+    pub(crate) fn is_configured(&self, name: &str) -> bool {
         self.configured().iter().any(|admin| admin.name == name)
     }
 
@@ -205,7 +202,6 @@ impl Admins {
             return Err(SetAdminError::Name);
         }
         let known = KnownAdmin::new(name, role, public_key)?;
-        let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_configured(name) {
             return Err(SetAdminError::Configured);
         }
@@ -229,7 +225,6 @@ impl Admins {
         name: &str,
         mut record: Record,
     ) -> Result<audit::Entry, SetAdminError> {
-        let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_configured(name) {
             return Err(SetAdminError::Configured);
         }
@@ -249,6 +244,7 @@ impl Admins {
         change: Change,
         record: Record,
     ) -> Result<audit::Entry, SetAdminError> {
+        let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = ledger.commit(change, record)?;
         self.reload(ledger.store())?;
         Ok(entry)
@@ -367,19 +363,6 @@ impl Admins {
     }
 }
 
-/// Opens the identity providers of a configuration.
-fn providers(config: &Config, now: u64) -> Result<Vec<Arc<IdentityProvider>>, BrokerError> {
-    let configured = config.identity_provider.iter();
-    configured
-        .map(|provider| IdentityProvider::open(provider, now).map(Arc::new))
-        .collect()
-}
-
-/// Reads what the identity providers of a configuration name.
-pub(crate) fn check_providers(config: &Config) -> Result<(), BrokerError> {
-    providers(config, 0).map(drop)
-}
-
 #[derive(Deserialize)]
 struct UnverifiedIssuer {
     iss: String,
@@ -387,7 +370,7 @@ struct UnverifiedIssuer {
 
 impl KnownAdmin {
     /// Reads the keys of a configuration.
-    fn all(configured: &[AdminConfig]) -> Result<Arc<[Self]>, AdminKeyError> {
+    pub(crate) fn all(configured: &[AdminConfig]) -> Result<Arc<[Self]>, AdminKeyError> {
         let known = configured
             .iter()
             .map(|admin| Self::new(&admin.name, admin.role, &admin.public_key));

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
 
-use crate::admin::{Admins, check_providers};
+use crate::admin::KnownAdmin;
 use crate::audit::LogKey;
 use crate::collateral::Collaterals;
 use crate::config::{Config, NEXT_PROBLEM, Overrides};
@@ -49,12 +49,10 @@ pub fn check(path: &Path, overrides: &Overrides) -> Checked {
     checked.token(&config, now);
     checked.store(&config);
     for admin in &config.admin {
-        checked.takes(Admins::new(std::slice::from_ref(admin)));
+        checked.takes(KnownAdmin::all(std::slice::from_ref(admin)));
     }
-    checked.takes(check_providers(&config));
     if config.admin.is_empty() && config.identity_provider.is_empty() {
-        let note = "there is no [[admin]] and no [[identity_provider]]: unless the store has admins, nobody can store a \
-                    secret or set a policy";
+        let note = "there is no [[admin]]: nobody can store a secret or set a policy";
         checked.notes.push(note.to_owned());
     }
     checked.takes(anchors::trust_anchors(&config));

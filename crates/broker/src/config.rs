@@ -1040,15 +1040,16 @@ mod tests {
 
     #[test]
     fn identity_provider_that_anybody_could_speak_for_is_configured() {
-        let provided = |issuer: &str, lines: &str| {
+        let parse = |issuer: &str, lines: &str| {
             let text = format!(
                 "{MINIMAL}[[identity_provider]]\nissuer = \"{issuer}\"\naudience = \"strongroom\"\n{lines}\n"
             );
-            parse(&text, "/folder")
+            Config::parse(&text, &Overrides::none(), Path::new("/folder"))
+                .map_err(|problems| problems.join("\n"))
         };
         let roles = "roles = { a = \"auditor\" }\n";
         let good = format!("{roles}jwks_file = \"keys.json\"");
-        let config = provided("https://issuer.example", &good).unwrap();
+        let config = parse("https://issuer.example", &good).unwrap();
         let provider = &config.identity_provider[0];
         assert_eq!(
             provider.jwks_file.as_deref(),
@@ -1077,21 +1078,20 @@ mod tests {
             ("discovery = true\nrole_claim = \"\"", "role_claim is empty"),
             ("discovery = true\nalgorithm = \"HS256\"", "unknown key"),
         ] {
-            let said = provided("https://issuer.example", &format!("{roles}{lines}")).unwrap_err();
+            let said = parse("https://issuer.example", &format!("{roles}{lines}")).unwrap_err();
             assert!(said.contains(reason), "{lines}: {said}");
         }
-        let said =
-            provided("http://issuer.example", &format!("{roles}discovery = true")).unwrap_err();
+        let said = parse("http://issuer.example", &format!("{roles}discovery = true")).unwrap_err();
         assert!(said.contains("no https://"), "{said}");
-        let said = provided("https://i", "discovery = true\nroles = {}").unwrap_err();
+        let said = parse("https://i", "discovery = true\nroles = {}").unwrap_err();
         assert!(said.contains("nobody may anything"), "{said}");
-        let said = provided("https://i", "discovery = true\nroles = { a = \"root\" }").unwrap_err();
+        let said = parse("https://i", "discovery = true\nroles = { a = \"root\" }").unwrap_err();
         assert!(said.contains("root"), "{said}");
         let twice = format!(
             "{good}\n[[identity_provider]]\nissuer = \"https://i\"\naudience = \"other\"\n{good}"
         );
         assert!(
-            provided("https://i", &twice)
+            parse("https://i", &twice)
                 .unwrap_err()
                 .contains("there twice")
         );

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum_server::tls_rustls::RustlsConfig;
 
+use crate::admin::KnownAdmin;
 use crate::audit::{Kind, Outcome, Record};
 use crate::client::Network;
 use crate::collateral::Collaterals;
@@ -146,7 +147,8 @@ impl Inner {
         if server.is_some() {
             changed.push("tls".to_owned());
         }
-        let admins = self.admins.read(&next.admin)?;
+        let admins = KnownAdmin::all(&next.admin)?;
+        self.admins.not_in_both(&admins)?;
         if next.admin != config.admin {
             changed.push("admin".to_owned());
         }
@@ -292,10 +294,6 @@ fn restart_only(running: &Config, next: &Config) -> Vec<&'static str> {
         ("listen", running.listen != next.listen),
         ("insecure_http", running.insecure_http != next.insecure_http),
         ("store", running.store != next.store),
-        (
-            "identity_provider",
-            running.identity_provider != next.identity_provider,
-        ),
         ("secrets", running.secrets != next.secrets),
         ("sources", running.sources != next.sources),
         ("audit", running.audit != next.audit),

@@ -40,7 +40,7 @@ const ADMIN: &[Role] = &[];
 #[rustfmt::skip]
 pub(super) const TABLE: &[(&str, &str, Access)] = &[
     ("GET",    "/healthz",                             Anyone),
-    ("GET",    "/readyz",                              Anyone),
+    ("GET",    "/readyz",                             Anyone),
     ("POST",   "/kbs/v0/auth",                         Anyone),
     ("POST",   "/kbs/v0/attest",                       Anyone),
     ("GET",    "/.well-known/jwks.json",               Anyone),
@@ -183,6 +183,7 @@ mod tests {
         assert_eq!(access(&Method::GET, "/strongroom/v1/other"), None);
         assert_eq!(access(&Method::PATCH, "/kbs/v0/resource/{*path}"), None);
         assert_eq!(access(&Method::HEAD, "/healthz"), Some(Anyone));
+        assert_eq!(access(&Method::HEAD, "/readyz"), Some(Anyone));
     }
 
     #[test]

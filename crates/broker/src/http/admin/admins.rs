@@ -36,8 +36,8 @@ pub(crate) async fn list(
                 }
             };
             let configured = broker.admins.configured();
-            let configured = configured.iter();
-            let mut listed: Vec<_> = configured.map(|known| of(known, "configuration")).collect();
+            let configured = configured.iter().map(|known| of(known, "configuration"));
+            let mut listed: Vec<_> = configured.collect();
             let known = broker.admins.stored();
             listed.extend(known.iter().map(|known| of(known, "store")));
             Ok(Json(listed))
