@@ -22,7 +22,7 @@ use strongroom_wire::admin::{AUDIENCE, AdminClaims, MAX_LIFETIME_SECONDS};
 
 use crate::BrokerError;
 use crate::audit::{self, Record};
-use crate::config::{AdminConfig, Config, Role};
+use crate::config::{AdminConfig, Config, IdentityProviderConfig, Role};
 use crate::store::{AdminVersion, Change, Ledger, Store, StoreError};
 use provider::IdentityProvider;
 pub(crate) use provider::is_safe;
@@ -361,6 +361,11 @@ impl Admins {
             }
         }
     }
+}
+
+/// Reads what the configuration of an identity provider names. Nothing is fetched.
+pub(crate) fn check_provider(config: &IdentityProviderConfig) -> Result<(), BrokerError> {
+    IdentityProvider::open(config, 0).map(drop)
 }
 
 #[derive(Deserialize)]

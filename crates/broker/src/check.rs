@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
 
-use crate::admin::KnownAdmin;
+use crate::admin::{KnownAdmin, check_provider};
 use crate::audit::LogKey;
 use crate::collateral::Collaterals;
 use crate::config::{Config, NEXT_PROBLEM, Overrides};
@@ -50,6 +50,9 @@ pub fn check(path: &Path, overrides: &Overrides) -> Checked {
     checked.store(&config);
     for admin in &config.admin {
         checked.takes(KnownAdmin::all(std::slice::from_ref(admin)));
+    }
+    for provider in &config.identity_provider {
+        checked.takes(check_provider(provider));
     }
     if config.admin.is_empty() && config.identity_provider.is_empty() {
         let note = "there is no [[admin]]: nobody can store a secret or set a policy";

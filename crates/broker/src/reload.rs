@@ -294,6 +294,10 @@ fn restart_only(running: &Config, next: &Config) -> Vec<&'static str> {
         ("listen", running.listen != next.listen),
         ("insecure_http", running.insecure_http != next.insecure_http),
         ("store", running.store != next.store),
+        (
+            "identity_provider",
+            running.identity_provider != next.identity_provider,
+        ),
         ("secrets", running.secrets != next.secrets),
         ("sources", running.sources != next.sources),
         ("audit", running.audit != next.audit),
