@@ -75,6 +75,7 @@ pub(crate) fn finish(
     collateral: Result<Collateral, CollateralError>,
     now: u64,
 ) -> Result<String, AttestError> {
+    broker.follow()?;
     let mut record = begun.record;
     let session = begun.session;
     if broker.config.collateral.insecure_http && !begun.evidence.collateral_request().is_empty() {

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use strongroom_wire::tee::Tee;
 
 use crate::sources::{SourcesConfig, VaultConfig};
+use crate::store::Target;
 use crate::{BrokerError, key_file};
 
 /// A broker's configuration, read and checked.
@@ -78,10 +79,57 @@ pub struct TlsConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
-    /// The SQLite file.
+    /// The SQLite file, unless `postgres_url` is set.
+    #[serde(default)]
     pub path: PathBuf,
+    /// A PostgreSQL database instead, which several brokers can share: `postgres://user@host/database`. Beyond this
+    /// machine it is spoken to under TLS, its certificate and name verified.
+    pub postgres_url: Option<String>,
+    /// The file with the password for it, readable by its owner alone.
+    pub postgres_password_file: Option<PathBuf>,
+    /// PEM of the authorities that vouch for it, instead of this machine's own.
+    pub postgres_certificate: Option<PathBuf>,
+    /// Take `sslmode=disable` beyond this machine. Whoever is on the wire then reads and changes what is stored.
+    #[serde(default)]
+    pub insecure_postgres: bool,
     /// The storage key, readable by its owner alone. Without it the store's secrets are lost.
     pub key_file: PathBuf,
+}
+
+impl StoreConfig {
+    /// A file beside the store: beside its key where the store is no file.
+    fn beside(&self, name: &str) -> PathBuf {
+        match &self.postgres_url {
+            None => self.path.with_file_name(name),
+            Some(_) => self.key_file.with_file_name(name),
+        }
+    }
+
+    /// What the store is called in errors.
+    pub(crate) fn name(&self) -> String {
+        match &self.postgres_url {
+            None => self.path.display().to_string(),
+            Some(_) => Target::parse(self).map_or_else(|reason| reason, |target| target.name()),
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match (self.path.as_os_str().is_empty(), &self.postgres_url) {
+            (true, None) => Err("[store] has neither path nor postgres_url: name one".to_owned()),
+            (false, Some(_)) => {
+                Err("[store] has both path and postgres_url: remove one".to_owned())
+            }
+            (false, None) if self.postgres_password_file.is_some() => Err(
+                "store.postgres_password_file is of no use without store.postgres_url".to_owned(),
+            ),
+            (false, None) => Ok(()),
+            (true, Some(_)) => Target::parse(self).map(drop),
+        }
+    }
+
+    fn is_loosened(&self) -> bool {
+        self.postgres_url.is_some() && Target::parse(self).is_ok_and(|target| target.is_loosened())
+    }
 }
 
 /// `[audit]`
@@ -98,7 +146,7 @@ pub struct AuditConfig {
 impl AuditConfig {
     /// Where the key is.
     pub(crate) fn signing_key(&self, store: &StoreConfig) -> PathBuf {
-        let beside = || store.path.with_file_name("audit.key");
+        let beside = || store.beside("audit.key");
         self.signing_key.clone().unwrap_or_else(beside)
     }
 }
@@ -297,6 +345,8 @@ pub enum Loosening {
     InsecureCollateral,
     /// `[sources.vault] insecure_http = true`
     InsecureVault,
+    /// `[store] insecure_postgres = true`
+    InsecurePostgres,
 }
 
 impl Loosening {
@@ -308,6 +358,7 @@ impl Loosening {
             Self::AcceptDevelopmentRoot => "development.root",
             Self::InsecureCollateral => "collateral.insecure_http",
             Self::InsecureVault => "sources.vault.insecure_http",
+            Self::InsecurePostgres => "store.insecure_postgres",
         }
     }
 
@@ -329,6 +380,10 @@ impl Loosening {
             Self::InsecureCollateral => {
                 "collateral.insecure_http = true: revocation lists and the like come over a wire on which somebody can \
                  hold back what is new, and can see which machines attest."
+            }
+            Self::InsecurePostgres => {
+                "store.insecure_postgres = true: policies, reference values and the record can be read and changed on the \
+                 wire to the database. Secrets stay sealed there."
             }
             Self::InsecureVault => {
                 "sources.vault.insecure_http = true: the vault's token and every secret read from it can be read and \
@@ -361,7 +416,6 @@ impl Config {
             toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())?;
         config.check()?;
         let mut paths = vec![
-            &mut config.store.path,
             &mut config.store.key_file,
             &mut config.token.signing_key,
             &mut config.token.certificate_chain,
@@ -369,6 +423,11 @@ impl Config {
         if let Some(tls) = &mut config.tls {
             paths.extend([&mut tls.certificate, &mut tls.private_key]);
         }
+        if config.store.postgres_url.is_none() {
+            paths.push(&mut config.store.path);
+        }
+        paths.extend(&mut config.store.postgres_password_file);
+        paths.extend(&mut config.store.postgres_certificate);
         paths.extend(&mut config.audit.signing_key);
         paths.extend(&mut config.collateral.folder);
         paths.extend(&mut config.collateral.certificate);
@@ -462,6 +521,7 @@ impl Config {
                  be sent away before its attestation ends"
             ));
         }
+        self.store.check()?;
         crate::collateral::check_urls(&self.collateral)?;
         self.sources.check(self.limits.request_seconds)?;
         let mut names = BTreeSet::new();
@@ -491,6 +551,9 @@ impl Config {
         if self.collateral.insecure_http {
             loosenings.push(Loosening::InsecureCollateral);
         }
+        if self.store.is_loosened() {
+            loosenings.push(Loosening::InsecurePostgres);
+        }
         if self
             .sources
             .vault
@@ -504,7 +567,7 @@ impl Config {
 
     /// Where collateral is kept.
     pub fn collateral_folder(&self) -> PathBuf {
-        let beside = || self.store.path.with_file_name("collateral");
+        let beside = || self.store.beside("collateral");
         self.collateral.folder.clone().unwrap_or_else(beside)
     }
 }
