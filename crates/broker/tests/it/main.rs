@@ -8,6 +8,7 @@ mod collateral;
 mod development;
 mod govern;
 mod limits;
+mod postgres;
 mod recorded;
 mod release;
 mod replay;
