@@ -657,6 +657,41 @@ mod tests {
     }
 
     #[test]
+    fn store_is_a_file_or_a_database_and_not_both() {
+        let with = |store: &str| MINIMAL.replace("path = \"s.sqlite\"", store);
+        let url = "postgres_url = \"postgres://u@localhost/d\"";
+        for (store, reason) in [
+            ("", "neither path nor postgres_url"),
+            (
+                &format!("path = \"s\"\n{url}"),
+                "both path and postgres_url",
+            ),
+            (
+                "path = \"s\"\npostgres_password_file = \"p\"",
+                "of no use without",
+            ),
+            (
+                "postgres_url = \"postgres://u@db.example/d?sslmode=disable\"",
+                "insecure_postgres",
+            ),
+        ] {
+            let refused = refusal(&with(store));
+            assert!(refused.contains(reason), "{store}: {refused}");
+        }
+        let text = with(&format!("{url}\npostgres_password_file = \"p\""));
+        let config = Config::parse(&text, Path::new("/folder")).unwrap();
+        let password = config.store.postgres_password_file.as_deref();
+        assert_eq!(password, Some(Path::new("/folder/p")));
+        let beside = |name: &str| Path::new("/folder").join(name);
+        assert_eq!(config.audit.signing_key(&config.store), beside("audit.key"));
+        assert_eq!(config.collateral_folder(), beside("collateral"));
+        assert!(config.loosenings().is_empty());
+        let plain = "postgres_url = \"postgres://u@db.example/d?sslmode=disable\"\ninsecure_postgres = true";
+        let config = Config::parse(&with(plain), Path::new("/folder")).unwrap();
+        assert_eq!(config.loosenings(), [Loosening::InsecurePostgres]);
+    }
+
+    #[test]
     fn configuration_that_others_may_write_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();

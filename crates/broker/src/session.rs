@@ -501,7 +501,7 @@ mod tests {
     fn full_memory_of_nonces_forgets_the_oldest_and_believes_them_no_more() {
         let sessions = Sessions::new(300, 10);
         sessions.held().used = Used::new(3);
-        let opened = |second| {
+        let mut opened = |second| {
             let (id, _) = sessions.open(Tee::Sample, second);
             let taken = sessions.take_nonce(&id, second.max(10));
             (id, taken)
