@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -18,12 +18,13 @@ use crate::config::{AdminConfig, Role};
 
 /// The admins of one broker.
 pub(crate) struct Admins {
-    known: Vec<KnownAdmin>,
+    known: RwLock<Arc<[KnownAdmin]>>,
     /// The ids of the tokens that were used and have not expired: until when each is remembered.
     used: Mutex<HashMap<(String, String), u64>>,
 }
 
-struct KnownAdmin {
+/// An admin whose key was read.
+pub(crate) struct KnownAdmin {
     name: String,
     role: Role,
     algorithm: Algorithm,
@@ -44,32 +45,23 @@ impl Admin {
 
 impl Admins {
     pub(crate) fn new(configured: &[AdminConfig]) -> Result<Self, AdminKeyError> {
-        configured
-            .iter()
-            .map(|admin| {
-                let (algorithm, key) =
-                    public_key(&admin.public_key).ok_or_else(|| AdminKeyError {
-                        name: admin.name.clone(),
-                    })?;
-                Ok(KnownAdmin {
-                    name: admin.name.clone(),
-                    role: admin.role,
-                    algorithm,
-                    key,
-                })
-            })
-            .collect::<Result<_, _>>()
-            .map(|known| Self {
-                known,
-                used: Mutex::default(),
-            })
+        Ok(Self {
+            known: RwLock::new(KnownAdmin::all(configured)?),
+            used: Mutex::default(),
+        })
+    }
+
+    /// Puts other admins in the place of those there are. What was used stays used.
+    pub(crate) fn replace(&self, known: Arc<[KnownAdmin]>) {
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
     }
 
     /// Believes a token whose subject is an admin, which that admin's key signed, and which is for a broker, for
     /// the admin's role, for now and not for long. Each token is believed once.
     pub(crate) fn verify(&self, presented: Option<&str>, now: u64) -> Result<Admin, AdminError> {
         let presented = presented.ok_or(AdminError::NoToken)?;
-        if self.known.is_empty() {
+        let known = Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner));
+        if known.is_empty() {
             return Err(AdminError::NoAdmins);
         }
         if presented.len() > MAX_TOKEN {
@@ -78,8 +70,7 @@ impl Admins {
         // The subject picks the key, as a key id would; the signature is then checked by that key alone.
         let unverified: AdminClaims = jsonwebtoken::dangerous::insecure_decode_claims(presented)
             .map_err(|_| AdminError::Malformed)?;
-        let admin = self
-            .known
+        let admin = known
             .iter()
             .find(|admin| admin.name == unverified.sub)
             .ok_or(AdminError::Unknown)?;
@@ -130,6 +121,22 @@ impl Admins {
 }
 
 impl KnownAdmin {
+    /// Reads the keys of a configuration.
+    pub(crate) fn all(configured: &[AdminConfig]) -> Result<Arc<[Self]>, AdminKeyError> {
+        let known = configured.iter().map(|admin| {
+            let (algorithm, key) = public_key(&admin.public_key).ok_or_else(|| AdminKeyError {
+                name: admin.name.clone(),
+            })?;
+            Ok(Self {
+                name: admin.name.clone(),
+                role: admin.role,
+                algorithm,
+                key,
+            })
+        });
+        known.collect()
+    }
+
     /// The claims of a token that this admin's key signed with this admin's algorithm. Times and audience are
     /// left to the caller, who has the clock.
     fn claims(&self, presented: &str) -> Result<AdminClaims, AdminError> {

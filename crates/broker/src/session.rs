@@ -165,10 +165,15 @@ impl Sessions {
     }
 
     /// How many nonces and how many tokens are kept.
-    #[cfg(test)]
-    fn counts(&self) -> (usize, usize) {
-        let held = self.held();
-        (held.used.taken.len(), held.attested.tokens.len())
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        match &self.kept {
+            Kept::Here(held) => {
+                let held = lock(held);
+                (held.used.taken.len(), held.attested.tokens.len())
+            }
+            // They are no memory of this broker.
+            Kept::Shared(_) => (0, 0),
+        }
     }
 
     #[cfg(test)]

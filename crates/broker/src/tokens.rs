@@ -135,6 +135,17 @@ impl Issuer {
         json!({ "keys": [jwk] })
     }
 
+    /// Whether the key signs what it then verifies.
+    pub(crate) fn can_sign(&self, now: u64) -> bool {
+        let claims = serde_json::json!({ "exp": now });
+        let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
+        let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::ES256);
+        validation.validate_exp = false;
+        jsonwebtoken::encode(&header, &claims, &self.signing).is_ok_and(|token| {
+            jsonwebtoken::decode::<Value>(token, &self.verifying, &validation).is_ok()
+        })
+    }
+
     /// Believes a token that this key signed and that has not expired. The key that a token brings along is
     /// never looked at.
     pub(crate) fn verify(&self, presented: &str, now: u64) -> Result<VerifiedToken, TokenError> {

@@ -6,6 +6,7 @@
 use axum::Json;
 use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use strongroom_verifier::{PolicyError, ReferenceValueError};
 use strongroom_wire::error_information::ErrorInformation;
@@ -45,6 +46,10 @@ pub(crate) enum ApiError {
     Method,
     Timeout,
     TooLarge,
+    TooOften {
+        seconds: u64,
+    },
+    Busy,
     Store(StoreError),
     Rotate(RotateError),
     Panicked,
@@ -155,12 +160,26 @@ impl ApiError {
                 "PayloadTooLarge",
                 "the request body is larger than this broker allows".into(),
             ),
+            Self::TooOften { .. } => (
+                S::TOO_MANY_REQUESTS,
+                "TooManyRequests",
+                "too many attempts from this address: wait as long as Retry-After says".into(),
+            ),
+            Self::Busy => (
+                S::SERVICE_UNAVAILABLE,
+                "Busy",
+                "too many attestations are under way: try again in the same session".into(),
+            ),
             Self::Store(error @ StoreError::Away(_)) => away(error),
             Self::Store(error) => internal(error),
             Self::Rotate(error @ RotateError::Shared) => {
                 (S::CONFLICT, "StorageKeyShared", error.to_string())
             }
-            Self::Rotate(error) => internal(error),
+            // Only admins rotate, and they are to know what to do.
+            Self::Rotate(error) => {
+                tracing::error!(%error, "the storage key was not rotated to the end");
+                (S::INTERNAL_SERVER_ERROR, "InternalError", error.to_string())
+            }
             Self::Panicked => (S::INTERNAL_SERVER_ERROR, "InternalError", INTERNAL.into()),
         }
     }
@@ -189,7 +208,14 @@ fn away(error: &dyn std::error::Error) -> (StatusCode, &'static str, String) {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, kind, detail) = self.answer();
-        (status, Json(ErrorInformation::new(kind, detail))).into_response()
+        let retry_after = match self {
+            Self::TooOften { seconds } => Some(seconds),
+            Self::Busy => Some(1),
+            _ => None,
+        };
+        let retry_after = retry_after.map(|seconds| [(RETRY_AFTER, seconds.to_string())]);
+        let body = Json(ErrorInformation::new(kind, detail));
+        (status, retry_after, body).into_response()
     }
 }
 

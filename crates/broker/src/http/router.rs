@@ -1,20 +1,18 @@
 //! Every route of the broker.
 
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody as _};
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, header};
-use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse as _, Response};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use serde_json::Value;
 
 use super::error::ApiError;
+use super::health::{healthz, readyz};
+use super::limits::{attempts, refuse_oversized, within};
+use super::observe::observe;
 use super::{admin, kbs};
 use crate::Inner;
 
@@ -23,6 +21,8 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
     let limits = broker.config.limits.clone();
     let request_time = Duration::from_secs(limits.request_seconds);
     let most = limits.body_bytes;
+    let limited = from_fn_with_state(Arc::clone(&broker), attempts);
+    let observed = Arc::clone(&broker);
     let resource = get(kbs::resource::get)
         .post(kbs::resource::put)
         .put(kbs::resource::put)
@@ -31,9 +31,10 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
         .head(method_not_allowed);
     Router::new()
         .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
         // The KBS protocol, for guests
-        .route("/kbs/v0/auth", post(kbs::auth::auth))
-        .route("/kbs/v0/attest", post(kbs::attest::attest))
+        .route("/kbs/v0/auth", post(kbs::auth::auth).layer(limited.clone()))
+        .route("/kbs/v0/attest", post(kbs::attest::attest).layer(limited))
         // One route for every name, good or bad, so that a bad one is told what is wrong with it
         .route("/kbs/v0/resource/{*path}", resource)
         .route("/kbs/v0/resource/", any(kbs::resource::unnamed))
@@ -77,10 +78,9 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
         .layer(DefaultBodyLimit::max(limits.body_bytes))
         .layer(from_fn(move |request, next| refuse_oversized(most, request, next)))
         .layer(from_fn(move |request, next| within(request_time, request, next)))
+        .layer(from_fn(move |request, next| observe(Arc::clone(&observed), request, next)))
         .with_state(broker)
 }
-
-async fn healthz() {}
 
 /// RFC 7517, 5: a set of one key.
 async fn jwks(State(broker): State<Arc<Inner>>) -> Json<Value> {
@@ -94,49 +94,3 @@ async fn not_found() -> ApiError {
 async fn method_not_allowed() -> ApiError {
     ApiError::Method
 }
-
-/// Refuses a body that says it is too large, and takes in a bounded part of it first: a connection that is closed
-/// with bytes unread is reset, and the client would not see the answer. A body without a length is cut where it is
-/// read.
-async fn refuse_oversized(most: usize, request: Request, next: Next) -> Response {
-    let length = request
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    let oversized = length.is_some_and(|length| usize::try_from(length).is_ok_and(|l| l > most));
-    if !oversized {
-        return next.run(request).await;
-    }
-    // Who waits for a `100 Continue` has not sent the body.
-    if !request.headers().contains_key(header::EXPECT) {
-        let drained = drain(request.into_body(), most.saturating_mul(2));
-        tokio::time::timeout(DRAIN, drained)
-            .await
-            .unwrap_or_default();
-    }
-    ApiError::TooLarge.into_response()
-}
-
-async fn drain(mut body: Body, most: usize) {
-    let mut taken = 0usize;
-    while let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        taken = taken.saturating_add(frame.data_ref().map_or(0, |data| data.len()));
-        if taken > most {
-            return;
-        }
-    }
-}
-
-/// Bounds a request's time, reading its body included, and forbids caches.
-async fn within(limit: Duration, request: Request, next: Next) -> Response {
-    let mut response = match tokio::time::timeout(limit, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => ApiError::Timeout.into_response(),
-    };
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-const DRAIN: Duration = Duration::from_secs(1);

@@ -77,6 +77,9 @@ pub(crate) trait Store: Send + Sync {
     /// The last `limit` audit entries, or the last `limit` of those before number `before`; oldest first.
     fn audit(&self, limit: u32, before: Option<u64>) -> Result<Vec<Entry>, StoreError>;
 
+    /// Whether the store can be read and written now: writes something that changes nothing, durably.
+    fn probe(&self) -> Result<(), StoreError>;
+
     /// The audit entry of an event.
     fn audit_event(&self, event: &str) -> Result<Option<Entry>, StoreError>;
 

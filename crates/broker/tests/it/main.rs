@@ -8,6 +8,7 @@ mod collateral;
 mod development;
 mod govern;
 mod limits;
+mod operation;
 mod postgres;
 mod recorded;
 mod release;

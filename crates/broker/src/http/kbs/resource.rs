@@ -31,13 +31,13 @@ pub(crate) async fn get(
         .blocking(move |broker| {
             let now = broker.now();
             let token = identity::guest_token(broker, &headers, now);
-            Ok(release::resource(
-                broker,
-                token.as_deref(),
-                &path,
-                &query,
-                now,
-            )?)
+            let released = release::resource(broker, token.as_deref(), &path, &query, now);
+            let outcome = match &released {
+                Ok(_) => "released",
+                Err(error) => error.outcome(),
+            };
+            broker.metrics.release(outcome);
+            Ok(released?)
         })
         .await?;
     Ok(Json(jwe).into_response())
