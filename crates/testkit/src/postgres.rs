@@ -71,7 +71,7 @@ impl Cluster {
 
     /// Makes an empty database and gives its address over loopback.
     pub fn database(&self, name: &str) -> String {
-        self.sql("postgres", &format!("CREATE DATABASE {name}"));
+        self.sql("postgres", &format!("CREATE DATABASE \"{name}\""));
         format!(
             "postgres://strongroom@127.0.0.1:{}/{name}?sslmode=disable",
             self.port

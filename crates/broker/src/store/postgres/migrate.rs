@@ -21,18 +21,26 @@ pub(super) fn create(session: &mut Session, key: &LogKey, name: &str) -> Result<
 /// Brings the schema forward: all missing steps or none.
 pub(super) fn migrate(session: &mut Session, key: &LogKey, name: &str) -> Result<(), StoreError> {
     in_transaction(session, |session| {
-        let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
-        match version(session)? {
-            None => Err(StoreError::Empty {
-                path: name.to_owned(),
-            }),
-            Some(actual) if actual > known => Err(StoreError::Schema { actual, known }),
-            Some(actual) => {
-                let done = usize::try_from(actual).unwrap_or(STEPS.len());
-                forward(session, key, done, STEPS.len())
-            }
-        }
+        let done = known_version(session, name)?;
+        forward(session, key, done, STEPS.len())
     })
+}
+
+/// Whether there is nothing to bring forward.
+pub(super) fn is_newest(session: &mut Session, name: &str) -> Result<bool, StoreError> {
+    Ok(known_version(session, name)? == STEPS.len())
+}
+
+/// How many steps were made, if these are that many.
+fn known_version(session: &mut Session, name: &str) -> Result<usize, StoreError> {
+    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
+    match version(session)? {
+        None => Err(StoreError::Empty {
+            path: name.to_owned(),
+        }),
+        Some(actual) if actual > known => Err(StoreError::Schema { actual, known }),
+        Some(actual) => Ok(usize::try_from(actual).unwrap_or_default()),
+    }
 }
 
 fn in_transaction(

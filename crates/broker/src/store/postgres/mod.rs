@@ -51,6 +51,13 @@ impl PostgresStore {
         Ok(store)
     }
 
+    /// Opens a store as it is, to read from; nothing where it was made by an older version.
+    pub(crate) fn open_for_reading(config: &StoreConfig) -> Result<Option<Self>, BrokerError> {
+        let store = Self::connect(config)?;
+        let is_newest = migrate::is_newest(&mut *store.session()?, &config.name())?;
+        Ok(is_newest.then_some(store))
+    }
+
     fn connect(config: &StoreConfig) -> Result<Self, BrokerError> {
         let target = Target::parse(config).map_err(StoreError::Unfit)?;
         let tls = match target.tls {

@@ -75,7 +75,7 @@ fn two_brokers_that_write_at_once_write_one_log() {
     let Some(cluster) = Cluster::start() else {
         return;
     };
-    let (config, first) = new(&cluster, "both");
+    let (config, first) = new(&cluster, "pair");
     let second = PostgresStore::open(&config, &key()).unwrap();
     let ledgers = [ledger(&first), ledger(&second)];
     std::thread::scope(|scope| {
