@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
 
-use crate::admin::Admins;
+use crate::admin::KnownAdmin;
 use crate::audit::LogKey;
 use crate::collateral::Collaterals;
 use crate::config::{Config, NEXT_PROBLEM, Overrides};
@@ -49,9 +49,9 @@ pub fn check(path: &Path, overrides: &Overrides) -> Checked {
     checked.token(&config, now);
     checked.store(&config);
     for admin in &config.admin {
-        checked.takes(Admins::new(std::slice::from_ref(admin)));
+        checked.takes(KnownAdmin::all(std::slice::from_ref(admin)));
     }
-    if config.admin.is_empty() {
+    if config.admin.is_empty() && config.identity_provider.is_empty() {
         let note = "there is no [[admin]]: nobody can store a secret or set a policy";
         checked.notes.push(note.to_owned());
     }

@@ -4,7 +4,7 @@
 
 mod read;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -50,6 +50,9 @@ pub struct Config {
     /// Who may administer.
     #[serde(default)]
     pub admin: Vec<AdminConfig>,
+    /// Who else says who administers.
+    #[serde(default)]
+    pub identity_provider: Vec<IdentityProviderConfig>,
     /// Where the vendors' certificates and revocation lists come from.
     #[serde(default)]
     pub collateral: CollateralConfig,
@@ -255,7 +258,7 @@ pub struct AdminConfig {
     pub public_key: String,
 }
 
-/// What an admin may do.
+/// What an admin may do; in full in `http/access.rs`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -263,6 +266,12 @@ pub enum Role {
     /// Everything.
     #[default]
     Admin,
+    /// Policies and reference values, with rehearsals and explanations.
+    Policy,
+    /// Storing, listing, rolling back and deleting secrets, and nothing else.
+    Secrets,
+    /// Reading the record and every list, and changing nothing.
+    Auditor,
 }
 
 impl Role {
@@ -270,7 +279,122 @@ impl Role {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Admin => "admin",
+            Self::Policy => "policy",
+            Self::Secrets => "secrets",
+            Self::Auditor => "auditor",
         }
+    }
+
+    /// The role of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        let mut roles = Self::ALL.into_iter();
+        roles.find(|role| role.as_str() == name)
+    }
+
+    /// Every role.
+    pub const ALL: [Self; 4] = [Self::Admin, Self::Policy, Self::Secrets, Self::Auditor];
+}
+
+/// `[[identity_provider]]`: who else says who administers. Its tokens are JWTs signed with ES256, `EdDSA`, RS256,
+/// RS384 or PS256.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct IdentityProviderConfig {
+    /// The `iss` of its tokens, letter by letter.
+    pub issuer: String,
+    /// What must be in the `aud` of its tokens.
+    pub audience: String,
+    /// Where its keys are, as a JWK set.
+    pub jwks_url: Option<String>,
+    /// A file with its keys, as a JWK set.
+    pub jwks_file: Option<PathBuf>,
+    /// Ask `<issuer>/.well-known/openid-configuration` where its keys are.
+    #[serde(default)]
+    pub discovery: bool,
+    /// The claim with the role or roles: a name, or a JSON pointer such as `/realm_access/roles`.
+    #[serde(default = "default_role_claim")]
+    pub role_claim: String,
+    /// Which role a value of that claim stands for. Other values stand for none.
+    pub roles: BTreeMap<String, Role>,
+    /// The claim with the name that goes into the record, followed by the issuer.
+    #[serde(default = "default_subject_claim")]
+    pub subject_claim: String,
+    /// The longest time between `iat` and `exp`.
+    #[serde(default = "one_hour")]
+    pub max_lifetime_seconds: u64,
+    /// Believe each token once, by its `jti`.
+    #[serde(default)]
+    pub single_use: bool,
+    /// PEM of the authorities that vouch for the server, instead of this machine's own.
+    pub certificate: Option<PathBuf>,
+    /// How long a fetch of keys may take; less than `limits.request_seconds`.
+    #[serde(default = "five_seconds")]
+    pub timeout_seconds: u64,
+    /// After how long keys are fetched anew.
+    #[serde(default = "ten_minutes")]
+    pub refresh_seconds: u64,
+}
+
+impl IdentityProviderConfig {
+    fn check(&self, request_seconds: u64) -> Result<(), String> {
+        let bad = |reason: String| Err(format!("identity_provider {:?}: {reason}", self.issuer));
+        let places = [
+            self.jwks_url.is_some(),
+            self.jwks_file.is_some(),
+            self.discovery,
+        ];
+        if places.into_iter().filter(|place| *place).count() != 1 {
+            return bad("name one of jwks_url, jwks_file and discovery = true".to_owned());
+        }
+        for (key, text) in [
+            ("issuer", &self.issuer),
+            ("audience", &self.audience),
+            ("role_claim", &self.role_claim),
+            ("subject_claim", &self.subject_claim),
+        ] {
+            if text.is_empty() {
+                return bad(format!("{key} is empty"));
+            }
+        }
+        if self.roles.is_empty() {
+            return bad("roles is empty, so that nobody may anything".to_owned());
+        }
+        let url = self.jwks_url.as_deref();
+        for (key, url) in [
+            ("jwks_url", url),
+            ("issuer", self.discovery.then_some(self.issuer.as_str())),
+        ] {
+            let Some(url) = url else { continue };
+            let is_url = reqwest::Url::parse(url).is_ok_and(|url| {
+                let bare = url.username().is_empty() && url.password().is_none();
+                crate::admin::is_safe(&url) && bare && url.fragment().is_none()
+            });
+            if !is_url {
+                return bad(format!(
+                    "{key} is no https:// address, or carries a user name: whoever is on the wire would say who \
+                     administers"
+                ));
+            }
+        }
+        let most = request_seconds.saturating_sub(1).max(1);
+        for (key, value, least, most) in [
+            (
+                "max_lifetime_seconds",
+                self.max_lifetime_seconds,
+                60,
+                86_400,
+            ),
+            ("timeout_seconds", self.timeout_seconds, 1, most),
+            ("refresh_seconds", self.refresh_seconds, 30, 86_400),
+        ] {
+            if !(least..=most).contains(&value) {
+                return bad(format!(
+                    "{key} = {value} is out of range: {least} to {most}"
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -539,6 +663,10 @@ impl Config {
         paths.extend(&mut config.development.root);
         paths.extend(&mut config.telemetry.certificate);
         paths.extend(config.sources.paths());
+        for provider in &mut config.identity_provider {
+            paths.extend(&mut provider.jwks_file);
+            paths.extend(&mut provider.certificate);
+        }
         for path in paths {
             // An absolute path replaces the folder.
             *path = folder.join(&*path);
@@ -665,6 +793,16 @@ impl Config {
                 ));
             }
         }
+        let mut issuers = BTreeSet::new();
+        for provider in &self.identity_provider {
+            problems.extend(provider.check(self.limits.request_seconds).err());
+            if !issuers.insert(&provider.issuer) {
+                problems.push(format!(
+                    "identity_provider {:?} is there twice",
+                    provider.issuer
+                ));
+            }
+        }
         problems
     }
 
@@ -757,6 +895,26 @@ pub(crate) const NEXT_PROBLEM: &str = "\n  ";
 
 fn five_minutes() -> u64 {
     300
+}
+
+fn five_seconds() -> u64 {
+    5
+}
+
+fn ten_minutes() -> u64 {
+    600
+}
+
+fn one_hour() -> u64 {
+    3_600
+}
+
+fn default_role_claim() -> String {
+    "role".to_owned()
+}
+
+fn default_subject_claim() -> String {
+    "sub".to_owned()
 }
 
 fn default_issuer() -> String {
@@ -976,5 +1134,64 @@ mod tests {
     fn unknown_role_is_refused() {
         let text = format!("{MINIMAL}[[admin]]\nname = \"a\"\nrole = \"root\"\npublic_key = \"x\"");
         assert!(refusal(&text).contains("root"));
+    }
+
+    #[test]
+    fn identity_provider_that_anybody_could_speak_for_is_configured() {
+        let parse = |issuer: &str, lines: &str| {
+            let text = format!(
+                "{MINIMAL}[[identity_provider]]\nissuer = \"{issuer}\"\naudience = \"strongroom\"\n{lines}\n"
+            );
+            Config::parse(&text, &Overrides::none(), Path::new("/folder"))
+                .map_err(|problems| problems.join("\n"))
+        };
+        let roles = "roles = { a = \"auditor\" }\n";
+        let good = format!("{roles}jwks_file = \"keys.json\"");
+        let config = parse("https://issuer.example", &good).unwrap();
+        let provider = &config.identity_provider[0];
+        assert_eq!(
+            provider.jwks_file.as_deref(),
+            Some(Path::new("/folder/keys.json"))
+        );
+        assert_eq!(provider.roles["a"], Role::Auditor);
+        assert_eq!(
+            (provider.max_lifetime_seconds, provider.single_use),
+            (3_600, false)
+        );
+        for (lines, reason) in [
+            ("", "name one of"),
+            ("discovery = true\njwks_file = \"k\"", "name one of"),
+            ("jwks_url = \"http://issuer.example/keys\"", "no https://"),
+            (
+                "jwks_url = \"https://u:p@issuer.example/keys\"",
+                "no https://",
+            ),
+            ("jwks_url = \"issuer.example\"", "no https://"),
+            (
+                "discovery = true\nmax_lifetime_seconds = 86401",
+                "out of range",
+            ),
+            ("discovery = true\ntimeout_seconds = 30", "out of range"),
+            ("discovery = true\nrefresh_seconds = 1", "out of range"),
+            ("discovery = true\nrole_claim = \"\"", "role_claim is empty"),
+            ("discovery = true\nalgorithm = \"HS256\"", "unknown key"),
+        ] {
+            let said = parse("https://issuer.example", &format!("{roles}{lines}")).unwrap_err();
+            assert!(said.contains(reason), "{lines}: {said}");
+        }
+        let said = parse("http://issuer.example", &format!("{roles}discovery = true")).unwrap_err();
+        assert!(said.contains("no https://"), "{said}");
+        let said = parse("https://i", "discovery = true\nroles = {}").unwrap_err();
+        assert!(said.contains("nobody may anything"), "{said}");
+        let said = parse("https://i", "discovery = true\nroles = { a = \"root\" }").unwrap_err();
+        assert!(said.contains("root"), "{said}");
+        let twice = format!(
+            "{good}\n[[identity_provider]]\nissuer = \"https://i\"\naudience = \"other\"\n{good}"
+        );
+        assert!(
+            parse("https://i", &twice)
+                .unwrap_err()
+                .contains("there twice")
+        );
     }
 }

@@ -53,11 +53,11 @@ pub use check::{Checked, check};
 pub use client::{Network, NetworkError};
 pub use config::{
     AdminConfig, AnchorsConfig, AuditConfig, CollateralConfig, Config, DevelopmentConfig,
-    IntelKind, LimitsConfig, LogConfig, LogFormat, Loosening, MetricsConfig, Overridden, Overrides,
-    ReferenceValuesConfig, Role, SecretsConfig, SessionConfig, StoreConfig, TelemetryConfig,
-    TlsConfig, TokenConfig,
+    IdentityProviderConfig, IntelKind, LimitsConfig, LogConfig, LogFormat, Loosening,
+    MetricsConfig, Overridden, Overrides, ReferenceValuesConfig, Role, SecretsConfig,
+    SessionConfig, StoreConfig, TelemetryConfig, TlsConfig, TokenConfig,
 };
-pub use init::{InitOptions, InitSummary, init};
+pub use init::{InitOptions, InitSummary, admin_key_pair, init};
 pub use reload::{Handle, Reloaded};
 pub use store::{ResourceMetadata, SealError, StoreError};
 pub use tokens::TokenKeyError;
@@ -178,7 +178,7 @@ impl Broker {
             config.token.issuer.clone(),
             config.token.lifetime_seconds,
         )?;
-        let admins = Admins::new(&config.admin)?;
+        let admins = Admins::open(&config, ledger.store(), clock())?;
         let signers = signers::signers(&config)?;
         let policies = Policies::load(ledger.store(), &signers).map_err(|error| match error {
             LoadError::Store(error) => BrokerError::Store(error),
@@ -289,12 +289,13 @@ impl Inner {
         })
     }
 
-    /// Follows, and removes what has expired from the tables of sessions.
+    /// Follows, in admins too, and removes what has expired from the tables of sessions.
     fn tend(&self) -> Result<(), StoreError> {
         let Some(shared) = &self.shared else {
             return Ok(());
         };
         self.follow()?;
+        self.admins.reload(shared)?;
         shared.sweep(self.now(), self.config.session.max)
     }
 
@@ -608,6 +609,11 @@ pub mod fuzz {
     /// What a Vault answers.
     pub fn vault_answer(bytes: &[u8]) -> bool {
         crate::sources::decode_vault_answer(bytes)
+    }
+
+    /// What an identity provider publishes.
+    pub fn identity_provider(bytes: &[u8]) -> bool {
+        crate::admin::decode_published(bytes)
     }
 
     /// A `Cookie` header.

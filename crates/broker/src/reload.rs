@@ -148,6 +148,7 @@ impl Inner {
             changed.push("tls".to_owned());
         }
         let admins = KnownAdmin::all(&next.admin)?;
+        self.admins.not_in_both(&admins)?;
         if next.admin != config.admin {
             changed.push("admin".to_owned());
         }

@@ -35,7 +35,7 @@ pub(crate) struct Sessions {
 /// Where used nonces and the tokens of attested sessions are.
 enum Kept {
     /// In this broker's memory.
-    Here(Mutex<Held>),
+    Here(Box<Mutex<Held>>),
     /// With the brokers that share a database.
     Shared(PostgresStore),
 }
@@ -62,10 +62,10 @@ impl Sessions {
         Self {
             lifetime,
             key: hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()),
-            kept: Kept::Here(Mutex::new(Held {
+            kept: Kept::Here(Box::new(Mutex::new(Held {
                 used: Used::new(MAX_USED),
                 attested: Attested::new(limit.max(1), MAX_TOKEN_BYTES),
-            })),
+            }))),
         }
     }
 

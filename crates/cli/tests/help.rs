@@ -8,6 +8,12 @@ use support::{printed, strongroom};
 
 /// Every command, and words of what it is for.
 const COMMANDS: &[(&str, &str)] = &[
+    ("admin", "who administers the broker"),
+    ("admin add", "who may act at once"),
+    ("admin history", "who added or revoked"),
+    ("admin keygen", "an admin's key pair"),
+    ("admin list", "the admins with a key"),
+    ("admin revoke", "tokens are refused from now on"),
     ("attest", "what it says of this machine"),
     ("audit", "releases, denials and admin actions"),
     ("broker", "Run the trusted side"),

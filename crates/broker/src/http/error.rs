@@ -13,7 +13,7 @@ use strongroom_wire::error_information::ErrorInformation;
 use strongroom_wire::kbs::PROTOCOL_VERSION;
 use strongroom_wire::resource::{ResourceError, ResourcePath};
 
-use crate::admin::AdminError;
+use crate::admin::{AdminError, SetAdminError, WrongRole};
 use crate::attest::AttestError;
 use crate::policies::LoadError;
 use crate::release::ReleaseError;
@@ -33,6 +33,8 @@ pub(crate) enum ApiError {
     PolicyId(String),
     ReferenceValue(ReferenceValueError),
     Admin(AdminError),
+    WrongRole(WrongRole),
+    SetAdmin(SetAdminError),
     Attest(AttestError),
     Release(ReleaseError),
     /// A source has what would be stored.
@@ -84,10 +86,23 @@ impl ApiError {
             Self::Admin(error) => {
                 let status = match error {
                     AdminError::Busy => S::TOO_MANY_REQUESTS,
+                    AdminError::IssuerUnavailable => S::SERVICE_UNAVAILABLE,
                     _ => S::UNAUTHORIZED,
                 };
                 (status, "AdminAuthAccess", error.to_string())
             }
+            Self::WrongRole(error) => (S::FORBIDDEN, "AdminAuthAccess", error.to_string()),
+            Self::SetAdmin(error) => match error {
+                SetAdminError::Name | SetAdminError::Key(_) => {
+                    (S::BAD_REQUEST, "AdminError", error.to_string())
+                }
+                SetAdminError::Configured
+                | SetAdminError::Store(StoreError::Exists | StoreError::LastAdmin) => {
+                    (S::CONFLICT, "AdminError", error.to_string())
+                }
+                SetAdminError::Store(StoreError::NotFound) => Self::NotFound("admin").answer(),
+                SetAdminError::Store(error) => internal(error),
+            },
             Self::Attest(error) => {
                 let status = match error {
                     AttestError::InitdataFormat | AttestError::Initdata(_) => S::BAD_REQUEST,
@@ -255,6 +270,12 @@ impl From<ReferenceValueError> for ApiError {
 impl From<RotateError> for ApiError {
     fn from(error: RotateError) -> Self {
         Self::Rotate(error)
+    }
+}
+
+impl From<SetAdminError> for ApiError {
+    fn from(error: SetAdminError) -> Self {
+        Self::SetAdmin(error)
     }
 }
 

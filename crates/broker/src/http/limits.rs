@@ -69,7 +69,8 @@ pub(super) async fn within(limit: Duration, request: Request, next: Next) -> Res
     response
 }
 
-async fn take_in(request: Request, most: usize) {
+/// Takes in a bounded part of a body that nobody will read.
+pub(super) async fn take_in(request: Request, most: usize) {
     // Who waits for a `100 Continue` has not sent the body.
     if !request.headers().contains_key(header::EXPECT) {
         let drained = drain(request.into_body(), most);

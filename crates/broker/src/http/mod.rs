@@ -1,5 +1,6 @@
 //! The broker over HTTP: all routes on one screen, one match from error to status.
 
+mod access;
 mod admin;
 mod error;
 mod health;

@@ -13,7 +13,7 @@ use super::error::ApiError;
 use super::health::{healthz, readyz};
 use super::limits::{attempts, refuse_oversized, within};
 use super::observe::observe;
-use super::{admin, kbs};
+use super::{access, admin, kbs};
 use crate::Inner;
 
 /// All routes. What is not here is 404, a method that is not here is 405, both with an error body.
@@ -70,9 +70,17 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
             "/strongroom/v1/reference-value/{*name}",
             get(kbs::reference_value::history).delete(kbs::reference_value::remove),
         )
+        .route("/strongroom/v1/admin", get(admin::admins::list))
+        .route(
+            "/strongroom/v1/admin/{name}",
+            get(admin::admins::history)
+                .put(admin::admins::add)
+                .delete(admin::admins::revoke),
+        )
         .route("/strongroom/v1/storage-key/rotate", post(admin::storage_key::rotate))
         .route("/strongroom/v1/rollback/resource/{*path}", post(admin::resources::rollback))
         .route("/strongroom/v1/rollback/policy/{*id}", post(admin::policy::rollback))
+        .route_layer(from_fn_with_state(Arc::clone(&broker), access::guard))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(limits.body_bytes))

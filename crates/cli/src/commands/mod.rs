@@ -1,5 +1,6 @@
 //! One file per command; this one lists them.
 
+mod admin;
 mod attest;
 mod audit;
 mod broker;
@@ -41,6 +42,7 @@ pub(crate) enum Command {
     Policy(policy::Args),
     ReferenceValue(reference_value::Args),
     Audit(audit::Args),
+    Admin(admin::Args),
 
     Seal(seal::Args),
     Unseal(unseal::Args),
@@ -62,6 +64,7 @@ impl Command {
 
     pub(crate) fn run(self, json: bool, verbose: u8) -> anyhow::Result<Outcome> {
         match self {
+            Self::Admin(args) => admin::run(&args),
             Self::Attest(args) => attest::run(&args),
             Self::Audit(args) => audit::run(&args),
             Self::Broker(args) => broker::run(args, json, verbose),

@@ -105,9 +105,10 @@ pub(super) fn create_older(
     in_transaction(session, |session| forward(session, key, 0, version))
 }
 
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     include_str!("../schema/postgres/0001.sql"),
     include_str!("../schema/postgres/0002.sql"),
+    include_str!("../schema/postgres/0003.sql"),
 ];
 
 /// "strongrm" as a number.

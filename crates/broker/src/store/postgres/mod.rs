@@ -20,8 +20,8 @@ use strongroom_wire::tlog::Hash;
 use tokio_postgres::config::{Host, SslMode};
 
 use super::{
-    Change, Claims, Committed, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata,
-    SealedVersion, SignHead, Store, StoreError, Wrapped,
+    AdminVersion, Change, Claims, Committed, Head, PolicyVersion, ReferenceValueVersion,
+    ResourceMetadata, SealedVersion, SignHead, Store, StoreError, Wrapped,
 };
 use crate::audit::{Entry, LogKey, Record};
 use crate::config::StoreConfig;
@@ -218,6 +218,14 @@ impl Store for PostgresStore {
         name: &str,
     ) -> Result<Vec<ReferenceValueVersion>, StoreError> {
         self.read(|session| read::reference_value_versions(session, name))
+    }
+
+    fn admins(&self) -> Result<Vec<AdminVersion>, StoreError> {
+        self.read(read::admins)
+    }
+
+    fn admin_versions(&self, name: &str) -> Result<Vec<AdminVersion>, StoreError> {
+        self.read(|session| read::admin_versions(session, name))
     }
 
     fn claims(&self, token: &str) -> Result<Option<Claims>, StoreError> {

@@ -7,8 +7,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
 use super::super::{
-    Claims, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata, SealedVersion,
-    StoreError, Wrapped,
+    AdminVersion, Claims, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata,
+    SealedVersion, StoreError, Wrapped,
 };
 use super::pool::{Session, failed};
 use crate::audit::{Entry, LogError};
@@ -173,6 +173,40 @@ pub(super) fn reference_value_versions(
 
 fn reference_value(name: &str, json: &str) -> Result<ReferenceValue, StoreError> {
     serde_json::from_str(json).map_err(|_| StoreError::Damaged(format!("reference value {name:?}")))
+}
+
+pub(super) fn admins(session: &mut Session) -> Result<Vec<AdminVersion>, StoreError> {
+    let rows = session.query(
+        "SELECT name, version, role, public_key, set_at, set_by FROM admin_version AS newest
+         WHERE role IS NOT NULL
+           AND version = (SELECT max(version) FROM admin_version WHERE name = newest.name)
+         ORDER BY name",
+        &[],
+    )?;
+    rows.iter().map(admin).collect()
+}
+
+pub(super) fn admin_versions(
+    session: &mut Session,
+    name: &str,
+) -> Result<Vec<AdminVersion>, StoreError> {
+    let rows = session.query(
+        "SELECT name, version, role, public_key, set_at, set_by FROM admin_version
+         WHERE name = $1 ORDER BY version",
+        &[&name],
+    )?;
+    rows.iter().map(admin).collect()
+}
+
+fn admin(row: &Row) -> Result<AdminVersion, StoreError> {
+    let (role, public_key): (Option<String>, Option<String>) = (column(row, 2)?, column(row, 3)?);
+    Ok(AdminVersion {
+        name: column(row, 0)?,
+        version: count(row, 1)?,
+        key: role.zip(public_key),
+        set_at: count(row, 4)?,
+        set_by: column(row, 5)?,
+    })
 }
 
 pub(super) fn claims(session: &mut Session, token: &str) -> Result<Option<Claims>, StoreError> {

@@ -6,10 +6,13 @@
 use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::tlog::{Frontier, leaf_hash, tile_to_bytes};
 
-use super::super::{Change, Committed, Rewrapped, Seal, SealedVersion, SignHead, StoreError};
+use super::super::{
+    AdminVersion, Change, Committed, Rewrapped, Seal, SealedVersion, SignHead, StoreError,
+};
 use super::pool::Session;
 use super::read::{self, clamped, column, count};
 use crate::audit::{Entry, Record};
+use crate::config::Role;
 
 /// Begins a transaction and locks the record's head.
 pub(super) fn begin(session: &mut Session) -> Result<Group, StoreError> {
@@ -96,6 +99,7 @@ impl Group {
             let governs = matches!(
                 change,
                 Change::SetPolicy { .. }
+                    | Change::SetAdmin { .. }
                     | Change::MergeReferenceValues { .. }
                     | Change::RemoveReferenceValue { .. }
             );
@@ -250,6 +254,11 @@ fn apply(session: &mut Session, change: Change, record: &mut Record) -> Result<(
                 _ => Err(StoreError::NotFound),
             }
         }
+        Change::SetAdmin {
+            name,
+            key,
+            keep_one,
+        } => set_admin(session, &name, key.as_ref(), keep_one, record),
         Change::ForgetClaims { before } => {
             session.execute("DELETE FROM claims WHERE at < $1", &[&clamped(before)])?;
             Ok(())
@@ -386,5 +395,43 @@ fn set_reference_value(
             &record.admin.as_deref().unwrap_or_default(),
         ],
     )?;
+    Ok(())
+}
+
+fn set_admin(
+    session: &mut Session,
+    name: &str,
+    key: Option<&(String, String)>,
+    keep_one: bool,
+    record: &mut Record,
+) -> Result<(), StoreError> {
+    let in_force = read::admins(session)?;
+    let (of_name, others): (Vec<_>, Vec<_>) = in_force.iter().partition(|admin| admin.name == name);
+    let is_admin = |admin: &&AdminVersion| {
+        let role = admin.key.as_ref().map(|(role, _)| role.as_str());
+        role == Some(Role::Admin.as_str())
+    };
+    match (key, of_name.first()) {
+        (Some(_), Some(_)) => return Err(StoreError::Exists),
+        (None, None) => return Err(StoreError::NotFound),
+        (None, Some(admin)) if keep_one && is_admin(admin) && !others.iter().any(is_admin) => {
+            return Err(StoreError::LastAdmin);
+        }
+        _ => {}
+    }
+    let row = session.row(
+        "INSERT INTO admin_version (name, version, role, public_key, set_at, set_by)
+         SELECT $1::text, coalesce(max(version), 0) + 1, $2::text, $3::text, $4::bigint, $5::text
+         FROM admin_version WHERE name = $1
+         RETURNING version",
+        &[
+            &name,
+            &key.map(|(role, _)| role),
+            &key.map(|(_, public_key)| public_key),
+            &clamped(record.at),
+            &record.admin.as_deref().unwrap_or_default(),
+        ],
+    )?;
+    record.version = row.map(|row| count(&row, 0)).transpose()?;
     Ok(())
 }

@@ -47,7 +47,7 @@ struct Step {
 /// The first version whose record is signed.
 pub(super) const SIGNED: i64 = 3;
 
-const STEPS: [Step; 3] = [
+const STEPS: [Step; 4] = [
     Step {
         sql: include_str!("../schema/0001.sql"),
         then: |_, _| Ok(()),
@@ -59,6 +59,10 @@ const STEPS: [Step; 3] = [
     Step {
         sql: include_str!("../schema/0003.sql"),
         then: chain_to_log,
+    },
+    Step {
+        sql: include_str!("../schema/0004.sql"),
+        then: |_, _| Ok(()),
     },
 ];
 

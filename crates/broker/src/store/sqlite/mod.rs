@@ -15,8 +15,8 @@ use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::tlog::Hash;
 
 use super::{
-    Change, Claims, Committed, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata,
-    SealedVersion, SignHead, Store, StoreError, Wrapped,
+    AdminVersion, Change, Claims, Committed, Head, PolicyVersion, ReferenceValueVersion,
+    ResourceMetadata, SealedVersion, SignHead, Store, StoreError, Wrapped,
 };
 use crate::audit::{Entry, LogKey, Record};
 use migrate::{migrate, schema_version};
@@ -178,6 +178,14 @@ impl Store for SqliteStore {
         name: &str,
     ) -> Result<Vec<ReferenceValueVersion>, StoreError> {
         read::reference_value_versions(&self.connection(), name)
+    }
+
+    fn admins(&self) -> Result<Vec<AdminVersion>, StoreError> {
+        read::admins(&self.connection())
+    }
+
+    fn admin_versions(&self, name: &str) -> Result<Vec<AdminVersion>, StoreError> {
+        read::admin_versions(&self.connection(), name)
     }
 
     fn claims(&self, token: &str) -> Result<Option<Claims>, StoreError> {
