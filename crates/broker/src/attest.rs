@@ -80,6 +80,7 @@ pub(crate) fn finish(
     collateral: Result<Collateral, CollateralError>,
     now: u64,
 ) -> Result<String, AttestError> {
+    broker.follow()?;
     let mut record = begun.record;
     let session = begun.session;
     if broker.live().insecure_collateral && !begun.evidence.collateral_request().is_empty() {

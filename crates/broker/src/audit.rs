@@ -280,8 +280,10 @@ fn verify_entries(store: &dyn Store, size: u64, most: u64) -> Result<(), StoreEr
         }
         position += u64::try_from(entries.len()).unwrap_or_else(|_| u64::from(BATCH));
     }
-    // A row behind the end would be one that the tree does not know.
-    match store.log_entries(size, 1)?.is_empty() {
+    // A row behind the end would be one that the tree does not know, unless another broker wrote meanwhile.
+    let more = !store.log_entries(size, 1)?.is_empty();
+    let grown = || Ok::<_, StoreError>(store.head()?.is_some_and(|head| head.size > size));
+    match !more || grown()? {
         true => Ok(()),
         false => Err(LogError::Missing { seq: size + 1 }.into()),
     }

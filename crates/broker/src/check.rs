@@ -13,7 +13,7 @@ use crate::config::{Config, NEXT_PROBLEM, Overrides};
 use crate::key_file::{read_certificates, read_private};
 use crate::policies::Policies;
 use crate::sources::Sources;
-use crate::store::{SqliteStore, StorageKeys};
+use crate::store::{PostgresStore, SqliteStore, StorageKeys, Store};
 use crate::tokens::Issuer;
 use crate::{BrokerError, Clock, anchors, signers, system_clock, telemetry, tls};
 
@@ -113,16 +113,23 @@ impl Checked {
         let Some(signers) = self.takes(signers::signers(config)) else {
             return;
         };
-        match SqliteStore::open_for_reading(&config.store.path) {
+        let store = match config.store.postgres_url {
+            None => SqliteStore::open_for_reading(&config.store.path)
+                .map(|store| store.map(|store| Box::new(store) as Box<dyn Store>))
+                .map_err(BrokerError::from),
+            Some(_) => PostgresStore::open_for_reading(&config.store)
+                .map(|store| store.map(|store| Box::new(store) as Box<dyn Store>)),
+        };
+        match store {
             Ok(Some(store)) => {
                 self.audit_key(config);
-                self.takes(Policies::load(&store, &signers).map_err(|error| {
+                self.takes(Policies::load(&*store, &signers).map_err(|error| {
                     format!("a stored policy cannot be put in force: {error}")
                 }));
             }
             Ok(None) => self.notes.push(format!(
                 "{} was made by an older version: its policies are checked when a start has brought it forward",
-                config.store.path.display()
+                config.store.name()
             )),
             Err(error) => self.problems.push(error.to_string()),
         }

@@ -13,6 +13,7 @@ use strongroom_wire::tee::Tee;
 
 use crate::client::Network;
 use crate::sources::{SourcesConfig, VaultConfig};
+use crate::store::Target;
 use crate::{BrokerError, key_file};
 
 pub use read::{Overridden, Overrides};
@@ -98,10 +99,57 @@ pub struct TlsConfig {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
-    /// The SQLite file.
+    /// The SQLite file, unless `postgres_url` is set.
+    #[serde(default)]
     pub path: PathBuf,
+    /// A PostgreSQL database instead, which several brokers can share: `postgres://user@host/database`. Beyond this
+    /// machine it is spoken to under TLS, its certificate and name verified.
+    pub postgres_url: Option<String>,
+    /// The file with the password for it, readable by its owner alone.
+    pub postgres_password_file: Option<PathBuf>,
+    /// PEM of the authorities that vouch for it, instead of this machine's own.
+    pub postgres_certificate: Option<PathBuf>,
+    /// Take `sslmode=disable` beyond this machine. Whoever is on the wire then reads and changes what is stored.
+    #[serde(default)]
+    pub insecure_postgres: bool,
     /// The storage key, readable by its owner alone. Without it the store's secrets are lost.
     pub key_file: PathBuf,
+}
+
+impl StoreConfig {
+    /// A file beside the store: beside its key where the store is no file.
+    fn beside(&self, name: &str) -> PathBuf {
+        match &self.postgres_url {
+            None => self.path.with_file_name(name),
+            Some(_) => self.key_file.with_file_name(name),
+        }
+    }
+
+    /// What the store is called in errors.
+    pub(crate) fn name(&self) -> String {
+        match &self.postgres_url {
+            None => self.path.display().to_string(),
+            Some(_) => Target::parse(self).map_or_else(|reason| reason, |target| target.name()),
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match (self.path.as_os_str().is_empty(), &self.postgres_url) {
+            (true, None) => Err("[store] has neither path nor postgres_url: name one".to_owned()),
+            (false, Some(_)) => {
+                Err("[store] has both path and postgres_url: remove one".to_owned())
+            }
+            (false, None) if self.postgres_password_file.is_some() => Err(
+                "store.postgres_password_file is of no use without store.postgres_url".to_owned(),
+            ),
+            (false, None) => Ok(()),
+            (true, Some(_)) => Target::parse(self).map(drop),
+        }
+    }
+
+    fn is_loosened(&self) -> bool {
+        self.postgres_url.is_some() && Target::parse(self).is_ok_and(|target| target.is_loosened())
+    }
 }
 
 /// `[audit]`
@@ -118,7 +166,7 @@ pub struct AuditConfig {
 impl AuditConfig {
     /// Where the key is.
     pub(crate) fn signing_key(&self, store: &StoreConfig) -> PathBuf {
-        let beside = || store.path.with_file_name("audit.key");
+        let beside = || store.beside("audit.key");
         self.signing_key.clone().unwrap_or_else(beside)
     }
 }
@@ -508,6 +556,8 @@ pub enum Loosening {
     InsecureTelemetry,
     /// `[sources.vault] insecure_http = true`
     InsecureVault,
+    /// `[store] insecure_postgres = true`
+    InsecurePostgres,
 }
 
 impl Loosening {
@@ -520,6 +570,7 @@ impl Loosening {
             Self::InsecureCollateral => "collateral.insecure_http",
             Self::InsecureTelemetry => "telemetry.insecure_http",
             Self::InsecureVault => "sources.vault.insecure_http",
+            Self::InsecurePostgres => "store.insecure_postgres",
         }
     }
 
@@ -541,6 +592,10 @@ impl Loosening {
             Self::InsecureCollateral => {
                 "collateral.insecure_http = true: revocation lists and the like come over a wire on which somebody can \
                  hold back what is new, and can see which machines attest."
+            }
+            Self::InsecurePostgres => {
+                "store.insecure_postgres = true: policies, reference values and the record can be read and changed on the \
+                 wire to the database. Secrets stay sealed there."
             }
             Self::InsecureTelemetry => {
                 "telemetry.insecure_http = true: spans leave over a wire on which somebody can see who attests and when."
@@ -587,7 +642,6 @@ impl Config {
             return Err(problems);
         }
         let mut paths = vec![
-            &mut config.store.path,
             &mut config.store.key_file,
             &mut config.token.signing_key,
             &mut config.token.certificate_chain,
@@ -595,6 +649,11 @@ impl Config {
         if let Some(tls) = &mut config.tls {
             paths.extend([&mut tls.certificate, &mut tls.private_key]);
         }
+        if config.store.postgres_url.is_none() {
+            paths.push(&mut config.store.path);
+        }
+        paths.extend(&mut config.store.postgres_password_file);
+        paths.extend(&mut config.store.postgres_certificate);
         paths.extend(&mut config.audit.signing_key);
         paths.extend(&mut config.collateral.folder);
         paths.extend(&mut config.collateral.certificate);
@@ -716,6 +775,7 @@ impl Config {
                  be sent away before its attestation ends"
             ));
         }
+        problems.extend(self.store.check().err());
         problems.extend(crate::collateral::check_urls(&self.collateral).err());
         problems.extend(crate::telemetry::check_endpoint(&self.telemetry).err());
         if let Some(filter) = &self.log.filter
@@ -761,6 +821,9 @@ impl Config {
         if self.collateral.insecure_http {
             loosenings.push(Loosening::InsecureCollateral);
         }
+        if self.store.is_loosened() {
+            loosenings.push(Loosening::InsecurePostgres);
+        }
         if self.telemetry.insecure_http {
             loosenings.push(Loosening::InsecureTelemetry);
         }
@@ -777,7 +840,7 @@ impl Config {
 
     /// Where collateral is kept.
     pub fn collateral_folder(&self) -> PathBuf {
-        let beside = || self.store.path.with_file_name("collateral");
+        let beside = || self.store.beside("collateral");
         self.collateral.folder.clone().unwrap_or_else(beside)
     }
 }
@@ -898,6 +961,41 @@ mod tests {
         let config = parse(MINIMAL, "/folder").unwrap();
         assert_eq!(config.store.path, Path::new("/folder/s.sqlite"));
         assert_eq!(config.tls.unwrap().private_key, Path::new("/etc/tls.key"));
+    }
+
+    #[test]
+    fn store_is_a_file_or_a_database_and_not_both() {
+        let with = |store: &str| MINIMAL.replace("path = \"s.sqlite\"", store);
+        let url = "postgres_url = \"postgres://u@localhost/d\"";
+        for (store, reason) in [
+            ("", "neither path nor postgres_url"),
+            (
+                &format!("path = \"s\"\n{url}"),
+                "both path and postgres_url",
+            ),
+            (
+                "path = \"s\"\npostgres_password_file = \"p\"",
+                "of no use without",
+            ),
+            (
+                "postgres_url = \"postgres://u@db.example/d?sslmode=disable\"",
+                "insecure_postgres",
+            ),
+        ] {
+            let refused = refusal(&with(store));
+            assert!(refused.contains(reason), "{store}: {refused}");
+        }
+        let text = with(&format!("{url}\npostgres_password_file = \"p\""));
+        let config = parse(&text, "/folder").unwrap();
+        let password = config.store.postgres_password_file.as_deref();
+        assert_eq!(password, Some(Path::new("/folder/p")));
+        let beside = |name: &str| Path::new("/folder").join(name);
+        assert_eq!(config.audit.signing_key(&config.store), beside("audit.key"));
+        assert_eq!(config.collateral_folder(), beside("collateral"));
+        assert!(config.loosenings().is_empty());
+        let plain = "postgres_url = \"postgres://u@db.example/d?sslmode=disable\"\ninsecure_postgres = true";
+        let config = parse(&with(plain), "/folder").unwrap();
+        assert_eq!(config.loosenings(), [Loosening::InsecurePostgres]);
     }
 
     #[test]

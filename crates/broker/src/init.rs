@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::audit::LogKey;
 use crate::key_file::write_new;
-use crate::store::{SqliteStore, StorageKey};
+use crate::store::{PostgresStore, SqliteStore, StorageKey};
 use crate::{BrokerError, EventId};
 
 /// What `init` may be told.
@@ -31,6 +31,12 @@ pub struct InitOptions {
     pub admin_name: String,
     /// Write `[development] accept_sample_evidence = true`.
     pub accept_sample_evidence: bool,
+    /// Keep everything in this PostgreSQL database, and make its tables, instead of in a file.
+    pub postgres_url: Option<String>,
+    /// The file with the password for it.
+    pub postgres_password_file: Option<PathBuf>,
+    /// PEM of the authorities that vouch for it.
+    pub postgres_certificate: Option<PathBuf>,
 }
 
 impl InitOptions {
@@ -41,6 +47,9 @@ impl InitOptions {
             dns_names: Vec::new(),
             admin_name: "admin".to_owned(),
             accept_sample_evidence: false,
+            postgres_url: None,
+            postgres_password_file: None,
+            postgres_certificate: None,
         }
     }
 }
@@ -59,7 +68,7 @@ pub struct InitSummary {
     pub admin_name: String,
     /// The certificate whose key signs tokens, for those who verify them elsewhere.
     pub token_certificate: PathBuf,
-    /// The store's file, empty.
+    /// The store's file, empty; nothing is there when the store is a database.
     pub store: PathBuf,
 }
 
@@ -155,9 +164,33 @@ fn write_files(dir: &Path, options: &InitOptions) -> Result<(), BrokerError> {
         admin.serialize_pem().as_bytes(),
     )?;
     let audit_key = write_audit_key(&dir.join(AUDIT_KEY))?;
-    SqliteStore::create(&dir.join(STORE), &audit_key)?;
     let config = config_text(options, &admin.public_key_pem());
-    write_new(&dir.join(CONFIG), 0o600, config.as_bytes())
+    write_new(&dir.join(CONFIG), 0o600, config.as_bytes())?;
+    match postgres(options) {
+        None => Ok(SqliteStore::create(&dir.join(STORE), &audit_key)?),
+        // Last: what is made there cannot be removed with the folder.
+        Some(_) => {
+            PostgresStore::create(&crate::Config::load(&dir.join(CONFIG))?.store, &audit_key)
+        }
+    }
+}
+
+/// The settings of a database, where there is to be one.
+fn postgres(options: &InitOptions) -> Option<String> {
+    let quoted = |text: &str| toml::Value::from(text).to_string();
+    let url = options.postgres_url.as_deref()?;
+    let mut settings = format!("postgres_url = {}", quoted(url));
+    for (key, file) in [
+        ("postgres_password_file", &options.postgres_password_file),
+        ("postgres_certificate", &options.postgres_certificate),
+    ] {
+        if let Some(file) = file {
+            // The configuration's paths are relative to its folder, and this one to where the command runs.
+            let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+            settings.push_str(&format!("\n{key} = {}", quoted(&file.to_string_lossy())));
+        }
+    }
+    Some(settings)
 }
 
 /// Makes the key that signs the record, and beside it the one by which anybody verifies the record.
@@ -246,6 +279,7 @@ fn config_text(options: &InitOptions, admin_public_key: &str) -> String {
         }
         false => "",
     };
+    let store = postgres(options).unwrap_or_else(|| format!("path = \"{STORE}\""));
     format!(
         r#"# A strongroom broker. Unknown keys are refused; paths are relative to this file.
 listen = "{listen}"
@@ -256,7 +290,7 @@ private_key = "{TLS_KEY}"
 
 # Secrets are sealed under the storage key: keep a copy of it apart from copies of the store.
 [store]
-path = "{STORE}"
+{store}
 key_file = "{STORAGE_KEY}"
 
 # Every write signs the whole record. Who has audit.pub verifies it: give auditors a copy.

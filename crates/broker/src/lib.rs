@@ -73,7 +73,7 @@ use policies::{LoadError, Policies};
 use reload::{Live, Reloadable};
 use session::Sessions;
 use sources::Sources;
-use store::{Change, Ledger, SealedVersion, SqliteStore, StorageKeys};
+use store::{Change, Ledger, PostgresStore, SealedVersion, SqliteStore, StorageKeys};
 use strangers::Strangers;
 use telemetry::Exporter;
 use tokens::Issuer;
@@ -99,7 +99,9 @@ pub(crate) struct Inner {
     issuer: Issuer,
     admins: Admins,
     policies: Policies,
-    sessions: Mutex<Sessions>,
+    sessions: Sessions,
+    /// The store, where other brokers use it too.
+    shared: Option<PostgresStore>,
     anchors: TrustAnchors,
     signers: Signers,
     strangers: Mutex<Strangers>,
@@ -130,8 +132,13 @@ impl Broker {
     /// As [`Self::open`].
     pub fn open_with_clock(config: Config, clock: Clock) -> Result<Self, BrokerError> {
         let key = audit_key(&config)?;
-        let store = SqliteStore::open(&config.store.path, &key)?;
-        Self::assemble(config, clock, Ledger::new(Box::new(store), key))
+        if config.store.postgres_url.is_none() {
+            let store = SqliteStore::open(&config.store.path, &key)?;
+            return Self::assemble(config, clock, Ledger::new(Box::new(store), key), None);
+        }
+        let store = PostgresStore::open(&config.store, &key)?;
+        let ledger = Ledger::new(Box::new(store.clone()), key);
+        Self::assemble(config, clock, ledger, Some(store))
     }
 
     /// As [`Self::open_with_clock`], with a store that forgets: for tests.
@@ -141,15 +148,21 @@ impl Broker {
     pub fn open_in_memory(config: Config, clock: Clock) -> Result<Self, BrokerError> {
         let key = LogKey::generate()?;
         let ledger = Ledger::new(Box::new(SqliteStore::in_memory(&key)?), key);
-        Self::assemble(config, clock, ledger)
+        Self::assemble(config, clock, ledger, None)
     }
 
-    fn assemble(config: Config, clock: Clock, ledger: Ledger) -> Result<Self, BrokerError> {
+    /// `shared` is the store, where other brokers use it too.
+    fn assemble(
+        config: Config,
+        clock: Clock,
+        ledger: Ledger,
+        shared: Option<PostgresStore>,
+    ) -> Result<Self, BrokerError> {
         let verifier = ledger.key().verifier();
         audit::verify_newest(ledger.store(), verifier, CHECKED_AT_START).map_err(|error| {
             match error {
                 StoreError::Record(source) => BrokerError::Record {
-                    path: config.store.path.clone(),
+                    path: config.store.name().into(),
                     source,
                 },
                 other => other.into(),
@@ -171,10 +184,16 @@ impl Broker {
             LoadError::Store(error) => BrokerError::Store(error),
             LoadError::Policy(error) => BrokerError::Policy(error),
         })?;
-        let sessions = Mutex::new(Sessions::new(
-            config.session.lifetime_seconds,
-            config.session.max,
-        ));
+        let (lifetime, most) = (config.session.lifetime_seconds, config.session.max);
+        let sessions = match &shared {
+            None => Sessions::new(lifetime, most),
+            Some(store) => {
+                let key = storage_keys.current();
+                store.agree_on_key("storage key", &key.id())?;
+                store.agree_on_key("token signing key", issuer.key_id())?;
+                Sessions::shared(lifetime, key, store.clone())
+            }
+        };
         let collaterals = Collaterals::open(&config, Arc::clone(&clock))?;
         let anchors = anchors::trust_anchors(&config)?;
         let live = Live::new(&config, collaterals, tls.as_ref().and_then(|tls| tls.ends));
@@ -198,6 +217,7 @@ impl Broker {
             admins,
             policies,
             sessions,
+            shared,
             strangers: Mutex::default(),
             sources,
         };
@@ -247,9 +267,36 @@ impl Inner {
         (self.clock)()
     }
 
-    pub(crate) fn sessions(&self) -> MutexGuard<'_, Sessions> {
-        // Each call leaves the sessions whole, so a panic elsewhere does not spoil them.
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Whether other brokers write to the same store.
+    pub(crate) fn shares_its_store(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// Takes over what other brokers on the same store put in force. Called before every decision: what an admin
+    /// was told is in force is in force everywhere, and without the store nothing is decided.
+    pub(crate) fn follow(&self) -> Result<(), StoreError> {
+        if !self.shares_its_store() {
+            return Ok(());
+        }
+        let followed = self.policies.follow(self.ledger.store(), &self.signers);
+        followed.map_err(|error| match error {
+            LoadError::Store(error) => error,
+            LoadError::Policy(error) => StoreError::Damaged(format!("a policy: {error}")),
+        })
+    }
+
+    /// Follows, in admins too, and removes what has expired from the tables of sessions.
+    fn tend(&self) -> Result<(), StoreError> {
+        let Some(shared) = &self.shared else {
+            return Ok(());
+        };
+        self.follow()?;
+        self.admins.reload(shared)?;
+        shared.sweep(self.now(), self.config.session.max)
     }
 
     /// The settings that every answer over this listener rests on.
@@ -578,7 +625,8 @@ pub mod fuzz {
 /// Reads the key that signs the record. A store of before there was one gets it now, and none that was signed does.
 fn audit_key(config: &Config) -> Result<LogKey, BrokerError> {
     let path = config.audit.signing_key(&config.store);
-    if !path.exists() && SqliteStore::is_older_than_audit_keys(&config.store.path)? {
+    let in_a_file = config.store.postgres_url.is_none();
+    if in_a_file && !path.exists() && SqliteStore::is_older_than_audit_keys(&config.store.path)? {
         init::write_audit_key(&path)?;
     }
     Ok(LogKey::from_text(&key_file::read_private(&path)?)?)
@@ -599,6 +647,19 @@ async fn housekeeping(broker: Arc<Inner>) {
         });
         if worked.await.is_err() {
             tracing::error!("claims that are too old could not be forgotten");
+        }
+    }
+}
+
+/// What a broker that shares its store does every second.
+async fn tending(broker: Arc<Inner>) {
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        seconds.tick().await;
+        let tended = broker.blocking(|broker| Ok(broker.tend()?)).await;
+        if tended.is_err() {
+            tracing::warn!("what other brokers changed could not be read");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use aws_lc_rs::digest;
@@ -153,6 +154,8 @@ pub(crate) struct Policies {
     reference_values: RwLock<Arc<ReferenceValues>>,
     /// The names of values that are stored and not used, because none of the signers signed them.
     unsigned: Vec<String>,
+    /// What the store said of changes by others when these were read.
+    governed: AtomicU64,
     writer: Mutex<()>,
 }
 
@@ -160,6 +163,8 @@ impl Policies {
     /// Compiles what the store has, and the shipped policies where it has none. A reference value that none of the
     /// signers signed is as absent as an expired one.
     pub(crate) fn load(store: &dyn Store, signers: &Signers) -> Result<Self, LoadError> {
+        // Asked first: what changes from here on is read again.
+        let governed = store.governed()?;
         let mut release = Releases {
             root: Arc::new(shipped_release()),
             by_pattern: BTreeMap::new(),
@@ -191,8 +196,32 @@ impl Policies {
             appraisal: RwLock::new(Arc::new(appraisal)),
             reference_values: RwLock::new(Arc::new(signed.into_iter().collect())),
             unsigned: unsigned.into_iter().map(|(name, _)| name).collect(),
+            governed: AtomicU64::new(governed),
             writer: Mutex::new(()),
         })
+    }
+
+    /// Reads everything anew if another broker on the same store changed something: what is decided from here on is
+    /// decided by what was in force when this was called, or later.
+    pub(crate) fn follow(&self, store: &dyn Store, signers: &Signers) -> Result<(), LoadError> {
+        if store.governed()? == self.governed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if store.governed()? == self.governed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let newer = Self::load(store, signers)?;
+        *self.release.write().unwrap_or_else(PoisonError::into_inner) = newer.release();
+        *self
+            .appraisal
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = newer.appraisal();
+        let values = &self.reference_values;
+        *values.write().unwrap_or_else(PoisonError::into_inner) = newer.reference_values();
+        let governed = newer.governed.load(Ordering::Acquire);
+        self.governed.store(governed, Ordering::Release);
+        Ok(())
     }
 
     /// The names of the values that were stored at the start and are not used.

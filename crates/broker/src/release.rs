@@ -37,6 +37,7 @@ pub(crate) fn resource(
             record.detail = Some(error.to_string());
             broker.record_stranger(record, PER_SECOND);
         })?;
+    broker.follow()?;
     match authorize(broker, &token, path, query, now) {
         Ok(grant) => release(broker, grant),
         Err(denial) => Err(denial.record(broker)),

@@ -12,6 +12,9 @@ use crate::{BrokerError, Inner, key_file};
 /// Makes a fresh key the current one, wraps every data key by it, and forgets the older keys. Gives how many data keys
 /// were wrapped anew.
 pub(crate) fn rotate(broker: &Inner, record: Record) -> Result<u64, RotateError> {
+    if broker.shares_its_store() {
+        return Err(RotateError::Shared);
+    }
     let _rotating = broker.rotating.lock().map_err(|_| RotateError::Busy)?;
     let fresh = broker.storage_keys().rotated().map_err(StoreError::from)?;
     save(broker, &fresh)?;
@@ -26,7 +29,8 @@ pub(crate) fn rotate(broker: &Inner, record: Record) -> Result<u64, RotateError>
 /// Wraps what is still wrapped by older keys, if there are any.
 pub(crate) fn resume(broker: &Inner) -> Result<u64, RotateError> {
     let _rotating = broker.rotating.lock().map_err(|_| RotateError::Busy)?;
-    if !broker.storage_keys().has_older() {
+    // The other brokers' key files may still need what this one's would forget.
+    if !broker.storage_keys().has_older() || broker.shares_its_store() {
         return Ok(0);
     }
     let action = "rotate storage key";
@@ -77,6 +81,11 @@ fn put_in_force(broker: &Inner, keys: StorageKeys) {
 /// Why a key is not rotated, or not to the end: the key file then has all keys that are needed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RotateError {
+    #[error(
+        "the storage key is not rotated in a PostgreSQL store: the other brokers on it would go on sealing under the older \
+         key, which this one would forget"
+    )]
+    Shared,
     #[error("a rotation before this one broke off: start the broker again, and it goes on")]
     Busy,
     #[error("the storage key file cannot be written: {0}. Every secret is still readable")]

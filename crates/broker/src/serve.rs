@@ -16,7 +16,7 @@ use crate::config::LimitsConfig;
 use crate::connections::Bounded;
 use crate::reload::{Handle, watch_certificate};
 use crate::telemetry::Exporter;
-use crate::{Broker, BrokerError, Inner, housekeeping, http};
+use crate::{Broker, BrokerError, Inner, housekeeping, http, tending};
 
 impl Broker {
     /// By which it can be told things while it runs.
@@ -105,6 +105,7 @@ fn bounded<A>(server: Server<SocketAddr, A>, limits: &LimitsConfig) -> Server<So
 struct Beside {
     watching: JoinHandle<()>,
     keeping_house: JoinHandle<()>,
+    tending: Option<JoinHandle<()>>,
     metrics: Option<(ServerHandle<SocketAddr>, JoinHandle<()>)>,
     exporting: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
@@ -134,6 +135,9 @@ impl Beside {
         Ok(Self {
             watching: tokio::spawn(watch_certificate(Arc::downgrade(broker))),
             keeping_house: tokio::spawn(housekeeping(Arc::clone(broker))),
+            tending: broker
+                .shares_its_store()
+                .then(|| tokio::spawn(tending(Arc::clone(broker)))),
             metrics,
             exporting,
         })
@@ -142,6 +146,9 @@ impl Beside {
     async fn end(self) {
         end(self.watching).await;
         end(self.keeping_house).await;
+        if let Some(tending) = self.tending {
+            end(tending).await;
+        }
         if let Some((stop, exporting)) = self.exporting {
             drop(stop);
             exporting.await.unwrap_or_default();

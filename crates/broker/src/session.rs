@@ -11,20 +11,36 @@
 //! Both memories are capped. When that of used nonces is full it forgets a whole second of them, and from then on no
 //! session of that second or an earlier one is believed. When that of tokens is full the oldest makes room: its guest
 //! shows the token itself, or attests anew.
+//!
+//! Brokers on one database keep both there, and know each other's sessions by a key that follows from their storage key.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::{hmac, rand};
 use strongroom_wire::kbs::Nonce;
 use strongroom_wire::tee::Tee;
 
+use crate::store::{PostgresStore, StorageKey};
+
 /// The sessions of one broker.
 pub(crate) struct Sessions {
     lifetime: u64,
     key: hmac::Key,
+    kept: Kept,
+}
+
+/// Where used nonces and the tokens of attested sessions are.
+enum Kept {
+    /// In this broker's memory.
+    Here(Box<Mutex<Held>>),
+    /// With the brokers that share a database.
+    Shared(PostgresStore),
+}
+
+struct Held {
     used: Used,
     attested: Attested,
 }
@@ -46,8 +62,20 @@ impl Sessions {
         Self {
             lifetime,
             key: hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()),
-            used: Used::new(MAX_USED),
-            attested: Attested::new(limit.max(1), MAX_TOKEN_BYTES),
+            kept: Kept::Here(Box::new(Mutex::new(Held {
+                used: Used::new(MAX_USED),
+                attested: Attested::new(limit.max(1), MAX_TOKEN_BYTES),
+            }))),
+        }
+    }
+
+    /// Sessions that every broker on the same store believes, whichever of them opened or attested them.
+    pub(crate) fn shared(lifetime: u64, key: &StorageKey, store: PostgresStore) -> Self {
+        let key = key.derived(b"strongroom sessions, form 1");
+        Self {
+            lifetime,
+            key: hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()),
+            kept: Kept::Shared(store),
         }
     }
 
@@ -70,10 +98,24 @@ impl Sessions {
     }
 
     /// Takes the session's nonce, which nobody can take again.
-    pub(crate) fn take_nonce(&mut self, id: &SessionId, now: u64) -> Result<Pending, SessionError> {
+    pub(crate) fn take_nonce(&self, id: &SessionId, now: u64) -> Result<Pending, SessionError> {
         let (tee, opened) = self.believe(id, now)?;
-        self.used.drop_until(now.checked_sub(self.lifetime));
-        match self.used.insert(opened, id.short()) {
+        let fresh = match &self.kept {
+            Kept::Here(held) => {
+                let mut held = lock(held);
+                held.used.believe(opened)?;
+                held.used.drop_until(now.checked_sub(self.lifetime));
+                held.used.insert(opened, id.short())
+            }
+            Kept::Shared(store) => {
+                let expires = opened.saturating_add(self.lifetime);
+                store.take_nonce(&id.short(), expires).map_err(|error| {
+                    tracing::error!(%error, "a nonce could not be taken");
+                    SessionError::Unreachable
+                })?
+            }
+        };
+        match fresh {
             true => Ok(Pending {
                 tee,
                 nonce: self.nonce(id),
@@ -83,23 +125,63 @@ impl Sessions {
     }
 
     /// Keeps the token of a session whose evidence passed.
-    pub(crate) fn attested(&mut self, id: &SessionId, token: Arc<str>, now: u64) {
-        if let Ok((_, opened)) = self.believe(id, now) {
-            let expires = opened.saturating_add(self.lifetime);
-            self.attested.insert(id.short(), token, expires);
+    pub(crate) fn attested(&self, id: &SessionId, token: Arc<str>, now: u64) {
+        let Ok((_, opened)) = self.believe(id, now) else {
+            return;
+        };
+        let expires = opened.saturating_add(self.lifetime);
+        match &self.kept {
+            Kept::Here(held) => {
+                let mut held = lock(held);
+                if !held.used.forgot(opened) {
+                    held.attested.insert(id.short(), token, expires);
+                }
+            }
+            Kept::Shared(store) => {
+                // The guest has its token all the same, and can show it.
+                if let Err(error) = store.keep_token(&id.short(), &token, expires) {
+                    tracing::error!(%error, "the token of a session could not be kept");
+                }
+            }
         }
     }
 
     /// The token of an attested session.
-    pub(crate) fn token(&mut self, id: &SessionId, now: u64) -> Option<Arc<str>> {
-        self.believe(id, now).ok()?;
-        self.attested.drop_expired(now);
-        self.attested.get(id.short())
+    pub(crate) fn token(&self, id: &SessionId, now: u64) -> Option<Arc<str>> {
+        let (_, opened) = self.believe(id, now).ok()?;
+        match &self.kept {
+            Kept::Here(held) => {
+                let mut held = lock(held);
+                held.used.believe(opened).ok()?;
+                held.attested.drop_expired(now);
+                held.attested.get(id.short())
+            }
+            Kept::Shared(store) => store
+                .token(&id.short(), now)
+                .inspect_err(|error| tracing::error!(%error, "a session could not be looked up"))
+                .ok()?
+                .map(Arc::from),
+        }
     }
 
     /// How many nonces and how many tokens are kept.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        (self.used.taken.len(), self.attested.tokens.len())
+        match &self.kept {
+            Kept::Here(held) => {
+                let held = lock(held);
+                (held.used.taken.len(), held.attested.tokens.len())
+            }
+            // They are no memory of this broker.
+            Kept::Shared(_) => (0, 0),
+        }
+    }
+
+    #[cfg(test)]
+    fn held(&self) -> MutexGuard<'_, Held> {
+        match &self.kept {
+            Kept::Here(held) => lock(held),
+            Kept::Shared(_) => panic!("these tests have no database"),
+        }
     }
 
     /// Takes a session's id at its word, if this broker made it and it has not expired: its platform, and when it was
@@ -114,7 +196,7 @@ impl Sessions {
         let opened = u64::from_be_bytes(*opened);
         let tee = rest.first().and_then(|at| Tee::ALL.get(usize::from(*at)));
         let tee = tee.ok_or(SessionError::Unknown)?;
-        match now < opened.saturating_add(self.lifetime) && !self.used.forgot(opened) {
+        match now < opened.saturating_add(self.lifetime) {
             true => Ok((*tee, opened)),
             false => Err(SessionError::Unknown),
         }
@@ -172,6 +254,14 @@ impl Used {
             self.drop_until(oldest);
         }
         true
+    }
+
+    /// Nobody knows any more whether the nonce of a session of that time is used.
+    fn believe(&self, opened: u64) -> Result<(), SessionError> {
+        match self.forgot(opened) {
+            true => Err(SessionError::Unknown),
+            false => Ok(()),
+        }
     }
 
     fn forgot(&self, opened: u64) -> bool {
@@ -288,6 +378,14 @@ pub(crate) enum SessionError {
     /// An attestation took the nonce before.
     #[error("the nonce of this session is used: start again with /kbs/v0/auth")]
     NonceUsed,
+    /// The database in which used nonces are does not answer.
+    #[error("the broker's database does not answer: try again later")]
+    Unreachable,
+}
+
+fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
+    // Each call leaves what is held whole, so a panic elsewhere does not spoil it.
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn random<const N: usize>() -> [u8; N] {
@@ -319,7 +417,7 @@ mod tests {
 
     #[test]
     fn nonce_is_taken_once() {
-        let mut sessions = Sessions::new(300, 10);
+        let sessions = Sessions::new(300, 10);
         let (id, nonce) = sessions.open(Tee::Sample, 0);
         let tee = Tee::Sample;
         assert_eq!(sessions.take_nonce(&id, 1).unwrap(), Pending { tee, nonce });
@@ -331,7 +429,7 @@ mod tests {
 
     #[test]
     fn every_platform_is_the_one_that_was_asked_for() {
-        let mut sessions = Sessions::new(300, 10);
+        let sessions = Sessions::new(300, 10);
         for tee in Tee::ALL {
             let (id, _) = sessions.open(tee, 7);
             assert_eq!(sessions.take_nonce(&id, 7).unwrap().tee, tee);
@@ -340,7 +438,7 @@ mod tests {
 
     #[test]
     fn session_without_a_verdict_has_no_token() {
-        let mut sessions = Sessions::new(300, 10);
+        let sessions = Sessions::new(300, 10);
         let (id, _) = sessions.open(Tee::Sample, 0);
         assert_eq!(sessions.token(&id, 0), None);
         sessions.take_nonce(&id, 0).unwrap();
@@ -349,7 +447,7 @@ mod tests {
 
     #[test]
     fn id_with_any_bit_changed_is_unknown() {
-        let mut sessions = Sessions::new(300, 10);
+        let sessions = Sessions::new(300, 10);
         let (id, _) = sessions.open(Tee::Sample, 1_000);
         sessions.attested(&id, token("token"), 1_000);
         for bit in 0..ID * 8 {
@@ -371,7 +469,7 @@ mod tests {
 
     #[test]
     fn expired_session_is_unknown() {
-        let mut sessions = Sessions::new(300, 10);
+        let sessions = Sessions::new(300, 10);
         let (waiting, _) = sessions.open(Tee::Sample, 0);
         let (attested, _) = sessions.open(Tee::Sample, 0);
         sessions.take_nonce(&attested, 0).unwrap();
@@ -388,7 +486,7 @@ mod tests {
 
     #[test]
     fn verdict_after_expiry_leaves_no_token() {
-        let mut sessions = Sessions::new(300, 10);
+        let sessions = Sessions::new(300, 10);
         let (id, _) = sessions.open(Tee::Sample, 0);
         sessions.take_nonce(&id, 299).unwrap();
         sessions.attested(&id, token("token"), 300);
@@ -406,8 +504,8 @@ mod tests {
 
     #[test]
     fn full_memory_of_nonces_forgets_the_oldest_and_believes_them_no_more() {
-        let mut sessions = Sessions::new(300, 10);
-        sessions.used = Used::new(3);
+        let sessions = Sessions::new(300, 10);
+        sessions.held().used = Used::new(3);
         let mut opened = |second| {
             let (id, _) = sessions.open(Tee::Sample, second);
             let taken = sessions.take_nonce(&id, second.max(10));
@@ -429,7 +527,7 @@ mod tests {
 
     #[test]
     fn full_memory_of_tokens_drops_the_oldest() {
-        let mut sessions = Sessions::new(300, 2);
+        let sessions = Sessions::new(300, 2);
         let ids: Vec<_> = (0..3)
             .map(|_| {
                 let (id, _) = sessions.open(Tee::Sample, 0);
@@ -446,13 +544,13 @@ mod tests {
 
     #[test]
     fn tokens_take_so_many_bytes_and_no_more() {
-        let mut sessions = Sessions::new(300, 1_000_000);
+        let sessions = Sessions::new(300, 1_000_000);
         let long = token(&"x".repeat(100_000));
         for _ in 0..200 {
             let (id, _) = sessions.open(Tee::Sample, 0);
             sessions.attested(&id, Arc::clone(&long), 0);
         }
-        assert!(sessions.attested.bytes <= MAX_TOKEN_BYTES);
+        assert!(sessions.held().attested.bytes <= MAX_TOKEN_BYTES);
         assert_eq!(sessions.counts().1, MAX_TOKEN_BYTES / 100_000);
     }
 

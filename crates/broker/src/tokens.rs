@@ -134,6 +134,11 @@ impl Issuer {
         Ok(IssuedToken { jwt, id, claims })
     }
 
+    /// The signing key's thumbprint.
+    pub(crate) fn key_id(&self) -> &str {
+        &self.kid
+    }
+
     /// The keys by which anybody verifies the tokens, as a JWK set (RFC 7517).
     pub(crate) fn jwks(&self) -> Value {
         let mut jwk = self.jwk.clone();

@@ -7,4 +7,5 @@
 pub mod capture;
 pub mod fixtures;
 pub mod leak;
+pub mod postgres;
 pub mod process;

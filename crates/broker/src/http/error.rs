@@ -18,6 +18,7 @@ use crate::attest::AttestError;
 use crate::policies::LoadError;
 use crate::release::ReleaseError;
 use crate::rotate::RotateError;
+use crate::session::SessionError;
 use crate::sources::SourceError;
 use crate::store::StoreError;
 
@@ -105,9 +106,11 @@ impl ApiError {
             Self::Attest(error) => {
                 let status = match error {
                     AttestError::InitdataFormat | AttestError::Initdata(_) => S::BAD_REQUEST,
-                    AttestError::Session(_) => S::UNAUTHORIZED,
                     AttestError::Refused { .. } => S::FORBIDDEN,
                     AttestError::Later { .. } => S::SERVICE_UNAVAILABLE,
+                    AttestError::Session(SessionError::Unreachable)
+                    | AttestError::Store(StoreError::Away(_)) => return away(error),
+                    AttestError::Session(_) => S::UNAUTHORIZED,
                     AttestError::Store(_) | AttestError::Internal(_) => return internal(error),
                 };
                 (status, "AttestationError", error.to_string())
@@ -120,6 +123,7 @@ impl ApiError {
                 ReleaseError::Denied { .. } => (S::FORBIDDEN, "PolicyDeny", error.to_string()),
                 ReleaseError::Missing => (S::NOT_FOUND, "ResourceNotFound", error.to_string()),
                 ReleaseError::Key(_) => (S::BAD_REQUEST, "JweError", error.to_string()),
+                ReleaseError::Store(StoreError::Away(_)) => away(error),
                 ReleaseError::Store(_) => internal(error),
                 ReleaseError::Source {
                     event,
@@ -181,7 +185,11 @@ impl ApiError {
                 "Busy",
                 "too many attestations are under way: try again in the same session".into(),
             ),
+            Self::Store(error @ StoreError::Away(_)) => away(error),
             Self::Store(error) => internal(error),
+            Self::Rotate(error @ RotateError::Shared) => {
+                (S::CONFLICT, "StorageKeyShared", error.to_string())
+            }
             // Only admins rotate, and they are to know what to do.
             Self::Rotate(error) => {
                 tracing::error!(%error, "the storage key was not rotated to the end");
@@ -199,6 +207,16 @@ fn internal(error: &dyn std::error::Error) -> (StatusCode, &'static str, String)
         StatusCode::INTERNAL_SERVER_ERROR,
         "InternalError",
         INTERNAL.into(),
+    )
+}
+
+/// What the store cannot do now it may do later. How it is away goes to the broker's log.
+fn away(error: &dyn std::error::Error) -> (StatusCode, &'static str, String) {
+    tracing::error!(%error, "the database is away");
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        "StoreUnavailable",
+        "the broker's database does not answer: try again later".into(),
     )
 }
 

@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod conformance;
 mod ledger;
+mod postgres;
 mod sealing;
 mod sqlite;
 
@@ -18,6 +19,7 @@ use strongroom_wire::tlog::Hash;
 use crate::audit::{Entry, LogError, Record};
 
 pub(crate) use ledger::Ledger;
+pub(crate) use postgres::{PostgresStore, Target};
 pub use sealing::SealError;
 pub(crate) use sealing::{SealedVersion, Secret, StorageKey, StorageKeys};
 pub(crate) use sqlite::SqliteStore;
@@ -96,6 +98,10 @@ pub(crate) trait Store: Send + Sync {
     /// Up to `count` hashes of a level of tiles from position `first`: at level 0 of entries, at each other of full
     /// tiles one level below.
     fn log_hashes(&self, level: u8, first: u64, count: u32) -> Result<Vec<Hash>, StoreError>;
+
+    /// A number that is another one after each change of policies or reference values that somebody else may have made;
+    /// where nobody else writes, always the same.
+    fn governed(&self) -> Result<u64, StoreError>;
 }
 
 /// What a token says, and the event of the attestation that it was issued for.
@@ -298,6 +304,32 @@ pub enum StoreError {
         path: String,
         /// What SQLite said.
         source: rusqlite::Error,
+    },
+    /// The database has a broker's tables already.
+    #[error(
+        "{name} holds a broker's store already: for a further broker on it copy that broker's folder, for another broker \
+         make another database"
+    )]
+    Used {
+        /// Which database.
+        name: String,
+    },
+    /// The database does not answer, or cannot now.
+    #[error("the database does not answer: {0}")]
+    Away(String),
+    /// The database refused.
+    #[error("the database refused: {0}")]
+    Postgres(String),
+    /// The database, or the way to it, is not fit for a broker's store.
+    #[error("the database cannot be used: {0}")]
+    Unfit(String),
+    /// Brokers on one database have different keys.
+    #[error(
+        "the {name} of this broker is not the one that the other brokers on this database have: copy their file"
+    )]
+    OtherKey {
+        /// Which key.
+        name: &'static str,
     },
     /// The record does not hold.
     #[error(transparent)]

@@ -5,7 +5,7 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrap as _};
-use aws_lc_rs::{digest, rand};
+use aws_lc_rs::{digest, hmac, rand};
 use strongroom_wire::resource::ResourcePath;
 use zeroize::Zeroizing;
 
@@ -90,6 +90,14 @@ impl StorageKey {
         context.update(b"strongroom storage key\n");
         context.update(self.0.as_slice());
         hex::encode(&context.finish().as_ref()[..8])
+    }
+
+    /// A key for another purpose, which all brokers with this storage key have.
+    pub(crate) fn derived(&self, purpose: &[u8]) -> Zeroizing<[u8; KEY_LEN]> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.as_slice());
+        let mut derived = Zeroizing::new([0u8; KEY_LEN]);
+        derived.copy_from_slice(hmac::sign(&key, purpose).as_ref());
+        derived
     }
 
     /// Wraps a data key anew that `older` wrapped. The data key is seen by nobody else.

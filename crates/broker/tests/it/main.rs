@@ -10,6 +10,7 @@ mod govern;
 mod identity_provider;
 mod limits;
 mod operation;
+mod postgres;
 mod recorded;
 mod release;
 mod replay;

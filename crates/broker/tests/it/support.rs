@@ -75,6 +75,49 @@ impl Running {
         Self::serve(folder, summary, Arc::new(AtomicU64::new(START)))
     }
 
+    /// A broker that keeps everything in a database, and accepts sample evidence.
+    pub(crate) fn on_database(url: &str) -> Self {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        let mut options = InitOptions::new("127.0.0.1:0".parse().unwrap());
+        options.postgres_url = Some(url.to_owned());
+        options.accept_sample_evidence = true;
+        let summary = init(&folder.path().join("broker"), options).unwrap();
+        Self::serve(folder, summary, Arc::new(AtomicU64::new(START)))
+    }
+
+    /// A further broker on the same database: its folder is a copy of this one's.
+    pub(crate) fn twin(&self) -> Self {
+        let (folder, summary) = self.copied();
+        Self::serve(folder, summary, Arc::clone(&self.clock))
+    }
+
+    /// A copy of this broker's folder.
+    pub(crate) fn copied(&self) -> (Arc<tempfile::TempDir>, InitSummary) {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        let copy = folder.path().join("broker");
+        std::fs::create_dir(&copy).unwrap();
+        for file in std::fs::read_dir(self.summary.config.parent().unwrap()).unwrap() {
+            let file = file.unwrap();
+            if file.file_type().unwrap().is_file() {
+                std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+            }
+        }
+        let there = |path: &PathBuf| copy.join(path.file_name().unwrap());
+        let mut summary = self.summary.clone();
+        summary.config = there(&self.summary.config);
+        summary.certificate = there(&self.summary.certificate);
+        summary.admin_key = there(&self.summary.admin_key);
+        summary.store = there(&self.summary.store);
+        (folder, summary)
+    }
+
+    /// Ends without a shutdown: nobody listens any more.
+    pub(crate) async fn kill(&mut self) {
+        let task = self.task.take().unwrap();
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+    }
+
     fn serve(folder: Arc<tempfile::TempDir>, summary: InitSummary, clock: Arc<AtomicU64>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();

@@ -69,6 +69,19 @@ struct InitArgs {
     /// Take evidence that anybody can make up (platform `sample`): for trying things out, never for real secrets.
     #[arg(long)]
     insecure_accept_sample_evidence: bool,
+
+    /// Keep everything in this PostgreSQL database, which further brokers can share, instead of in a file:
+    /// `postgres://user@host/database`. It must be empty, and the address holds no password.
+    #[arg(long, value_name = "URL")]
+    postgres: Option<String>,
+
+    /// The file with the password for the database.
+    #[arg(long, value_name = "FILE", requires = "postgres")]
+    postgres_password: Option<PathBuf>,
+
+    /// The authorities that vouch for the database (PEM), instead of this machine's own.
+    #[arg(long, value_name = "PEM", requires = "postgres")]
+    postgres_certificate: Option<PathBuf>,
 }
 
 /// Run the broker until it is told to stop
@@ -133,6 +146,13 @@ fn init(args: &InitArgs) -> anyhow::Result<Outcome> {
     options.dns_names.clone_from(&args.name);
     options.admin_name.clone_from(&args.admin);
     options.accept_sample_evidence = args.insecure_accept_sample_evidence;
+    options.postgres_url.clone_from(&args.postgres);
+    options
+        .postgres_password_file
+        .clone_from(&args.postgres_password);
+    options
+        .postgres_certificate
+        .clone_from(&args.postgres_certificate);
     let summary = strongroom_broker::init(&args.dir, options)?;
     let dir = args.dir.display();
     let mut text = format!(
@@ -141,6 +161,12 @@ fn init(args: &InitArgs) -> anyhow::Result<Outcome> {
         summary.certificate.display(),
         summary.admin_key.display(),
     );
+    if args.postgres.is_some() {
+        text.push_str(
+            "\n\nFor a further broker on the same database, copy this folder to its machine, with a certificate of its \
+             own: all of them need the same storage, token and audit keys.",
+        );
+    }
     if args.insecure_accept_sample_evidence {
         text.push_str(
             "\n\nThis broker takes evidence that anybody can make up. Put no real secret into it.",
