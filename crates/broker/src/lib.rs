@@ -118,7 +118,7 @@ impl Broker {
     /// Reads the keys, opens the store, checks its record and compiles the policies that a configuration names.
     ///
     /// Of the record the newest 10,000 entries are checked and every link between them; older ones are for whoever
-    /// reads them to check, with [`verify_chain`].
+    /// reads them to check, with `strongroom audit verify`.
     ///
     /// # Errors
     /// [`BrokerError`], naming the file or the setting at fault.
