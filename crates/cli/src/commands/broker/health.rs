@@ -14,7 +14,7 @@ use crate::outcome::Outcome;
 
 /// Ask the broker of this machine whether it is ready
 ///
-/// Asks at [metrics] listen of its configuration, which needs no certificate. Ends with 1 when the broker is not ready or
+/// Asks at `[metrics] listen` of its configuration, which needs no certificate. Ends with 1 when the broker is not ready or
 /// does not answer.
 #[derive(clap::Args)]
 pub(super) struct Args {
