@@ -2,13 +2,16 @@
 //!
 //! The strict choice is the default. What loosens it is a setting of its own, which [`Config::loosenings`] names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::digest;
 use serde::Deserialize;
 use strongroom_wire::tee::Tee;
 
+use crate::policies::{DEFAULT_ID, is_appraisal_name};
+use crate::session::PolicyTag;
 use crate::sources::{SourcesConfig, VaultConfig};
 use crate::{BrokerError, key_file};
 
@@ -50,6 +53,12 @@ pub struct Config {
     /// Whom to trust besides the makers of the platforms.
     #[serde(default)]
     pub anchors: AnchorsConfig,
+    /// By which appraisal policies guests may ask to be graded.
+    #[serde(default)]
+    pub attestation: AttestationConfig,
+    /// Whether whoever has evidence may ask what it is worth.
+    #[serde(default)]
+    pub attestation_service: AttestationServiceConfig,
     /// Which reference values are taken.
     #[serde(default)]
     pub reference_values: ReferenceValuesConfig,
@@ -249,6 +258,40 @@ pub struct AnchorsConfig {
     pub attestation_keys: Vec<PathBuf>,
 }
 
+/// `[attestation]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AttestationConfig {
+    /// What a guest may send as `attestation-policy-selector`, and the id of the appraisal policies that it is then graded by:
+    /// `strict` stands for `strict_cpu` and `strict_gpu`. Who sends none is graded by `default`.
+    pub policy_ids: BTreeMap<String, String>,
+}
+
+impl AttestationConfig {
+    /// What a session's id says of the policies that a selector stands for.
+    pub(crate) fn select(&self, selector: &str) -> Option<PolicyTag> {
+        self.policy_ids.get(selector).map(|id| policy_tag(id))
+    }
+
+    /// The id of the policies that a session's id speaks of. None when this configuration maps nothing to it.
+    pub(crate) fn selected(&self, tag: &PolicyTag) -> Option<&str> {
+        if *tag == PolicyTag::default() {
+            return Some(DEFAULT_ID);
+        }
+        let mut ids = self.policy_ids.values().map(String::as_str);
+        ids.find(|id| policy_tag(id) == *tag)
+    }
+}
+
+/// `[attestation_service]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AttestationServiceConfig {
+    /// Appraise evidence for whoever sends it, at `/attestation` as an upstream attestation service does. Nobody is asked
+    /// who they are, and freshness is the caller's business. Nothing is released on such a token here.
+    pub enabled: bool,
+}
+
 /// `[reference_values]`
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -295,6 +338,8 @@ pub enum Loosening {
     AcceptDevelopmentRoot,
     /// `[collateral] insecure_http = true`
     InsecureCollateral,
+    /// `[attestation_service] enabled = true`
+    AttestationService,
     /// `[sources.vault] insecure_http = true`
     InsecureVault,
 }
@@ -307,6 +352,7 @@ impl Loosening {
             Self::AcceptSampleEvidence => "development.accept_sample_evidence",
             Self::AcceptDevelopmentRoot => "development.root",
             Self::InsecureCollateral => "collateral.insecure_http",
+            Self::AttestationService => "attestation_service.enabled",
             Self::InsecureVault => "sources.vault.insecure_http",
         }
     }
@@ -329,6 +375,11 @@ impl Loosening {
             Self::InsecureCollateral => {
                 "collateral.insecure_http = true: revocation lists and the like come over a wire on which somebody can \
                  hold back what is new, and can see which machines attest."
+            }
+            Self::AttestationService => {
+                "attestation_service.enabled = true: whoever reaches this broker gets a token for evidence, whose \
+                 freshness nobody checks but the caller. This broker releases nothing on such a token; see that no \
+                 other relying party does without checking what the evidence binds."
             }
             Self::InsecureVault => {
                 "sources.vault.insecure_http = true: the vault's token and every secret read from it can be read and \
@@ -464,6 +515,14 @@ impl Config {
         }
         crate::collateral::check_urls(&self.collateral)?;
         self.sources.check(self.limits.request_seconds)?;
+        for (selector, id) in &self.attestation.policy_ids {
+            if !is_appraisal_name(id) {
+                return Err(format!(
+                    "attestation.policy_ids.{selector} = {id:?} is no id of appraisal policies: letters, digits, dots and \
+                     hyphens, without the class (strict for strict_cpu)"
+                ));
+            }
+        }
         let mut names = BTreeSet::new();
         for admin in &self.admin {
             if admin.name.is_empty() || !names.insert(&admin.name) {
@@ -490,6 +549,9 @@ impl Config {
         }
         if self.collateral.insecure_http {
             loosenings.push(Loosening::InsecureCollateral);
+        }
+        if self.attestation_service.enabled {
+            loosenings.push(Loosening::AttestationService);
         }
         if self
             .sources
@@ -546,6 +608,17 @@ impl Default for CollateralConfig {
             timeout_seconds: 20,
         }
     }
+}
+
+/// Never zeros for an id that anybody finds: those are the default policies.
+fn policy_tag(id: &str) -> PolicyTag {
+    let mut tag = PolicyTag::default();
+    if id != DEFAULT_ID {
+        let hash = digest::digest(&digest::SHA256, id.as_bytes());
+        let (prefix, _) = hash.as_ref().split_at(tag.len());
+        tag.copy_from_slice(prefix);
+    }
+    tag
 }
 
 fn five_minutes() -> u64 {

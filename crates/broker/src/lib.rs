@@ -42,9 +42,9 @@ use zeroize::Zeroizing;
 pub use admin::AdminKeyError;
 pub use audit::{Entry, EventId, LogError};
 pub use config::{
-    AdminConfig, AnchorsConfig, AuditConfig, CollateralConfig, Config, DevelopmentConfig,
-    IntelKind, LimitsConfig, Loosening, ReferenceValuesConfig, Role, SecretsConfig, SessionConfig,
-    StoreConfig, TlsConfig, TokenConfig,
+    AdminConfig, AnchorsConfig, AttestationConfig, AttestationServiceConfig, AuditConfig,
+    CollateralConfig, Config, DevelopmentConfig, IntelKind, LimitsConfig, Loosening,
+    ReferenceValuesConfig, Role, SecretsConfig, SessionConfig, StoreConfig, TlsConfig, TokenConfig,
 };
 pub use init::{InitOptions, InitSummary, init};
 pub use store::{ResourceMetadata, SealError, StoreError};

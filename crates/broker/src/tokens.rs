@@ -85,6 +85,7 @@ impl Issuer {
     pub(crate) fn issue(
         &self,
         appraised: &AppraisedClaims,
+        audience: Option<&str>,
         now: u64,
     ) -> Result<IssuedToken, IssueError> {
         let id = random_id();
@@ -113,6 +114,7 @@ impl Issuer {
             exp: now.saturating_add(self.lifetime),
             iss: self.name.clone(),
             jti: Some(id.clone()),
+            aud: audience.map(str::to_owned),
         };
         let jwt = ear::sign(&claims, &self.signing, self.jwk.clone(), &self.kid)?;
         if jwt.len() > MAX_TOKEN {
@@ -130,14 +132,19 @@ impl Issuer {
         json!({ "keys": [jwk] })
     }
 
-    /// Believes a token that this key signed and that has not expired. The key that a token brings along is
-    /// never looked at.
+    /// Believes a token that this key signed for a guest of this broker, and that has not expired. The key that a token
+    /// brings along is never looked at. A token with an audience was made for others, from evidence whose freshness this
+    /// broker knows nothing of.
     pub(crate) fn verify(&self, presented: &str, now: u64) -> Result<VerifiedToken, TokenError> {
         let token = UnverifiedEar::parse(presented)?;
         if token.kid() != Some(&self.kid) {
             return Err(TokenError::OtherIssuer);
         }
-        VerifiedToken::from_claims(token.verify(&self.verifying, now)?)
+        let claims = token.verify(&self.verifying, now)?;
+        match claims.aud {
+            None => VerifiedToken::from_claims(claims),
+            Some(_) => Err(TokenError::ForOthers),
+        }
     }
 }
 
@@ -234,6 +241,11 @@ pub(crate) enum TokenError {
     Ear(#[from] EarError),
     #[error("the attestation token is not of this broker: attest here first")]
     OtherIssuer,
+    #[error(
+        "the attestation token came from the attestation service, for relying parties other than this broker: attest \
+         here first"
+    )]
+    ForOthers,
     #[error("the attestation token binds no key")]
     NoKey,
 }
@@ -313,6 +325,7 @@ mod tests {
             exp: 2_000,
             iss: String::new(),
             jti: Some("id".to_owned()),
+            aud: None,
         }
     }
 

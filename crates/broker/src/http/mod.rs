@@ -1,6 +1,7 @@
 //! The broker over HTTP: all routes on one screen, one match from error to status.
 
 mod admin;
+mod attestation;
 mod error;
 mod identity;
 mod kbs;

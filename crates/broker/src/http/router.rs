@@ -15,7 +15,7 @@ use axum::{Json, Router};
 use serde_json::Value;
 
 use super::error::ApiError;
-use super::{admin, kbs};
+use super::{admin, attestation, kbs};
 use crate::Inner;
 
 /// All routes. What is not here is 404, a method that is not here is 405, both with an error body.
@@ -29,7 +29,19 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
         .delete(kbs::resource::delete)
         // Without this a HEAD would release a secret to nobody.
         .head(method_not_allowed);
+    let service = match broker.config.attestation_service.enabled {
+        true => Router::new()
+            .route("/attestation", post(attestation::evaluate::evaluate))
+            .route("/challenge", post(attestation::evaluate::challenge))
+            .route(
+                "/policy",
+                get(attestation::policy::list).post(attestation::policy::set),
+            ),
+        false => Router::new(),
+    };
     Router::new()
+        // The attestation service, for whoever has evidence
+        .merge(service)
         .route("/healthz", get(healthz))
         // The KBS protocol, for guests
         .route("/kbs/v0/auth", post(kbs::auth::auth))

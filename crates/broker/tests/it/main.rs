@@ -3,6 +3,7 @@
 
 mod admin;
 mod attest;
+mod attestation_service;
 mod audit;
 mod collateral;
 mod development;
@@ -11,6 +12,7 @@ mod limits;
 mod recorded;
 mod release;
 mod replay;
+mod selector;
 mod sources;
 mod support;
 mod vault;

@@ -17,7 +17,7 @@ use strongroom_verifier::release_policy;
 use super::super::error::ApiError;
 use super::super::identity;
 use crate::Inner;
-use crate::policies::{ReleaseId, appraisal_id};
+use crate::policies::{AppraisalId, ReleaseId};
 
 /// Sets the release policy. It is in force when this answers.
 pub(crate) async fn set_release(
@@ -67,9 +67,8 @@ pub(crate) async fn set_appraisal(
             let admin = identity::admin(broker, &headers, action, now)?;
             let message: SetAppraisalPolicy = serde_json::from_slice(&body)?;
             let id = message.policy_id;
-            if appraisal_id(&id).is_none() {
-                return Err(ApiError::PolicyId(id.chars().take(64).collect()));
-            }
+            let id = AppraisalId::parse(&id)
+                .ok_or_else(|| ApiError::PolicyId(id.chars().take(64).collect()))?;
             let text = decode(&message.policy)?;
             let record = identity::admin_record(broker, &admin, action, now);
             broker
