@@ -203,6 +203,16 @@ impl Broker {
         warnings
     }
 
+    /// The OpenAPI document of every route, as `/openapi.json` gives it.
+    pub fn openapi() -> &'static str {
+        http::OPENAPI.as_str()
+    }
+
+    /// The path of every route, in the router's own words; the attestation service's too.
+    pub fn route_paths() -> Vec<&'static str> {
+        http::route_paths()
+    }
+
     /// The routes, to be called without a network.
     pub fn router(&self) -> axum::Router {
         http::router(Arc::clone(&self.inner))

@@ -10,12 +10,12 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{MethodRouter, any, get, post};
 use axum::{Json, Router};
 use serde_json::Value;
 
 use super::error::ApiError;
-use super::{admin, attestation, kbs};
+use super::{admin, attestation, kbs, openapi};
 use crate::Inner;
 
 /// All routes. What is not here is 404, a method that is not here is 405, both with an error body.
@@ -23,25 +23,29 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
     let limits = broker.config.limits.clone();
     let request_time = Duration::from_secs(limits.request_seconds);
     let most = limits.body_bytes;
+    let service = broker.config.attestation_service.enabled;
+    routes(service)
+        .router
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(limits.body_bytes))
+        .layer(from_fn(move |request, next| {
+            refuse_oversized(most, request, next)
+        }))
+        .layer(from_fn(move |request, next| {
+            within(request_time, request, next)
+        }))
+        .with_state(broker)
+}
+
+fn routes(service: bool) -> Routes {
     let resource = get(kbs::resource::get)
         .post(kbs::resource::put)
         .put(kbs::resource::put)
         .delete(kbs::resource::delete)
         // Without this a HEAD would release a secret to nobody.
         .head(method_not_allowed);
-    let service = match broker.config.attestation_service.enabled {
-        true => Router::new()
-            .route("/attestation", post(attestation::evaluate::evaluate))
-            .route("/challenge", post(attestation::evaluate::challenge))
-            .route(
-                "/policy",
-                get(attestation::policy::list).post(attestation::policy::set),
-            ),
-        false => Router::new(),
-    };
-    Router::new()
-        // The attestation service, for whoever has evidence
-        .merge(service)
+    let routes = Routes::default()
         .route("/healthz", get(healthz))
         // The KBS protocol, for guests
         .route("/kbs/v0/auth", post(kbs::auth::auth))
@@ -61,7 +65,8 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
             post(kbs::reference_value::register).get(kbs::reference_value::list),
         )
         .route("/kbs/v0/reference-value/{*id}", get(kbs::reference_value::get))
-        // What anybody may have: the keys that tokens verify by
+        // What anybody may have: what this broker speaks, and the keys that tokens verify by
+        .route("/openapi.json", get(openapi::show))
         .route("/.well-known/jwks.json", get(jwks))
         // Ours, for admins
         .route("/strongroom/v1/audit", get(admin::audit::list))
@@ -83,13 +88,38 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
         )
         .route("/strongroom/v1/storage-key/rotate", post(admin::storage_key::rotate))
         .route("/strongroom/v1/rollback/resource/{*path}", post(admin::resources::rollback))
-        .route("/strongroom/v1/rollback/policy/{*id}", post(admin::policy::rollback))
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(DefaultBodyLimit::max(limits.body_bytes))
-        .layer(from_fn(move |request, next| refuse_oversized(most, request, next)))
-        .layer(from_fn(move |request, next| within(request_time, request, next)))
-        .with_state(broker)
+        .route("/strongroom/v1/rollback/policy/{*id}", post(admin::policy::rollback));
+    match service {
+        // The attestation service, for whoever has evidence
+        true => routes
+            .route("/attestation", post(attestation::evaluate::evaluate))
+            .route("/challenge", post(attestation::evaluate::challenge))
+            .route(
+                "/policy",
+                get(attestation::policy::list).post(attestation::policy::set),
+            ),
+        false => routes,
+    }
+}
+
+/// A router that knows its paths: the document is held against them.
+#[derive(Default)]
+struct Routes {
+    router: Router<Arc<Inner>>,
+    paths: Vec<&'static str>,
+}
+
+impl Routes {
+    fn route(mut self, path: &'static str, methods: MethodRouter<Arc<Inner>>) -> Self {
+        self.router = self.router.route(path, methods);
+        self.paths.push(path);
+        self
+    }
+}
+
+/// The path of every route, the attestation service's too.
+pub(crate) fn route_paths() -> Vec<&'static str> {
+    routes(true).paths
 }
 
 async fn healthz() {}

@@ -9,6 +9,7 @@ mod collateral;
 mod development;
 mod govern;
 mod limits;
+mod openapi;
 mod recorded;
 mod release;
 mod replay;
