@@ -1,13 +1,15 @@
 //! The OpenAPI document: the one that is kept, the one that is served, and the routes that there are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use strongroom_broker::Broker;
+use strongroom_broker::audit::Outcome;
 
-use crate::support::{Answer, Running};
+use crate::support::{AFFIRMING, Answer, Guest, Running};
 
 fn document() -> Value {
     serde_json::from_str(Broker::openapi()).unwrap()
@@ -118,3 +120,82 @@ async fn every_route_is_documented_and_every_documented_route_is_there() {
     }
     assert!(left.is_empty(), "documented, and not there: {left:?}");
 }
+
+/// What schemathesis makes up from the document: requests that fit it and requests that do not.
+///
+/// It comes with `./check` (`tests/peers/requirements.txt`) or from `STRONGROOM_PEERS_SCHEMATHESIS`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answer_to_a_made_up_request_is_not_in_the_document() {
+    let Some(program) = schemathesis() else {
+        return;
+    };
+    let more =
+        "\n[attestation_service]\nenabled = true\n[development]\naccept_sample_evidence = true\n";
+    let broker = Running::start(|config| config + more).await;
+    broker.register_reference_values().await;
+    broker.set_policy(AFFIRMING).await;
+    let (_, guest) = broker.attest(&Guest::new()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let document = folder.path().join("openapi.json");
+    std::fs::write(&document, Broker::openapi()).unwrap();
+    let mut command = tokio::process::Command::new(program);
+    command
+        .current_dir(folder.path())
+        .env("SCHEMATHESIS_HOOKS", "schemathesis_admin")
+        .env(
+            "PYTHONPATH",
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peers"),
+        )
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("STRONGROOM_ADMIN_KEY", &broker.summary.admin_key)
+        .env("STRONGROOM_GUEST_TOKEN", guest)
+        .env("STRONGROOM_NOW", broker.now().to_string())
+        .args(["--no-color", "run", "--phases", "coverage,fuzzing"])
+        .args(["--checks", CHECKS, "--max-examples", "40", "--seed", "1"])
+        .args(["--generation-database", "none", "--warnings", "off"])
+        .args(["--request-timeout", "10", "--continue-on-failure"])
+        .arg("--tls-verify")
+        .arg(&broker.summary.certificate)
+        .args(["--url", &format!("https://{}", broker.address)])
+        .arg(&document)
+        .kill_on_drop(true);
+    let ran = tokio::time::timeout(Duration::from_secs(180), command.output()).await;
+    let ran = ran.expect("schemathesis ends in three minutes").unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(
+        ran.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
+    println!("{said}");
+    // It was let in: an admin's requests did what they ask for.
+    let entries = broker.audit().await;
+    let done: BTreeSet<&str> = entries
+        .iter()
+        .filter(|entry| entry.record.admin.is_some() && entry.record.outcome == Outcome::Allowed)
+        .map(|entry| entry.record.action.as_str())
+        .collect();
+    for action in ["put resource", "delete resource", "rotate storage key"] {
+        assert!(done.contains(action), "{action} is not among {done:?}");
+    }
+    broker.verified_entries().await;
+}
+
+fn schemathesis() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("STRONGROOM_PEERS_SCHEMATHESIS") {
+        return Some(named.into());
+    }
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.peers/venv/bin/schemathesis");
+    if program.exists() {
+        return Some(program);
+    }
+    let required = std::env::var_os("STRONGROOM_REQUIRE_PEERS").is_some_and(|value| value == "1");
+    let why = "no schemathesis here; ./check installs it";
+    assert!(!required, "{why}, and STRONGROOM_REQUIRE_PEERS=1");
+    println!("SKIPPED: {why}");
+    None
+}
+
+/// Not whether a request that fits the document is taken: the document does not say what Rego is, or which evidence holds.
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
+    response_headers_conformance,response_schema_conformance,unsupported_method,ignored_auth";
