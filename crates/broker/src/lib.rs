@@ -562,6 +562,43 @@ pub mod fuzz {
         })
     }
 
+    /// The body of `POST /attestation`.
+    pub fn attestation_service_body(body: &[u8]) -> bool {
+        crate::http::evaluate_body(body).is_ok()
+    }
+
+    /// The body of `POST /challenge`.
+    pub fn challenge_body(body: &[u8]) -> bool {
+        serde_json::from_slice::<strongroom_wire::attestation_service::ChallengeRequest>(body)
+            .is_ok()
+    }
+
+    /// The body of `POST /kbs/v0/resource-policy`, its Rego too.
+    pub fn release_policy_body(body: &[u8]) -> bool {
+        crate::http::release_policy_body(body).is_ok_and(|text| policy_text(&text))
+    }
+
+    /// The body of `POST /kbs/v0/attestation-policy` and of `POST /policy`.
+    pub fn appraisal_policy_body(body: &[u8]) -> bool {
+        crate::http::appraisal_policy_body(body).is_ok()
+    }
+
+    /// The body of `PUT /strongroom/v1/policy/{id}`.
+    pub fn policy_text(text: &str) -> bool {
+        strongroom_verifier::ReleasePolicy::compile(text).is_ok()
+    }
+
+    /// The id of a policy.
+    pub fn policy_id(text: &str) -> bool {
+        text.parse::<crate::policies::ReleaseId>().is_ok()
+            || crate::policies::AppraisalId::parse(text).is_some()
+    }
+
+    /// The body of `POST /strongroom/v1/rehearse`.
+    pub fn rehearse_body(body: &[u8]) -> bool {
+        serde_json::from_slice::<crate::rehearse::Changes>(body).is_ok()
+    }
+
     /// What a collateral folder and the vendors' services hold besides what the verifier parses.
     pub fn collateral(bytes: &[u8]) -> bool {
         crate::collateral::decode(bytes)

@@ -8,9 +8,13 @@ mod kbs;
 mod openapi;
 mod router;
 
+pub(crate) use attestation::evaluate::parse as evaluate_body;
 pub(crate) use error::ApiError;
 pub(crate) use identity::session_cookie;
 pub(crate) use kbs::auth::parse as auth_body;
+pub(crate) use kbs::policy::{
+    parse_appraisal as appraisal_policy_body, parse_release as release_policy_body,
+};
 pub(crate) use kbs::resource::path as resource_path;
 pub(crate) use openapi::DOCUMENT as OPENAPI;
 pub(crate) use router::{route_paths, router};

@@ -5,6 +5,7 @@ mod admin;
 mod attest;
 mod attestation_service;
 mod audit;
+mod checklist;
 mod collateral;
 mod development;
 mod govern;

@@ -30,8 +30,7 @@ pub(crate) async fn set_release(
         .blocking(move |broker| {
             let (action, now) = ("set release policy", broker.now());
             let admin = identity::admin(broker, &headers, action, now)?;
-            let message: SetReleasePolicy = serde_json::from_slice(&body)?;
-            let text = decode(&message.policy)?;
+            let text = parse_release(&body)?;
             let record = identity::admin_record(broker, &admin, action, now);
             broker
                 .policies
@@ -65,11 +64,7 @@ pub(crate) async fn set_appraisal(
         .blocking(move |broker| {
             let (action, now) = ("set attestation policy", broker.now());
             let admin = identity::admin(broker, &headers, action, now)?;
-            let message: SetAppraisalPolicy = serde_json::from_slice(&body)?;
-            let id = message.policy_id;
-            let id = AppraisalId::parse(&id)
-                .ok_or_else(|| ApiError::PolicyId(id.chars().take(64).collect()))?;
-            let text = decode(&message.policy)?;
+            let (id, text) = parse_appraisal(&body)?;
             let record = identity::admin_record(broker, &admin, action, now);
             broker
                 .policies
@@ -77,6 +72,20 @@ pub(crate) async fn set_appraisal(
             Ok(())
         })
         .await
+}
+
+/// The text of a release policy.
+pub(crate) fn parse_release(body: &[u8]) -> Result<String, ApiError> {
+    let message: SetReleasePolicy = serde_json::from_slice(body)?;
+    decode(&message.policy)
+}
+
+/// The id and the text of an appraisal policy.
+pub(crate) fn parse_appraisal(body: &[u8]) -> Result<(AppraisalId, String), ApiError> {
+    let message: SetAppraisalPolicy = serde_json::from_slice(body)?;
+    let id = AppraisalId::parse(&message.policy_id);
+    let id = id.ok_or_else(|| ApiError::PolicyId(message.policy_id.chars().take(64).collect()))?;
+    Ok((id, decode(&message.policy)?))
 }
 
 #[derive(Deserialize)]
