@@ -734,6 +734,31 @@ mod tests {
     }
 
     #[test]
+    fn attestation_service_is_there_without_its_setting() {
+        let config = Config::parse(MINIMAL, Path::new("")).unwrap();
+        assert!(!config.attestation_service.enabled);
+        let text = format!("{MINIMAL}[attestation_service]\nenabled = true");
+        let config = Config::parse(&text, Path::new("")).unwrap();
+        assert_eq!(config.loosenings(), [Loosening::AttestationService]);
+    }
+
+    #[test]
+    fn selector_stands_for_another_policy_than_it_is_mapped_to() {
+        let mapped = "[attestation]\npolicy_ids = { a = \"strict\", b = \"default\" }";
+        let config = Config::parse(&format!("{MINIMAL}{mapped}"), Path::new("")).unwrap();
+        let attestation = &config.attestation;
+        let selected = |selector| attestation.selected(&attestation.select(selector)?);
+        assert_eq!(selected("a"), Some("strict"));
+        assert_eq!(selected("b"), Some("default"));
+        assert_eq!(selected("strict"), None);
+        assert_eq!(attestation.selected(&[0; 8]), Some("default"));
+        // A session of a time when the configuration was another.
+        assert_eq!(attestation.selected(&policy_tag("gone")), None);
+        let text = format!("{MINIMAL}[attestation]\npolicy_ids = {{ a = \"strict_cpu\" }}");
+        assert!(refusal(&text).contains("without the class"));
+    }
+
+    #[test]
     fn two_admins_of_one_name_are_refused() {
         let admin = "[[admin]]\nname = \"a\"\npublic_key = \"x\"\n";
         assert!(refusal(&format!("{MINIMAL}{admin}{admin}")).contains("distinct"));

@@ -203,7 +203,7 @@ impl Broker {
         warnings
     }
 
-    /// The OpenAPI document of every route, as `/openapi.json` gives it.
+    /// The `OpenAPI` document of every route, as `/openapi.json` gives it.
     pub fn openapi() -> &'static str {
         http::OPENAPI.as_str()
     }

@@ -161,7 +161,7 @@ impl Appraisals {
         id: &AppraisalId,
         text: Option<&str>,
     ) -> Result<Option<String>, PolicyError> {
-        let Some(text) = text.or(id.shipped()) else {
+        let Some(text) = text.or_else(|| id.shipped()) else {
             if let Some(set) = self.0.get_mut(&id.id) {
                 set.digests.remove(id.class);
                 if !set.policies.remove(id.class) {

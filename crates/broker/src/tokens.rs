@@ -398,6 +398,23 @@ mod tests {
     }
 
     #[test]
+    fn token_for_others_is_believed_by_its_issuer() {
+        let (pem, certificate) = key();
+        let issuer = Issuer::new(&pem, &[certificate], String::new(), 1).unwrap();
+        let signed = |aud: Option<&str>| {
+            let mut claims = claims(evidence());
+            claims.aud = aud.map(str::to_owned);
+            let jwk = issuer.jwk.clone();
+            ear::sign(&claims, &issuer.signing, jwk, &issuer.kid).unwrap()
+        };
+        assert!(issuer.verify(&signed(None), 1_500).is_ok());
+        for audience in [ear::ANY_RELYING_PARTY, "", "strongroom"] {
+            let refused = issuer.verify(&signed(Some(audience)), 1_500).err();
+            assert_eq!(refused, Some(TokenError::ForOthers));
+        }
+    }
+
+    #[test]
     fn token_that_does_not_say_hardware_is_development() {
         for assurance in [
             json!("development"),

@@ -56,9 +56,8 @@ impl Asked {
         let pieces = pieces.collect::<Result<Vec<_>, _>>()?;
         let (devices, mut cpus): (Vec<_>, Vec<_>) =
             pieces.into_iter().partition(|piece| is_device(piece.tee));
-        let primary = match (cpus.pop(), cpus.is_empty()) {
-            (Some(primary), true) => primary,
-            _ => return Err(RequestError::Cpu),
+        let (Some(primary), true) = (cpus.pop(), cpus.is_empty()) else {
+            return Err(RequestError::Cpu);
         };
         vouched_for(&primary, &devices)?;
         Ok(Self {

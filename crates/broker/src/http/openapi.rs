@@ -1,4 +1,4 @@
-//! The OpenAPI 3.1 document of every route: one table of operations, the schemas of what travels, and `/openapi.json`.
+//! The `OpenAPI` 3.1 document of every route: one table of operations, the schemas of what travels, and `/openapi.json`.
 //!
 //! The document is made once, from this table alone. That it has every route and no other, and that the answers are what
 //! it says, is tested against the running broker (`tests/it/openapi.rs`).

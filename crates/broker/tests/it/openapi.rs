@@ -1,4 +1,4 @@
-//! The OpenAPI document: the one that is kept, the one that is served, and the routes that there are.
+//! The `OpenAPI` document: the one that is kept, the one that is served, and the routes that there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
