@@ -303,3 +303,16 @@ async fn challenge_is_empty_where_a_platform_needs_none() {
     let answer = broker.post("/challenge", None, &body).await;
     answer.refused(StatusCode::BAD_REQUEST, "SerdeError");
 }
+
+#[tokio::test]
+async fn request_of_upstreams_attestation_agent_is_refused() {
+    // Its `coco_as` token getter states no runtime data and names no policy.
+    let broker = service().await;
+    let evidence = URL_SAFE_NO_PAD.encode(evidence(&[0; 64]).to_string());
+    let request = json!({
+        "verification_requests": [{"tee": "sample", "evidence": evidence}], "policy_ids": [],
+    });
+    let answer = evaluate(&broker, &request).await;
+    let cpu = claims(&broker, answer).await.submods["cpu0"].clone();
+    assert!(cpu.annotated_evidence["runtime_data_claims"].is_null());
+}
