@@ -1,75 +1,301 @@
-//! Who may administer: short-lived JWTs signed with `EdDSA` or ES256 by a key that the configuration names.
+//! Who may administer: whoever signs short-lived JWTs with a key that the configuration or the store has, and whom a
+//! configured identity provider vouches for.
 //!
-//! The algorithm comes from the configured key, never from the token. There is no admin until `init` or the
-//! operator writes one down.
+//! The algorithm comes from the key, never from the token. There is no admin until `init` or the operator writes one
+//! down. What an admin may is told in `http/access.rs`.
+
+mod jwks;
+mod provider;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject as _;
+use serde::Deserialize;
 use strongroom_wire::admin::{AUDIENCE, AdminClaims, MAX_LIFETIME_SECONDS};
 
-use crate::config::{AdminConfig, Role};
+use crate::BrokerError;
+use crate::audit::{self, Record};
+use crate::config::{AdminConfig, Config, Role};
+use crate::store::{AdminVersion, Change, Ledger, Store, StoreError};
+use provider::IdentityProvider;
+pub(crate) use provider::is_safe;
 
 /// The admins of one broker.
 pub(crate) struct Admins {
-    known: Vec<KnownAdmin>,
-    /// The ids of the tokens that were used and have not expired: until when each is remembered.
-    used: Mutex<HashMap<(String, String), u64>>,
+    configured: RwLock<Arc<[KnownAdmin]>>,
+    /// Those of the store, without those that were revoked.
+    stored: RwLock<Arc<Vec<KnownAdmin>>>,
+    providers: Vec<Arc<IdentityProvider>>,
+    /// By admin or single-use issuer, the ids of the tokens that were used and have not expired: until when each is
+    /// remembered. Nobody's tokens take up another's room.
+    used: Mutex<HashMap<String, HashMap<String, u64>>>,
+    /// What was used before this is not remembered, so nothing older is believed once.
+    started: u64,
+    writer: Mutex<()>,
 }
 
-struct KnownAdmin {
-    name: String,
-    role: Role,
+/// An admin with a key.
+pub(crate) struct KnownAdmin {
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    /// The SHA-256 of the key's `SubjectPublicKeyInfo`.
+    pub(crate) fingerprint: String,
     algorithm: Algorithm,
     key: DecodingKey,
 }
 
-/// An admin who proved to be one. Only [`Admins::verify`] makes it.
+/// An admin who proved to be one. Only [`Admins::authenticate`] makes it.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     name: String,
+    roles: Vec<Role>,
+    action: &'static str,
 }
 
 impl Admin {
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
+
+    /// What is asked for, as the record names it.
+    pub(crate) fn action(&self) -> &'static str {
+        self.action
+    }
+
+    /// The admin, asking for something that these roles and `admin` may; or why not.
+    pub(crate) fn asking_for(
+        self,
+        action: &'static str,
+        roles: &'static [Role],
+    ) -> Result<Self, WrongRole> {
+        let may = |role: &Role| *role == Role::Admin || roles.contains(role);
+        match self.roles.iter().any(may) {
+            true => Ok(Self { action, ..self }),
+            false => Err(WrongRole {
+                admin: self,
+                action,
+                roles,
+            }),
+        }
+    }
+}
+
+/// An admin who may not do what was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("{} may not {action}: it is for {}", held(&.admin.roles), wanted(.roles))]
+pub(crate) struct WrongRole {
+    pub(crate) admin: Admin,
+    pub(crate) action: &'static str,
+    roles: &'static [Role],
+}
+
+fn held(roles: &[Role]) -> String {
+    let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+    match names.is_empty() {
+        true => "who has no role here".to_owned(),
+        false => format!("the role {}", names.join(" and ")),
+    }
+}
+
+fn wanted(roles: &[Role]) -> String {
+    let names = roles.iter().map(|role| role.as_str());
+    let names: Vec<&str> = names.chain([Role::Admin.as_str()]).collect();
+    names.join(", ")
 }
 
 impl Admins {
-    pub(crate) fn new(configured: &[AdminConfig]) -> Result<Self, AdminKeyError> {
-        configured
+    /// The admins of the configuration and of the store.
+    pub(crate) fn open(config: &Config, store: &dyn Store, now: u64) -> Result<Self, BrokerError> {
+        let mut admins = Self::new(&config.admin)?;
+        admins.started = now;
+        admins.reload(store)?;
+        admins.not_in_both(&admins.configured())?;
+        for provider in &config.identity_provider {
+            let provider = IdentityProvider::open(provider, now)?;
+            admins.providers.push(Arc::new(provider));
+        }
+        Ok(admins)
+    }
+
+    fn new(configured: &[AdminConfig]) -> Result<Self, AdminKeyError> {
+        Ok(Self {
+            configured: RwLock::new(KnownAdmin::all(configured)?),
+            stored: RwLock::default(),
+            providers: Vec::new(),
+            used: Mutex::default(),
+            started: 0,
+            writer: Mutex::default(),
+        })
+    }
+
+    /// Takes over what the store has now.
+    pub(crate) fn reload(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let stored = store.admins()?;
+        let stored = stored.iter().map(KnownAdmin::stored);
+        let stored = Arc::new(stored.collect::<Result<Vec<_>, _>>()?);
+        *self.stored.write().unwrap_or_else(PoisonError::into_inner) = stored;
+        Ok(())
+    }
+
+    /// That none of these admins of a configuration is in the store too.
+    pub(crate) fn not_in_both(&self, configured: &[KnownAdmin]) -> Result<(), BrokerError> {
+        let stored = self.stored();
+        let both = configured
             .iter()
-            .map(|admin| {
-                let (algorithm, key) =
-                    public_key(&admin.public_key).ok_or_else(|| AdminKeyError {
-                        name: admin.name.clone(),
-                    })?;
-                Ok(KnownAdmin {
-                    name: admin.name.clone(),
-                    role: admin.role,
-                    algorithm,
-                    key,
-                })
+            .find(|admin| stored.iter().any(|stored| stored.name == admin.name));
+        both.map_or(Ok(()), |admin| {
+            Err(BrokerError::Option {
+                option: "admin",
+                message: format!(
+                    "{:?} is in the configuration and in the store: take it out of the configuration, or revoke it first",
+                    admin.name
+                ),
             })
-            .collect::<Result<_, _>>()
-            .map(|known| Self {
-                known,
-                used: Mutex::default(),
-            })
+        })
+    }
+
+    /// Puts other admins in the place of those that the configuration named. What was used stays used.
+    pub(crate) fn replace(&self, configured: Arc<[KnownAdmin]>) {
+        let mut known = self
+            .configured
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *known = configured;
+    }
+
+    /// The admins with a key that the configuration names.
+    pub(crate) fn configured(&self) -> Arc<[KnownAdmin]> {
+        let known = self.configured.read();
+        Arc::clone(&known.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The admins with a key that the store has.
+    pub(crate) fn stored(&self) -> Arc<Vec<KnownAdmin>> {
+        Arc::clone(&self.stored.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn is_configured(&self, name: &str) -> bool {
+        self.configured().iter().any(|admin| admin.name == name)
+    }
+
+    /// Adds an admin, who may act once this returns.
+    pub(crate) fn add(
+        &self,
+        ledger: &Ledger,
+        name: &str,
+        role: Role,
+        public_key: &str,
+        mut record: Record,
+    ) -> Result<audit::Entry, SetAdminError> {
+        let is_name = (1..=MAX_NAME).contains(&name.len())
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._@+-".contains(&byte));
+        if !is_name {
+            return Err(SetAdminError::Name);
+        }
+        let known = KnownAdmin::new(name, role, public_key)?;
+        if self.is_configured(name) {
+            return Err(SetAdminError::Configured);
+        }
+        record.detail = Some(format!(
+            "{name}, role {}, key {}",
+            role.as_str(),
+            known.fingerprint
+        ));
+        let change = Change::SetAdmin {
+            name: name.to_owned(),
+            key: Some((role.as_str().to_owned(), public_key.to_owned())),
+            keep_one: false,
+        };
+        self.set(ledger, change, record)
+    }
+
+    /// Revokes an admin, whose tokens are refused once this returns. The last one who may do everything stays.
+    pub(crate) fn revoke(
+        &self,
+        ledger: &Ledger,
+        name: &str,
+        mut record: Record,
+    ) -> Result<audit::Entry, SetAdminError> {
+        if self.is_configured(name) {
+            return Err(SetAdminError::Configured);
+        }
+        record.detail = Some(name.chars().take(MAX_NAME).collect());
+        let is_admin = |admin: &KnownAdmin| admin.role == Role::Admin;
+        let change = Change::SetAdmin {
+            name: name.to_owned(),
+            key: None,
+            keep_one: !self.configured().iter().any(is_admin),
+        };
+        self.set(ledger, change, record)
+    }
+
+    fn set(
+        &self,
+        ledger: &Ledger,
+        change: Change,
+        record: Record,
+    ) -> Result<audit::Entry, SetAdminError> {
+        let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = ledger.commit(change, record)?;
+        self.reload(ledger.store())?;
+        Ok(entry)
+    }
+
+    /// Believes a token of an identity provider, if it names one, or of an admin with a key.
+    pub(crate) async fn authenticate(
+        &self,
+        presented: Option<&str>,
+        now: u64,
+    ) -> Result<Admin, AdminError> {
+        let Some((token, provider)) =
+            presented.and_then(|token| Some((token, self.provider_of(token)?)))
+        else {
+            return self.verify(presented, now);
+        };
+        let vouched = provider.verify(token, now).await?;
+        if provider.is_single_use() {
+            let id = vouched.id.ok_or(AdminError::Claims)?;
+            self.use_up(
+                provider.issuer(),
+                id,
+                (vouched.issued, vouched.expires),
+                now,
+            )?;
+        }
+        Ok(Admin {
+            name: vouched.name,
+            roles: vouched.roles,
+            action: "",
+        })
+    }
+
+    /// The provider that a token names, which alone may vouch for it then.
+    fn provider_of(&self, token: &str) -> Option<&Arc<IdentityProvider>> {
+        if self.providers.is_empty() || token.len() > MAX_TOKEN {
+            return None;
+        }
+        let unverified: UnverifiedIssuer =
+            jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
+        let mut providers = self.providers.iter();
+        providers.find(|provider| provider.issuer() == unverified.iss)
     }
 
     /// Believes a token whose subject is an admin, which that admin's key signed, and which is for a broker, for
     /// the admin's role, for now and not for long. Each token is believed once.
-    pub(crate) fn verify(&self, presented: Option<&str>, now: u64) -> Result<Admin, AdminError> {
+    fn verify(&self, presented: Option<&str>, now: u64) -> Result<Admin, AdminError> {
         let presented = presented.ok_or(AdminError::NoToken)?;
-        if self.known.is_empty() {
+        let (configured, stored) = (self.configured(), self.stored());
+        let mut known = configured.iter().chain(stored.iter()).peekable();
+        if known.peek().is_none() && self.providers.is_empty() {
             return Err(AdminError::NoAdmins);
         }
         if presented.len() > MAX_TOKEN {
@@ -78,9 +304,7 @@ impl Admins {
         // The subject picks the key, as a key id would; the signature is then checked by that key alone.
         let unverified: AdminClaims = jsonwebtoken::dangerous::insecure_decode_claims(presented)
             .map_err(|_| AdminError::Malformed)?;
-        let admin = self
-            .known
-            .iter()
+        let admin = known
             .find(|admin| admin.name == unverified.sub)
             .ok_or(AdminError::Unknown)?;
         let claims = admin.claims(presented)?;
@@ -99,37 +323,81 @@ impl Admins {
         if claims.exp.saturating_sub(claims.iat) > MAX_LIFETIME_SECONDS {
             return Err(AdminError::Lifetime);
         }
-        self.use_up(&admin.name, claims, now)?;
+        self.use_up(&admin.name, claims.jti, (claims.iat, claims.exp), now)?;
         Ok(Admin {
             name: admin.name.clone(),
+            roles: vec![admin.role],
+            action: "",
         })
     }
-}
 
-impl Admins {
     /// Remembers a token's id until the token expires. What is remembered is never dropped to make room.
-    fn use_up(&self, name: &str, claims: AdminClaims, now: u64) -> Result<(), AdminError> {
-        if claims.jti.is_empty() || claims.jti.len() > MAX_ID {
+    fn use_up(
+        &self,
+        of: &str,
+        id: String,
+        (issued, expires): (u64, u64),
+        now: u64,
+    ) -> Result<(), AdminError> {
+        if id.is_empty() || id.len() > MAX_ID {
             return Err(AdminError::Malformed);
+        }
+        if issued < self.started {
+            return Err(AdminError::BeforeStart);
         }
         // Each call leaves the map whole.
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = used.entry(of.to_owned()).or_default();
         if used.len() >= MAX_USED {
             used.retain(|_, expires| *expires > now);
         }
         let full = used.len() >= MAX_USED;
-        match used.entry((name.to_owned(), claims.jti)) {
+        match used.entry(id) {
             Entry::Occupied(_) => Err(AdminError::Replayed),
             Entry::Vacant(_) if full => Err(AdminError::Busy),
             Entry::Vacant(place) => {
-                place.insert(claims.exp);
+                place.insert(expires);
                 Ok(())
             }
         }
     }
 }
 
+#[derive(Deserialize)]
+struct UnverifiedIssuer {
+    iss: String,
+}
+
 impl KnownAdmin {
+    /// Reads the keys of a configuration.
+    pub(crate) fn all(configured: &[AdminConfig]) -> Result<Arc<[Self]>, AdminKeyError> {
+        let known = configured
+            .iter()
+            .map(|admin| Self::new(&admin.name, admin.role, &admin.public_key));
+        known.collect()
+    }
+
+    fn new(name: &str, role: Role, pem: &str) -> Result<Self, AdminKeyError> {
+        let known = (pem.len() <= MAX_PEM).then(|| public_key(pem)).flatten();
+        let (algorithm, key, fingerprint) = known.ok_or_else(|| AdminKeyError {
+            name: name.to_owned(),
+        })?;
+        Ok(Self {
+            name: name.to_owned(),
+            role,
+            fingerprint,
+            algorithm,
+            key,
+        })
+    }
+
+    fn stored(version: &AdminVersion) -> Result<Self, StoreError> {
+        let damaged = || StoreError::Damaged(format!("admin {:?}", version.name));
+        let key = version.key.as_ref().ok_or_else(damaged)?;
+        let role = Role::named(&key.0).ok_or_else(damaged)?;
+        Self::new(&version.name, role, &key.1).map_err(|_| damaged())
+    }
+
     /// The claims of a token that this admin's key signed with this admin's algorithm. Times and audience are
     /// left to the caller, who has the clock.
     fn claims(&self, presented: &str) -> Result<AdminClaims, AdminError> {
@@ -144,14 +412,16 @@ impl KnownAdmin {
 }
 
 /// Reads a public key as PEM `SubjectPublicKeyInfo`: Ed25519 or P-256, by the one DER prefix that each has.
-fn public_key(pem: &str) -> Option<(Algorithm, DecodingKey)> {
+fn public_key(pem: &str) -> Option<(Algorithm, DecodingKey, String)> {
     let der = SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes()).ok()?;
+    let fingerprint = hex::encode(digest::digest(&digest::SHA256, &der));
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     if let Some(key) = der.strip_prefix(&ED25519_PREFIX) {
         let key = <&[u8; 32]>::try_from(key).ok()?;
         return Some((
             Algorithm::EdDSA,
             DecodingKey::from_ed_components(&encode(key)).ok()?,
+            fingerprint,
         ));
     }
     let point = <&[u8; 64]>::try_from(der.strip_prefix(&P256_PREFIX)?).ok()?;
@@ -159,14 +429,32 @@ fn public_key(pem: &str) -> Option<(Algorithm, DecodingKey)> {
     Some((
         Algorithm::ES256,
         DecodingKey::from_ec_components(&encode(x), &encode(y)).ok()?,
+        fingerprint,
     ))
 }
 
 /// An admin whose key is of no use.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("admin {name:?}: public_key is not an Ed25519 or P-256 public key in PEM")]
+#[error(
+    "admin {name:?}: public_key is not an Ed25519 or P-256 public key in PEM (\"BEGIN PUBLIC KEY\")"
+)]
 pub struct AdminKeyError {
     name: String,
+}
+
+/// Why an admin is not added or revoked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SetAdminError {
+    #[error("an admin's name has 1 to {MAX_NAME} letters, digits and . _ @ + -")]
+    Name,
+    #[error(
+        "the configuration names this admin: change it there and start the broker again, or choose another name"
+    )]
+    Configured,
+    #[error(transparent)]
+    Key(#[from] AdminKeyError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// Why a request is not an admin's. The text goes to whoever asked, so it says nothing about other admins.
@@ -180,9 +468,9 @@ pub(crate) enum AdminError {
     NoAdmins,
     #[error("the admin token is malformed, or lacks one of sub, role, aud, iat, exp, jti")]
     Malformed,
-    #[error("the admin token is not signed by a key of this broker's configuration")]
+    #[error("the admin token is not signed by the key of an admin of this broker")]
     Unknown,
-    #[error("the admin token is not signed by a key of this broker's configuration")]
+    #[error("the admin token is not signed by the key of an admin of this broker")]
     Signature,
     #[error("the admin token is for another audience")]
     Audience,
@@ -196,11 +484,35 @@ pub(crate) enum AdminError {
     Lifetime,
     #[error("the admin token was used before: each request wants a fresh one")]
     Replayed,
+    #[error(
+        "the admin token was issued before this broker started, and may have been used then: send a fresh one, and \
+         compare the clocks"
+    )]
+    BeforeStart,
+    #[error(
+        "the token's algorithm is not one that its issuer's key signs with: ES256, EdDSA, RS256, RS384 or PS256, as its \
+         type is"
+    )]
+    Algorithm,
+    #[error("the token names a key that its issuer does not publish")]
+    UnknownKey,
+    #[error("the token does not say which of its issuer's keys signed it")]
+    AmbiguousKey,
+    #[error(
+        "the token lacks one of iss, aud, iat, exp and the subject, or one of them is malformed"
+    )]
+    Claims,
+    #[error("the token lives longer than identity_provider.max_lifetime_seconds allows")]
+    IssuerLifetime,
+    #[error("the keys of the token's issuer cannot be fetched now")]
+    IssuerUnavailable,
     #[error("too many admin tokens were used lately: wait until some have expired")]
     Busy,
 }
 
-const MAX_TOKEN: usize = 8 * 1024;
+const MAX_TOKEN: usize = 16 * 1024;
+const MAX_NAME: usize = 64;
+const MAX_PEM: usize = 1024;
 const MAX_ID: usize = 128;
 /// A few hundred requests a second for as long as a token lives.
 const MAX_USED: usize = 65_536;
@@ -212,6 +524,17 @@ const P256_PREFIX: [u8; 27] = [
     0x30, 0x59, 0x30, 0x13, 6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 6, 8, 0x2a, 0x86, 0x48, 0xce,
     0x3d, 3, 1, 7, 3, 0x42, 0, 4,
 ];
+
+/// The decoders of what an identity provider publishes, and of a token's head, as one function of bytes.
+pub(crate) fn decode_published(bytes: &[u8]) -> bool {
+    let head = std::str::from_utf8(bytes).ok().and_then(jwks::Head::parse);
+    let found = jwks::discovered(bytes, "https://issuer.example").is_ok();
+    let keys = jwks::KeySet::parse(bytes);
+    if let (Ok(keys), Some(head)) = (&keys, &head) {
+        keys.pick(head).ok();
+    }
+    keys.is_ok() | found | head.is_some()
+}
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -321,15 +644,19 @@ mod tests {
     fn full_memory_of_tokens_refuses_and_forgets_only_the_expired() {
         let key = Key::ed25519();
         let admins = key.admins();
-        let id = |number: usize| ("alice".to_owned(), format!("old-{number}"));
-        let filled = (0..MAX_USED).map(|number| (id(number), NOW + 10));
-        *admins.used.lock().unwrap() = filled.collect();
+        let filled = (0..MAX_USED).map(|number| (format!("old-{number}"), NOW + 10));
+        let filled = ("alice".to_owned(), filled.collect());
+        *admins.used.lock().unwrap() = HashMap::from([filled]);
+        let remembered = || admins.used.lock().unwrap()["alice"].len();
         let token = key.sign(&claims());
         let refused = admins.verify(Some(&token), NOW).unwrap_err();
         assert_eq!(refused, AdminError::Busy);
-        assert_eq!(admins.used.lock().unwrap().len(), MAX_USED);
+        assert_eq!(remembered(), MAX_USED);
+        // Another's tokens are not kept out by it.
+        let ids = (NOW, NOW + 60);
+        admins.use_up("bob", "1".to_owned(), ids, NOW).unwrap();
         admins.verify(Some(&token), NOW + 10).unwrap();
-        assert_eq!(admins.used.lock().unwrap().len(), 1);
+        assert_eq!(remembered(), 1);
     }
 
     #[test]

@@ -37,6 +37,11 @@ pub(crate) fn begin(
         take_nonce(broker, session, &attestation, now).inspect_err(|error| {
             let mut record = Record::new(Kind::Attestation, Outcome::Denied, ACTION, now);
             record.detail = Some(error.to_string().chars().take(MAX_DETAIL).collect());
+            let class = match error {
+                AttestError::Session(_) => "session",
+                _ => "init-data",
+            };
+            broker.metrics.attestation_refused(None, class);
             broker.record_stranger(record, PER_SECOND);
         })?;
     let mut record = Record::new(Kind::Attestation, Outcome::Allowed, ACTION, now);
@@ -85,7 +90,7 @@ pub(crate) fn finish(
 ) -> Result<String, AttestError> {
     let mut record = begun.record;
     let session = begun.session;
-    if broker.config.collateral.insecure_http && !begun.evidence.collateral_request().is_empty() {
+    if broker.live().insecure_collateral && !begun.evidence.collateral_request().is_empty() {
         let name = Loosening::InsecureCollateral.name();
         record.loosenings.push(name.to_owned());
     }
@@ -150,6 +155,7 @@ fn conclude(
                 token: token.id,
                 claims: token.claims,
             };
+            broker.metrics.attested(record.tee);
             broker.ledger.commit(kept, record)?;
             Ok(token.jwt)
         }
@@ -190,7 +196,8 @@ fn appraised(
     record.policy_id = (policy != DEFAULT_ID).then(|| format!("{policy}_{}", tee.class()));
     record.policy = appraisals.digest(tee.class());
     let values = broker.policies.reference_values();
-    let appraised = appraise(verified, &values, &appraisals.policies, now)?;
+    let appraise = || appraise(verified, &values, &appraisals.policies, now);
+    let appraised = broker.metrics.evaluated("appraisal", appraise)?;
     let grades: Vec<String> = appraised.submods().iter().map(grade).collect();
     record.detail = Some(grades.join("; ").chars().take(MAX_DETAIL).collect());
     record.reasons = appraised
@@ -234,6 +241,9 @@ fn refuse(broker: &Inner, mut record: Record, refusal: Refusal) -> AttestError {
     record.outcome = Outcome::Denied;
     record.detail = Some(refusal.to_string());
     record.reasons = refusal.reasons();
+    broker
+        .metrics
+        .attestation_refused(record.tee, refusal.class());
     // A refusal that cannot be recorded is a refusal all the same.
     let event = broker.record_stranger(record, REFUSED_PER_SECOND);
     match refusal {
@@ -309,6 +319,19 @@ impl Refusal {
             Self::Appraise(_) | Self::NoPolicy { .. } | Self::Internal(_) => {
                 "the evidence cannot be appraised".to_owned()
             }
+        }
+    }
+
+    /// What kind of rule refused, in a word, for those who count.
+    fn class(&self) -> &'static str {
+        match self {
+            Self::Nonce => "nonce",
+            Self::Development => "development",
+            Self::Verify(error) => error.check().name(),
+            Self::Collateral(_) => "collateral",
+            Self::Appraise(_) | Self::NoPolicy { .. } => "policy-failed",
+            Self::TokenTooLong(_) => "token-too-long",
+            Self::Internal(_) => "internal",
         }
     }
 

@@ -2,21 +2,26 @@
 //!
 //! The strict choice is the default. What loosens it is a setting of its own, which [`Config::loosenings`] names.
 
+mod read;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use strongroom_wire::tee::Tee;
 
+use crate::client::Network;
 use crate::policies::{DEFAULT_ID, is_appraisal_name};
 use crate::session::PolicyTag;
 use crate::sources::{SourcesConfig, VaultConfig};
 use crate::{BrokerError, key_file};
 
+pub use read::{Overridden, Overrides};
+
 /// A broker's configuration, read and checked.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Config {
@@ -47,6 +52,9 @@ pub struct Config {
     /// Who may administer.
     #[serde(default)]
     pub admin: Vec<AdminConfig>,
+    /// Who else says who administers.
+    #[serde(default)]
+    pub identity_provider: Vec<IdentityProviderConfig>,
     /// Where the vendors' certificates and revocation lists come from.
     #[serde(default)]
     pub collateral: CollateralConfig,
@@ -68,13 +76,25 @@ pub struct Config {
     /// What a development broker accepts beyond real evidence.
     #[serde(default)]
     pub development: DevelopmentConfig,
+    /// Where to say how it goes.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
+    /// What is logged, and how.
+    #[serde(default)]
+    pub log: LogConfig,
+    /// Where spans go.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
     /// Where the file lies, when it was read from one.
     #[serde(skip)]
     pub(crate) folder: Option<PathBuf>,
+    /// What came from the environment.
+    #[serde(skip)]
+    pub(crate) overridden: Vec<Overridden>,
 }
 
 /// `[tls]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
     /// PEM certificates, the server's first.
@@ -84,7 +104,7 @@ pub struct TlsConfig {
 }
 
 /// `[store]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
     /// The SQLite file.
@@ -94,7 +114,7 @@ pub struct StoreConfig {
 }
 
 /// `[audit]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuditConfig {
     /// The key that signs the record, readable by its owner alone. By default `audit.key` beside the store.
@@ -122,7 +142,7 @@ impl Default for AuditConfig {
 }
 
 /// `[secrets]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SecretsConfig {
     /// How many versions of each secret are kept, the newest among them.
@@ -136,7 +156,7 @@ impl Default for SecretsConfig {
 }
 
 /// `[token]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenConfig {
     /// PKCS#8 PEM of a P-256 key, readable by its owner alone.
@@ -152,7 +172,7 @@ pub struct TokenConfig {
 }
 
 /// `[session]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SessionConfig {
     /// How long a nonce, and an attested session, is good for.
@@ -162,7 +182,7 @@ pub struct SessionConfig {
 }
 
 /// `[limits]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// The largest request body.
@@ -171,10 +191,23 @@ pub struct LimitsConfig {
     pub header_seconds: u64,
     /// How long a request may take from its head to its answer.
     pub request_seconds: u64,
+    /// The longest head of a request. It carries the token, of up to 256 KiB.
+    pub header_bytes: usize,
+    /// How many headers a request may have.
+    pub headers: usize,
+    /// How many connections are open at once; beyond, the newest is closed.
+    pub connections: usize,
+    /// How many attestations are under way at once; beyond, a guest is told to come back.
+    pub attestations_in_flight: usize,
+    /// How many handshakes and attestations one address may begin in a minute; 0 is without end. Of IPv6 a /64 is one
+    /// address.
+    pub attempts_per_minute: u32,
+    /// Addresses and networks of proxies, whose `X-Forwarded-For` is believed: `["10.0.0.7", "fd00::/64"]`.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// `[[admin]]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdminConfig {
     /// The name in the record and in the `sub` of tokens.
@@ -186,14 +219,20 @@ pub struct AdminConfig {
     pub public_key: String,
 }
 
-/// What an admin may do.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+/// What an admin may do; in full in `http/access.rs`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Role {
     /// Everything.
     #[default]
     Admin,
+    /// Policies and reference values, with rehearsals and explanations.
+    Policy,
+    /// Storing, listing, rolling back and deleting secrets, and nothing else.
+    Secrets,
+    /// Reading the record and every list, and changing nothing.
+    Auditor,
 }
 
 impl Role {
@@ -201,12 +240,127 @@ impl Role {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Admin => "admin",
+            Self::Policy => "policy",
+            Self::Secrets => "secrets",
+            Self::Auditor => "auditor",
         }
+    }
+
+    /// The role of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        let mut roles = Self::ALL.into_iter();
+        roles.find(|role| role.as_str() == name)
+    }
+
+    /// Every role.
+    pub const ALL: [Self; 4] = [Self::Admin, Self::Policy, Self::Secrets, Self::Auditor];
+}
+
+/// `[[identity_provider]]`: who else says who administers. Its tokens are JWTs signed with ES256, `EdDSA`, RS256,
+/// RS384 or PS256.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct IdentityProviderConfig {
+    /// The `iss` of its tokens, letter by letter.
+    pub issuer: String,
+    /// What must be in the `aud` of its tokens.
+    pub audience: String,
+    /// Where its keys are, as a JWK set.
+    pub jwks_url: Option<String>,
+    /// A file with its keys, as a JWK set.
+    pub jwks_file: Option<PathBuf>,
+    /// Ask `<issuer>/.well-known/openid-configuration` where its keys are.
+    #[serde(default)]
+    pub discovery: bool,
+    /// The claim with the role or roles: a name, or a JSON pointer such as `/realm_access/roles`.
+    #[serde(default = "default_role_claim")]
+    pub role_claim: String,
+    /// Which role a value of that claim stands for. Other values stand for none.
+    pub roles: BTreeMap<String, Role>,
+    /// The claim with the name that goes into the record, followed by the issuer.
+    #[serde(default = "default_subject_claim")]
+    pub subject_claim: String,
+    /// The longest time between `iat` and `exp`.
+    #[serde(default = "one_hour")]
+    pub max_lifetime_seconds: u64,
+    /// Believe each token once, by its `jti`.
+    #[serde(default)]
+    pub single_use: bool,
+    /// PEM of the authorities that vouch for the server, instead of this machine's own.
+    pub certificate: Option<PathBuf>,
+    /// How long a fetch of keys may take; less than `limits.request_seconds`.
+    #[serde(default = "five_seconds")]
+    pub timeout_seconds: u64,
+    /// After how long keys are fetched anew.
+    #[serde(default = "ten_minutes")]
+    pub refresh_seconds: u64,
+}
+
+impl IdentityProviderConfig {
+    fn check(&self, request_seconds: u64) -> Result<(), String> {
+        let bad = |reason: String| Err(format!("identity_provider {:?}: {reason}", self.issuer));
+        let places = [
+            self.jwks_url.is_some(),
+            self.jwks_file.is_some(),
+            self.discovery,
+        ];
+        if places.into_iter().filter(|place| *place).count() != 1 {
+            return bad("name one of jwks_url, jwks_file and discovery = true".to_owned());
+        }
+        for (key, text) in [
+            ("issuer", &self.issuer),
+            ("audience", &self.audience),
+            ("role_claim", &self.role_claim),
+            ("subject_claim", &self.subject_claim),
+        ] {
+            if text.is_empty() {
+                return bad(format!("{key} is empty"));
+            }
+        }
+        if self.roles.is_empty() {
+            return bad("roles is empty, so that nobody may anything".to_owned());
+        }
+        let url = self.jwks_url.as_deref();
+        for (key, url) in [
+            ("jwks_url", url),
+            ("issuer", self.discovery.then_some(self.issuer.as_str())),
+        ] {
+            let Some(url) = url else { continue };
+            let is_url = reqwest::Url::parse(url).is_ok_and(|url| {
+                let bare = url.username().is_empty() && url.password().is_none();
+                crate::admin::is_safe(&url) && bare && url.fragment().is_none()
+            });
+            if !is_url {
+                return bad(format!(
+                    "{key} is no https:// address, or carries a user name: whoever is on the wire would say who \
+                     administers"
+                ));
+            }
+        }
+        let most = request_seconds.saturating_sub(1).max(1);
+        for (key, value, least, most) in [
+            (
+                "max_lifetime_seconds",
+                self.max_lifetime_seconds,
+                60,
+                86_400,
+            ),
+            ("timeout_seconds", self.timeout_seconds, 1, most),
+            ("refresh_seconds", self.refresh_seconds, 30, 86_400),
+        ] {
+            if !(least..=most).contains(&value) {
+                return bad(format!(
+                    "{key} = {value} is out of range: {least} to {most}"
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
 /// `[collateral]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CollateralConfig {
     /// Where collateral is kept. By default `collateral` beside the store.
@@ -237,7 +391,7 @@ pub struct CollateralConfig {
 }
 
 /// Which service answers for Intel.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum IntelKind {
@@ -249,7 +403,7 @@ pub enum IntelKind {
 }
 
 /// `[anchors]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AnchorsConfig {
     /// PEM certificates of makers of TPMs, or of whoever certifies their attestation keys; one in each file.
@@ -259,7 +413,7 @@ pub struct AnchorsConfig {
 }
 
 /// `[attestation]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AttestationConfig {
     /// What a guest may send as `attestation-policy-selector`, and the id of the appraisal policies that it is then graded by:
@@ -284,7 +438,7 @@ impl AttestationConfig {
 }
 
 /// `[attestation_service]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AttestationServiceConfig {
     /// Appraise evidence for whoever sends it, at `/attestation` as an upstream attestation service does. Nobody is asked
@@ -293,7 +447,7 @@ pub struct AttestationServiceConfig {
 }
 
 /// `[reference_values]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReferenceValuesConfig {
     /// PEM public keys, P-256 or Ed25519, one in each file. When there is any, a message that none of them signed is
@@ -302,13 +456,68 @@ pub struct ReferenceValuesConfig {
 }
 
 /// `[development]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DevelopmentConfig {
     /// Accept `sample` evidence, which proves nothing, and release to it what the policy allows.
     pub accept_sample_evidence: bool,
     /// Accept what rests on this development root: its PEM, or the folder with its `root.pem` and `collateral`.
     pub root: Option<PathBuf>,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// The address of a second listener, without TLS, that answers `/metrics`, `/healthz` and `/readyz`. Nothing
+    /// listens when it is not set.
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// Lines for people, or a JSON object a line.
+    pub format: LogFormat,
+    /// What is logged: `info`, or by part `warn,strongroom_broker=debug`.
+    pub filter: Option<String>,
+}
+
+/// What a line of the log looks like.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+impl std::str::FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("a log has the format text or json".to_owned()),
+        }
+    }
+}
+
+/// `[telemetry]`
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// The OpenTelemetry collector to send spans to, over OTLP/HTTP: `https://collector.example:4318`.
+    pub otlp_endpoint: Option<String>,
+    /// PEM of the authorities that vouch for it, instead of this machine's own.
+    pub certificate: Option<PathBuf>,
+    /// Take `http://` beyond this machine. Spans hold no secret, but who is on the wire sees who attests and when.
+    pub insecure_http: bool,
 }
 
 impl DevelopmentConfig {
@@ -340,6 +549,8 @@ pub enum Loosening {
     InsecureCollateral,
     /// `[attestation_service] enabled = true`
     AttestationService,
+    /// `[telemetry] insecure_http = true`
+    InsecureTelemetry,
     /// `[sources.vault] insecure_http = true`
     InsecureVault,
 }
@@ -353,6 +564,7 @@ impl Loosening {
             Self::AcceptDevelopmentRoot => "development.root",
             Self::InsecureCollateral => "collateral.insecure_http",
             Self::AttestationService => "attestation_service.enabled",
+            Self::InsecureTelemetry => "telemetry.insecure_http",
             Self::InsecureVault => "sources.vault.insecure_http",
         }
     }
@@ -381,6 +593,9 @@ impl Loosening {
                  freshness nobody checks but the caller. This broker releases nothing on such a token; see that no \
                  other relying party does without checking what the evidence binds."
             }
+            Self::InsecureTelemetry => {
+                "telemetry.insecure_http = true: spans leave over a wire on which somebody can see who attests and when."
+            }
             Self::InsecureVault => {
                 "sources.vault.insecure_http = true: the vault's token and every secret read from it can be read and \
                  changed on the wire."
@@ -390,27 +605,38 @@ impl Loosening {
 }
 
 impl Config {
-    /// Reads and checks a configuration file.
+    /// Reads and checks a configuration file, without looking at the environment.
     ///
     /// # Errors
     /// [`BrokerError::File`] when it cannot be read, [`BrokerError::Writable`] when others may write it,
     /// [`BrokerError::Config`] when it is not a configuration.
     pub fn load(path: &Path) -> Result<Self, BrokerError> {
+        Self::load_with(path, &Overrides::none())
+    }
+
+    /// As [`Self::load`], with settings from elsewhere that go before those of the file.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_with(path: &Path, overrides: &Overrides) -> Result<Self, BrokerError> {
         let text = key_file::read_guarded(path)?;
         let folder = path.parent().unwrap_or_else(|| Path::new(""));
-        let mut config = Self::parse(&text, folder).map_err(|message| BrokerError::Config {
-            path: path.to_owned(),
-            message,
-        })?;
+        let mut config =
+            Self::parse(&text, overrides, folder).map_err(|problems| BrokerError::Config {
+                path: path.to_owned(),
+                message: problems.join(NEXT_PROBLEM),
+            })?;
         config.folder = Some(folder.to_owned());
         Ok(config)
     }
 
     /// Reads and checks a configuration; its paths are relative to `folder`.
-    fn parse(text: &str, folder: &Path) -> Result<Self, String> {
-        let mut config: Self =
-            toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())?;
-        config.check()?;
+    fn parse(text: &str, overrides: &Overrides, folder: &Path) -> Result<Self, Vec<String>> {
+        let mut config = read::read(text, overrides)?;
+        let problems = config.problems();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
         let mut paths = vec![
             &mut config.store.path,
             &mut config.store.key_file,
@@ -427,7 +653,12 @@ impl Config {
         paths.extend(&mut config.anchors.attestation_keys);
         paths.extend(&mut config.reference_values.signers);
         paths.extend(&mut config.development.root);
+        paths.extend(&mut config.telemetry.certificate);
         paths.extend(config.sources.paths());
+        for provider in &mut config.identity_provider {
+            paths.extend(&mut provider.jwks_file);
+            paths.extend(&mut provider.certificate);
+        }
         for path in paths {
             // An absolute path replaces the folder.
             *path = folder.join(&*path);
@@ -435,16 +666,20 @@ impl Config {
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// What was set by the environment and not by the file.
+    pub fn overridden(&self) -> &[Overridden] {
+        &self.overridden
+    }
+
+    /// What is wrong with the settings, beside their form.
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
         match (&self.tls, self.insecure_http) {
-            (None, false) => {
-                return Err(
-                    "there is neither [tls] nor insecure_http = true: name a certificate"
-                        .to_owned(),
-                );
-            }
+            (None, false) => problems.push(
+                "there is neither [tls] nor insecure_http = true: name a certificate".to_owned(),
+            ),
             (Some(_), true) => {
-                return Err("there is both [tls] and insecure_http = true: remove one".to_owned());
+                problems.push("there is both [tls] and insecure_http = true: remove one".to_owned())
             }
             _ => {}
         }
@@ -481,6 +716,25 @@ impl Config {
                 3_600,
             ),
             (
+                "limits.header_bytes",
+                as_u64(self.limits.header_bytes),
+                16_384,
+                1 << 20,
+            ),
+            ("limits.headers", as_u64(self.limits.headers), 16, 1_000),
+            (
+                "limits.connections",
+                as_u64(self.limits.connections),
+                1,
+                1_000_000,
+            ),
+            (
+                "limits.attestations_in_flight",
+                as_u64(self.limits.attestations_in_flight),
+                1,
+                100_000,
+            ),
+            (
                 "collateral.refresh_hours",
                 self.collateral.refresh_hours,
                 1,
@@ -501,23 +755,29 @@ impl Config {
         ];
         for (key, value, least, most) in ranges {
             if !(least..=most).contains(&value) {
-                return Err(format!(
+                problems.push(format!(
                     "{key} = {value} is out of range: {least} to {most}"
                 ));
             }
         }
         let (wait, request) = (self.collateral.timeout_seconds, self.limits.request_seconds);
         if wait >= request && !self.collateral.offline {
-            return Err(format!(
+            problems.push(format!(
                 "collateral.timeout_seconds = {wait} is not below limits.request_seconds = {request}: the guest would \
                  be sent away before its attestation ends"
             ));
         }
-        crate::collateral::check_urls(&self.collateral)?;
-        self.sources.check(self.limits.request_seconds)?;
+        problems.extend(crate::collateral::check_urls(&self.collateral).err());
+        problems.extend(crate::telemetry::check_endpoint(&self.telemetry).err());
+        if let Some(filter) = &self.log.filter
+            && let Err(error) = tracing_subscriber::EnvFilter::try_new(filter)
+        {
+            problems.push(format!("log.filter {filter:?} is no filter: {error}"));
+        }
+        problems.extend(self.sources.check(self.limits.request_seconds).err());
         for (selector, id) in &self.attestation.policy_ids {
             if !is_appraisal_name(id) {
-                return Err(format!(
+                problems.push(format!(
                     "attestation.policy_ids.{selector} = {id:?} is no id of appraisal policies: letters, digits, dots and \
                      hyphens, without the class (strict for strict_cpu)"
                 ));
@@ -526,13 +786,23 @@ impl Config {
         let mut names = BTreeSet::new();
         for admin in &self.admin {
             if admin.name.is_empty() || !names.insert(&admin.name) {
-                return Err(format!(
+                problems.push(format!(
                     "admin names must be distinct and not empty: {:?}",
                     admin.name
                 ));
             }
         }
-        Ok(())
+        let mut issuers = BTreeSet::new();
+        for provider in &self.identity_provider {
+            problems.extend(provider.check(self.limits.request_seconds).err());
+            if !issuers.insert(&provider.issuer) {
+                problems.push(format!(
+                    "identity_provider {:?} is there twice",
+                    provider.issuer
+                ));
+            }
+        }
+        problems
     }
 
     /// The settings that let through what the default refuses.
@@ -552,6 +822,9 @@ impl Config {
         }
         if self.attestation_service.enabled {
             loosenings.push(Loosening::AttestationService);
+        }
+        if self.telemetry.insecure_http {
+            loosenings.push(Loosening::InsecureTelemetry);
         }
         if self
             .sources
@@ -586,6 +859,12 @@ impl Default for LimitsConfig {
             body_bytes: 2 * 1024 * 1024,
             header_seconds: 30,
             request_seconds: 30,
+            header_bytes: 320 * 1024,
+            headers: 64,
+            connections: 1_024,
+            attestations_in_flight: 256,
+            attempts_per_minute: 6_000,
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -620,9 +899,31 @@ fn policy_tag(id: &str) -> PolicyTag {
     }
     tag
 }
+/// What stands between two problems in one message.
+pub(crate) const NEXT_PROBLEM: &str = "\n  ";
 
 fn five_minutes() -> u64 {
     300
+}
+
+fn five_seconds() -> u64 {
+    5
+}
+
+fn ten_minutes() -> u64 {
+    600
+}
+
+fn one_hour() -> u64 {
+    3_600
+}
+
+fn default_role_claim() -> String {
+    "role".to_owned()
+}
+
+fn default_subject_claim() -> String {
+    "sub".to_owned()
 }
 
 fn default_issuer() -> String {
@@ -643,13 +944,18 @@ mod tests {
         [store]\npath = \"s.sqlite\"\nkey_file = \"s.key\"\n\
         [token]\nsigning_key = \"t.key\"\ncertificate_chain = \"t.crt\"\n";
 
+    fn parse(text: &str, folder: &str) -> Result<Config, String> {
+        let read = Config::parse(text, &Overrides::none(), Path::new(folder));
+        read.map_err(|problems| problems.join("\n"))
+    }
+
     fn refusal(text: &str) -> String {
-        Config::parse(text, Path::new("/folder")).unwrap_err()
+        parse(text, "/folder").unwrap_err()
     }
 
     #[test]
     fn defaults_are_the_strict_ones() {
-        let config = Config::parse(MINIMAL, Path::new("/folder")).unwrap();
+        let config = parse(MINIMAL, "/folder").unwrap();
         assert!(config.loosenings().is_empty());
         assert!(config.admin.is_empty());
         assert_eq!(
@@ -661,7 +967,7 @@ mod tests {
 
     #[test]
     fn paths_are_relative_to_the_folder() {
-        let config = Config::parse(MINIMAL, Path::new("/folder")).unwrap();
+        let config = parse(MINIMAL, "/folder").unwrap();
         assert_eq!(config.store.path, Path::new("/folder/s.sqlite"));
         assert_eq!(config.tls.unwrap().private_key, Path::new("/etc/tls.key"));
     }
@@ -692,7 +998,7 @@ mod tests {
             "[[admin]]\nname = \"a\"\npublic_key = \"\"\nroles = \"admin\"",
         ] {
             assert!(
-                refusal(&format!("{MINIMAL}{line}")).contains("unknown field"),
+                refusal(&format!("{MINIMAL}{line}")).contains("unknown key"),
                 "{line}"
             );
         }
@@ -706,8 +1012,7 @@ mod tests {
             .map(|l| format!("{l}\n"))
             .collect();
         assert!(refusal(&text).contains("neither [tls] nor insecure_http"));
-        let config =
-            Config::parse(&format!("insecure_http = true\n{text}"), Path::new("")).unwrap();
+        let config = parse(&format!("insecure_http = true\n{text}"), "").unwrap();
         assert_eq!(config.loosenings(), [Loosening::InsecureHttp]);
     }
 
@@ -730,22 +1035,22 @@ mod tests {
         let said = refusal(&format!("{MINIMAL}[collateral]\ntimeout_seconds = 30"));
         assert!(said.contains("limits.request_seconds = 30"), "{said}");
         let longer = "[collateral]\ntimeout_seconds = 60\n[limits]\nrequest_seconds = 61";
-        assert!(Config::parse(&format!("{MINIMAL}{longer}"), Path::new("")).is_ok());
+        assert!(parse(&format!("{MINIMAL}{longer}"), "").is_ok());
     }
 
     #[test]
     fn attestation_service_is_there_without_its_setting() {
-        let config = Config::parse(MINIMAL, Path::new("")).unwrap();
+        let config = parse(MINIMAL, "").unwrap();
         assert!(!config.attestation_service.enabled);
         let text = format!("{MINIMAL}[attestation_service]\nenabled = true");
-        let config = Config::parse(&text, Path::new("")).unwrap();
+        let config = parse(&text, "").unwrap();
         assert_eq!(config.loosenings(), [Loosening::AttestationService]);
     }
 
     #[test]
     fn selector_stands_for_another_policy_than_it_is_mapped_to() {
         let mapped = "[attestation]\npolicy_ids = { a = \"strict\", b = \"default\" }";
-        let config = Config::parse(&format!("{MINIMAL}{mapped}"), Path::new("")).unwrap();
+        let config = parse(&format!("{MINIMAL}{mapped}"), "").unwrap();
         let attestation = &config.attestation;
         let selected = |selector| attestation.selected(&attestation.select(selector)?);
         assert_eq!(selected("a"), Some("strict"));
@@ -767,7 +1072,7 @@ mod tests {
     #[test]
     fn development_root_lets_sample_evidence_through() {
         let text = format!("{MINIMAL}[development]\nroot = \"dev\"");
-        let config = Config::parse(&text, Path::new("/folder")).unwrap();
+        let config = parse(&text, "/folder").unwrap();
         assert_eq!(config.loosenings(), [Loosening::AcceptDevelopmentRoot]);
         let development = &config.development;
         assert_eq!(development.root.as_deref(), Some(Path::new("/folder/dev")));
@@ -782,7 +1087,7 @@ mod tests {
     #[test]
     fn sample_setting_lets_a_development_root_through() {
         let text = format!("{MINIMAL}[development]\naccept_sample_evidence = true");
-        let config = Config::parse(&text, Path::new("")).unwrap();
+        let config = parse(&text, "").unwrap();
         assert_eq!(config.development.lets_through(Tee::Tdx), None);
         assert_eq!(
             config.development.lets_through(Tee::Sample),
@@ -793,9 +1098,9 @@ mod tests {
     #[test]
     fn collateral_over_plain_http_is_taken_silently() {
         let url = |url: &str, more: &str| {
-            Config::parse(
+            parse(
                 &format!("{MINIMAL}[collateral]\nkds_url = \"{url}\"\n{more}"),
-                Path::new(""),
+                "",
             )
         };
         assert!(url("http://127.0.0.1:1", "").is_ok());
@@ -817,10 +1122,10 @@ mod tests {
 
     #[test]
     fn collateral_lies_beside_the_store_or_where_it_is_told() {
-        let config = Config::parse(MINIMAL, Path::new("/folder")).unwrap();
+        let config = parse(MINIMAL, "/folder").unwrap();
         assert_eq!(config.collateral_folder(), Path::new("/folder/collateral"));
         let text = format!("{MINIMAL}[collateral]\nfolder = \"elsewhere\"");
-        let config = Config::parse(&text, Path::new("/folder")).unwrap();
+        let config = parse(&text, "/folder").unwrap();
         assert_eq!(config.collateral_folder(), Path::new("/folder/elsewhere"));
     }
 
@@ -828,5 +1133,64 @@ mod tests {
     fn unknown_role_is_refused() {
         let text = format!("{MINIMAL}[[admin]]\nname = \"a\"\nrole = \"root\"\npublic_key = \"x\"");
         assert!(refusal(&text).contains("root"));
+    }
+
+    #[test]
+    fn identity_provider_that_anybody_could_speak_for_is_configured() {
+        let parse = |issuer: &str, lines: &str| {
+            let text = format!(
+                "{MINIMAL}[[identity_provider]]\nissuer = \"{issuer}\"\naudience = \"strongroom\"\n{lines}\n"
+            );
+            Config::parse(&text, &Overrides::none(), Path::new("/folder"))
+                .map_err(|problems| problems.join("\n"))
+        };
+        let roles = "roles = { a = \"auditor\" }\n";
+        let good = format!("{roles}jwks_file = \"keys.json\"");
+        let config = parse("https://issuer.example", &good).unwrap();
+        let provider = &config.identity_provider[0];
+        assert_eq!(
+            provider.jwks_file.as_deref(),
+            Some(Path::new("/folder/keys.json"))
+        );
+        assert_eq!(provider.roles["a"], Role::Auditor);
+        assert_eq!(
+            (provider.max_lifetime_seconds, provider.single_use),
+            (3_600, false)
+        );
+        for (lines, reason) in [
+            ("", "name one of"),
+            ("discovery = true\njwks_file = \"k\"", "name one of"),
+            ("jwks_url = \"http://issuer.example/keys\"", "no https://"),
+            (
+                "jwks_url = \"https://u:p@issuer.example/keys\"",
+                "no https://",
+            ),
+            ("jwks_url = \"issuer.example\"", "no https://"),
+            (
+                "discovery = true\nmax_lifetime_seconds = 86401",
+                "out of range",
+            ),
+            ("discovery = true\ntimeout_seconds = 30", "out of range"),
+            ("discovery = true\nrefresh_seconds = 1", "out of range"),
+            ("discovery = true\nrole_claim = \"\"", "role_claim is empty"),
+            ("discovery = true\nalgorithm = \"HS256\"", "unknown key"),
+        ] {
+            let said = parse("https://issuer.example", &format!("{roles}{lines}")).unwrap_err();
+            assert!(said.contains(reason), "{lines}: {said}");
+        }
+        let said = parse("http://issuer.example", &format!("{roles}discovery = true")).unwrap_err();
+        assert!(said.contains("no https://"), "{said}");
+        let said = parse("https://i", "discovery = true\nroles = {}").unwrap_err();
+        assert!(said.contains("nobody may anything"), "{said}");
+        let said = parse("https://i", "discovery = true\nroles = { a = \"root\" }").unwrap_err();
+        assert!(said.contains("root"), "{said}");
+        let twice = format!(
+            "{good}\n[[identity_provider]]\nissuer = \"https://i\"\naudience = \"other\"\n{good}"
+        );
+        assert!(
+            parse("https://i", &twice)
+                .unwrap_err()
+                .contains("there twice")
+        );
     }
 }

@@ -12,6 +12,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use time::{Duration, OffsetDateTime};
+use zeroize::Zeroizing;
 
 use crate::audit::LogKey;
 use crate::key_file::write_new;
@@ -210,6 +211,15 @@ fn names(options: &InitOptions) -> Vec<String> {
             .cloned(),
     );
     names
+}
+
+/// Makes a key pair for an admin: the private half, PKCS#8 in PEM, and the public half in PEM.
+///
+/// # Errors
+/// [`BrokerError::Crypto`] when the cryptographic library fails.
+pub fn admin_key_pair() -> Result<(Zeroizing<String>, String), BrokerError> {
+    let pair = admin_key()?;
+    Ok((Zeroizing::new(pair.serialize_pem()), pair.public_key_pem()))
 }
 
 /// Ed25519 as PKCS#8 version 1, which every OpenSSL reads; version 2 is refused by some.

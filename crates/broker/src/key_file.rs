@@ -1,8 +1,9 @@
 //! Files that hold keys: read only when nobody else can, written once.
 
-use std::fs::{File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use rustls_pki_types::CertificateDer;
@@ -25,8 +26,10 @@ pub(crate) fn read_credential(path: &Path) -> Result<Zeroizing<String>, BrokerEr
 fn read_unless(path: &Path, refused: u32) -> Result<Zeroizing<String>, BrokerError> {
     let failed = |source| BrokerError::file(path, source);
     let mut file = File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-    if mode & refused != 0 {
+    let metadata = file.metadata().map_err(failed)?;
+    let mode = metadata.permissions().mode() & 0o777;
+    let credentials = std::env::var_os(CREDENTIALS);
+    if mode & refused != 0 && !is_credential(path, &metadata, credentials.as_deref()) {
         return Err(BrokerError::LooseMode {
             path: path.to_owned(),
             mode,
@@ -35,6 +38,14 @@ fn read_unless(path: &Path, refused: u32) -> Result<Zeroizing<String>, BrokerErr
     let mut text = Zeroizing::new(String::new());
     file.read_to_string(&mut text).map_err(failed)?;
     Ok(text)
+}
+
+/// Whether a file is one that systemd hands to this service alone. It may be root's, with an access control list that
+/// names the service's user: then the bits of the group are the list's mask, and no group of users can read it.
+fn is_credential(path: &Path, metadata: &Metadata, credentials: Option<&OsStr>) -> bool {
+    let is_handed = credentials.is_some_and(|folder| path.starts_with(folder));
+    let of_root = metadata.uid() == 0 && metadata.gid() == 0;
+    is_handed && of_root && metadata.permissions().mode() & 0o037 == 0
 }
 
 /// Reads a file that decides something; one that its group or others may write is refused.
@@ -133,10 +144,37 @@ pub(crate) fn write_new(path: &Path, mode: u32, content: &[u8]) -> Result<(), Br
     write().map_err(|source| BrokerError::file(path, source))
 }
 
+/// Where systemd puts a service's credentials.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn file_that_a_group_may_read_is_taken_for_a_credential() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tls.key");
+        write_new(&path, 0o600, b"key").unwrap();
+        let taken = |mode: u32, credentials: Option<&Path>| {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let metadata = std::fs::metadata(&path).unwrap();
+            is_credential(&path, &metadata, credentials.map(Path::as_os_str))
+        };
+        let here = Some(folder.path());
+        let metadata = std::fs::metadata(&path).unwrap();
+        let of_root = metadata.uid() == 0 && metadata.gid() == 0;
+        assert_eq!(taken(0o440, here), of_root);
+        for (mode, credentials) in [
+            (0o440, None),
+            (0o440, Some(Path::new("/run/credentials/other"))),
+            (0o460, here),
+            (0o444, here),
+        ] {
+            assert!(!taken(mode, credentials), "{mode:o}");
+        }
+    }
 
     #[test]
     fn key_file_that_others_may_read_is_refused() {

@@ -5,24 +5,33 @@
 
 mod admin;
 mod anchors;
+mod attempts;
 mod attest;
 pub mod audit;
+mod check;
+mod client;
 pub mod collateral;
 mod config;
+mod connections;
 mod explain;
+mod health;
 mod http;
 mod init;
 mod key_file;
+mod metrics;
 mod outgoing;
 mod policies;
 mod rehearse;
 mod release;
+mod reload;
 mod rotate;
+mod serve;
 mod session;
 mod signers;
 pub mod sources;
 mod store;
 mod strangers;
+pub mod telemetry;
 mod tls;
 mod tokens;
 
@@ -32,32 +41,41 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use axum_server::tls_rustls::RustlsConfig;
-use hyper_util::rt::TokioTimer;
-use rustls::ServerConfig;
 use strongroom_verifier::{Signers, TrustAnchors};
 use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::tee::Tee;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 pub use admin::AdminKeyError;
 pub use audit::{Entry, EventId, LogError};
+pub use check::{Checked, check};
+pub use client::{Network, NetworkError};
 pub use config::{
     AdminConfig, AnchorsConfig, AttestationConfig, AttestationServiceConfig, AuditConfig,
-    CollateralConfig, Config, DevelopmentConfig, IntelKind, LimitsConfig, Loosening,
-    ReferenceValuesConfig, Role, SecretsConfig, SessionConfig, StoreConfig, TlsConfig, TokenConfig,
+    CollateralConfig, Config, DevelopmentConfig, IdentityProviderConfig, IntelKind, LimitsConfig,
+    LogConfig, LogFormat, Loosening, MetricsConfig, Overridden, Overrides, ReferenceValuesConfig,
+    Role, SecretsConfig, SessionConfig, StoreConfig, TelemetryConfig, TlsConfig, TokenConfig,
 };
-pub use init::{InitOptions, InitSummary, init};
+pub use init::{InitOptions, InitSummary, admin_key_pair, init};
+pub use reload::{Handle, Reloaded};
 pub use store::{ResourceMetadata, SealError, StoreError};
 pub use tokens::TokenKeyError;
 
 use admin::Admins;
+use attempts::Attempts;
 use audit::{Kind, LogKey, Outcome, Record};
 use collateral::Collaterals;
+use connections::Connections;
+use health::Health;
+use metrics::Metrics;
 use policies::{LoadError, Policies};
+use reload::{Live, Reloadable};
 use session::Sessions;
 use sources::Sources;
 use store::{Change, Ledger, SealedVersion, SqliteStore, StorageKeys};
 use strangers::Strangers;
+use telemetry::Exporter;
 use tokens::Issuer;
 
 /// Gives the time, in seconds since 1970.
@@ -66,7 +84,8 @@ pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// A broker, ready to serve.
 pub struct Broker {
     inner: Arc<Inner>,
-    tls: Option<Arc<ServerConfig>>,
+    metrics_listener: Option<TcpListener>,
+    exporter: Option<Exporter>,
 }
 
 /// What every request shares.
@@ -83,9 +102,14 @@ pub(crate) struct Inner {
     sessions: Mutex<Sessions>,
     anchors: TrustAnchors,
     signers: Signers,
-    collaterals: Collaterals,
     strangers: Mutex<Strangers>,
     sources: Sources,
+    reloadable: Reloadable,
+    metrics: Arc<Metrics>,
+    health: Health,
+    connections: Connections,
+    attempts: Mutex<Attempts>,
+    attesting: Arc<Semaphore>,
 }
 
 impl Broker {
@@ -131,6 +155,7 @@ impl Broker {
                 other => other.into(),
             }
         })?;
+        let metrics = Arc::new(Metrics::new());
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
         let storage_keys = StorageKeys::from_text(&key_file::read_private(&config.store.key_file)?)
             .map_err(StoreError::from)?;
@@ -140,7 +165,7 @@ impl Broker {
             config.token.issuer.clone(),
             config.token.lifetime_seconds,
         )?;
-        let admins = Admins::new(&config.admin)?;
+        let admins = Admins::open(&config, ledger.store(), clock())?;
         let signers = signers::signers(&config)?;
         let policies = Policies::load(ledger.store(), &signers).map_err(|error| match error {
             LoadError::Store(error) => BrokerError::Store(error),
@@ -152,14 +177,21 @@ impl Broker {
         ));
         let collaterals = Collaterals::open(&config, Arc::clone(&clock))?;
         let anchors = anchors::trust_anchors(&config)?;
+        let live = Live::new(&config, collaterals, tls.as_ref().and_then(|tls| tls.ends));
+        let tls = tls.map(|tls| RustlsConfig::from_config(tls.config));
         let sources = Sources::open(&config, Arc::clone(&clock))?;
         let inner = Inner {
+            reloadable: Reloadable::new(config.clone(), live, tls),
+            health: Health::default(),
+            connections: Connections::new(),
+            attempts: Mutex::new(Attempts::new()),
+            attesting: Arc::new(Semaphore::new(config.limits.attestations_in_flight)),
             config,
             clock,
             anchors,
             signers,
-            collaterals,
-            ledger,
+            ledger: ledger.watched(Arc::clone(&metrics)),
+            metrics,
             storage_keys: Arc::new(RwLock::new(Arc::new(storage_keys))),
             rotating: Mutex::default(),
             issuer,
@@ -172,7 +204,8 @@ impl Broker {
         inner.record_start()?;
         Ok(Self {
             inner: Arc::new(inner),
-            tls,
+            metrics_listener: None,
+            exporter: None,
         })
     }
 
@@ -216,59 +249,6 @@ impl Broker {
     /// The routes, to be called without a network.
     pub fn router(&self) -> axum::Router {
         http::router(Arc::clone(&self.inner))
-    }
-
-    /// Serves until `shutdown` completes, then lets requests in flight end, for ten seconds at most.
-    ///
-    /// # Errors
-    /// [`BrokerError::Serve`] when the listener fails.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<(), BrokerError> {
-        listener.set_nonblocking(true).map_err(BrokerError::Serve)?;
-        let handle = axum_server::Handle::new();
-        let ending = handle.clone();
-        let waiting = tokio::spawn(async move {
-            shutdown.await;
-            ending.graceful_shutdown(Some(GRACE));
-        });
-        let inner = Arc::clone(&self.inner);
-        let housekeeping = tokio::spawn(housekeeping(Arc::clone(&inner)));
-        let head = Duration::from_secs(inner.config.limits.header_seconds);
-        let service = self.router().into_make_service();
-        let served = match self.tls {
-            Some(tls) => {
-                let tls = RustlsConfig::from_config(tls);
-                let mut server = axum_server::from_tcp_rustls(listener, tls)
-                    .map_err(BrokerError::Serve)?
-                    .handle(handle)
-                    .http1_only();
-                server
-                    .http_builder()
-                    .http1()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(head);
-                server.serve(service).await
-            }
-            None => {
-                let mut server = axum_server::from_tcp(listener)
-                    .map_err(BrokerError::Serve)?
-                    .handle(handle)
-                    .http1_only();
-                server
-                    .http_builder()
-                    .http1()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(head);
-                server.serve(service).await
-            }
-        };
-        waiting.abort();
-        housekeeping.abort();
-        inner.record_counted();
-        served.map_err(BrokerError::Serve)
     }
 }
 
@@ -413,7 +393,8 @@ impl Inner {
         work: impl FnOnce(&Self) -> Result<T, http::ApiError> + Send + 'static,
     ) -> Result<T, http::ApiError> {
         let broker = Arc::clone(self);
-        tokio::task::spawn_blocking(move || work(&broker))
+        let span = tracing::Span::current();
+        tokio::task::spawn_blocking(move || span.in_scope(|| work(&broker)))
             .await
             .unwrap_or_else(|error| {
                 tracing::error!(%error, "a request panicked");
@@ -525,6 +506,9 @@ pub enum BrokerError {
     /// The cryptographic library failed.
     #[error("the cryptographic library failed")]
     Crypto,
+    /// Nothing is there any more to be told anything.
+    #[error("the broker has stopped")]
+    Stopped,
     /// The listener failed.
     #[error("the listener failed: {0}")]
     Serve(std::io::Error),
@@ -604,6 +588,19 @@ pub mod fuzz {
         crate::collateral::decode(bytes)
     }
 
+    /// What a request says of whom it is for and from: `X-Request-Id`, `traceparent`, `X-Forwarded-For`.
+    pub fn request_context(value: &[u8]) -> bool {
+        let forwarded = axum::http::HeaderValue::from_bytes(value);
+        if let (Ok(forwarded), Ok(proxy)) = (forwarded, "10.0.0.0/8".parse()) {
+            let headers = [(crate::client::FORWARDED_FOR, forwarded)];
+            let peer = std::net::Ipv4Addr::new(10, 0, 0, 1).into();
+            crate::client::behind(peer, &headers.into_iter().collect(), &[proxy]);
+        }
+        let traced = std::str::from_utf8(value)
+            .is_ok_and(|text| crate::telemetry::TraceParent::parse(text).is_some());
+        crate::http::plain_id(value).is_some() || traced
+    }
+
     /// The file of an upstream broker's `LocalJson` store.
     pub fn local_json(bytes: &[u8]) -> bool {
         crate::sources::import::decode(bytes)
@@ -612,6 +609,11 @@ pub mod fuzz {
     /// What a Vault answers.
     pub fn vault_answer(bytes: &[u8]) -> bool {
         crate::sources::decode_vault_answer(bytes)
+    }
+
+    /// What an identity provider publishes.
+    pub fn identity_provider(bytes: &[u8]) -> bool {
+        crate::admin::decode_published(bytes)
     }
 
     /// A `Cookie` header.
@@ -657,4 +659,3 @@ fn system_clock() -> u64 {
 /// As many as are checked in well under a second.
 const CHECKED_AT_START: u64 = 10_000;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const GRACE: Duration = Duration::from_secs(10);

@@ -50,6 +50,33 @@ pub(crate) fn check_authorities(
     }
 }
 
+/// Checks the address of a service: HTTPS, or HTTP on this machine, or any where a setting says so.
+pub(crate) fn check_url(
+    key: &str,
+    text: &str,
+    insecure_http: bool,
+    loosening: &str,
+) -> Result<(), String> {
+    let bad = |reason: &str| Err(format!("{key} {reason}"));
+    let Ok(url) = reqwest::Url::parse(text) else {
+        return bad("is no address: write https://host, with a path if it has one");
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        return bad("carries a user name or password, which would end up in logs");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return bad("carries a query or a fragment");
+    }
+    match url.scheme() {
+        "https" => Ok(()),
+        "http" if insecure_http || is_loopback(&url) => Ok(()),
+        "http" => bad(&format!(
+            "is http:// beyond this machine: write https://, or {loosening} = true"
+        )),
+        _ => bad("is neither https:// nor http://"),
+    }
+}
+
 /// Whether an address is on this machine, whatever its names resolve to.
 pub(crate) fn is_loopback(url: &reqwest::Url) -> bool {
     let host = url.host_str().unwrap_or_default();

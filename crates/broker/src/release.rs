@@ -87,7 +87,8 @@ pub(crate) fn authorize(
         (record.policy_id, record.policy) = (None, None);
         return Err(Denial::new(record, vec![development()]));
     }
-    match policy.policy.evaluate(token.payload(), path, query, now) {
+    let evaluate = || policy.policy.evaluate(token.payload(), path, query, now);
+    match broker.metrics.evaluated("release", evaluate) {
         Ok(Decision::Allow) => Ok(Grant {
             path: path.clone(),
             recipient: token.tee_key().clone(),
@@ -179,6 +180,12 @@ impl Denial {
         let event = self.record.event.clone();
         let resource = self.record.resource.as_deref();
         tracing::warn!(%event, resource, "a release was denied");
+        let class = match (&self.record.policy, self.record.reasons.is_empty()) {
+            (None, _) => "development",
+            (Some(_), true) => "policy-failed",
+            (Some(_), false) => "policy",
+        };
+        broker.metrics.denied("release", class);
         broker.record(*self.record);
         ReleaseError::Denied { event }
     }
@@ -233,6 +240,21 @@ pub(crate) enum ReleaseError {
         "what keeps this resource does not give it now; the broker's owner can explain event {event}"
     )]
     Source { event: EventId, error: SourceError },
+}
+
+impl ReleaseError {
+    /// In a word, for those who count.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            Self::NoToken => "no-token",
+            Self::Token(_) => "bad-token",
+            Self::Denied { .. } => "denied",
+            Self::Missing => "missing",
+            Self::Key(_) => "bad-key",
+            Self::Store(_) => "failed",
+            Self::Source { .. } => "source",
+        }
+    }
 }
 
 const ACTION: &str = "get resource";

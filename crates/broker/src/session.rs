@@ -106,8 +106,7 @@ impl Sessions {
     }
 
     /// How many nonces and how many tokens are kept.
-    #[cfg(test)]
-    fn counts(&self) -> (usize, usize) {
+    pub(crate) fn counts(&self) -> (usize, usize) {
         (self.used.taken.len(), self.attested.tokens.len())
     }
 

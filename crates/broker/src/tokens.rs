@@ -1,6 +1,12 @@
 //! Attestation tokens: issued only from an appraisal, believed only when this broker's key signed them.
+//!
+//! A guest shows its token for each resource. What was believed lately is remembered by the token's digest, so that the
+//! signature is checked and the claims are read once; that a token has not expired is looked at each time.
 
-use aws_lc_rs::rand;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aws_lc_rs::{digest, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::{
@@ -25,6 +31,7 @@ pub(crate) struct Issuer {
     kid: String,
     name: String,
     lifetime: u64,
+    believed: Mutex<Believed>,
 }
 
 /// A token as it was issued.
@@ -77,6 +84,7 @@ impl Issuer {
             jwk,
             name,
             lifetime,
+            believed: Mutex::default(),
         })
     }
 
@@ -120,6 +128,10 @@ impl Issuer {
         if jwt.len() > MAX_TOKEN {
             return Err(IssueError::TooLong { actual: jwt.len() });
         }
+        // Its guest shows it next. Claims that nothing can be released on are refused then, as those of any token.
+        if let Ok(token) = VerifiedToken::from_claims(claims) {
+            self.remember(&jwt, Arc::new(token));
+        }
         let claims = payload(&jwt).ok_or(EarError::Malformed)?;
         Ok(IssuedToken { jwt, id, claims })
     }
@@ -132,20 +144,92 @@ impl Issuer {
         json!({ "keys": [jwk] })
     }
 
+    /// Whether the key signs what it then verifies.
+    pub(crate) fn can_sign(&self, now: u64) -> bool {
+        let claims = serde_json::json!({ "exp": now });
+        let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
+        let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::ES256);
+        validation.validate_exp = false;
+        jsonwebtoken::encode(&header, &claims, &self.signing).is_ok_and(|token| {
+            jsonwebtoken::decode::<Value>(token, &self.verifying, &validation).is_ok()
+        })
+    }
+
     /// Believes a token that this key signed for a guest of this broker, and that has not expired. The key that a token
     /// brings along is never looked at. A token with an audience was made for others, from evidence whose freshness this
     /// broker knows nothing of.
-    pub(crate) fn verify(&self, presented: &str, now: u64) -> Result<VerifiedToken, TokenError> {
+    pub(crate) fn verify(
+        &self,
+        presented: &str,
+        now: u64,
+    ) -> Result<Arc<VerifiedToken>, TokenError> {
+        let digest = digest_of(presented);
+        if let Some(token) = self.believed().get(&digest)
+            && token.issued <= now
+            && now < token.expires
+        {
+            return Ok(token);
+        }
         let token = UnverifiedEar::parse(presented)?;
         if token.kid() != Some(&self.kid) {
             return Err(TokenError::OtherIssuer);
         }
-        let claims = token.verify(&self.verifying, now)?;
-        match claims.aud {
-            None => VerifiedToken::from_claims(claims),
-            Some(_) => Err(TokenError::ForOthers),
-        }
+        let token = VerifiedToken::from_claims(token.verify(&self.verifying, now)?)?;
+        let token = Arc::new(token);
+        self.remember(presented, Arc::clone(&token));
+        Ok(token)
     }
+
+    fn remember(&self, jwt: &str, token: Arc<VerifiedToken>) {
+        self.believed().insert(digest_of(jwt), token, jwt.len());
+    }
+
+    fn believed(&self) -> std::sync::MutexGuard<'_, Believed> {
+        // Each call leaves it whole.
+        self.believed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The tokens believed lately, in two generations: when the younger one is full, the older one is forgotten. A token that
+/// is shown again is young again.
+#[derive(Default)]
+struct Believed {
+    young: HashMap<Digest, (Arc<VerifiedToken>, usize)>,
+    old: HashMap<Digest, (Arc<VerifiedToken>, usize)>,
+    young_bytes: usize,
+}
+
+impl Believed {
+    fn get(&mut self, digest: &Digest) -> Option<Arc<VerifiedToken>> {
+        if let Some((token, _)) = self.young.get(digest) {
+            return Some(Arc::clone(token));
+        }
+        let (token, bytes) = self.old.remove(digest)?;
+        self.insert(*digest, Arc::clone(&token), bytes);
+        Some(token)
+    }
+
+    /// Remembers a token whose text has so many bytes; its claims take several times as many.
+    fn insert(&mut self, digest: Digest, token: Arc<VerifiedToken>, bytes: usize) {
+        if bytes > MAX_REMEMBERED / 8 {
+            return;
+        }
+        if self.young_bytes.saturating_add(bytes) > MAX_REMEMBERED {
+            self.old = std::mem::take(&mut self.young);
+            self.young_bytes = 0;
+        }
+        self.young_bytes += bytes;
+        self.young.insert(digest, (token, bytes));
+    }
+}
+
+/// SHA-256 over a token's text.
+type Digest = [u8; 32];
+
+fn digest_of(token: &str) -> Digest {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+    bytes
 }
 
 /// A token that this broker issued. Only [`Issuer::verify`] makes it.
@@ -154,11 +238,17 @@ pub(crate) struct VerifiedToken {
     tee: Option<Tee>,
     development: Vec<Option<Tee>>,
     id: String,
+    issued: u64,
+    expires: u64,
     payload: Value,
 }
 
 impl VerifiedToken {
     fn from_claims(claims: EarClaims) -> Result<Self, TokenError> {
+        // Here, and so for every token that is believed: what was issued is remembered as well.
+        if claims.aud.is_some() {
+            return Err(TokenError::ForOthers);
+        }
         let evidence = &claims
             .submods
             .get("cpu0")
@@ -196,6 +286,8 @@ impl VerifiedToken {
             tee,
             development,
             id,
+            issued: claims.iat,
+            expires: claims.exp,
             payload,
         })
     }
@@ -280,6 +372,9 @@ fn payload(jwt: &str) -> Option<String> {
     let middle = jwt.split('.').nth(1)?;
     String::from_utf8(URL_SAFE_NO_PAD.decode(middle).ok()?).ok()
 }
+
+/// Of tokens' texts, in one generation: a hundred tokens or so, and their claims take a megabyte.
+const MAX_REMEMBERED: usize = 256 * 1024;
 
 fn random_id() -> String {
     let mut bytes = [0u8; 16];
@@ -412,6 +507,58 @@ mod tests {
             let refused = issuer.verify(&signed(Some(audience)), 1_500).err();
             assert_eq!(refused, Some(TokenError::ForOthers));
         }
+    }
+
+    #[test]
+    fn remembered_token_outlives_its_expiry() {
+        let (pem, certificate) = key();
+        let issuer =
+            Issuer::new(&pem, std::slice::from_ref(&certificate), String::new(), 1).unwrap();
+        let claims = claims(evidence());
+        let jwt = ear::sign(&claims, &issuer.signing, issuer.jwk.clone(), &issuer.kid).unwrap();
+        let first = issuer.verify(&jwt, 1_500).unwrap();
+        assert!(Arc::ptr_eq(&first, &issuer.verify(&jwt, 1_999).unwrap()));
+        assert!(matches!(
+            issuer.verify(&jwt, 2_000).err(),
+            Some(TokenError::Ear(EarError::Expired { .. }))
+        ));
+        assert!(matches!(
+            issuer.verify(&jwt, 900).err(),
+            Some(TokenError::Ear(EarError::NotYetValid { .. }))
+        ));
+    }
+
+    #[test]
+    fn token_that_is_changed_passes_for_the_one_that_was_remembered() {
+        let (pem, certificate) = key();
+        let issuer =
+            Issuer::new(&pem, std::slice::from_ref(&certificate), String::new(), 1).unwrap();
+        let claims = claims(evidence());
+        let jwt = ear::sign(&claims, &issuer.signing, issuer.jwk.clone(), &issuer.kid).unwrap();
+        issuer.verify(&jwt, 1_500).unwrap();
+        let (body, signature) = jwt.rsplit_once('.').unwrap();
+        let turned = if signature.starts_with('A') { "B" } else { "A" };
+        let other = format!("{body}.{turned}{}", &signature[1..]);
+        assert_eq!(
+            issuer.verify(&other, 1_500).err(),
+            Some(TokenError::Ear(EarError::Signature))
+        );
+    }
+
+    #[test]
+    fn many_tokens_take_memory_without_end() {
+        let token = Arc::new(VerifiedToken::from_claims(claims(evidence())).unwrap());
+        let mut believed = Believed::default();
+        let digest = |number: usize| digest_of(&number.to_string());
+        let most = MAX_REMEMBERED / 1024;
+        for number in 0..10 * most {
+            believed.insert(digest(number), Arc::clone(&token), 1024);
+            assert!(believed.get(&digest(0)).is_some(), "{number}");
+        }
+        assert!(believed.young.len() + believed.old.len() <= 2 * most);
+        assert!(believed.get(&digest(1)).is_none());
+        believed.insert(digest(1), token, MAX_REMEMBERED / 8 + 1);
+        assert!(believed.get(&digest(1)).is_none());
     }
 
     #[test]

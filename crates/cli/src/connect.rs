@@ -49,7 +49,7 @@ pub(crate) struct AdminArgs {
     #[arg(long, global = true, env = "STRONGROOM_ADMIN_KEY", value_name = "PEM")]
     pub(crate) admin_key: Option<PathBuf>,
 
-    /// The admin's name, as the broker's configuration has it.
+    /// The admin's name, as the broker knows it.
     #[arg(
         long,
         global = true,
@@ -58,6 +58,16 @@ pub(crate) struct AdminArgs {
         value_name = "NAME"
     )]
     pub(crate) admin: String,
+
+    /// The role that the broker gave the admin: admin, policy, secrets or auditor.
+    #[arg(
+        long,
+        global = true,
+        env = "STRONGROOM_ADMIN_ROLE",
+        default_value = "admin",
+        value_name = "ROLE"
+    )]
+    pub(crate) admin_role: String,
 }
 
 impl AdminArgs {
@@ -74,7 +84,8 @@ impl AdminArgs {
         let pem = files::read_limited(&key_path, MAX_PEM).context(
             "an admin's key is needed: name the broker's folder with --dir, or the key with --admin-key (`strongroom broker init` makes the first)",
         )?;
-        let key = AdminKey::from_pem(&self.admin, std::str::from_utf8(&pem)?)?;
+        let key = AdminKey::from_pem(&self.admin, std::str::from_utf8(&pem)?)?
+            .with_role(&self.admin_role);
         let default_cert = self.dir.join("tls.crt");
         let cert = match &self.broker_cert {
             Some(path) => Some(read_pem(path)?),

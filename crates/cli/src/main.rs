@@ -10,12 +10,15 @@ mod evidence;
 mod files;
 mod input;
 mod keys;
+mod log;
+mod notify;
 mod outcome;
 mod progress;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use strongroom_broker::LogConfig;
 
 use crate::commands::Command;
 
@@ -37,7 +40,7 @@ struct Args {
     #[arg(long, global = true)]
     json: bool,
 
-    /// Say more in the log: -v for what happens, -vv for every request.
+    /// Say more in the log: -v for what happens, every request to a broker among it, -vv for how.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 
@@ -48,7 +51,10 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    start_log(args.verbose);
+    // A broker's configuration says how it logs.
+    if !args.command.starts_its_own_log() {
+        log::start(args.verbose, &LogConfig::default(), None);
+    }
     if let Err(error) = keep_memory_private() {
         eprintln!("error: this process cannot be kept out of core files: {error}");
         return ExitCode::FAILURE;
@@ -68,7 +74,7 @@ fn main() -> ExitCode {
     let json = args.json;
     let followed = args.exit_with_parent.map_or(Ok(()), cleanup::follow);
     match followed
-        .and_then(|()| args.command.run(json))
+        .and_then(|()| args.command.run(json, args.verbose))
         .and_then(|outcome| outcome.print(json))
     {
         Ok(code) => code,
@@ -93,21 +99,4 @@ fn keep_memory_private() -> std::io::Result<()> {
     )?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(())
-}
-
-/// Logs go to standard error, so that standard output holds only the answer.
-fn start_log(verbose: u8) {
-    let default = match verbose {
-        0 => "warn",
-        1 => "info",
-        _ => "debug",
-    };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("STRONGROOM_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
 }

@@ -8,13 +8,21 @@ use support::{printed, strongroom};
 
 /// Every command, and words of what it is for.
 const COMMANDS: &[(&str, &str)] = &[
+    ("admin", "who administers the broker"),
+    ("admin add", "who may act at once"),
+    ("admin history", "who added or revoked"),
+    ("admin keygen", "an admin's key pair"),
+    ("admin list", "the admins with a key"),
+    ("admin revoke", "tokens are refused from now on"),
     ("attest", "what it says of this machine"),
     ("audit", "releases, denials and admin actions"),
     ("broker", "Run the trusted side"),
+    ("broker check-config", "and print the settings in force"),
     ("broker collateral", "makers of the platforms publish"),
     ("broker collateral fetch", "before evidence asks for it"),
     ("broker collateral import", "where there is no network"),
     ("broker collateral list", "how old, and until when"),
+    ("broker health", "whether it is ready"),
     ("broker import", "the secrets of a Trustee"),
     ("audit", "was changed, dropped, added or moved"),
     ("audit explain", "what would mend it"),

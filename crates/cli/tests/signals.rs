@@ -248,7 +248,11 @@ fn server_outlives_a_signal_to_stop() {
             .unwrap()
             .expect_success(),
     );
-    for (signal, _) in SIGNALS {
+    // SIGHUP has it read its configuration again.
+    for (signal, _) in SIGNALS
+        .into_iter()
+        .filter(|(signal, _)| *signal != Signal::HUP)
+    {
         let broker = program(&[
             "broker",
             "run",

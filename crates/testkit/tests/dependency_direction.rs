@@ -32,6 +32,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "scoring",
         ],
     ),
+    // A tool beside the crates: it speaks to the broker over the wire, as a guest and an admin do.
+    ("broker-load", &["wire", "client", "attester"]),
     (
         "testkit",
         &[

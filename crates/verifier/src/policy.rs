@@ -158,7 +158,17 @@ impl Rego {
             })
     }
 
-    /// Analyses the policy now, so that evaluations on clones do not.
+    /// Adds a module of this crate's own, from which the policy is asked. A policy cannot be that module: its package is
+    /// another.
+    pub(crate) fn asked_by(mut self, module: &str) -> Result<Self, PolicyError> {
+        self.engine
+            .add_policy("strongroom".to_owned(), module.to_owned())
+            .map_err(|e| failed(&self.id, e.to_string(), e.downcast_ref()))?;
+        Ok(self)
+    }
+
+    /// Analyses the policy now, so that evaluations on clones do not. Whatever is added to an engine after this, its
+    /// `data` included, has it analysed again.
     pub(crate) fn prepared(mut self, rule: &str) -> Result<Self, PolicyError> {
         self.engine
             .compile_with_entrypoint(&rule.into())
@@ -177,21 +187,13 @@ impl Rego {
     }
 }
 
-/// One evaluation: an input, perhaps data and reference values, and the rules asked for.
+/// One evaluation: an input, perhaps reference values, and the rules asked for.
 pub(crate) struct Evaluation {
     id: String,
     engine: Engine,
 }
 
 impl Evaluation {
-    /// Sets the `data` document.
-    pub(crate) fn with_data(mut self, data: Json) -> Result<Self, PolicyError> {
-        self.engine
-            .add_data(Value::from(data))
-            .map_err(|e| failed(&self.id, e.to_string(), e.downcast_ref()))?;
-        Ok(self)
-    }
-
     /// Answers `query_reference_value(name)` from `values`: null when absent or expired.
     pub(crate) fn with_reference_values(
         mut self,

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use regorus::Value as RegoValue;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use strongroom_wire::ear::Tier;
@@ -31,16 +32,13 @@ impl ReleasePolicy {
     /// # Errors
     /// [`PolicyError`], with line and column where the text is at fault.
     pub fn compile(rego: &str) -> Result<Self, PolicyError> {
-        let rego = Rego::compile(POLICY_ID, rego, ALLOW)?.prepared(ALLOW)?;
+        let rego = Rego::compile(POLICY_ID, rego, ALLOW)?;
         let policy = Self {
             denials: rego.declares(DENIALS),
-            rego,
+            rego: rego.asked_by(ASKER)?.prepared(ASKED_ALLOW)?,
         };
-        let mut evaluation = policy
-            .rego
-            .evaluation(policy::value(&json!({})))
-            .with_data(data(["", "", ""], &BTreeMap::new()))?;
-        evaluation.value(ALLOW)?;
+        let nothing = question(policy::value(&json!({})), ["", "", ""], &BTreeMap::new());
+        policy.rego.evaluation(nothing).value(ASKED_ALLOW)?;
         Ok(policy)
     }
 
@@ -63,17 +61,17 @@ impl ReleasePolicy {
         query: &BTreeMap<String, String>,
         now: u64,
     ) -> Result<Decision, PolicyError> {
-        let data = data([path.repo(), path.r#type(), path.tag()], query);
+        let path_parts = [path.repo(), path.r#type(), path.tag()];
         let input = policy::with(policy::value(token), request(token, now));
-        let mut evaluation = self.rego.evaluation(input).with_data(data)?;
-        let verdict = evaluation.value(ALLOW)?;
+        let mut evaluation = self.rego.evaluation(question(input, path_parts, query));
+        let verdict = evaluation.value(ASKED_ALLOW)?;
         if verdict == Some(Value::Bool(true)) {
             return Ok(Decision::Allow);
         }
         let denials = match self.denials {
             // An explanation that fails must not hide the denial that it explains.
             true => evaluation
-                .value(DENIALS)
+                .value(ASKED_DENIALS)
                 .ok()
                 .flatten()
                 .map(|denials| reasons(DENIALS, denials))
@@ -316,8 +314,21 @@ fn request(token: &Value, now: u64) -> [(&'static str, Value); 3] {
     ]
 }
 
-fn data(path: [&str; 3], query: &BTreeMap<String, String>) -> Value {
-    json!({"plugin": "resource", "resource-path": path, "query": query})
+/// What [`ASKER`] takes for its own input.
+fn question(input: RegoValue, path: [&str; 3], query: &BTreeMap<String, String>) -> RegoValue {
+    let text = |text: &str| RegoValue::String(text.into());
+    let query: BTreeMap<_, _> = query.iter().map(|(k, v)| (text(k), text(v))).collect();
+    let members = [
+        ("input", input),
+        ("plugin", text("resource")),
+        ("path", RegoValue::from(path.map(text).to_vec())),
+        ("query", RegoValue::from(query)),
+    ];
+    let members: BTreeMap<_, _> = members
+        .into_iter()
+        .map(|(name, value)| (text(name), value))
+        .collect();
+    RegoValue::from(members)
 }
 
 /// Reads what it can of the explanation; an entry of another form is shown as it is. Claims come from guests, so
@@ -366,6 +377,27 @@ pub const POLICY_ID: &str = "resource-policy";
 
 const ALLOW: &str = "data.policy.allow";
 const DENIALS: &str = "data.policy.denials";
+/// Asks a policy for its rules, with upstream's `data` put in their place for one evaluation. Setting `data` on the engine
+/// would have the policy analysed for each release, which takes as long as everything else about a release.
+const ASKER: &str = "\
+package strongroom
+
+import rego.v1
+
+allow := verdict if {
+	asked := input
+	verdict := data.policy.allow with input as asked.input with data.plugin as asked.plugin \
+with data[\"resource-path\"] as asked.path with data.query as asked.query
+}
+
+denials := reasons if {
+	asked := input
+	reasons := data.policy.denials with input as asked.input with data.plugin as asked.plugin \
+with data[\"resource-path\"] as asked.path with data.query as asked.query
+}
+";
+const ASKED_ALLOW: &str = "data.strongroom.allow";
+const ASKED_DENIALS: &str = "data.strongroom.denials";
 const ANNOTATED: &str = "ear.veraison.annotated-evidence";
 const MAX_REASONS: usize = 32;
 const MAX_TEXT: usize = 1024;
@@ -579,6 +611,61 @@ mod tests {
         assert_eq!(decide(&policy, &json!({}), "a/b/c"), Decision::Allow);
         assert_ne!(decide(&policy, &json!({}), "x/b/c"), Decision::Allow);
         assert_eq!(decide(&policy, &json!({}), "a/b/c"), Decision::Allow);
+    }
+
+    #[test]
+    fn rules_and_functions_behind_the_verdict_see_another_request() {
+        let text = "package policy\n\nimport rego.v1\n\nallow if {\n\tplaces[input.place]\n\tfits(\"b\")\n\tnot refused\n}\n\n\
+                    places contains place if place := data[\"resource-path\"][0]\n\n\
+                    fits(name) if data[\"resource-path\"][1] == name\n\n\
+                    refused if data.query.refuse == \"1\"\n\n\
+                    denials contains {\"rule\": \"r\", \"claim\": \"c\", \"expected\": input.place, \"actual\": place} if some place in places";
+        let policy = ReleasePolicy::compile(text).unwrap();
+        let token = json!({"place": "a"});
+        assert_eq!(decide(&policy, &token, "a/b/c"), Decision::Allow);
+        assert_ne!(decide(&policy, &token, "a/x/c"), Decision::Allow);
+        let Decision::Deny { reasons } = decide(&policy, &token, "x/b/c") else {
+            unreachable!("another place was allowed")
+        };
+        assert_eq!(
+            (&reasons[0].expected, &reasons[0].actual),
+            (&json!("a"), &json!("x"))
+        );
+        let query = BTreeMap::from([("refuse".to_owned(), "1".to_owned())]);
+        let path = "a/b/c".parse().unwrap();
+        assert_ne!(
+            policy.evaluate(&token, &path, &query, 0).unwrap(),
+            Decision::Allow
+        );
+    }
+
+    #[test]
+    fn policy_that_asks_who_asks_it_allows_something() {
+        for rule in [
+            "allow := data.strongroom.allow",
+            "allow := true if not data.strongroom.allow",
+            "allow := count(data.strongroom) > 0",
+        ] {
+            let text = format!("package policy\n\nimport rego.v1\n\n{rule}");
+            let Ok(policy) = ReleasePolicy::compile(&text) else {
+                continue;
+            };
+            let path = "a/b/c".parse().unwrap();
+            let outcome = policy.evaluate(&json!({}), &path, &BTreeMap::new(), 0);
+            assert!(!matches!(outcome, Ok(Decision::Allow)), "{rule}");
+        }
+    }
+
+    #[test]
+    fn policy_that_does_not_end_is_set() {
+        let digits = "[0,1,2,3,4,5,6,7,8,9]";
+        let text = format!(
+            "package policy\n\nimport rego.v1\n\nd := {digits}\n\nallow if {{\n count([1 | some a in d; some b in d; some c in d; some e in d; some f in d; some g in d; some h in d; some i in d; some j in d]) > 0\n}}"
+        );
+        assert!(matches!(
+            ReleasePolicy::compile(&text),
+            Err(PolicyError::TimeLimit { .. })
+        ));
     }
 
     fn fraud() -> ReleasePolicy {

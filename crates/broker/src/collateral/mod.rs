@@ -25,13 +25,14 @@ use tokio::time::Instant;
 
 use crate::anchors::DevelopmentRoot;
 use crate::config::{CollateralConfig, Config};
-use crate::outgoing::{check_authorities, is_loopback};
+use crate::outgoing::{check_authorities, check_url};
 use crate::{BrokerError, Clock, key_file};
 use cache::{Bounds, Cache, Kept, Note};
 use service::{Answer, Ask, Backoff, Failure, Fetcher, Service};
 use strangers::Strangers;
 
 /// Where collateral comes from: a folder, and the services behind it.
+#[derive(Clone)]
 pub struct Collaterals(Arc<Shared>);
 
 impl Collaterals {
@@ -46,6 +47,16 @@ impl Collaterals {
         let config = config.collateral.clone();
         check_authorities(config.certificate.as_deref(), service::CERTIFICATE)?;
         Ok(Self::assemble(&folder, config, development, clock))
+    }
+
+    /// As [`Self::open`], with the settings of another configuration. What was counted goes on; what is under way ends by
+    /// the old settings.
+    pub(crate) fn reopened(&self, config: &Config) -> Result<Self, BrokerError> {
+        let mut opened = Self::open(config, Arc::clone(&self.0.clock))?;
+        if let Some(shared) = Arc::get_mut(&mut opened.0) {
+            shared.counters = Arc::clone(&self.0.counters);
+        }
+        Ok(opened)
     }
 
     /// As [`Self::open`], for a folder without a broker.
@@ -74,7 +85,7 @@ impl Collaterals {
             gates: Service::ALL
                 .map(|service| (service, Semaphore::new(AT_ONCE)))
                 .into(),
-            counters: Counters::default(),
+            counters: Arc::default(),
         }))
     }
 
@@ -229,7 +240,7 @@ struct Shared {
     flights: Mutex<HashMap<Wanted, Flight>>,
     /// Of each service its own: a silent one keeps nobody from the others.
     gates: HashMap<Service, Semaphore>,
-    counters: Counters,
+    counters: Arc<Counters>,
 }
 
 type Landed = Result<Landing, CollateralError>;
@@ -846,31 +857,12 @@ impl CollateralError {
 /// Checks the addresses of the services.
 pub(crate) fn check_urls(config: &CollateralConfig) -> Result<(), String> {
     for (key, text) in [
-        ("kds_url", &config.kds_url),
-        ("intel_url", &config.intel_url),
-        ("intel_root_crl_url", &config.intel_root_crl_url),
-        ("rim_url", &config.rim_url),
+        ("collateral.kds_url", &config.kds_url),
+        ("collateral.intel_url", &config.intel_url),
+        ("collateral.intel_root_crl_url", &config.intel_root_crl_url),
+        ("collateral.rim_url", &config.rim_url),
     ] {
-        let bad = |reason: &str| Err(format!("collateral.{key} {reason}"));
-        let Ok(url) = reqwest::Url::parse(text) else {
-            return bad("is no address: write https://host, with a path if it has one");
-        };
-        if !url.username().is_empty() || url.password().is_some() {
-            return bad("carries a user name or password, which would end up in logs");
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return bad("carries a query or a fragment");
-        }
-        match url.scheme() {
-            "https" => {}
-            "http" if config.insecure_http || is_loopback(&url) => {}
-            "http" => {
-                return bad(
-                    "is http:// beyond this machine: write https://, or collateral.insecure_http = true",
-                );
-            }
-            _ => return bad("is neither https:// nor http://"),
-        }
+        check_url(key, text, config.insecure_http, "collateral.insecure_http")?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 use axum::Json;
 use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use strongroom_verifier::{PolicyError, ReferenceValueError};
 use strongroom_wire::attestation_service::AttestationRequestError;
@@ -13,7 +14,7 @@ use strongroom_wire::error_information::ErrorInformation;
 use strongroom_wire::kbs::PROTOCOL_VERSION;
 use strongroom_wire::resource::{ResourceError, ResourcePath};
 
-use crate::admin::AdminError;
+use crate::admin::{AdminError, SetAdminError, WrongRole};
 use crate::attest::AttestError;
 use crate::policies::LoadError;
 use crate::release::ReleaseError;
@@ -34,6 +35,8 @@ pub(crate) enum ApiError {
     PolicyId(String),
     ReferenceValue(ReferenceValueError),
     Admin(AdminError),
+    WrongRole(WrongRole),
+    SetAdmin(SetAdminError),
     Attest(AttestError),
     Release(ReleaseError),
     /// A source has what would be stored.
@@ -47,6 +50,10 @@ pub(crate) enum ApiError {
     Method,
     Timeout,
     TooLarge,
+    TooOften {
+        seconds: u64,
+    },
+    Busy,
     Store(StoreError),
     Rotate(RotateError),
     Panicked,
@@ -90,10 +97,23 @@ impl ApiError {
             Self::Admin(error) => {
                 let status = match error {
                     AdminError::Busy => S::TOO_MANY_REQUESTS,
+                    AdminError::IssuerUnavailable => S::SERVICE_UNAVAILABLE,
                     _ => S::UNAUTHORIZED,
                 };
                 (status, "AdminAuthAccess", error.to_string())
             }
+            Self::WrongRole(error) => (S::FORBIDDEN, "AdminAuthAccess", error.to_string()),
+            Self::SetAdmin(error) => match error {
+                SetAdminError::Name | SetAdminError::Key(_) => {
+                    (S::BAD_REQUEST, "AdminError", error.to_string())
+                }
+                SetAdminError::Configured
+                | SetAdminError::Store(StoreError::Exists | StoreError::LastAdmin) => {
+                    (S::CONFLICT, "AdminError", error.to_string())
+                }
+                SetAdminError::Store(StoreError::NotFound) => Self::NotFound("admin").answer(),
+                SetAdminError::Store(error) => internal(error),
+            },
             Self::Attest(error) => {
                 let status = match error {
                     AttestError::InitdataFormat
@@ -165,8 +185,22 @@ impl ApiError {
                 "PayloadTooLarge",
                 "the request body is larger than this broker allows".into(),
             ),
+            Self::TooOften { .. } => (
+                S::TOO_MANY_REQUESTS,
+                "TooManyRequests",
+                "too many attempts from this address: wait as long as Retry-After says".into(),
+            ),
+            Self::Busy => (
+                S::SERVICE_UNAVAILABLE,
+                "Busy",
+                "too many attestations are under way: try again in the same session".into(),
+            ),
             Self::Store(error) => internal(error),
-            Self::Rotate(error) => internal(error),
+            // Only admins rotate, and they are to know what to do.
+            Self::Rotate(error) => {
+                tracing::error!(%error, "the storage key was not rotated to the end");
+                (S::INTERNAL_SERVER_ERROR, "InternalError", error.to_string())
+            }
             Self::Panicked => (S::INTERNAL_SERVER_ERROR, "InternalError", INTERNAL.into()),
         }
     }
@@ -185,7 +219,14 @@ fn internal(error: &dyn std::error::Error) -> (StatusCode, &'static str, String)
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, kind, detail) = self.answer();
-        (status, Json(ErrorInformation::new(kind, detail))).into_response()
+        let retry_after = match self {
+            Self::TooOften { seconds } => Some(seconds),
+            Self::Busy => Some(1),
+            _ => None,
+        };
+        let retry_after = retry_after.map(|seconds| [(RETRY_AFTER, seconds.to_string())]);
+        let body = Json(ErrorInformation::new(kind, detail));
+        (status, retry_after, body).into_response()
     }
 }
 
@@ -225,6 +266,12 @@ impl From<ReferenceValueError> for ApiError {
 impl From<RotateError> for ApiError {
     fn from(error: RotateError) -> Self {
         Self::Rotate(error)
+    }
+}
+
+impl From<SetAdminError> for ApiError {
+    fn from(error: SetAdminError) -> Self {
+        Self::SetAdmin(error)
     }
 }
 

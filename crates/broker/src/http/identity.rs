@@ -12,6 +12,7 @@ use super::error::ApiError;
 use crate::Inner;
 use crate::admin::Admin;
 use crate::audit::{Kind, Outcome, Record};
+use crate::config::Role;
 use crate::session::SessionId;
 use crate::strangers::PER_SECOND;
 
@@ -50,24 +51,45 @@ pub(super) fn guest_token(broker: &Inner, headers: &HeaderMap, now: u64) -> Opti
         .or_else(|| bearer(headers).map(Arc::from))
 }
 
-/// The admin who asks for `action`. A request that is not an admin's goes into the record and is refused.
-pub(super) fn admin(
-    broker: &Inner,
+/// The admin who asks for `action`, which is for these roles. A request that is not such an admin's goes into the record
+/// and is refused.
+pub(super) async fn admin(
+    broker: &Arc<Inner>,
     headers: &HeaderMap,
     action: &'static str,
-    now: u64,
+    roles: &'static [Role],
 ) -> Result<Admin, ApiError> {
-    broker.admins.verify(bearer(headers), now).map_err(|error| {
-        let mut record = Record::new(Kind::Admin, Outcome::Denied, action, now);
-        record.detail = Some(error.to_string());
-        broker.record_stranger(record, PER_SECOND);
-        ApiError::Admin(error)
-    })
+    let now = broker.now();
+    let refusal = match broker.admins.authenticate(bearer(headers), now).await {
+        Ok(admin) => match admin.asking_for(action, roles) {
+            Ok(admin) => return Ok(admin),
+            Err(wrong) => ApiError::WrongRole(wrong),
+        },
+        Err(error) => ApiError::Admin(error),
+    };
+    broker
+        .blocking(move |broker| {
+            let mut record = Record::new(Kind::Admin, Outcome::Denied, action, now);
+            match &refusal {
+                ApiError::WrongRole(wrong) => {
+                    record.admin = Some(wrong.admin.name().to_owned());
+                    record.detail = Some(wrong.to_string());
+                    broker.record(record);
+                }
+                ApiError::Admin(error) => {
+                    record.detail = Some(error.to_string());
+                    broker.record_stranger(record, PER_SECOND);
+                }
+                _ => {}
+            }
+            Err(refusal)
+        })
+        .await
 }
 
 /// The record of what an admin did.
-pub(super) fn admin_record(broker: &Inner, admin: &Admin, action: &str, now: u64) -> Record {
-    let mut record = Record::new(Kind::Admin, Outcome::Allowed, action, now);
+pub(super) fn admin_record(broker: &Inner, admin: &Admin, now: u64) -> Record {
+    let mut record = Record::new(Kind::Admin, Outcome::Allowed, admin.action(), now);
     record.admin = Some(admin.name().to_owned());
     record.loosenings = broker.connection_loosenings();
     record

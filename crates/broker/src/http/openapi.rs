@@ -158,6 +158,9 @@ impl Operation {
                 Who::Admin => json!([{"admin": []}]),
             },
         });
+        if self.id == "ready" {
+            operation["responses"]["503"] = self.answer.describe();
+        }
         if !self.query.is_empty() {
             let parameter = |(name, kind, required): &Parameter| {
                 let mut schema = json!({ "type": kind });
@@ -297,6 +300,41 @@ const OPERATIONS: &[Operation] = &[
         Who::Anybody,
         Body::None,
         Answer::Nothing,
+    ),
+    operation(
+        ("get", "/readyz", "ready"),
+        "Tells whether the broker can do its work",
+        Who::Anybody,
+        Body::None,
+        Answer::Json("Readiness"),
+    ),
+    operation(
+        ("get", "/strongroom/v1/admin", "listAdmins"),
+        "Lists admins",
+        Who::Admin,
+        Body::None,
+        Answer::Json("Any"),
+    ),
+    operation(
+        ("get", "/strongroom/v1/admin/{name}", "adminHistory"),
+        "Gives what an admin was and is",
+        Who::Admin,
+        Body::None,
+        Answer::Json("Any"),
+    ),
+    operation(
+        ("put", "/strongroom/v1/admin/{name}", "addAdmin"),
+        "Adds an admin, or changes one",
+        Who::Admin,
+        Body::Json("NewAdmin"),
+        Answer::Json("AdminChange"),
+    ),
+    operation(
+        ("delete", "/strongroom/v1/admin/{name}", "revokeAdmin"),
+        "Revokes an admin",
+        Who::Admin,
+        Body::None,
+        Answer::Json("AdminChange"),
     ),
     operation(
         ("get", "/openapi.json", "openapi"),
@@ -834,6 +872,27 @@ fn schemas() -> Value {
             object(
                 policy,
                 &["id", "version", "set_at", "set_by", "text", "versions"],
+            ),
+        ),
+        (
+            "Readiness",
+            object(
+                json!({"ready": {"type": "boolean"}, "reasons": {"type": "array", "items": text}}),
+                &["ready", "reasons"],
+            ),
+        ),
+        (
+            "NewAdmin",
+            object(
+                json!({"role": {"enum": ["admin", "policy", "secrets", "auditor"]}, "public_key": text}),
+                &["role", "public_key"],
+            ),
+        ),
+        (
+            "AdminChange",
+            object(
+                json!({"name": text, "version": number}),
+                &["name", "version"],
             ),
         ),
         (

@@ -1,21 +1,19 @@
 //! Every route of the broker.
 
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody as _};
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, header};
-use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse as _, Response};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, any, get, post};
 use axum::{Json, Router};
 use serde_json::Value;
 
 use super::error::ApiError;
-use super::{admin, attestation, kbs, openapi};
+use super::health::{healthz, readyz};
+use super::limits::{attempts, refuse_oversized, within};
+use super::observe::observe;
+use super::{access, admin, attestation, kbs, openapi};
 use crate::Inner;
 
 /// All routes. What is not here is 404, a method that is not here is 405, both with an error body.
@@ -23,9 +21,10 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
     let limits = broker.config.limits.clone();
     let request_time = Duration::from_secs(limits.request_seconds);
     let most = limits.body_bytes;
-    let service = broker.config.attestation_service.enabled;
-    routes(service)
+    let observed = Arc::clone(&broker);
+    routes(Some(&broker))
         .router
+        .route_layer(from_fn_with_state(Arc::clone(&broker), access::guard))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(limits.body_bytes))
@@ -35,10 +34,19 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
         .layer(from_fn(move |request, next| {
             within(request_time, request, next)
         }))
+        .layer(from_fn(move |request, next| {
+            observe(Arc::clone(&observed), request, next)
+        }))
         .with_state(broker)
 }
 
-fn routes(service: bool) -> Routes {
+/// Every route; without a broker, every one that there can be.
+fn routes(broker: Option<&Arc<Inner>>) -> Routes {
+    let limited = |methods: MethodRouter<Arc<Inner>>| match broker {
+        Some(broker) => methods.layer(from_fn_with_state(Arc::clone(broker), attempts)),
+        None => methods,
+    };
+    let service = broker.is_none_or(|broker| broker.config.attestation_service.enabled);
     let resource = get(kbs::resource::get)
         .post(kbs::resource::put)
         .put(kbs::resource::put)
@@ -47,9 +55,10 @@ fn routes(service: bool) -> Routes {
         .head(method_not_allowed);
     let routes = Routes::default()
         .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
         // The KBS protocol, for guests
-        .route("/kbs/v0/auth", post(kbs::auth::auth))
-        .route("/kbs/v0/attest", post(kbs::attest::attest))
+        .route("/kbs/v0/auth", limited(post(kbs::auth::auth)))
+        .route("/kbs/v0/attest", limited(post(kbs::attest::attest)))
         // One route for every name, good or bad, so that a bad one is told what is wrong with it
         .route("/kbs/v0/resource/{*path}", resource)
         .route("/kbs/v0/resource/", any(kbs::resource::unnamed))
@@ -86,13 +95,23 @@ fn routes(service: bool) -> Routes {
             "/strongroom/v1/reference-value/{*name}",
             get(kbs::reference_value::history).delete(kbs::reference_value::remove),
         )
+        .route("/strongroom/v1/admin", get(admin::admins::list))
+        .route(
+            "/strongroom/v1/admin/{name}",
+            get(admin::admins::history)
+                .put(admin::admins::add)
+                .delete(admin::admins::revoke),
+        )
         .route("/strongroom/v1/storage-key/rotate", post(admin::storage_key::rotate))
         .route("/strongroom/v1/rollback/resource/{*path}", post(admin::resources::rollback))
         .route("/strongroom/v1/rollback/policy/{*id}", post(admin::policy::rollback));
     match service {
         // The attestation service, for whoever has evidence
         true => routes
-            .route("/attestation", post(attestation::evaluate::evaluate))
+            .route(
+                "/attestation",
+                limited(post(attestation::evaluate::evaluate)),
+            )
             .route("/challenge", post(attestation::evaluate::challenge))
             .route(
                 "/policy",
@@ -119,10 +138,8 @@ impl Routes {
 
 /// The path of every route, the attestation service's too.
 pub(crate) fn route_paths() -> Vec<&'static str> {
-    routes(true).paths
+    routes(None).paths
 }
-
-async fn healthz() {}
 
 /// RFC 7517, 5: a set of one key.
 async fn jwks(State(broker): State<Arc<Inner>>) -> Json<Value> {
@@ -136,49 +153,3 @@ async fn not_found() -> ApiError {
 async fn method_not_allowed() -> ApiError {
     ApiError::Method
 }
-
-/// Refuses a body that says it is too large, and takes in a bounded part of it first: a connection that is closed
-/// with bytes unread is reset, and the client would not see the answer. A body without a length is cut where it is
-/// read.
-async fn refuse_oversized(most: usize, request: Request, next: Next) -> Response {
-    let length = request
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    let oversized = length.is_some_and(|length| usize::try_from(length).is_ok_and(|l| l > most));
-    if !oversized {
-        return next.run(request).await;
-    }
-    // Who waits for a `100 Continue` has not sent the body.
-    if !request.headers().contains_key(header::EXPECT) {
-        let drained = drain(request.into_body(), most.saturating_mul(2));
-        tokio::time::timeout(DRAIN, drained)
-            .await
-            .unwrap_or_default();
-    }
-    ApiError::TooLarge.into_response()
-}
-
-async fn drain(mut body: Body, most: usize) {
-    let mut taken = 0usize;
-    while let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        taken = taken.saturating_add(frame.data_ref().map_or(0, |data| data.len()));
-        if taken > most {
-            return;
-        }
-    }
-}
-
-/// Bounds a request's time, reading its body included, and forbids caches.
-async fn within(limit: Duration, request: Request, next: Next) -> Response {
-    let mut response = match tokio::time::timeout(limit, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => ApiError::Timeout.into_response(),
-    };
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-const DRAIN: Duration = Duration::from_secs(1);

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::outgoing::is_loopback;
 
 /// `[sources]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct SourcesConfig {
@@ -19,7 +19,7 @@ pub struct SourcesConfig {
 }
 
 /// The folders of `[sources] folder`, in the order in which they are asked.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(from = "OneOrMany")]
 pub struct Folders(pub Vec<PathBuf>);
 
@@ -41,7 +41,7 @@ impl From<OneOrMany> for Folders {
 
 /// `[sources.vault]`: a KV version 2 secrets engine. The resource `repository/type/tag` is the key `tag` of the secret
 /// `<prefix>/repository/type`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct VaultConfig {

@@ -21,6 +21,7 @@ pub(crate) fn suite(store: Box<dyn Store>, key: LogKey) {
     deleting_nothing_leaves_no_trace(&ledger);
     policies_have_versions(&ledger);
     reference_values_have_versions(&ledger);
+    admins_have_versions_and_one_stays(&ledger);
     claims_are_kept_until_they_are_forgotten(&ledger);
     audit_is_one_log_and_limit_takes_the_newest(&ledger);
 }
@@ -57,6 +58,8 @@ fn empty_store_has_nothing(ledger: &Ledger) {
     assert!(store.policy_versions("resource-policy").unwrap().is_empty());
     let none = ReferenceValues::default();
     assert_eq!(store.reference_values().unwrap(), none);
+    assert!(store.admins().unwrap().is_empty());
+    assert!(store.admin_versions("ann").unwrap().is_empty());
     assert!(store.claims("token").unwrap().is_none());
     assert!(store.audit(10, None).unwrap().is_empty());
 }
@@ -274,6 +277,40 @@ fn reference_values_have_versions(ledger: &Ledger) {
     };
     let outcome = ledger.commit(again, record("eve"));
     assert!(matches!(outcome, Err(StoreError::NotFound)));
+}
+
+fn admins_have_versions_and_one_stays(ledger: &Ledger) {
+    let store = ledger.store();
+    let set = |name: &str, role: Option<&str>, keep_one| {
+        let change = Change::SetAdmin {
+            name: name.to_owned(),
+            key: role.map(|role| (role.to_owned(), format!("key of {name}"))),
+            keep_one,
+        };
+        let entry = ledger.commit(change, record("eve"))?;
+        Ok::<_, StoreError>(entry.record.version)
+    };
+    assert!(matches!(set("ann", None, false), Err(StoreError::NotFound)));
+    assert_eq!(set("ann", Some("admin"), false).unwrap(), Some(1));
+    let again = set("ann", Some("auditor"), false);
+    assert!(matches!(again, Err(StoreError::Exists)));
+    assert_eq!(set("bob", Some("auditor"), false).unwrap(), Some(1));
+    let last = set("ann", None, true);
+    assert!(matches!(last, Err(StoreError::LastAdmin)));
+    assert_eq!(set("bob", None, true).unwrap(), Some(2));
+    assert_eq!(set("bob", Some("admin"), true).unwrap(), Some(3));
+    assert_eq!(set("ann", None, true).unwrap(), Some(2));
+    let in_force = store.admins().unwrap();
+    assert_eq!(in_force.len(), 1);
+    let bob = &in_force[0];
+    assert_eq!((bob.name.as_str(), bob.version), ("bob", 3));
+    let key = ("admin".to_owned(), "key of bob".to_owned());
+    assert_eq!(bob.key, Some(key));
+    let versions = store.admin_versions("ann").unwrap();
+    assert_eq!((versions.len(), &versions[1].key), (2, &None));
+    assert!(versions.iter().all(|v| v.set_by == "eve" && v.set_at == 42));
+    assert_eq!(set("bob", None, false).unwrap(), Some(4));
+    assert!(store.admins().unwrap().is_empty());
 }
 
 fn claims_are_kept_until_they_are_forgotten(ledger: &Ledger) {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Change, Committed, Store, StoreError};
 use crate::audit::{Entry, LogKey, Record};
+use crate::metrics::Metrics;
 
 /// A store and the key that signs its record.
 pub(crate) struct Ledger {
@@ -15,6 +16,7 @@ pub(crate) struct Ledger {
     key: LogKey,
     waiting: Mutex<Vec<Waiting>>,
     pen: Mutex<()>,
+    metrics: Option<Arc<Metrics>>,
 }
 
 struct Waiting {
@@ -33,7 +35,14 @@ impl Ledger {
             key,
             waiting: Mutex::default(),
             pen: Mutex::default(),
+            metrics: None,
         }
+    }
+
+    /// Has commits counted and timed.
+    pub(crate) fn watched(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = Some(metrics);
+        self
     }
 
     /// What is asked of the store.
@@ -48,6 +57,14 @@ impl Ledger {
 
     /// Makes a change and appends its record: both are durable once this returns, or neither is there.
     pub(crate) fn commit(&self, change: Change, record: Record) -> Result<Entry, StoreError> {
+        let commit = || self.commit_with_others(change, record);
+        match &self.metrics {
+            Some(metrics) => metrics.committed(commit),
+            None => commit(),
+        }
+    }
+
+    fn commit_with_others(&self, change: Change, record: Record) -> Result<Entry, StoreError> {
         let outcome = Outcome::default();
         lock(&self.waiting).push(Waiting {
             change,

@@ -66,6 +66,12 @@ pub(crate) trait Store: Send + Sync {
         name: &str,
     ) -> Result<Vec<ReferenceValueVersion>, StoreError>;
 
+    /// The admins with a key, by name. One who was revoked is not among them.
+    fn admins(&self) -> Result<Vec<AdminVersion>, StoreError>;
+
+    /// Every version of an admin, oldest first, revocations included.
+    fn admin_versions(&self, name: &str) -> Result<Vec<AdminVersion>, StoreError>;
+
     /// The claims of the token of that id.
     fn claims(&self, token: &str) -> Result<Option<Claims>, StoreError>;
 
@@ -74,6 +80,9 @@ pub(crate) trait Store: Send + Sync {
 
     /// The last `limit` audit entries, or the last `limit` of those before number `before`; oldest first.
     fn audit(&self, limit: u32, before: Option<u64>) -> Result<Vec<Entry>, StoreError>;
+
+    /// Whether the store can be read and written now: writes something that changes nothing, durably.
+    fn probe(&self) -> Result<(), StoreError>;
 
     /// The audit entry of an event.
     fn audit_event(&self, event: &str) -> Result<Option<Entry>, StoreError>;
@@ -133,6 +142,13 @@ pub(crate) enum Change {
     MergeReferenceValues { values: ReferenceValues },
     /// Removes a reference value.
     RemoveReferenceValue { name: String },
+    /// Adds an admin with a key, whose name nobody in force has, or revokes one. With `keep_one`, the last one of the
+    /// role `admin` stays.
+    SetAdmin {
+        name: String,
+        key: Option<(String, String)>,
+        keep_one: bool,
+    },
     /// Keeps the claims of a token that is being issued, for whoever asks later why.
     KeepClaims { token: String, claims: String },
     /// Forgets the claims of tokens that were issued before a time.
@@ -193,6 +209,17 @@ pub(crate) struct ReferenceValueVersion {
     pub(crate) set_by: String,
 }
 
+/// One version of an admin with a key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct AdminVersion {
+    pub(crate) name: String,
+    pub(crate) version: u64,
+    /// Role and public key, PEM; nothing where the admin was revoked.
+    pub(crate) key: Option<(String, String)>,
+    pub(crate) set_at: u64,
+    pub(crate) set_by: String,
+}
+
 /// A wrapped data key and whose it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Wrapped {
@@ -216,6 +243,12 @@ pub enum StoreError {
     /// There is nothing under that name.
     #[error("there is nothing under that name")]
     NotFound,
+    /// There is something under that name, and it is not replaced.
+    #[error("there is one of that name: revoke it first, or choose another name")]
+    Exists,
+    /// Nobody would be left who may do everything.
+    #[error("this is the last admin of the role admin: add another first")]
+    LastAdmin,
     /// Another process has the store open.
     #[error("{path} is in use by another broker")]
     InUse {

@@ -35,7 +35,10 @@ async fn attest(broker: &Running, root: &DevelopmentRoot) -> (String, Answer) {
     .await
 }
 
-async fn attest_with(broker: &Running, evidence: impl FnOnce(&[u8]) -> Value) -> (String, Answer) {
+pub(crate) async fn attest_with(
+    broker: &Running,
+    evidence: impl FnOnce(&[u8]) -> Value,
+) -> (String, Answer) {
     attest_as(broker, "tdx", evidence).await
 }
 

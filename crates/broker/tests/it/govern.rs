@@ -516,6 +516,27 @@ async fn fresh_storage_key_opens_everything_and_the_older_one_is_gone() {
 }
 
 #[tokio::test]
+async fn key_file_that_cannot_be_written_is_named_and_nothing_is_lost() {
+    let broker = Running::development().await;
+    broker.put("a/b/c", "secret").await;
+    let key_file = broker.store().with_file_name("storage.key");
+    // A folder in the place of the file that is written first.
+    std::fs::create_dir(key_file.with_extension("new")).unwrap();
+    let answer = broker
+        .fails(Method::POST, "storage-key/rotate", "")
+        .await
+        .refused(StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
+    assert!(
+        answer.contains("storage.new") && answer.contains("still readable"),
+        "{answer}"
+    );
+    let guest = Guest::new();
+    let (_, token) = broker.attest(&guest).await;
+    let released = broker.get_with_token("a/b/c", &token).await;
+    assert_eq!(guest.decrypt(released), b"secret");
+}
+
+#[tokio::test]
 async fn rotation_that_was_cut_off_goes_on_at_the_next_start() {
     let mut broker = Running::development().await;
     broker.put("a/b/c", "secret").await;

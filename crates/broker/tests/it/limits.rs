@@ -117,7 +117,7 @@ async fn resource_that_is_not_named_is_400() {
 }
 
 /// A broker without TLS, spoken to byte by byte: clients resolve `..` before they send it.
-async fn raw(broker: &Running, request: &str) -> String {
+pub(crate) async fn raw(broker: &Running, request: &str) -> String {
     let mut stream = TcpStream::connect(broker.address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -125,7 +125,7 @@ async fn raw(broker: &Running, request: &str) -> String {
     answer
 }
 
-async fn insecure(edit: impl FnOnce(String) -> String) -> Running {
+pub(crate) async fn insecure(edit: impl FnOnce(String) -> String) -> Running {
     Running::start(|config| {
         let config = edit(config);
         let (before, rest) = config.split_once("[tls]").unwrap();

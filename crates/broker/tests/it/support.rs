@@ -13,7 +13,7 @@ use reqwest::{Method, Response, StatusCode};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
-use strongroom_broker::{Broker, Config, Entry, InitOptions, InitSummary, init};
+use strongroom_broker::{Broker, Config, Entry, Handle, InitOptions, InitSummary, init};
 use strongroom_wire::admin::{AUDIENCE, AdminClaims};
 use strongroom_wire::canonical::HashAlgorithm;
 use strongroom_wire::error_information::ErrorInformation;
@@ -33,6 +33,9 @@ pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     pub(crate) summary: InitSummary,
     pub(crate) folder: Arc<tempfile::TempDir>,
+    pub(crate) handle: Handle,
+    /// Where metrics are, when the configuration wants them anywhere.
+    pub(crate) metrics: Option<SocketAddr>,
     clock: Arc<AtomicU64>,
     tokens: AtomicU64,
     client: reqwest::Client,
@@ -82,9 +85,20 @@ impl Running {
             "https"
         };
         let ticking = Arc::clone(&clock);
-        let broker =
+        let metrics = config
+            .metrics
+            .listen
+            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let metrics_address = metrics
+            .as_ref()
+            .map(|listener| listener.local_addr().unwrap());
+        let mut broker =
             Broker::open_with_clock(config, Arc::new(move || ticking.load(Ordering::SeqCst)))
                 .unwrap();
+        if let Some(metrics) = metrics {
+            broker = broker.with_metrics_on(metrics);
+        }
+        let handle = broker.handle();
         let (shutdown, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             broker
@@ -99,6 +113,8 @@ impl Running {
             base: format!("{scheme}://{address}"),
             summary,
             folder,
+            handle,
+            metrics: metrics_address,
             clock,
             tokens: AtomicU64::new(0),
             shutdown: Some(shutdown),

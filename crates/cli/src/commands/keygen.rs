@@ -97,7 +97,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
 }
 
 /// Writes both halves or none: a new half beside an old one opens nothing.
-fn write_pair(
+pub(crate) fn write_pair(
     existing: Existing,
     (private, secret): (&Path, &[u8]),
     (public, document): (&Path, &[u8]),

@@ -1,5 +1,6 @@
 //! One file per command; this one lists them.
 
+mod admin;
 mod attest;
 mod audit;
 mod broker;
@@ -41,6 +42,7 @@ pub(crate) enum Command {
     Policy(policy::Args),
     ReferenceValue(reference_value::Args),
     Audit(audit::Args),
+    Admin(admin::Args),
 
     Seal(seal::Args),
     Unseal(unseal::Args),
@@ -55,11 +57,17 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub(crate) fn run(self, json: bool) -> anyhow::Result<Outcome> {
+    /// Whether the command knows only later how to log, and says so itself.
+    pub(crate) fn starts_its_own_log(&self) -> bool {
+        matches!(self, Self::Broker(args) if args.is_run())
+    }
+
+    pub(crate) fn run(self, json: bool, verbose: u8) -> anyhow::Result<Outcome> {
         match self {
+            Self::Admin(args) => admin::run(&args),
             Self::Attest(args) => attest::run(&args),
             Self::Audit(args) => audit::run(&args),
-            Self::Broker(args) => broker::run(args, json),
+            Self::Broker(args) => broker::run(args, json, verbose),
             Self::Decrypt(args) => decrypt::run(&args),
             Self::Demo(args) => demo::run(&args, json),
             Self::Encrypt(args) => encrypt::run(&args),

@@ -2,9 +2,11 @@
 //!
 //! Tokens are JWTs under `EdDSA` or ES256, with name and role, valid for two minutes and for brokers only.
 
+mod admins;
 mod history;
 mod policy;
 
+pub use admins::AdminSummary;
 pub use policy::{Policy, PolicySummary, Rehearse};
 
 use std::collections::BTreeMap;

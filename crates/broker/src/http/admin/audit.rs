@@ -6,24 +6,22 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::HeaderMap;
 use serde::Deserialize;
 
 use super::super::error::ApiError;
-use super::super::identity;
 use crate::Inner;
+use crate::admin::Admin;
 use crate::audit::Entry;
 
 /// Lists entries. Reading leaves no entry of its own, but writes those for refusals that were only counted so far,
 /// so that who reads the record reads all of it.
 pub(crate) async fn list(
     State(broker): State<Arc<Inner>>,
-    headers: HeaderMap,
+    _admin: Admin,
     query: Result<Query<Selection>, QueryRejection>,
 ) -> Result<Json<Vec<Entry>>, ApiError> {
     broker
         .blocking(move |broker| {
-            identity::admin(broker, &headers, "list audit entries", broker.now())?;
             let Query(query) = query.map_err(|e| ApiError::Malformed(e.body_text()))?;
             broker.record_counted();
             let entries = match query {

@@ -6,10 +6,9 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
 
 use super::super::error::ApiError;
-use super::super::identity;
+use crate::admin::Admin;
 use crate::explain::{Explanation, explain};
 use crate::rehearse::{Changes, Rehearsal, rehearse};
 use crate::{Inner, StoreError};
@@ -18,12 +17,11 @@ use crate::{Inner, StoreError};
 pub(crate) async fn event(
     State(broker): State<Arc<Inner>>,
     event: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
+    _admin: Admin,
 ) -> Result<Json<Explanation>, ApiError> {
     let Path(event) = event.map_err(|e| ApiError::Malformed(e.body_text()))?;
     broker
         .blocking(move |broker| {
-            identity::admin(broker, &headers, "explain event", broker.now())?;
             broker.record_counted();
             let explanation = explain(broker, &event)?;
             explanation.map(Json).ok_or(ApiError::NotFound("event"))
@@ -35,13 +33,12 @@ pub(crate) async fn event(
 /// Nothing is changed by it.
 pub(crate) async fn what_if(
     State(broker): State<Arc<Inner>>,
-    headers: HeaderMap,
+    _admin: Admin,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Rehearsal>, ApiError> {
     let body = body?;
     broker
         .blocking(move |broker| {
-            identity::admin(broker, &headers, "rehearse", broker.now())?;
             let changes: Changes = serde_json::from_slice(&body)?;
             rehearse(broker, &changes)
                 .map(Json)

@@ -9,12 +9,12 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
 use super::super::error::ApiError;
 use super::super::identity;
 use crate::Inner;
+use crate::admin::Admin;
 use crate::audit::{Entry, Record};
 use crate::policies::{APPRAISAL_IDS, AppraisalId, LoadError, ReleaseId, text_digest};
 use crate::store::PolicyVersion;
@@ -22,11 +22,10 @@ use crate::store::PolicyVersion;
 /// Lists what is in force, the shipped policies too.
 pub(crate) async fn list(
     State(broker): State<Arc<Inner>>,
-    headers: HeaderMap,
+    _admin: Admin,
 ) -> Result<Json<Vec<Summary>>, ApiError> {
     broker
         .blocking(move |broker| {
-            identity::admin(broker, &headers, "list policies", broker.now())?;
             let stored = broker.ledger.store().policies()?;
             let root = ReleaseId::Root.to_string();
             let shipped = [root.as_str()]
@@ -48,11 +47,10 @@ pub(crate) async fn show(
     State(broker): State<Arc<Inner>>,
     id: Result<Path<String>, PathRejection>,
     query: Result<Query<Selection>, QueryRejection>,
-    headers: HeaderMap,
+    _admin: Admin,
 ) -> Result<Json<Policy>, ApiError> {
     broker
         .blocking(move |broker| {
-            identity::admin(broker, &headers, "read policy", broker.now())?;
             let id = named(id)?;
             let Query(Selection { version }) =
                 query.map_err(|e| ApiError::Malformed(e.body_text()))?;
@@ -65,13 +63,13 @@ pub(crate) async fn show(
 pub(crate) async fn set(
     State(broker): State<Arc<Inner>>,
     id: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
+    admin: Admin,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Summary>, ApiError> {
     let body = body?;
     broker
         .blocking(move |broker| {
-            let record = admin_record(broker, &headers, "set policy")?;
+            let record = identity::admin_record(broker, &admin, broker.now());
             let text = std::str::from_utf8(&body)
                 .map_err(|_| ApiError::Malformed("a policy is UTF-8 text".to_owned()))?;
             Ok(Json(put(broker, &named(id)?, Some(text), record)?))
@@ -84,11 +82,11 @@ pub(crate) async fn set(
 pub(crate) async fn remove(
     State(broker): State<Arc<Inner>>,
     id: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
+    admin: Admin,
 ) -> Result<Json<Summary>, ApiError> {
     broker
         .blocking(move |broker| {
-            let record = admin_record(broker, &headers, "remove policy")?;
+            let record = identity::admin_record(broker, &admin, broker.now());
             Ok(Json(put(broker, &named(id)?, None, record)?))
         })
         .await
@@ -99,11 +97,11 @@ pub(crate) async fn rollback(
     State(broker): State<Arc<Inner>>,
     id: Result<Path<String>, PathRejection>,
     query: Result<Query<Selection>, QueryRejection>,
-    headers: HeaderMap,
+    admin: Admin,
 ) -> Result<Json<Summary>, ApiError> {
     broker
         .blocking(move |broker| {
-            let mut record = admin_record(broker, &headers, "roll back policy")?;
+            let mut record = identity::admin_record(broker, &admin, broker.now());
             let id = named(id)?;
             let Query(Selection { version }) =
                 query.map_err(|e| ApiError::Malformed(e.body_text()))?;
@@ -214,16 +212,6 @@ fn put(broker: &Inner, id: &str, text: Option<&str>, record: Record) -> Result<S
         set_at: entry.record.at,
         set_by: entry.record.admin.unwrap_or_default(),
     })
-}
-
-fn admin_record(
-    broker: &Inner,
-    headers: &HeaderMap,
-    action: &'static str,
-) -> Result<Record, ApiError> {
-    let now = broker.now();
-    let admin = identity::admin(broker, headers, action, now)?;
-    Ok(identity::admin_record(broker, &admin, action, now))
 }
 
 /// The id in its one spelling: patterns have several.

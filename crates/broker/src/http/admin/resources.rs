@@ -7,7 +7,6 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use strongroom_wire::resource::ResourcePath;
 use zeroize::Zeroizing;
@@ -15,6 +14,7 @@ use zeroize::Zeroizing;
 use super::super::error::ApiError;
 use super::super::identity;
 use crate::Inner;
+use crate::admin::Admin;
 use crate::sources::Offered;
 use crate::store::{ResourceMetadata, StoreError};
 
@@ -38,11 +38,10 @@ pub(crate) enum Listed {
 /// Lists resources: the store's by path, each with its newest version, then those of the folders by path.
 pub(crate) async fn list(
     State(broker): State<Arc<Inner>>,
-    headers: HeaderMap,
+    _admin: Admin,
 ) -> Result<Json<Vec<Listed>>, ApiError> {
     broker
         .blocking(move |broker| {
-            identity::admin(broker, &headers, "list resources", broker.now())?;
             let stored = broker.ledger.store().resources()?;
             let offered = broker.sources.list()?;
             let mut taken: BTreeSet<_> = stored.iter().map(|stored| stored.path.clone()).collect();
@@ -64,11 +63,10 @@ pub(crate) async fn list(
 pub(crate) async fn versions(
     State(broker): State<Arc<Inner>>,
     path: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
+    _admin: Admin,
 ) -> Result<Json<Vec<ResourceMetadata>>, ApiError> {
     broker
         .blocking(move |broker| {
-            identity::admin(broker, &headers, "list versions", broker.now())?;
             let versions = broker.ledger.store().resource_versions(&named(path)?)?;
             match versions.is_empty() {
                 true => Err(ApiError::NotFound("resource")),
@@ -83,12 +81,11 @@ pub(crate) async fn rollback(
     State(broker): State<Arc<Inner>>,
     path: Result<Path<String>, PathRejection>,
     query: Result<Query<Version>, QueryRejection>,
-    headers: HeaderMap,
+    admin: Admin,
 ) -> Result<Json<Stored>, ApiError> {
     broker
         .blocking(move |broker| {
-            let (action, now) = ("roll back resource", broker.now());
-            let admin = identity::admin(broker, &headers, action, now)?;
+            let now = broker.now();
             let path = named(path)?;
             let Query(Version { version }) =
                 query.map_err(|e| ApiError::Malformed(e.body_text()))?;
@@ -96,7 +93,7 @@ pub(crate) async fn rollback(
             let older = older.ok_or(ApiError::NotFound("version"))?;
             let secret = broker.storage_keys().open(&path, &older);
             let secret = secret.map_err(StoreError::from)?;
-            let mut record = identity::admin_record(broker, &admin, action, now);
+            let mut record = identity::admin_record(broker, &admin, now);
             record.resource = Some(path.to_string());
             record.detail = Some(format!("to what version {version} holds"));
             let secret = Zeroizing::new(secret.expose().to_vec());

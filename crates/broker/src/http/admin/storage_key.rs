@@ -4,24 +4,23 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use serde::Serialize;
 
 use super::super::error::ApiError;
 use super::super::identity;
 use crate::Inner;
+use crate::admin::Admin;
 use crate::rotate::rotate as rotate_key;
 
 /// Makes a fresh key and wraps every data key by it. Answers when nothing needs the older key any more.
 pub(crate) async fn rotate(
     State(broker): State<Arc<Inner>>,
-    headers: HeaderMap,
+    admin: Admin,
 ) -> Result<Json<Rotated>, ApiError> {
     broker
         .blocking(move |broker| {
-            let (action, now) = ("rotate storage key", broker.now());
-            let admin = identity::admin(broker, &headers, action, now)?;
-            let record = identity::admin_record(broker, &admin, action, now);
+            let now = broker.now();
+            let record = identity::admin_record(broker, &admin, now);
             let rewrapped = rotate_key(broker, record)?;
             let key = broker.storage_keys().current().id();
             Ok(Json(Rotated { key, rewrapped }))

@@ -27,7 +27,7 @@ pub(crate) async fn evaluate(
         .blocking(move |broker| Ok(service::begin(broker, asked, now)?))
         .await?;
     let request = begun.collateral_request();
-    let collateral = broker.collaterals.answer(&request).await;
+    let collateral = broker.live().collaterals.answer(&request).await;
     let token = broker
         .blocking(move |broker| Ok(service::finish(broker, begun, collateral, now)?))
         .await?;

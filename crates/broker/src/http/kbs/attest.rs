@@ -10,6 +10,7 @@ use axum::http::HeaderMap;
 use axum::http::header::SET_COOKIE;
 use axum::response::{IntoResponse as _, Response};
 use strongroom_wire::kbs::{AttestResponse, Attestation};
+use tracing::{Instrument as _, info_span};
 
 use super::super::error::ApiError;
 use super::super::identity;
@@ -22,6 +23,10 @@ pub(crate) async fn attest(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let body = body?;
+    let Ok(attesting) = Arc::clone(&broker.attesting).try_acquire_owned() else {
+        broker.metrics.turned_away("attestations");
+        return Err(ApiError::Busy);
+    };
     let message: Attestation = serde_json::from_slice(&body)?;
     let now = broker.now();
     let session = identity::session(&headers);
@@ -29,20 +34,29 @@ pub(crate) async fn attest(
         .as_ref()
         .map(|session| [(SET_COOKIE, identity::cookie(&broker, session, now))]);
     // A guest that hangs up is judged all the same: its nonce is used, and the record says how it ended.
-    let token = tokio::spawn(async move {
+    let attested = async move {
+        let _attesting = attesting;
         let begun = broker
             .blocking(move |broker| Ok(attestation::begin(broker, session, message, now)?))
+            .instrument(info_span!("begin attestation"))
             .await?;
         let request = begun.collateral_request();
-        let collateral = broker.collaterals.answer(&request).await;
+        let collateral = broker
+            .live()
+            .collaterals
+            .answer(&request)
+            .instrument(info_span!("answer collateral request"))
+            .await;
         broker
             .blocking(move |broker| Ok(attestation::finish(broker, begun, collateral, now)?))
+            .instrument(info_span!("finish attestation"))
             .await
-    })
-    .await
-    .unwrap_or_else(|error| {
-        tracing::error!(%error, "a request panicked");
-        Err(ApiError::Panicked)
-    })?;
+    };
+    let token = tokio::spawn(attested.in_current_span())
+        .await
+        .unwrap_or_else(|error| {
+            tracing::error!(%error, "a request panicked");
+            Err(ApiError::Panicked)
+        })?;
     Ok((cookie, Json(AttestResponse { token })).into_response())
 }

@@ -6,7 +6,6 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::http::HeaderMap;
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
 use base64::engine::general_purpose::GeneralPurpose;
@@ -17,21 +16,21 @@ use strongroom_verifier::release_policy;
 use super::super::error::ApiError;
 use super::super::identity;
 use crate::Inner;
+use crate::admin::Admin;
 use crate::policies::{AppraisalId, ReleaseId};
 
 /// Sets the release policy. It is in force when this answers.
 pub(crate) async fn set_release(
     State(broker): State<Arc<Inner>>,
-    headers: HeaderMap,
+    admin: Admin,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(), ApiError> {
     let body = body?;
     broker
         .blocking(move |broker| {
-            let (action, now) = ("set release policy", broker.now());
-            let admin = identity::admin(broker, &headers, action, now)?;
+            let now = broker.now();
             let text = parse_release(&body)?;
-            let record = identity::admin_record(broker, &admin, action, now);
+            let record = identity::admin_record(broker, &admin, now);
             broker
                 .policies
                 .set_release(&broker.ledger, &ReleaseId::Root, Some(&text), record)?;
@@ -40,32 +39,23 @@ pub(crate) async fn set_release(
         .await
 }
 
-/// Lists the ids of release policies: there is one. Its text is at `/strongroom/v1/resource-policy`.
-pub(crate) async fn list_release(
-    State(broker): State<Arc<Inner>>,
-    headers: HeaderMap,
-) -> Result<Json<[&'static str; 1]>, ApiError> {
-    broker
-        .blocking(move |broker| {
-            identity::admin(broker, &headers, "list release policies", broker.now())?;
-            Ok(Json([release_policy::POLICY_ID]))
-        })
-        .await
+/// Lists the ids of release policies that upstream knows: there is one. All are at `/strongroom/v1/policy`.
+pub(crate) async fn list_release(_admin: Admin) -> Json<[&'static str; 1]> {
+    Json([release_policy::POLICY_ID])
 }
 
 /// Sets the appraisal policy of one class of platforms. Upstream's clients also send a `type`, which is not looked at.
 pub(crate) async fn set_appraisal(
     State(broker): State<Arc<Inner>>,
-    headers: HeaderMap,
+    admin: Admin,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(), ApiError> {
     let body = body?;
     broker
         .blocking(move |broker| {
-            let (action, now) = ("set attestation policy", broker.now());
-            let admin = identity::admin(broker, &headers, action, now)?;
+            let now = broker.now();
             let (id, text) = parse_appraisal(&body)?;
-            let record = identity::admin_record(broker, &admin, action, now);
+            let record = identity::admin_record(broker, &admin, now);
             broker
                 .policies
                 .set_appraisal(&broker.ledger, &id, Some(&text), record)?;

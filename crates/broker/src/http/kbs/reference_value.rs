@@ -6,7 +6,6 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
@@ -16,22 +15,22 @@ use strongroom_verifier::{ReferenceValue, ReferenceValues};
 use super::super::error::ApiError;
 use super::super::identity;
 use crate::Inner;
+use crate::admin::Admin;
 use crate::store::{ReferenceValueVersion, StoreError};
 
 /// Registers the values of one message; those of the same name are replaced.
 pub(crate) async fn register(
     State(broker): State<Arc<Inner>>,
-    headers: HeaderMap,
+    admin: Admin,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let body = body?;
     broker
         .blocking(move |broker| {
-            let (action, now) = ("register reference values", broker.now());
-            let admin = identity::admin(broker, &headers, action, now)?;
+            let now = broker.now();
             let values = ReferenceValues::parse_message(&body, now, &broker.signers)?
                 .registered_by(admin.name());
-            let mut record = identity::admin_record(broker, &admin, action, now);
+            let mut record = identity::admin_record(broker, &admin, now);
             let names: Vec<&str> = values.iter().map(|(name, _)| name).collect();
             record.detail = Some(names.join(", ").chars().take(MAX_DETAIL).collect());
             broker
@@ -46,11 +45,10 @@ pub(crate) async fn register(
 /// Lists every value with what is known of it, by name. An expired one is listed, with the time when it ended.
 pub(crate) async fn list(
     State(broker): State<Arc<Inner>>,
-    headers: HeaderMap,
+    _admin: Admin,
 ) -> Result<Json<Vec<Listed>>, ApiError> {
     broker
         .blocking(move |broker| {
-            identity::admin(broker, &headers, "list reference values", broker.now())?;
             let values = broker.policies.reference_values();
             let listed = values.iter().map(|(name, value)| Listed {
                 name: name.to_owned(),
@@ -73,12 +71,11 @@ pub(crate) struct Listed {
 pub(crate) async fn history(
     State(broker): State<Arc<Inner>>,
     name: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
+    _admin: Admin,
 ) -> Result<Json<Vec<ReferenceValueVersion>>, ApiError> {
     let Path(name) = name.map_err(|e| ApiError::Malformed(e.body_text()))?;
     broker
         .blocking(move |broker| {
-            identity::admin(broker, &headers, "read reference value", broker.now())?;
             let versions = broker.ledger.store().reference_value_versions(&name)?;
             match versions.is_empty() {
                 true => Err(ApiError::NotFound("reference value")),
@@ -92,14 +89,13 @@ pub(crate) async fn history(
 pub(crate) async fn remove(
     State(broker): State<Arc<Inner>>,
     name: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
+    admin: Admin,
 ) -> Result<(), ApiError> {
     let Path(name) = name.map_err(|e| ApiError::Malformed(e.body_text()))?;
     broker
         .blocking(move |broker| {
-            let (action, now) = ("remove reference value", broker.now());
-            let admin = identity::admin(broker, &headers, action, now)?;
-            let mut record = identity::admin_record(broker, &admin, action, now);
+            let now = broker.now();
+            let mut record = identity::admin_record(broker, &admin, now);
             record.detail = Some(name.chars().take(MAX_DETAIL).collect());
             let (policies, ledger) = (&broker.policies, &broker.ledger);
             match policies.remove_reference_value(ledger, &name, record) {
@@ -114,13 +110,12 @@ pub(crate) async fn remove(
 pub(crate) async fn get(
     State(broker): State<Arc<Inner>>,
     name: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
+    _admin: Admin,
 ) -> Result<Json<Value>, ApiError> {
     let Path(name) = name.map_err(|e| ApiError::Malformed(e.body_text()))?;
     broker
         .blocking(move |broker| {
             let now = broker.now();
-            identity::admin(broker, &headers, "get reference value", now)?;
             let values = broker.policies.reference_values();
             values
                 .value(&name, now)

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::super::error::ApiError;
 use super::super::identity;
+use crate::admin::Admin;
 use crate::store::Change;
 use crate::{Inner, release};
 
@@ -31,13 +32,13 @@ pub(crate) async fn get(
         .blocking(move |broker| {
             let now = broker.now();
             let token = identity::guest_token(broker, &headers, now);
-            Ok(release::resource(
-                broker,
-                token.as_deref(),
-                &path,
-                &query,
-                now,
-            )?)
+            let released = release::resource(broker, token.as_deref(), &path, &query, now);
+            let outcome = match &released {
+                Ok(_) => "released",
+                Err(error) => error.outcome(),
+            };
+            broker.metrics.release(outcome);
+            Ok(released?)
         })
         .await?;
     Ok(Json(jwe).into_response())
@@ -49,14 +50,13 @@ pub(crate) async fn put(
     State(broker): State<Arc<Inner>>,
     OriginalUri(uri): OriginalUri,
     query: Result<Query<BTreeMap<String, String>>, QueryRejection>,
-    headers: HeaderMap,
+    admin: Admin,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let body = body?;
     broker
         .blocking(move |broker| {
             let now = broker.now();
-            let admin = identity::admin(broker, &headers, "put resource", now)?;
             let path = path(uri.path())?;
             let Query(query) = query.map_err(|e| ApiError::Malformed(e.body_text()))?;
             let expires = query
@@ -67,7 +67,7 @@ pub(crate) async fn put(
             if secret.is_empty() {
                 return Err(ApiError::EmptyBody);
             }
-            let mut record = identity::admin_record(broker, &admin, "put resource", now);
+            let mut record = identity::admin_record(broker, &admin, now);
             record.resource = Some(path.to_string());
             match query.get("shadow").map(String::as_str) {
                 Some("true") => record.detail = Some("in front of every source".to_owned()),
@@ -91,14 +91,13 @@ fn end_of(text: &str, now: u64) -> Result<u64, ApiError> {
 pub(crate) async fn delete(
     State(broker): State<Arc<Inner>>,
     OriginalUri(uri): OriginalUri,
-    headers: HeaderMap,
+    admin: Admin,
 ) -> Result<Response, ApiError> {
     broker
         .blocking(move |broker| {
             let now = broker.now();
-            let admin = identity::admin(broker, &headers, "delete resource", now)?;
             let path = path(uri.path())?;
-            let mut record = identity::admin_record(broker, &admin, "delete resource", now);
+            let mut record = identity::admin_record(broker, &admin, now);
             record.resource = Some(path.to_string());
             match broker
                 .ledger

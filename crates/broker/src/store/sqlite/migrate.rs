@@ -11,9 +11,14 @@ pub(super) fn schema_version(connection: &Connection) -> Result<i64, StoreError>
     Ok(connection.query_row("PRAGMA user_version", [], |row| row.get(0))?)
 }
 
+/// The version that this program brings a schema to.
+pub(super) fn newest() -> i64 {
+    i64::try_from(STEPS.len()).unwrap_or(i64::MAX)
+}
+
 /// Brings the schema forward: all missing steps or none.
 pub(super) fn migrate(connection: &mut Connection, key: &LogKey) -> Result<(), StoreError> {
-    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
+    let known = newest();
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
     let version = schema_version(&transaction)?;
     if version > known {
@@ -42,7 +47,7 @@ struct Step {
 /// The first version whose record is signed.
 pub(super) const SIGNED: i64 = 3;
 
-const STEPS: [Step; 3] = [
+const STEPS: [Step; 4] = [
     Step {
         sql: include_str!("../schema/0001.sql"),
         then: |_, _| Ok(()),
@@ -54,6 +59,10 @@ const STEPS: [Step; 3] = [
     Step {
         sql: include_str!("../schema/0003.sql"),
         then: chain_to_log,
+    },
+    Step {
+        sql: include_str!("../schema/0004.sql"),
+        then: |_, _| Ok(()),
     },
 ];
 

@@ -9,14 +9,14 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 use strongroom_verifier::ReferenceValues;
 use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::tlog::Hash;
 
 use super::{
-    Change, Claims, Committed, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata,
-    SealedVersion, SignHead, Store, StoreError, Wrapped,
+    AdminVersion, Change, Claims, Committed, Head, PolicyVersion, ReferenceValueVersion,
+    ResourceMetadata, SealedVersion, SignHead, Store, StoreError, Wrapped,
 };
 use crate::audit::{Entry, LogKey, Record};
 use migrate::{migrate, schema_version};
@@ -83,6 +83,27 @@ impl SqliteStore {
             connection: Mutex::new(connection),
             _lock: None,
         })
+    }
+
+    /// Opens a store that is there to read from it, beside a broker that may have it open. Nothing when its schema is an
+    /// older one, which the next start brings forward.
+    pub(crate) fn open_for_reading(path: &Path) -> Result<Option<Self>, StoreError> {
+        check_file(path)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)
+            .map_err(|error| unusable(path, error.into()))?;
+        let known = migrate::newest();
+        match schema_version(&connection).map_err(|error| unusable(path, error))? {
+            0 => Err(StoreError::Empty {
+                path: path.display().to_string(),
+            }),
+            actual if actual > known => Err(StoreError::Schema { actual, known }),
+            actual if actual < known => Ok(None),
+            _ => Ok(Some(Self {
+                connection: Mutex::new(connection),
+                _lock: None,
+            })),
+        }
     }
 
     /// Whether a store is of a version that signed no record.
@@ -159,6 +180,14 @@ impl Store for SqliteStore {
         read::reference_value_versions(&self.connection(), name)
     }
 
+    fn admins(&self) -> Result<Vec<AdminVersion>, StoreError> {
+        read::admins(&self.connection())
+    }
+
+    fn admin_versions(&self, name: &str) -> Result<Vec<AdminVersion>, StoreError> {
+        read::admin_versions(&self.connection(), name)
+    }
+
     fn claims(&self, token: &str) -> Result<Option<Claims>, StoreError> {
         read::claims(&self.connection(), token)
     }
@@ -169,6 +198,13 @@ impl Store for SqliteStore {
 
     fn audit(&self, limit: u32, before: Option<u64>) -> Result<Vec<Entry>, StoreError> {
         read::audit(&self.connection(), limit, before)
+    }
+
+    fn probe(&self) -> Result<(), StoreError> {
+        let connection = self.connection();
+        let version = schema_version(&connection)?;
+        // The same number again takes a page, a transaction and its sync.
+        Ok(connection.pragma_update(None, "user_version", version)?)
     }
 
     fn audit_event(&self, event: &str) -> Result<Option<Entry>, StoreError> {

@@ -7,8 +7,8 @@ use strongroom_wire::resource::{ResourceError, ResourcePath};
 use strongroom_wire::tlog::{Hash, tile_from_bytes};
 
 use super::super::{
-    Claims, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata, SealedVersion,
-    StoreError, Wrapped,
+    AdminVersion, Claims, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata,
+    SealedVersion, StoreError, Wrapped,
 };
 use crate::audit::{Entry, LogError};
 
@@ -172,6 +172,40 @@ pub(super) fn reference_value_versions(
 
 fn reference_value(name: &str, json: &str) -> Result<ReferenceValue, StoreError> {
     serde_json::from_str(json).map_err(|_| StoreError::Damaged(format!("reference value {name:?}")))
+}
+
+pub(super) fn admins(connection: &Connection) -> Result<Vec<AdminVersion>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT name, version, role, public_key, set_at, set_by FROM admin_version AS newest
+         WHERE role IS NOT NULL
+           AND version = (SELECT max(version) FROM admin_version WHERE name = newest.name)
+         ORDER BY name",
+    )?;
+    Ok(statement.query_map([], admin)?.collect::<Result<_, _>>()?)
+}
+
+pub(super) fn admin_versions(
+    connection: &Connection,
+    name: &str,
+) -> Result<Vec<AdminVersion>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT name, version, role, public_key, set_at, set_by FROM admin_version
+         WHERE name = ?1 ORDER BY version",
+    )?;
+    Ok(statement
+        .query_map([name], admin)?
+        .collect::<Result<_, _>>()?)
+}
+
+fn admin(row: &Row<'_>) -> rusqlite::Result<AdminVersion> {
+    let (role, public_key): (Option<String>, Option<String>) = (row.get(2)?, row.get(3)?);
+    Ok(AdminVersion {
+        name: row.get(0)?,
+        version: row.get(1)?,
+        key: role.zip(public_key),
+        set_at: row.get(4)?,
+        set_by: row.get(5)?,
+    })
 }
 
 pub(super) fn claims(connection: &Connection, token: &str) -> Result<Option<Claims>, StoreError> {

@@ -4,9 +4,12 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::tlog::{Frontier, leaf_hash, tile_to_bytes};
 
-use super::super::{Change, Committed, Rewrapped, Seal, SealedVersion, SignHead, StoreError};
+use super::super::{
+    AdminVersion, Change, Committed, Rewrapped, Seal, SealedVersion, SignHead, StoreError,
+};
 use super::read;
 use crate::audit::{Entry, Record};
+use crate::config::Role;
 
 /// Applies a group. What fails for one change alone is that change's outcome; what fails for the database undoes all.
 pub(super) fn group(
@@ -72,6 +75,11 @@ fn apply(at: &Connection, change: Change, record: &mut Record) -> Result<(), Sto
                 _ => Err(StoreError::NotFound),
             }
         }
+        Change::SetAdmin {
+            name,
+            key,
+            keep_one,
+        } => set_admin(at, &name, key.as_ref(), keep_one, record),
         Change::KeepClaims { token, claims } => {
             at.prepare_cached(
                 "INSERT INTO claims (token, event, at, claims) VALUES (?1, ?2, ?3, ?4)",
@@ -187,6 +195,47 @@ fn set_policy(
             params![
                 id,
                 text,
+                record.at,
+                record.admin.as_deref().unwrap_or_default()
+            ],
+            |row| row.get(0),
+        )?;
+    record.version = Some(version);
+    Ok(())
+}
+
+fn set_admin(
+    at: &Connection,
+    name: &str,
+    key: Option<&(String, String)>,
+    keep_one: bool,
+    record: &mut Record,
+) -> Result<(), StoreError> {
+    let in_force = read::admins(at)?;
+    let (of_name, others): (Vec<_>, Vec<_>) = in_force.iter().partition(|admin| admin.name == name);
+    let is_admin = |admin: &&AdminVersion| {
+        let role = admin.key.as_ref().map(|(role, _)| role.as_str());
+        role == Some(Role::Admin.as_str())
+    };
+    match (key, of_name.first()) {
+        (Some(_), Some(_)) => return Err(StoreError::Exists),
+        (None, None) => return Err(StoreError::NotFound),
+        (None, Some(admin)) if keep_one && is_admin(admin) && !others.iter().any(is_admin) => {
+            return Err(StoreError::LastAdmin);
+        }
+        _ => {}
+    }
+    let version = at
+        .prepare_cached(
+            "INSERT INTO admin_version (name, version, role, public_key, set_at, set_by)
+             SELECT ?1, coalesce(max(version), 0) + 1, ?2, ?3, ?4, ?5 FROM admin_version WHERE name = ?1
+             RETURNING version",
+        )?
+        .query_row(
+            params![
+                name,
+                key.map(|(role, _)| role),
+                key.map(|(_, public_key)| public_key),
                 record.at,
                 record.admin.as_deref().unwrap_or_default()
             ],

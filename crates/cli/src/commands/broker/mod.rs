@@ -1,18 +1,25 @@
 //! `strongroom broker`: makes the trusted side's folder, and runs it.
 
+mod check;
 mod collateral;
+mod health;
 mod import;
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, ensure};
 use clap::Subcommand;
 use serde_json::json;
-use strongroom_broker::{Broker, Config, InitOptions};
+use strongroom_broker::{
+    Broker, BrokerError, Config, Handle, InitOptions, LogFormat, Overrides, telemetry,
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::connect::{AdminArgs, block_on, url_of};
+use crate::notify;
 use crate::outcome::Outcome;
 
 /// Run the trusted side: key broker, attestation service, reference values.
@@ -26,8 +33,9 @@ pub(crate) struct Args {
 enum Action {
     /// Make the broker's folder: certificate, keys, configuration, and the first admin's key. Works once
     Init(InitArgs),
-    /// Run the broker until it is told to stop
     Run(RunArgs),
+    CheckConfig(check::Args),
+    Health(health::Args),
     Collateral(collateral::Args),
     Import(import::Args),
     /// Make a fresh storage key and wrap every secret's data key by it, while the broker serves
@@ -63,6 +71,13 @@ struct InitArgs {
     insecure_accept_sample_evidence: bool,
 }
 
+/// Run the broker until it is told to stop
+///
+/// SIGHUP has it read its configuration again: certificate, admins, collateral, and how often a source may try change at
+/// once; what else has changed is named in the log and takes a restart. A certificate that is replaced is read by itself.
+///
+/// Every setting can come from the environment, and goes before the file's: STRONGROOM_BROKER__LISTEN=0.0.0.0:8080,
+/// STRONGROOM_BROKER__LIMITS__BODY_BYTES=4096 (two underscores before each key; the value is TOML, or a plain string).
 #[derive(clap::Args)]
 struct RunArgs {
     /// The folder that `broker init` made, or a configuration file.
@@ -77,12 +92,25 @@ struct RunArgs {
     /// certificate in PEM. For trying things out, never for real secrets.
     #[arg(long, value_name = "DIR|PEM")]
     development_root: Option<PathBuf>,
+
+    /// Log lines for people (text), or a JSON object each (json) [default: as the configuration says].
+    #[arg(long, value_name = "text|json")]
+    log_format: Option<LogFormat>,
 }
 
-pub(crate) fn run(args: Args, json: bool) -> anyhow::Result<Outcome> {
+impl Args {
+    /// Whether this is `broker run`.
+    pub(crate) fn is_run(&self) -> bool {
+        matches!(self.action, Action::Run(_))
+    }
+}
+
+pub(crate) fn run(args: Args, json: bool, verbose: u8) -> anyhow::Result<Outcome> {
     match args.action {
         Action::Init(args) => init(&args),
-        Action::Run(args) => serve(&args, json),
+        Action::Run(args) => serve(args, json, verbose),
+        Action::CheckConfig(args) => check::run(&args),
+        Action::Health(args) => health::run(&args),
         Action::Collateral(args) => collateral::run(args),
         Action::RotateKey(args) => rotate_key(&args),
         Action::Import(args) => import::run(&args),
@@ -129,55 +157,200 @@ fn init(args: &InitArgs) -> anyhow::Result<Outcome> {
         )))
 }
 
-fn serve(args: &RunArgs, json: bool) -> anyhow::Result<Outcome> {
-    let path = if args.config.is_dir() {
-        args.config.join("broker.toml")
-    } else {
-        args.config.clone()
+/// The configuration file that a folder or a file stands for.
+fn config_path(named: &Path) -> anyhow::Result<PathBuf> {
+    let path = match named.is_dir() {
+        true => named.join("broker.toml"),
+        false => named.to_owned(),
     };
-    if !path.exists() {
-        bail!(
-            "there is no broker in {}: make one first with `strongroom broker init {}`",
-            args.config.display(),
-            args.config.display()
+    ensure!(
+        path.exists(),
+        "there is no broker in {0}: make one first with `strongroom broker init {0}`",
+        named.display()
+    );
+    Ok(path)
+}
+
+impl RunArgs {
+    /// The configuration as the file, the environment and the command line have it, in rising order.
+    fn read(&self, path: &Path, overrides: &Overrides) -> Result<Config, BrokerError> {
+        let mut config = Config::load_with(path, overrides)?;
+        if let Some(listen) = self.listen {
+            config.listen = listen;
+        }
+        if let Some(root) = &self.development_root {
+            config.development.root = Some(root.clone());
+        }
+        if let Some(format) = self.log_format {
+            config.log.format = format;
+        }
+        Ok(config)
+    }
+}
+
+fn serve(args: RunArgs, json: bool, verbose: u8) -> anyhow::Result<Outcome> {
+    let path = config_path(&args.config)?;
+    let overrides = Overrides::from_environment().map_err(anyhow::Error::msg)?;
+    let mut config = args
+        .read(&path, &overrides)
+        .with_context(|| format!("the configuration {} cannot be used", path.display()))?;
+    let (spans, exporter) = telemetry::pipeline(&config.telemetry)?.unzip();
+    crate::log::start(verbose, &config.log, spans);
+    for one in config.overridden() {
+        tracing::info!(
+            key = one.key,
+            variable = one.variable,
+            "set by the environment"
         );
     }
-    let mut config = Config::load(&path)
-        .with_context(|| format!("the configuration {} cannot be used", path.display()))?;
-    if let Some(listen) = args.listen {
-        config.listen = listen;
-    }
-    if let Some(root) = &args.development_root {
-        config.development.root = Some(root.clone());
-    }
-    let listener = TcpListener::bind(config.listen)
-        .with_context(|| format!("cannot listen on {}: take another address with --listen, or see who is there with `ss -ltnp`", config.listen))?;
+    let asked = Asked::of(&config);
+    let listener = bind(config.listen, "take another address with --listen")?;
     config.listen = listener.local_addr()?;
+    let metrics = config
+        .metrics
+        .listen
+        .map(|address| bind(address, "set metrics.listen to another address"))
+        .transpose()?;
+    if let Some(metrics) = &metrics {
+        config.metrics.listen = Some(metrics.local_addr()?);
+    }
+    let bound = Asked::of(&config);
+    open_enough_files(config.limits.connections);
     let url = url_of(&config);
-    let broker = Broker::open(config)?;
+    let metrics_url = bound
+        .metrics
+        .map(|address| format!("http://{address}/metrics"));
+    let mut broker = Broker::open(config)?;
+    if let Some(metrics) = metrics {
+        broker = broker.with_metrics_on(metrics);
+    }
+    if let Some(exporter) = exporter {
+        broker = broker.with_exporter(exporter);
+    }
     let warnings = broker.warnings();
     for warning in &warnings {
         eprintln!("warning: {warning}");
     }
+    let handle = broker.handle();
+    let read_again = move || {
+        let mut next = args.read(&path, &overrides)?;
+        // A port that was left to the system is no change.
+        if next.listen == asked.listen {
+            next.listen = bound.listen;
+        }
+        if next.metrics.listen == asked.metrics {
+            next.metrics.listen = bound.metrics;
+        }
+        Ok(next)
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let stop = super::guest::told_to_stop()?;
+        let stop = told_to_stop()?;
+        let hangup = signal(SignalKind::hangup())?;
+        let reloading = tokio::spawn(reload_when_told(hangup, handle, Arc::new(read_again)));
         crate::cleanup::take_over();
         let mut out = std::io::stdout().lock();
         if json {
-            writeln!(
-                out,
-                "{}",
-                json!({ "ready": true, "url": url, "warnings": warnings })
-            )?;
+            let document = json!({
+                "ready": true, "url": url, "metrics": metrics_url, "warnings": warnings,
+            });
+            writeln!(out, "{document}")?;
         } else {
             writeln!(out, "The broker is ready at {url}. Stop it with Ctrl-C.")?;
         }
         out.flush()?;
         drop(out);
-        anyhow::Ok(broker.serve(listener, stop).await?)
+        notify::ready(&format!("Serving {url}"));
+        let stop = async {
+            stop.await;
+            notify::stopping();
+        };
+        let served = broker.serve(listener, stop).await;
+        reloading.abort();
+        anyhow::Ok(served?)
     })?;
     Ok(Outcome::silent())
 }
+
+/// The addresses of a configuration's listeners.
+#[derive(Clone, Copy)]
+struct Asked {
+    listen: SocketAddr,
+    metrics: Option<SocketAddr>,
+}
+
+impl Asked {
+    fn of(config: &Config) -> Self {
+        Self {
+            listen: config.listen,
+            metrics: config.metrics.listen,
+        }
+    }
+}
+
+fn bind(address: SocketAddr, otherwise: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).with_context(|| {
+        format!("cannot listen on {address}: {otherwise}, or see who is there with `ss -ltnp`")
+    })
+}
+
+/// Each connection is an open file, and shells allow a thousand.
+fn open_enough_files(connections: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let wanted = u64::try_from(connections).map_or(u64::MAX, |most| most.saturating_add(FILES));
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let raised = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let raised = Rlimit {
+        current: Some(raised),
+        maximum: limit.maximum,
+    };
+    let is_raised = setrlimit(Resource::Nofile, raised).is_ok();
+    if !is_raised || raised.current < Some(wanted) {
+        eprintln!(
+            "warning: this process may not open {wanted} files, which limits.connections = {connections} would take."
+        );
+    }
+}
+
+/// Reads the configuration again at each SIGHUP, one after the other.
+async fn reload_when_told(
+    mut hangup: Signal,
+    handle: Handle,
+    read: Arc<dyn Fn() -> Result<Config, BrokerError> + Send + Sync>,
+) {
+    while hangup.recv().await.is_some() {
+        notify::reloading();
+        let (handle, read) = (handle.clone(), Arc::clone(&read));
+        let reloading = tokio::task::spawn_blocking(move || handle.reload_from(|| read()));
+        // How it went is in the log and in the metrics.
+        let status = match reloading.await {
+            Ok(Ok(_)) => "Reloaded",
+            _ => "A reload failed, and the old configuration is in force: see the log",
+        };
+        notify::ready(status);
+    }
+}
+
+/// Resolves when the process is told to stop. SIGHUP does not: it has the configuration read again.
+fn told_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    let (mut interrupt, mut terminate, mut quit) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::quit())?,
+    );
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = quit.recv() => {}
+        }
+    })
+}
+
+/// What is open besides connections: the store, the log, requests to other services.
+const FILES: u64 = 128;

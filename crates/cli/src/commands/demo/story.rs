@@ -367,6 +367,7 @@ fn start_broker(places: &Places) -> anyhow::Result<((Server, AdminClient), Proof
         broker_cert: None,
         admin_key: None,
         admin: "admin".to_owned(),
+        admin_role: "admin".to_owned(),
     };
     let admin = args.client()?;
     // Closed by default: who has no admin's key may not even list names.

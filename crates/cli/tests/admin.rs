@@ -1,0 +1,106 @@
+//! `strongroom admin` at a broker: who is added may act at once and as no more than was said, who is revoked may not.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use serde_json::{Value, json};
+use support::{Place, document, printed};
+
+#[test]
+fn admin_who_was_added_may_nothing_or_everything_and_after_being_revoked_too() {
+    let place = Place::new();
+    place.ok(&["broker", "init", "broker"]);
+    let broker = place
+        .program(&["broker", "run", "--json", "--listen", "127.0.0.1:0"])
+        .start()
+        .unwrap();
+    let line = broker.wait_for_line("\"ready\"").unwrap();
+    let ready: Value = serde_json::from_str(&line).unwrap();
+    let url = ready["url"].as_str().unwrap();
+
+    place.ok(&["admin", "keygen", "ann.key"]);
+    place.write("secret", "s");
+    let root = ["--broker", url];
+    let ann = [
+        "--admin",
+        "ann",
+        "--admin-role",
+        "secrets",
+        "--admin-key",
+        "ann.key",
+    ];
+    let ann = [&root[..], &ann].concat();
+    let put = ["resource", "put", "default/a/b", "secret"];
+    let refused = fails(&place, &with(&ann, &put));
+    assert!(
+        refused.contains("not signed by the key of an admin"),
+        "{refused}"
+    );
+
+    let add = ["admin", "add", "ann", "--role", "secrets", "--public-key"];
+    let private = fails(&place, &with(&root, &[&add[..], &["ann.key"]].concat()));
+    assert!(private.contains("stays with its owner"), "{private}");
+    let added = [&add[..], &["ann.key.pub.pem"]].concat();
+    place.ok(&with(&root, &added));
+    let again = fails(&place, &with(&root, &added));
+    assert!(again.contains("revoke it first"), "{again}");
+    let configured = [
+        "admin",
+        "add",
+        "admin",
+        "--role",
+        "admin",
+        "--public-key",
+        "ann.key.pub.pem",
+    ];
+    let said = fails(&place, &with(&root, &configured));
+    assert!(
+        said.contains("the configuration names this admin"),
+        "{said}"
+    );
+
+    place.ok(&with(&ann, &put));
+    let denied = fails(&place, &with(&ann, &["policy", "list"]));
+    assert!(
+        denied.contains("the role secrets may not list policies"),
+        "{denied}"
+    );
+    let listed = document(&place.ok(&with(&root, &["admin", "list"])));
+    let names = listed["admins"].as_array().unwrap();
+    let of = |number: usize| {
+        let admin = &names[number];
+        json!([admin["name"], admin["role"], admin["source"]])
+    };
+    assert_eq!(names.len(), 2, "{listed}");
+    assert_eq!(of(0), json!(["admin", "admin", "configuration"]));
+    assert_eq!(of(1), json!(["ann", "secrets", "store"]));
+
+    place.ok(&with(&root, &["admin", "revoke", "ann"]));
+    let refused = fails(&place, &with(&ann, &put));
+    assert!(
+        refused.contains("not signed by the key of an admin"),
+        "{refused}"
+    );
+    let gone = fails(&place, &with(&root, &["admin", "revoke", "ann"]));
+    assert!(gone.contains("ann"), "{gone}");
+    let history = document(&place.ok(&with(&root, &["admin", "history", "ann"])));
+    let roles: Vec<&Value> = history["versions"].as_array().unwrap().iter().collect();
+    assert_eq!(
+        (&roles[0]["role"], &roles[1]["role"]),
+        (&json!("secrets"), &Value::Null)
+    );
+    broker.terminate().unwrap();
+}
+
+/// As [`Place::refused`], beside a broker whose files come and go.
+fn fails(place: &Place, args: &[&str]) -> String {
+    let finished = place.run(args);
+    let printed = printed(&finished);
+    assert_eq!(finished.status.code(), Some(1), "{args:?}: {printed}");
+    printed
+}
+
+fn with<'a>(admin: &[&'a str], args: &[&'a str]) -> Vec<&'a str> {
+    [&["--json"], args, admin].concat()
+}
