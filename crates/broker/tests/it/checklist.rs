@@ -271,8 +271,8 @@ async fn error_has_no_body_or_another_kind_of_body() {
             Method::GET,
             "/kbs/v0/reference-value/%ff",
             "",
-            400,
-            "SerdeError",
+            401,
+            "AdminAuthAccess",
         ),
     ] {
         let request = broker.request(method, path).body(body);
