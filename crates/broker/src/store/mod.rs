@@ -17,6 +17,7 @@ use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::tlog::Hash;
 
 use crate::audit::{Entry, LogError, Record};
+use crate::config::Role;
 
 pub(crate) use ledger::Ledger;
 pub(crate) use postgres::{PostgresStore, Target};
@@ -240,6 +241,29 @@ pub(crate) struct Rewrapped {
     pub(crate) old: Wrapped,
     pub(crate) wrapped_key: Vec<u8>,
     pub(crate) key_id: String,
+}
+
+/// Whether an admin may be added, or revoked with `keep_one` set where the configuration names nobody with the role admin.
+/// `in_force` is what the transaction sees that is going to write it.
+pub(crate) fn may_set_admin(
+    in_force: &[AdminVersion],
+    name: &str,
+    adds: bool,
+    keep_one: bool,
+) -> Result<(), StoreError> {
+    let (of_name, others): (Vec<_>, Vec<_>) = in_force.iter().partition(|admin| admin.name == name);
+    let is_admin = |admin: &&AdminVersion| {
+        let role = admin.key.as_ref().map(|(role, _)| role.as_str());
+        role == Some(Role::Admin.as_str())
+    };
+    match (adds, of_name.first()) {
+        (true, Some(_)) => Err(StoreError::Exists),
+        (false, None) => Err(StoreError::NotFound),
+        (false, Some(admin)) if keep_one && is_admin(admin) && !others.iter().any(is_admin) => {
+            Err(StoreError::LastAdmin)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Why a store did not do what it was asked.

@@ -65,7 +65,7 @@ pub(crate) async fn history(
     name: Result<Path<String>, PathRejection>,
     _admin: Admin,
 ) -> Result<Json<Vec<Version>>, ApiError> {
-    let Path(name) = name.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let Path(name) = name?;
     broker
         .blocking(move |broker| {
             let versions = broker.ledger.store().admin_versions(&name)?;
@@ -107,7 +107,7 @@ pub(crate) async fn add(
     admin: Admin,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Done>, ApiError> {
-    let Path(name) = name.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let Path(name) = name?;
     let body = body?;
     broker
         .blocking(move |broker| {
@@ -127,7 +127,7 @@ pub(crate) async fn revoke(
     name: Result<Path<String>, PathRejection>,
     admin: Admin,
 ) -> Result<Json<Done>, ApiError> {
-    let Path(name) = name.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let Path(name) = name?;
     broker
         .blocking(move |broker| {
             let record = identity::admin_record(broker, &admin, broker.now());

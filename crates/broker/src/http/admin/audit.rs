@@ -22,7 +22,7 @@ pub(crate) async fn list(
 ) -> Result<Json<Vec<Entry>>, ApiError> {
     broker
         .blocking(move |broker| {
-            let Query(query) = query.map_err(|e| ApiError::Malformed(e.body_text()))?;
+            let Query(query) = query?;
             broker.record_counted();
             let entries = match query {
                 Selection {

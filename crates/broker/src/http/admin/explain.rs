@@ -19,7 +19,7 @@ pub(crate) async fn event(
     event: Result<Path<String>, PathRejection>,
     _admin: Admin,
 ) -> Result<Json<Explanation>, ApiError> {
-    let Path(event) = event.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let Path(event) = event?;
     broker
         .blocking(move |broker| {
             broker.record_counted();

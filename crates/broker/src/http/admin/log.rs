@@ -23,7 +23,7 @@ pub(crate) async fn file(
     path: Result<Path<String>, PathRejection>,
     _admin: Admin,
 ) -> Result<Response, ApiError> {
-    let Path(path) = path.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let Path(path) = path?;
     broker
         .blocking(move |broker| {
             if path == CHECKPOINT_PATH {

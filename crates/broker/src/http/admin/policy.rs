@@ -52,8 +52,7 @@ pub(crate) async fn show(
     broker
         .blocking(move |broker| {
             let id = named(id)?;
-            let Query(Selection { version }) =
-                query.map_err(|e| ApiError::Malformed(e.body_text()))?;
+            let Query(Selection { version }) = query?;
             Ok(Json(found(broker, &id, version)?))
         })
         .await
@@ -103,8 +102,7 @@ pub(crate) async fn rollback(
         .blocking(move |broker| {
             let mut record = identity::admin_record(broker, &admin, broker.now());
             let id = named(id)?;
-            let Query(Selection { version }) =
-                query.map_err(|e| ApiError::Malformed(e.body_text()))?;
+            let Query(Selection { version }) = query?;
             let version = version
                 .ok_or_else(|| ApiError::Malformed("which version? Add ?version=N".to_owned()))?;
             let older = found(broker, &id, Some(version))?;
@@ -215,6 +213,6 @@ fn put(broker: &Inner, id: &str, text: Option<&str>, record: Record) -> Result<S
 
 /// The id in its one spelling: patterns have several.
 fn named(id: Result<Path<String>, PathRejection>) -> Result<String, ApiError> {
-    let Path(id) = id.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let Path(id) = id?;
     Ok(id.parse::<ReleaseId>().map_or(id, |id| id.to_string()))
 }

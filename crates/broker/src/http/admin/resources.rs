@@ -87,8 +87,7 @@ pub(crate) async fn rollback(
         .blocking(move |broker| {
             let now = broker.now();
             let path = named(path)?;
-            let Query(Version { version }) =
-                query.map_err(|e| ApiError::Malformed(e.body_text()))?;
+            let Query(Version { version }) = query?;
             let older = broker.ledger.store().sealed_secret(&path, Some(version))?;
             let older = older.ok_or(ApiError::NotFound("version"))?;
             let secret = broker.storage_keys().open(&path, &older);
@@ -118,6 +117,6 @@ pub(crate) struct Stored {
 }
 
 fn named(path: Result<Path<String>, PathRejection>) -> Result<ResourcePath, ApiError> {
-    let Path(path) = path.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let Path(path) = path?;
     Ok(path.parse::<ResourcePath>()?)
 }

@@ -73,7 +73,7 @@ pub(crate) async fn history(
     name: Result<Path<String>, PathRejection>,
     _admin: Admin,
 ) -> Result<Json<Vec<ReferenceValueVersion>>, ApiError> {
-    let Path(name) = name.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let Path(name) = name?;
     broker
         .blocking(move |broker| {
             let versions = broker.ledger.store().reference_value_versions(&name)?;
@@ -91,7 +91,7 @@ pub(crate) async fn remove(
     name: Result<Path<String>, PathRejection>,
     admin: Admin,
 ) -> Result<(), ApiError> {
-    let Path(name) = name.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let Path(name) = name?;
     broker
         .blocking(move |broker| {
             let now = broker.now();
@@ -112,7 +112,7 @@ pub(crate) async fn get(
     name: Result<Path<String>, PathRejection>,
     _admin: Admin,
 ) -> Result<Json<Value>, ApiError> {
-    let Path(name) = name.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let Path(name) = name?;
     broker
         .blocking(move |broker| {
             let now = broker.now();

@@ -27,7 +27,7 @@ pub(crate) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let path = path(uri.path())?;
-    let Query(query) = query.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let Query(query) = query?;
     let jwe = broker
         .blocking(move |broker| {
             let now = broker.now();
@@ -58,7 +58,7 @@ pub(crate) async fn put(
         .blocking(move |broker| {
             let now = broker.now();
             let path = path(uri.path())?;
-            let Query(query) = query.map_err(|e| ApiError::Malformed(e.body_text()))?;
+            let Query(query) = query?;
             let expires = query
                 .get("expires")
                 .map(|end| end_of(end, now))

@@ -5,11 +5,10 @@ use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::tlog::{Frontier, leaf_hash, tile_to_bytes};
 
 use super::super::{
-    AdminVersion, Change, Committed, Rewrapped, Seal, SealedVersion, SignHead, StoreError,
+    Change, Committed, Rewrapped, Seal, SealedVersion, SignHead, StoreError, may_set_admin,
 };
 use super::read;
 use crate::audit::{Entry, Record};
-use crate::config::Role;
 
 /// Applies a group. What fails for one change alone is that change's outcome; what fails for the database undoes all.
 pub(super) fn group(
@@ -211,20 +210,7 @@ fn set_admin(
     keep_one: bool,
     record: &mut Record,
 ) -> Result<(), StoreError> {
-    let in_force = read::admins(at)?;
-    let (of_name, others): (Vec<_>, Vec<_>) = in_force.iter().partition(|admin| admin.name == name);
-    let is_admin = |admin: &&AdminVersion| {
-        let role = admin.key.as_ref().map(|(role, _)| role.as_str());
-        role == Some(Role::Admin.as_str())
-    };
-    match (key, of_name.first()) {
-        (Some(_), Some(_)) => return Err(StoreError::Exists),
-        (None, None) => return Err(StoreError::NotFound),
-        (None, Some(admin)) if keep_one && is_admin(admin) && !others.iter().any(is_admin) => {
-            return Err(StoreError::LastAdmin);
-        }
-        _ => {}
-    }
+    may_set_admin(&read::admins(at)?, name, key.is_some(), keep_one)?;
     let version = at
         .prepare_cached(
             "INSERT INTO admin_version (name, version, role, public_key, set_at, set_by)
