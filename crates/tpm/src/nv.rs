@@ -146,9 +146,7 @@ impl Tpm {
 
     /// How much of an index goes into one command.
     fn nv_step(&mut self) -> Result<u16, TpmError> {
-        let limit = self
-            .property(PT_NV_BUFFER_MAX)?
-            .unwrap_or(LEAST_STEP.into());
+        let limit = self.property(PT_NV_BUFFER_MAX)?.unwrap_or_default();
         Ok(u16::try_from(limit)
             .unwrap_or(MOST_STEP)
             .clamp(LEAST_STEP, MOST_STEP))
