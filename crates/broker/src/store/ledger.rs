@@ -98,12 +98,10 @@ impl Ledger {
                 }
             }
             Err(error) => {
-                let text = error.to_string();
+                let others = error.again();
                 let mut error = Some(error);
                 for outcome in &outcomes {
-                    let failed = error
-                        .take()
-                        .unwrap_or_else(|| StoreError::Group(text.clone()));
+                    let failed = error.take().unwrap_or_else(|| others.again());
                     *lock(outcome) = Some(Err(failed));
                 }
             }
