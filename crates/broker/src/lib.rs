@@ -24,6 +24,7 @@ mod policies;
 mod rehearse;
 mod release;
 mod reload;
+mod retention;
 mod rotate;
 mod serve;
 mod session;
@@ -422,6 +423,16 @@ impl Inner {
             .map(drop)
     }
 
+    /// Removes the audit entries that are older than the configuration keeps, if it says anything.
+    fn prune_log(&self) -> Result<(), retention::RetentionError> {
+        if self.config.audit.keep_days.is_none() {
+            return Ok(());
+        }
+        let action = retention::ACTION;
+        let record = Record::new(Kind::Admin, Outcome::Allowed, action, self.now());
+        retention::prune(self, None, &record).map(drop)
+    }
+
     fn record_start(&self) -> Result<(), StoreError> {
         let mut record = Record::new(Kind::Start, Outcome::Allowed, "start broker", self.now());
         record.detail = Some(format!("strongroom-broker {}", env!("CARGO_PKG_VERSION")));
@@ -716,7 +727,8 @@ fn audit_key(config: &Config) -> Result<LogKey, BrokerError> {
     Ok(LogKey::from_text(&key_file::read_private(&path)?)?)
 }
 
-/// What a broker does beside answering: it goes on with a rotation that was interrupted, and forgets claims once a day.
+/// What a broker does beside answering: it goes on with a rotation that was interrupted, and once a day forgets what
+/// is older than the configuration keeps.
 async fn housekeeping(broker: Arc<Inner>) {
     let mut days = tokio::time::interval(DAY);
     let mut first = true;
@@ -726,6 +738,9 @@ async fn housekeeping(broker: Arc<Inner>) {
         let worked = broker.blocking(move |broker| {
             if resume && let Err(error) = rotate::resume(broker) {
                 tracing::error!(%error, "the storage key could not be rotated to the end");
+            }
+            if let Err(error) = broker.prune_log() {
+                tracing::error!(%error, "audit entries that are too old could not be removed");
             }
             Ok(broker.forget_claims()?)
         });

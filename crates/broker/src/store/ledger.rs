@@ -157,13 +157,10 @@ fn write_group(store: &dyn Store, key: &LogKey, group: Vec<Waiting>) {
             told.for_each(|(reply, committed)| reply.give(committed));
         }
         Err(error) => {
-            let text = error.to_string();
+            let others = error.again();
             let mut error = Some(error);
             for reply in replies {
-                let failed = error.take();
-                reply.give(Err(
-                    failed.unwrap_or_else(|| StoreError::Group(text.clone()))
-                ));
+                reply.give(Err(error.take().unwrap_or_else(|| others.again())));
             }
         }
     }

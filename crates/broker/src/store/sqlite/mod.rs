@@ -299,7 +299,10 @@ fn file_error(path: &Path, source: std::io::Error) -> StoreError {
 
 /// Says which file SQLite could not use.
 fn unusable(path: &Path, error: StoreError) -> StoreError {
+    let named = |why: String| format!("{}: {why}", path.display());
     match error {
+        StoreError::Full(why) => StoreError::Full(named(why)),
+        StoreError::ReadOnly(why) => StoreError::ReadOnly(named(why)),
         StoreError::Database(source) => StoreError::Unusable {
             path: path.display().to_string(),
             source,
@@ -562,6 +565,125 @@ mod tests {
             assert!(error.to_string().contains(reason), "{statements}: {error}");
         }
         tampered("").unwrap();
+    }
+
+    /// A record of 700 entries whose first 256 were pruned, with a change made behind the triggers.
+    fn pruned_and_tampered(statements: &str) -> Result<(), StoreError> {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let key = key();
+        let sign = |size, root: &Hash| key.checkpoint(size, root);
+        let group = (0..700).map(|_| (Change::Nothing, record())).collect();
+        store.commit(group, &sign).unwrap();
+        commit(&store, Change::PruneLog { minimum: 256 }).unwrap();
+        let drop_triggers = "DROP TRIGGER log_update_refused; DROP TRIGGER log_delete_refused;
+                             DROP TRIGGER log_minimum_rises;";
+        let statements = format!("{drop_triggers}{statements}");
+        store.connection().execute_batch(&statements).unwrap();
+        verify_newest(&store, key.verifier(), 100)
+    }
+
+    #[test]
+    fn deletion_passes_for_a_pruning() {
+        let gone = "DELETE FROM log_entry WHERE seq <= 512;";
+        let hashes = format!(
+            "INSERT INTO log_node SELECT 0, seq - 1, leaf FROM log_entry WHERE seq <= 512; {gone}"
+        );
+        let unattested = "up to 512 are not there, and no entry";
+        let said = |sql: &str| format!("{hashes} UPDATE log_head SET minimum = 512{sql};");
+        for (statements, reason) in [
+            (gone.to_owned(), "do not fit together"),
+            (hashes.clone(), "entry 257 is not where"),
+            (said(""), unattested),
+            (said(", pruned_by = 700"), unattested),
+            (said(", pruned_by = 0"), unattested),
+            (said(", pruned_by = 9"), unattested),
+            (
+                said(
+                    "; UPDATE log_entry SET entry = replace(entry, ':256', ':512') WHERE seq = 701",
+                ),
+                "entry 701 was altered",
+            ),
+            (
+                "UPDATE log_head SET minimum = 0".to_owned(),
+                "entry 1 is not where",
+            ),
+            (
+                "UPDATE log_head SET pruned_by = 0".to_owned(),
+                "up to 256 are not there",
+            ),
+        ] {
+            let error = pruned_and_tampered(&statements).unwrap_err();
+            assert!(error.to_string().contains(reason), "{statements}: {error}");
+        }
+        pruned_and_tampered("").unwrap();
+    }
+
+    #[test]
+    fn pruned_record_can_be_deleted_from_further() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let key = key();
+        let sign = |size, root: &Hash| key.checkpoint(size, root);
+        let group = (0..700).map(|_| (Change::Nothing, record())).collect();
+        store.commit(group, &sign).unwrap();
+        commit(&store, Change::PruneLog { minimum: 256 }).unwrap();
+        for statement in [
+            "DELETE FROM log_entry WHERE seq = 257",
+            "DELETE FROM log_entry",
+            "UPDATE log_head SET minimum = 0",
+        ] {
+            assert!(
+                store.connection().execute(statement, []).is_err(),
+                "{statement}"
+            );
+        }
+        verified(&store).unwrap();
+    }
+
+    #[test]
+    fn disk_that_is_full_fails_as_anything_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        commit(&store, Change::Nothing).unwrap();
+        let most = |pages: u64| {
+            let pages: u64 = store
+                .connection()
+                .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| {
+                    row.get(0)
+                })
+                .unwrap();
+            pages
+        };
+        most(1);
+        let large = || Change::KeepClaims {
+            token: "t".to_owned(),
+            claims: "x".repeat(100_000),
+        };
+        let error = commit(&store, large()).unwrap_err();
+        assert!(matches!(error, StoreError::Full(_)), "{error}");
+        assert!(error.to_string().contains("disk"), "{error}");
+        // Who was written together with it is told the same.
+        let again = error.again();
+        assert!(matches!(again, StoreError::Full(_)), "{again}");
+        verified(&store).unwrap();
+        assert!(store.claims("t").unwrap().is_none());
+        most(1_000_000);
+        commit(&store, large()).unwrap();
+        verified(&store).unwrap();
+    }
+
+    #[test]
+    fn store_that_cannot_be_written_fails_as_anything_else() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(open(&folder));
+        let store = SqliteStore::open_for_reading(&path_in(&folder))
+            .unwrap()
+            .unwrap();
+        let error = commit(&store, Change::Nothing).unwrap_err();
+        assert!(matches!(error, StoreError::ReadOnly(_)), "{error}");
+        let error = store.probe().unwrap_err();
+        assert!(matches!(error, StoreError::ReadOnly(_)), "{error}");
     }
 
     #[test]
