@@ -13,7 +13,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use serde_json::json;
-use strongroom_attester::Attester;
+use strongroom_attester::{Attester, Devices};
 use strongroom_client::guest_api::GuestApi;
 use strongroom_guest::exec::{Placement, SealedFile, prepare};
 use strongroom_guest::{Agent, AgentConfig, ServeOptions, Source};
@@ -99,7 +99,7 @@ impl AttestArgs {
             .unwrap_or_default();
         let mut attester = match &self.platform {
             Some(name) => Attester::named_with_root(name, self.development_root.as_deref())?,
-            None => Attester::detect()?,
+            None => Attester::detect(&Devices::default())?.attester,
         };
         let certificate = self.broker_cert.as_deref().map(read_pem).transpose()?;
         let Choice {
