@@ -93,6 +93,7 @@ impl Issuer {
     pub(crate) fn issue(
         &self,
         appraised: &AppraisedClaims,
+        audience: Option<&str>,
         now: u64,
     ) -> Result<IssuedToken, IssueError> {
         let id = random_id();
@@ -121,6 +122,7 @@ impl Issuer {
             exp: now.saturating_add(self.lifetime),
             iss: self.name.clone(),
             jti: Some(id.clone()),
+            aud: audience.map(str::to_owned),
         };
         let jwt = ear::sign(&claims, &self.signing, self.jwk.clone(), &self.kid)?;
         if jwt.len() > MAX_TOKEN {
@@ -158,8 +160,9 @@ impl Issuer {
         })
     }
 
-    /// Believes a token that this key signed and that has not expired. The key that a token brings along is
-    /// never looked at.
+    /// Believes a token that this key signed for a guest of this broker, and that has not expired. The key that a token
+    /// brings along is never looked at. A token with an audience was made for others, from evidence whose freshness this
+    /// broker knows nothing of.
     pub(crate) fn verify(
         &self,
         presented: &str,
@@ -247,6 +250,10 @@ pub(crate) struct VerifiedToken {
 
 impl VerifiedToken {
     fn from_claims(claims: EarClaims) -> Result<Self, TokenError> {
+        // Here, and so for every token that is believed: what was issued is remembered as well.
+        if claims.aud.is_some() {
+            return Err(TokenError::ForOthers);
+        }
         let evidence = &claims
             .submods
             .get("cpu0")
@@ -331,6 +338,11 @@ pub(crate) enum TokenError {
     Ear(#[from] EarError),
     #[error("the attestation token is not of this broker: attest here first")]
     OtherIssuer,
+    #[error(
+        "the attestation token came from the attestation service, for relying parties other than this broker: attest \
+         here first"
+    )]
+    ForOthers,
     #[error("the attestation token binds no key")]
     NoKey,
 }
@@ -413,6 +425,7 @@ mod tests {
             exp: 2_000,
             iss: String::new(),
             jti: Some("id".to_owned()),
+            aud: None,
         }
     }
 
@@ -482,6 +495,23 @@ mod tests {
             issuer.verify(&jwt, 2_000).err(),
             Some(TokenError::Ear(EarError::Expired { .. }))
         ));
+    }
+
+    #[test]
+    fn token_for_others_is_believed_by_its_issuer() {
+        let (pem, certificate) = key();
+        let issuer = Issuer::new(&pem, &[certificate], String::new(), 1).unwrap();
+        let signed = |aud: Option<&str>| {
+            let mut claims = claims(evidence());
+            claims.aud = aud.map(str::to_owned);
+            let jwk = issuer.jwk.clone();
+            ear::sign(&claims, &issuer.signing, jwk, &issuer.kid).unwrap()
+        };
+        assert!(issuer.verify(&signed(None), 1_500).is_ok());
+        for audience in [ear::ANY_RELYING_PARTY, "", "strongroom"] {
+            let refused = issuer.verify(&signed(Some(audience)), 1_500).err();
+            assert_eq!(refused, Some(TokenError::ForOthers));
+        }
     }
 
     #[test]
