@@ -12,6 +12,7 @@ mod b64;
 pub mod bounded_toml;
 pub mod canonical;
 pub mod ear;
+pub mod envelope;
 pub mod error_information;
 pub mod initdata;
 pub mod jwe;
