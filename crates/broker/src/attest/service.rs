@@ -17,7 +17,7 @@ use strongroom_wire::attestation_service::{
 use strongroom_wire::ear::ANY_RELYING_PARTY;
 use strongroom_wire::tee::Tee;
 
-use super::{AttestError, Refusal, appraised, conclude, issue, Ended};
+use super::{AttestError, Ended, Refusal, appraised, conclude, issue};
 use crate::Inner;
 use crate::audit::{Kind, Outcome, Record};
 use crate::collateral::CollateralError;
