@@ -16,5 +16,6 @@ mod release;
 mod replay;
 mod roles;
 mod sources;
+mod storage_key;
 mod support;
 mod vault;
