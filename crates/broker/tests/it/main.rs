@@ -22,4 +22,5 @@ mod selector;
 mod sources;
 mod storage_key;
 mod support;
+mod tpm;
 mod vault;
