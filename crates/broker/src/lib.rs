@@ -171,15 +171,14 @@ impl Broker {
         })?;
         let metrics = Arc::new(Metrics::new());
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
-        let storage_keys = StorageKeys::from_text(&key_file::read_private(&config.store.key_file)?)
-            .map_err(StoreError::from)?;
+        let mut storage_keys = rotate::read(&config)?;
         let issuer = Issuer::new(
             &key_file::read_private(&config.token.signing_key)?,
             &key_file::read_certificates(&config.token.certificate_chain)?,
             config.token.issuer.clone(),
             config.token.lifetime_seconds,
         )?;
-        let admins = Admins::open(&config, ledger.store(), clock())?;
+        let admins = Admins::open(&config, ledger.store(), clock())?.sharing(shared.clone());
         let signers = signers::signers(&config)?;
         let policies = Policies::load(ledger.store(), &signers).map_err(|error| match error {
             LoadError::Store(error) => BrokerError::Store(error),
@@ -189,10 +188,12 @@ impl Broker {
         let sessions = match &shared {
             None => Sessions::new(lifetime, most),
             Some(store) => {
-                let key = storage_keys.current();
-                store.agree_on_key("storage key", &key.id())?;
+                let in_use = store.join(&rotate::member_name(&config), &storage_keys)?;
+                storage_keys = storage_keys
+                    .with_current(&in_use)
+                    .ok_or(StoreError::KeyMoved)?;
                 store.agree_on_key("token signing key", issuer.key_id())?;
-                Sessions::shared(lifetime, key, store.clone())
+                Sessions::shared(lifetime, &storage_keys, store.clone())
             }
         };
         let collaterals = Collaterals::open(&config, Arc::clone(&clock))?;
@@ -305,6 +306,7 @@ impl Inner {
         let Some(shared) = &self.shared else {
             return Ok(());
         };
+        rotate::follow(self, shared)?;
         self.follow()?;
         self.admins.reload(shared)?;
         shared.sweep(self.now(), self.config.session.max)
@@ -345,6 +347,9 @@ impl Inner {
         expires: Option<u64>,
         record: Record,
     ) -> Result<Entry, StoreError> {
+        if let Some(shared) = &self.shared {
+            rotate::follow(self, shared)?;
+        }
         let (keys, place) = (Arc::clone(&self.storage_keys), path.clone());
         // The key that is current when it is written: one that was current before may be gone by then.
         let seal = move |version| {

@@ -126,8 +126,8 @@ pub(crate) fn release(broker: &Inner, grant: Grant) -> Result<Jwe, ReleaseError>
                 record.detail = Some("this version has expired".to_owned());
                 return Err(missing(broker, record));
             }
-            let opened = broker.storage_keys().open(&path, &sealed);
-            opened.map_err(|e| ReleaseError::Store(e.into()))
+            let opened = broker.open_sealed(&path, &sealed);
+            opened.map_err(ReleaseError::Store)
         }
         None => match broker.sources.secret(&path) {
             Ok(Some(found)) => {
