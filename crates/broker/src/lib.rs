@@ -37,6 +37,7 @@ mod tls;
 mod tokens;
 
 use std::net::TcpListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
@@ -450,6 +451,23 @@ impl Inner {
         self.ledger.commit(Change::Nothing, record).map(drop)
     }
 
+    /// Runs what takes a moment of a core and waits for nothing: at once when it is a short one, for handing it to another
+    /// thread costs more than many a decision. What may wait, as everything does that asks a shared store, is run on
+    /// a thread that may.
+    pub(crate) async fn moment<T: Send + 'static>(
+        self: &Arc<Self>,
+        takes: Moment,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, http::ApiError> {
+        if takes == Moment::Long || self.shares_its_store() || self.metrics.evaluates_slowly() {
+            return self.blocking(|broker| Ok(work(broker))).await;
+        }
+        catch_unwind(AssertUnwindSafe(|| work(self))).map_err(|_| {
+            tracing::error!("a request panicked");
+            http::ApiError::Panicked
+        })
+    }
+
     /// Runs what blocks, on a thread that may.
     pub(crate) async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
@@ -463,6 +481,25 @@ impl Inner {
                 tracing::error!(%error, "a request panicked");
                 Err(http::ApiError::Panicked)
             })
+    }
+}
+
+/// How long work that waits for nothing keeps a core busy.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Moment {
+    /// A millisecond or two at most.
+    Short,
+    /// Nobody knows.
+    Long,
+}
+
+impl Moment {
+    /// For whatever grows with what was sent.
+    pub(crate) fn of_bytes(sent: usize) -> Self {
+        match sent <= SHORT_BYTES {
+            true => Self::Short,
+            false => Self::Long,
+        }
     }
 }
 
@@ -737,6 +774,8 @@ fn system_clock() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
+/// Reports and quotes without their boot logs are shorter.
+const SHORT_BYTES: usize = 32 * 1024;
 /// As many as are checked in well under a second.
 const CHECKED_AT_START: u64 = 10_000;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -24,6 +24,8 @@ use migrate::{migrate, schema_version};
 /// A store in a file.
 pub(crate) struct SqliteStore {
     connection: Mutex<Connection>,
+    /// Another, which reads secrets while the first one waits for the disk. None where there is no file.
+    reading: Option<Mutex<Connection>>,
     /// Held for as long as the store is open: policies are cached in the process that serves.
     _lock: Option<File>,
 }
@@ -68,8 +70,12 @@ impl SqliteStore {
             }
             _ => migrate(&mut connection, key).map_err(|error| unusable(path, error))?,
         }
+        let reading = Connection::open_with_flags(path, READ_ONLY)
+            .map_err(|error| unusable(path, error.into()))?;
+        reading.pragma_update(None, "cache_size", READING_CACHE)?;
         Ok(Self {
             connection: Mutex::new(connection),
+            reading: Some(Mutex::new(reading)),
             _lock: Some(lock),
         })
     }
@@ -81,6 +87,7 @@ impl SqliteStore {
         migrate(&mut connection, key)?;
         Ok(Self {
             connection: Mutex::new(connection),
+            reading: None,
             _lock: None,
         })
     }
@@ -89,8 +96,7 @@ impl SqliteStore {
     /// older one, which the next start brings forward.
     pub(crate) fn open_for_reading(path: &Path) -> Result<Option<Self>, StoreError> {
         check_file(path)?;
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)
+        let connection = Connection::open_with_flags(path, READ_ONLY)
             .map_err(|error| unusable(path, error.into()))?;
         let known = migrate::newest();
         match schema_version(&connection).map_err(|error| unusable(path, error))? {
@@ -101,6 +107,7 @@ impl SqliteStore {
             actual if actual < known => Ok(None),
             _ => Ok(Some(Self {
                 connection: Mutex::new(connection),
+                reading: None,
                 _lock: None,
             })),
         }
@@ -118,6 +125,12 @@ impl SqliteStore {
         self.connection
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For reads that must not wait for a write: each sees what was committed before it.
+    fn reading(&self) -> MutexGuard<'_, Connection> {
+        let reading = self.reading.as_ref().unwrap_or(&self.connection);
+        reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -146,7 +159,7 @@ impl Store for SqliteStore {
         path: &ResourcePath,
         version: Option<u64>,
     ) -> Result<Option<SealedVersion>, StoreError> {
-        read::sealed_secret(&self.connection(), path, version)
+        read::sealed_secret(&self.reading(), path, version)
     }
 
     fn resources(&self) -> Result<Vec<ResourceMetadata>, StoreError> {
@@ -242,6 +255,11 @@ fn configure(connection: &Connection) -> Result<(), StoreError> {
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }
+
+const READ_ONLY: OpenFlags =
+    OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+/// In KiB, which SQLite takes as a negative number: a secret or two and the way to them.
+const READING_CACHE: i64 = -256;
 
 /// Whoever can write the file can write policies and the record: that is its owner and nobody else.
 fn check_file(path: &Path) -> Result<(), StoreError> {
