@@ -15,7 +15,7 @@ use crate::policies::Policies;
 use crate::sources::Sources;
 use crate::store::{PostgresStore, SqliteStore, StorageKeys, Store};
 use crate::tokens::Issuer;
-use crate::{BrokerError, Clock, anchors, signers, system_clock, telemetry, tls};
+use crate::{BrokerError, Clock, anchors, is_unsigned, signers, system_clock, telemetry, tls};
 
 /// What there is to say of a configuration.
 #[derive(Clone, Debug, Default)]
@@ -123,14 +123,22 @@ impl Checked {
         match store {
             Ok(Some(store)) => {
                 self.audit_key(config);
-                self.takes(Policies::load(&*store, &signers).map_err(|error| {
-                    format!("a stored policy cannot be put in force: {error}")
-                }));
+                self.takes(
+                    Policies::load(&*store, &signers).map_err(|error| {
+                        format!("a stored policy cannot be put in force: {error}")
+                    }),
+                );
             }
-            Ok(None) => self.notes.push(format!(
-                "{} was made by an older version: its policies are checked when a start has brought it forward",
-                config.store.name()
-            )),
+            Ok(None) => {
+                self.takes(is_unsigned(
+                    config,
+                    &config.audit.signing_key(&config.store),
+                ));
+                self.notes.push(format!(
+                    "{} was made by an older version: its policies are checked when a start has brought it forward",
+                    config.store.name()
+                ));
+            }
             Err(error) => self.problems.push(error.to_string()),
         }
     }

@@ -594,6 +594,19 @@ pub enum BrokerError {
         /// What does not hold, and at which entry.
         source: LogError,
     },
+    /// A store whose record was never signed, beside a key that signs records.
+    #[error(
+        "{store} is of a version that signed no record, and {key} lies beside it, which signs records: whoever put this \
+         store in the place of a newer one would have its record signed unseen. Restore the newest good copy of the store. \
+         Only if this is the first start of a newer strongroom, and the start before it broke off: remove {key} and the .pub \
+         beside it, and start again"
+    )]
+    UnsignedRecord {
+        /// The store's file.
+        store: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
     /// A stored policy cannot be put in force.
     #[error("a stored policy cannot be put in force: {0}")]
     Policy(strongroom_verifier::PolicyError),
@@ -725,11 +738,25 @@ pub mod fuzz {
 /// Reads the key that signs the record. A store of before there was one gets it now, and none that was signed does.
 fn audit_key(config: &Config) -> Result<LogKey, BrokerError> {
     let path = config.audit.signing_key(&config.store);
-    let in_a_file = config.store.postgres_url.is_none();
-    if in_a_file && !path.exists() && SqliteStore::is_older_than_audit_keys(&config.store.path)? {
+    if is_unsigned(config, &path)? {
         init::write_audit_key(&path)?;
     }
     Ok(LogKey::from_text(&key_file::read_private(&path)?)?)
+}
+
+/// Whether the store is of before records were signed and gets its key now: not where there is one already.
+pub(crate) fn is_unsigned(config: &Config, key: &Path) -> Result<bool, BrokerError> {
+    let store = &config.store.path;
+    if config.store.postgres_url.is_some() || !SqliteStore::is_older_than_audit_keys(store)? {
+        return Ok(false);
+    }
+    match key.exists() {
+        false => Ok(true),
+        true => Err(BrokerError::UnsignedRecord {
+            store: store.clone(),
+            key: key.to_owned(),
+        }),
+    }
 }
 
 /// What a broker does beside answering: it goes on with a rotation that was interrupted, and once a day forgets what

@@ -256,6 +256,12 @@ impl Inner {
 
 fn save(broker: &Inner, keys: &StorageKeys) -> Result<(), BrokerError> {
     let path = &broker.config.store.key_file;
+    // Written there, the key would be gone with the process.
+    if key_file::is_handed(path) {
+        let handed = "it is a credential, which is changed where the service manager has it";
+        let source = std::io::Error::new(ErrorKind::PermissionDenied, handed);
+        return Err(BrokerError::file(path, source));
+    }
     key_file::replace_private(path, keys.to_text().as_bytes())
 }
 
