@@ -88,6 +88,12 @@ pub(crate) fn check_folder(path: &Path) -> Result<(), BrokerError> {
     }
 }
 
+/// Whether a file is one of those that the service manager hands to this service: a copy, which is made anew from what
+/// the manager has at each start.
+pub(crate) fn is_handed(path: &Path) -> bool {
+    std::env::var_os(CREDENTIALS).is_some_and(|folder| path.starts_with(folder))
+}
+
 /// Replaces a private file whole: what was there stays until what is new is on the disk.
 pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), BrokerError> {
     let beside = path.with_extension("new");

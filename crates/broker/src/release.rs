@@ -200,8 +200,8 @@ fn release(broker: &Inner, grant: Grant) -> Asked {
             missing(record)
         }
         false => {
-            let opened = broker.storage_keys().open(&path, &sealed);
-            let opened = opened.map_err(|e| ReleaseError::Store(e.into()));
+            let opened = broker.open_sealed(&path, &sealed);
+            let opened = opened.map_err(ReleaseError::Store);
             encrypted(record, &recipient, opened)
         }
     };

@@ -101,6 +101,7 @@ impl ApiError {
                 ),
             ),
             Self::ReferenceValue(error) => (S::BAD_REQUEST, "RvpsError", error.to_string()),
+            Self::Admin(error @ AdminError::Unreachable) => away(error),
             Self::Admin(error) => {
                 let status = match error {
                     AdminError::Busy => S::TOO_MANY_REQUESTS,
@@ -206,7 +207,7 @@ impl ApiError {
                 "too many attestations are under way: try again in the same session".into(),
             ),
             Self::Store(error) => store(error),
-            Self::Rotate(error @ RotateError::Shared) => {
+            Self::Rotate(error @ (RotateError::Lacking { .. } | RotateError::Elsewhere { .. })) => {
                 (S::CONFLICT, "StorageKeyShared", error.to_string())
             }
             Self::Rotate(RotateError::Store(
@@ -244,7 +245,7 @@ fn internal(error: &dyn std::error::Error) -> (StatusCode, &'static str, String)
 /// What the store says: what can be mended outside the broker is named.
 fn store(error: &StoreError) -> (StatusCode, &'static str, String) {
     match error {
-        StoreError::Away(_) => away(error),
+        StoreError::Away(_) | StoreError::KeyMoved => away(error),
         StoreError::Full(_) => full(error),
         StoreError::ReadOnly(_) => {
             tracing::error!(%error, "the store cannot be written");
