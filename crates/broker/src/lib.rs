@@ -170,8 +170,9 @@ impl Broker {
         })?;
         let metrics = Arc::new(Metrics::new());
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
-        let storage_keys = StorageKeys::from_text(&key_file::read_private(&config.store.key_file)?)
-            .map_err(StoreError::from)?;
+        let storage_keys =
+            StorageKeys::from_text(&key_file::read_storage_key(&config.store.key_file)?)
+                .map_err(StoreError::from)?;
         let issuer = Issuer::new(
             &key_file::read_private(&config.token.signing_key)?,
             &key_file::read_certificates(&config.token.certificate_chain)?,
@@ -520,6 +521,16 @@ pub enum BrokerError {
         /// Its permission bits.
         mode: u32,
     },
+    /// The storage key is not where it should be.
+    #[error(
+        "{path} is not there: it holds the storage key, without which no secret in the store can be read, and another key \
+         opens none of them. Restore it from its copy (or name where it lies with store.key_file), with mode 0600; if it \
+         is lost, the secrets are, and have to be stored anew in a new broker"
+    )]
+    NoStorageKey {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
     /// The token key is of no use.
     #[error(transparent)]
     TokenKey(#[from] TokenKeyError),
@@ -616,7 +627,7 @@ pub mod fuzz {
 
     /// The body of `PUT /strongroom/v1/policy/{id}`.
     pub fn policy_text(text: &str) -> bool {
-        strongroom_verifier::ReleasePolicy::compile(text).is_ok()
+        strongroom_verifier::ReleasePolicy::compile("resource-policy", text).is_ok()
     }
 
     /// The id of a policy.

@@ -36,7 +36,10 @@ pub(super) fn run(client: &AdminClient, event: Option<&str>) -> anyhow::Result<O
         text.push_str(&paragraph(number, advice));
     }
     if advice.is_empty() {
-        text.push_str("\n\nNothing stood in the way.");
+        text.push_str(match entry["outcome"].as_str() {
+            Some("allowed") => "\n\nNothing stood in the way.",
+            _ => "\n\nThe record has no reason beside this sentence.",
+        });
     }
     if let Some(now) = explanation["now"].as_str() {
         text.push_str(&format!(

@@ -103,6 +103,18 @@ impl Source {
     }
 }
 
+impl Source {
+    fn without_checkpoint(&self) -> String {
+        let next = match self {
+            Self::Folder(_) => {
+                "is it a copy of a record? `strongroom audit export FOLDER` writes one, with the checkpoint"
+            }
+            Self::Broker(_) => "it has never been started: `strongroom broker run`",
+        };
+        format!("{} has no file {CHECKPOINT_PATH}: {next}", self.name())
+    }
+}
+
 /// What was verified.
 pub(super) struct Verified {
     pub(super) note: String,
@@ -120,7 +132,7 @@ pub(super) fn verify(
     let keys = std::slice::from_ref(key);
     let note = source
         .read(CHECKPOINT_PATH, MAX_CHECKPOINT)?
-        .with_context(|| format!("{} has no checkpoint", source.name()))?;
+        .with_context(|| source.without_checkpoint())?;
     let read = |path: &TilePath| source.read(&path.to_string(), path.max_bytes());
     verify_log(&note, keys, 0, read, each)
         .map_err(|fault| anyhow::anyhow!("{fault}"))
