@@ -8,7 +8,7 @@ pub(crate) mod service;
 use std::sync::Arc;
 
 use strongroom_verifier::{
-    AppraiseError, AppraisedClaims, AppraisedSubmod, Binding, Collateral, CollateralRequest,
+    AppraiseError, AppraisedClaims, AppraisedSubmod, Binding, Check, Collateral, CollateralRequest,
     Evidence, Reason, VerifiedEvidence, VerifyError, appraise, verify,
 };
 use strongroom_wire::ear::{Tier, TrustVector};

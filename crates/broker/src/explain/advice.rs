@@ -602,15 +602,15 @@ mod tests {
     fn value_from_a_guest_stays_one_word_of_the_command() {
         let actual = json!("x'; rm -rf / #");
         let none = json!("a reference value snp_launch_measurement, and none is registered");
-        let advice = advice(MEASUREMENT, "snp.measurement", none, actual);
-        let command = advice.command.unwrap();
+        let hostile = advice(MEASUREMENT, "snp.measurement", none, actual);
+        let command = hostile.command.unwrap();
         assert!(command.ends_with(r#"='"x'\''; rm -rf / #"'"#), "{command}");
         // No sentence passes for a value.
-        assert_eq!(advice.nearest, None);
+        assert_eq!(hostile.nearest, None);
         for name in ["", "-h", "x y", "x;rm"] {
             let rule = format!("executables: reference value {name}");
-            let advice = super::tests::advice(&rule, "snp.measurement", json!(null), json!("x"));
-            assert_eq!(advice.command, None, "{name}");
+            let unnamed = advice(&rule, "snp.measurement", json!(null), json!("x"));
+            assert_eq!(unnamed.command, None, "{name}");
         }
     }
 
