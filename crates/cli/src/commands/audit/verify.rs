@@ -134,7 +134,8 @@ impl Source {
 }
 
 impl Source {
-    fn without_checkpoint(&self) -> String {
+    /// That there is no checkpoint, and where one comes from.
+    pub(super) fn without_checkpoint(&self) -> String {
         let next = match self {
             Self::Folder(_) => {
                 "is it a copy of a record? `strongroom audit export FOLDER` writes one, with the checkpoint"
