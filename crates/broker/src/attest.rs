@@ -8,7 +8,7 @@ pub(crate) mod service;
 use std::sync::Arc;
 
 use strongroom_verifier::{
-    AppraiseError, AppraisedClaims, AppraisedSubmod, Binding, Collateral, CollateralRequest,
+    AppraiseError, AppraisedClaims, AppraisedSubmod, Binding, Check, Collateral, CollateralRequest,
     Evidence, Reason, VerifiedEvidence, VerifyError, appraise, verify,
 };
 use strongroom_wire::ear::{Tier, TrustVector};
@@ -385,7 +385,23 @@ impl Refusal {
                 expected,
                 actual,
             }) => vec![reason(check.name(), expected, actual)],
-            _ => Vec::new(),
+            Self::Verify(error) => {
+                let check = error.check();
+                vec![reason(check.name(), check.sentence(), &error.to_string())]
+            }
+            Self::Collateral(error) => {
+                let check = Check::Collateral;
+                vec![reason(check.name(), check.sentence(), &error.to_string())]
+            }
+            Self::Appraise(_) | Self::NoPolicy { .. } => vec![reason(
+                "appraisal-policy",
+                "one that can be evaluated",
+                &self.to_string(),
+            )],
+            Self::TokenTooLong(error) => {
+                vec![reason("token", "one that fits", &error.to_string())]
+            }
+            Self::Internal(cause) => vec![reason("broker", "no failure", cause)],
         }
     }
 }

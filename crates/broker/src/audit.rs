@@ -107,6 +107,9 @@ pub struct Record {
     /// What the guest asked beside the path, for policies that look at it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub query: BTreeMap<String, String>,
+    /// Whether the guest asked more than the record keeps: such a decision cannot be taken again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub query_left_out: bool,
     /// The version of the resource that was stored or released, or of the policy that was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
@@ -155,6 +158,7 @@ impl Record {
             token: None,
             resource: None,
             query: BTreeMap::new(),
+            query_left_out: false,
             version: None,
             source: None,
             digest: None,

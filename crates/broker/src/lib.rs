@@ -584,6 +584,16 @@ pub enum BrokerError {
         /// Its permission bits.
         mode: u32,
     },
+    /// The storage key is not where it should be.
+    #[error(
+        "{path} is not there: it holds the storage key, without which no secret in the store can be read, and another key \
+         opens none of them. Restore it from its copy (or name where it lies with store.key_file), with mode 0600; if it \
+         is lost, the secrets are, and have to be stored anew in a new broker"
+    )]
+    NoStorageKey {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
     /// The storage key is of no use, or the TPM does not give it back.
     #[error("{path}: {source}")]
     StorageKey {
@@ -701,7 +711,7 @@ pub mod fuzz {
 
     /// The body of `PUT /strongroom/v1/policy/{id}`.
     pub fn policy_text(text: &str) -> bool {
-        strongroom_verifier::ReleasePolicy::compile(text).is_ok()
+        strongroom_verifier::ReleasePolicy::compile("resource-policy", text).is_ok()
     }
 
     /// The id of a policy.

@@ -146,8 +146,9 @@ pub(crate) fn authorize(
         .iter()
         .map(|(name, value)| name.len() + value.len())
         .sum();
-    if asked <= MAX_QUERY {
-        record.query = query.clone();
+    match asked <= MAX_QUERY {
+        true => record.query = query.clone(),
+        false => record.query_left_out = true,
     }
     record.policy_id = Some(policy.id.clone());
     record.policy = Some(policy.digest.clone());
@@ -167,7 +168,7 @@ pub(crate) fn authorize(
         Ok(Decision::Deny { mut reasons }) => {
             if reasons
                 .iter()
-                .any(|reason| reason.claim.ends_with("ear.status"))
+                .any(|reason| reason.claim.contains("ear.status"))
             {
                 reasons.extend(bad_claims(token.payload()));
             }

@@ -11,6 +11,7 @@ mod appraise;
 mod binding;
 mod check;
 mod collateral;
+mod compared;
 mod cursor;
 mod dcap;
 pub mod event_log;

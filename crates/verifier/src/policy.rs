@@ -12,6 +12,7 @@ use regorus::{Engine, LimitError, Value};
 use serde_json::{Map, Value as Json};
 
 use crate::ReferenceValues;
+use crate::compared::{self, Comparison};
 
 /// Why a policy cannot be used, or failed when it was.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -156,6 +157,16 @@ impl Rego {
                     .has_declared_rule_rooted_at(&self.id, name)
                     .unwrap_or(false)
             })
+    }
+
+    /// What the policy compares, but for its rule `but`.
+    pub(crate) fn comparisons(&mut self, but: &str) -> Vec<Comparison> {
+        let but = but.rsplit('.').next().unwrap_or(but);
+        let modules = self.engine.get_modules();
+        modules
+            .first()
+            .map(|module| compared::comparisons(module, but))
+            .unwrap_or_default()
     }
 
     /// Adds a module of this crate's own, from which the policy is asked. A policy cannot be that module: its package is

@@ -49,6 +49,7 @@ pub(crate) enum ApiError {
     Source(SourceError),
     NotFound(&'static str),
     NoRoute,
+    NoPlugin(String),
     Method,
     Timeout,
     TooLarge,
@@ -180,6 +181,11 @@ impl ApiError {
                 S::NOT_FOUND,
                 "InvalidRequestPath",
                 "there is nothing at this path".into(),
+            ),
+            Self::NoPlugin(name) => (
+                S::NOT_FOUND,
+                "PluginNotFound",
+                format!("there is no plugin {name:?}: the one plugin here is \"resource\""),
             ),
             Self::Method => (
                 S::METHOD_NOT_ALLOWED,

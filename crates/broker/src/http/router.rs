@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, OriginalUri, State};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, any, get, post};
 use axum::{Json, Router};
@@ -147,9 +147,25 @@ async fn jwks(State(broker): State<Arc<Inner>>) -> Json<Value> {
     Json(broker.issuer.jwks())
 }
 
-async fn not_found() -> ApiError {
-    ApiError::NoRoute
+/// As upstream: the first segment behind `/kbs/v0/` names a plugin, unless it is one of the protocol's own.
+async fn not_found(OriginalUri(uri): OriginalUri) -> ApiError {
+    let beneath = uri.path().strip_prefix("/kbs/v0/").unwrap_or_default();
+    let plugin = beneath.split('/').next().unwrap_or_default();
+    match plugin.is_empty() || OF_THE_PROTOCOL.contains(&plugin) {
+        true => ApiError::NoRoute,
+        false => ApiError::NoPlugin(plugin.chars().take(MAX_PLUGIN).collect()),
+    }
 }
+
+const OF_THE_PROTOCOL: [&str; 6] = [
+    "auth",
+    "attest",
+    "resource",
+    "resource-policy",
+    "attestation-policy",
+    "reference-value",
+];
+const MAX_PLUGIN: usize = 64;
 
 async fn method_not_allowed() -> ApiError {
     ApiError::Method
