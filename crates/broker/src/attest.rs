@@ -3,11 +3,13 @@
 //! The nonce is taken first and for good. Then each step's output is the next one's input: parse, verify,
 //! appraise, issue. The record is written before the token leaves.
 
+pub(crate) mod service;
+
 use std::sync::Arc;
 
 use strongroom_verifier::{
     AppraiseError, AppraisedClaims, AppraisedSubmod, Binding, Check, Collateral, CollateralRequest,
-    Evidence, Reason, VerifyError, appraise, verify,
+    Evidence, Reason, VerifiedEvidence, VerifyError, appraise, verify,
 };
 use strongroom_wire::ear::{Tier, TrustVector};
 use strongroom_wire::initdata::{Initdata, InitdataError};
@@ -17,6 +19,7 @@ use crate::audit::{EventId, Kind, Outcome, Record};
 use crate::collateral::CollateralError;
 use crate::config::Loosening;
 use crate::http::ApiError;
+use crate::policies::DEFAULT_ID;
 use crate::session::{Pending, SessionError, SessionId};
 use crate::store::{Change, StoreError};
 use crate::strangers::PER_SECOND;
@@ -37,8 +40,13 @@ pub(crate) fn begin(
     record.tee = Some(pending.tee);
     record.tee_key = Some(attestation.runtime_data.tee_pubkey.thumbprint());
     record.loosenings = broker.connection_loosenings();
+    let policy = broker.config.attestation.selected(&pending.policy);
+    let policy = policy
+        .ok_or_else(|| Ended::Failed(SessionError::Unknown.into()))?
+        .to_owned();
     match parse(&pending, &attestation) {
         Ok(evidence) => Ok(Begun {
+            policy,
             session,
             attestation,
             initdata,
@@ -51,6 +59,8 @@ pub(crate) fn begin(
 
 /// An attestation whose nonce is taken and whose evidence is parsed: what remains needs collateral.
 pub(crate) struct Begun {
+    /// The id of the policies that the session was opened for.
+    policy: String,
     session: SessionId,
     attestation: Attestation,
     initdata: Option<Initdata>,
@@ -87,22 +97,18 @@ pub(crate) fn finish(
         begun.initdata.as_ref(),
     );
     let outcome = collateral.map_err(Refusal::from).and_then(|collateral| {
-        judge(
-            broker,
-            begun.evidence,
-            &collateral,
-            &binding,
-            &mut record,
-            now,
-        )
+        let anchors = &broker.anchors;
+        let verified = verify(begun.evidence, &collateral, anchors, &binding, now)?;
+        let appraised = appraised(broker, verified, &begun.policy, &mut record, now)?;
+        issue(broker, &appraised, None, now)
     });
     match outcome {
         Ok(token) => {
-            record.token = Some(token.id.clone());
-            broker.metrics.attested(record.tee);
+            let (token, kept) = earned(broker, token, &mut record);
             Ok(Judged {
                 session,
                 token,
+                kept,
                 record,
             })
         }
@@ -114,28 +120,20 @@ pub(crate) fn finish(
 #[must_use = "a token that is not recorded goes to nobody"]
 pub(crate) struct Judged {
     session: SessionId,
-    token: IssuedToken,
+    token: String,
+    kept: Change,
     record: Record,
 }
 
 impl Judged {
     /// Records the attestation and gives its token, once.
     pub(crate) async fn issue(self, broker: &Arc<Inner>, now: u64) -> Result<String, ApiError> {
-        let Self {
-            session,
-            token,
-            record,
-        } = self;
-        let kept = Change::KeepClaims {
-            token: token.id,
-            claims: token.claims,
-        };
-        let recorded = broker.ledger.committed(kept, record).await;
+        let recorded = broker.ledger.committed(self.kept, self.record).await;
         recorded.map_err(AttestError::from)?;
-        let shown = Arc::from(token.jwt.as_str());
+        let (session, shown) = (self.session, Arc::from(self.token.as_str()));
         let keep = move |broker: &Inner| broker.sessions().attested(&session, shown, now);
         broker.moment(Moment::Short, keep).await?;
-        Ok(token.jwt)
+        Ok(self.token)
     }
 }
 
@@ -178,7 +176,7 @@ impl Ended {
                 broker.record_stranger(record, PER_SECOND);
                 error
             }
-            Self::Refused { record, refusal } => refuse(broker, *record, refusal),
+            Self::Refused { record, refusal } => recorded(broker, *record, refusal),
             Self::Failed(error) => error,
         }
     }
@@ -212,18 +210,42 @@ fn parse(pending: &Pending, attestation: &Attestation) -> Result<Evidence, Refus
     )?)
 }
 
-fn judge(
+/// Writes the record; the token leaves after it.
+fn conclude(
     broker: &Inner,
-    evidence: Evidence,
-    collateral: &Collateral,
-    binding: &Binding,
-    record: &mut Record,
+    mut record: Record,
+    outcome: Result<IssuedToken, Refusal>,
+) -> Result<String, AttestError> {
+    match outcome {
+        Ok(token) => {
+            let (token, kept) = earned(broker, token, &mut record);
+            broker.ledger.commit(kept, record)?;
+            Ok(token)
+        }
+        Err(refusal) => Err(refuse(broker, record, refusal)),
+    }
+}
+
+/// The token that evidence earned, and what is kept of it.
+fn earned(broker: &Inner, token: IssuedToken, record: &mut Record) -> (String, Change) {
+    record.token = Some(token.id.clone());
+    broker.metrics.attested(record.tee);
+    let kept = Change::KeepClaims {
+        token: token.id,
+        claims: token.claims,
+    };
+    (token.jwt, kept)
+}
+
+fn issue(
+    broker: &Inner,
+    appraised: &AppraisedClaims,
+    audience: Option<&str>,
     now: u64,
 ) -> Result<IssuedToken, Refusal> {
-    let appraised = appraised(broker, evidence, collateral, binding, record, now)?;
     broker
         .issuer
-        .issue(&appraised, now)
+        .issue(appraised, audience, now)
         .map_err(|error| match error {
             IssueError::TooLong { .. } => Refusal::TokenTooLong(error),
             IssueError::Ear(error) => Refusal::Internal(error.to_string()),
@@ -232,18 +254,20 @@ fn judge(
 
 fn appraised(
     broker: &Inner,
-    evidence: Evidence,
-    collateral: &Collateral,
-    binding: &Binding,
+    verified: VerifiedEvidence,
+    policy: &str,
     record: &mut Record,
     now: u64,
 ) -> Result<AppraisedClaims, Refusal> {
-    let tee = evidence.tee();
-    let verified = verify(evidence, collateral, &broker.anchors, binding, now)?;
+    let tee = verified.tee();
     broker
         .let_through(verified.development().map(Some), record)
         .map_err(|NotLetThrough| Refusal::Development)?;
     let appraisals = broker.policies.appraisal();
+    let appraisals = appraisals.of(policy).ok_or_else(|| Refusal::NoPolicy {
+        id: policy.to_owned(),
+    })?;
+    record.policy_id = (policy != DEFAULT_ID).then(|| format!("{policy}_{}", tee.class()));
     record.policy = appraisals.digest(tee.class());
     let values = broker.policies.reference_values();
     let appraise = || appraise(verified, &values, &appraisals.policies, now);
@@ -287,7 +311,12 @@ pub(crate) fn parse_initdata(body: &InitDataBody) -> Result<Initdata, AttestErro
     Ok(Initdata::parse(&body.body)?)
 }
 
+/// Records why, and gives what the guest may know. Blocks.
 fn refuse(broker: &Inner, record: Record, refusal: Refusal) -> AttestError {
+    Ended::refused(record, refusal).record(broker)
+}
+
+fn recorded(broker: &Inner, record: Record, refusal: Refusal) -> AttestError {
     broker
         .metrics
         .attestation_refused(record.tee, refusal.class());
@@ -321,6 +350,8 @@ pub(crate) enum Refusal {
     Collateral(#[from] CollateralError),
     #[error(transparent)]
     Appraise(#[from] AppraiseError),
+    #[error("there is no appraisal policy {id}_cpu: an admin sets it")]
+    NoPolicy { id: String },
     #[error(transparent)]
     TokenTooLong(IssueError),
     #[error("{0}")]
@@ -361,7 +392,9 @@ impl Refusal {
             Self::Collateral(_) => {
                 "this broker cannot have what the platform's maker says of it".to_owned()
             }
-            Self::Appraise(_) | Self::Internal(_) => "the evidence cannot be appraised".to_owned(),
+            Self::Appraise(_) | Self::NoPolicy { .. } | Self::Internal(_) => {
+                "the evidence cannot be appraised".to_owned()
+            }
         }
     }
 
@@ -372,7 +405,7 @@ impl Refusal {
             Self::Development => "development",
             Self::Verify(error) => error.check().name(),
             Self::Collateral(_) => "collateral",
-            Self::Appraise(_) => "policy-failed",
+            Self::Appraise(_) | Self::NoPolicy { .. } => "policy-failed",
             Self::TokenTooLong(_) => "token-too-long",
             Self::Internal(_) => "internal",
         }
@@ -411,6 +444,8 @@ pub(crate) enum AttestError {
     InitdataFormat,
     #[error(transparent)]
     Initdata(#[from] InitdataError),
+    #[error(transparent)]
+    Service(#[from] service::RequestError),
     #[error(transparent)]
     Session(#[from] SessionError),
     #[error("{said}; the broker's owner can explain event {event}")]

@@ -8,10 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 use strongroom_wire::tee::Tee;
 
 use crate::client::Network;
+use crate::policies::{DEFAULT_ID, is_appraisal_name};
+use crate::session::PolicyTag;
 use crate::sources::{SourcesConfig, VaultConfig};
 use crate::store::Target;
 use crate::{BrokerError, key_file};
@@ -59,6 +62,12 @@ pub struct Config {
     /// Whom to trust besides the makers of the platforms.
     #[serde(default)]
     pub anchors: AnchorsConfig,
+    /// By which appraisal policies guests may ask to be graded.
+    #[serde(default)]
+    pub attestation: AttestationConfig,
+    /// Whether whoever has evidence may ask what it is worth.
+    #[serde(default)]
+    pub attestation_service: AttestationServiceConfig,
     /// Which reference values are taken.
     #[serde(default)]
     pub reference_values: ReferenceValuesConfig,
@@ -451,6 +460,40 @@ pub struct AnchorsConfig {
     pub attestation_keys: Vec<PathBuf>,
 }
 
+/// `[attestation]`
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AttestationConfig {
+    /// What a guest may send as `attestation-policy-selector`, and the id of the appraisal policies that it is then graded by:
+    /// `strict` stands for `strict_cpu` and `strict_gpu`. Who sends none is graded by `default`.
+    pub policy_ids: BTreeMap<String, String>,
+}
+
+impl AttestationConfig {
+    /// What a session's id says of the policies that a selector stands for.
+    pub(crate) fn select(&self, selector: &str) -> Option<PolicyTag> {
+        self.policy_ids.get(selector).map(|id| policy_tag(id))
+    }
+
+    /// The id of the policies that a session's id speaks of. None when this configuration maps nothing to it.
+    pub(crate) fn selected(&self, tag: &PolicyTag) -> Option<&str> {
+        if *tag == PolicyTag::default() {
+            return Some(DEFAULT_ID);
+        }
+        let mut ids = self.policy_ids.values().map(String::as_str);
+        ids.find(|id| policy_tag(id) == *tag)
+    }
+}
+
+/// `[attestation_service]`
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AttestationServiceConfig {
+    /// Appraise evidence for whoever sends it, at `/attestation` as an upstream attestation service does. Nobody is asked
+    /// who they are, and freshness is the caller's business. Nothing is released on such a token here.
+    pub enabled: bool,
+}
+
 /// `[reference_values]`
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -552,6 +595,8 @@ pub enum Loosening {
     AcceptDevelopmentRoot,
     /// `[collateral] insecure_http = true`
     InsecureCollateral,
+    /// `[attestation_service] enabled = true`
+    AttestationService,
     /// `[telemetry] insecure_http = true`
     InsecureTelemetry,
     /// `[sources.vault] insecure_http = true`
@@ -568,6 +613,7 @@ impl Loosening {
             Self::AcceptSampleEvidence => "development.accept_sample_evidence",
             Self::AcceptDevelopmentRoot => "development.root",
             Self::InsecureCollateral => "collateral.insecure_http",
+            Self::AttestationService => "attestation_service.enabled",
             Self::InsecureTelemetry => "telemetry.insecure_http",
             Self::InsecureVault => "sources.vault.insecure_http",
             Self::InsecurePostgres => "store.insecure_postgres",
@@ -596,6 +642,11 @@ impl Loosening {
             Self::InsecurePostgres => {
                 "store.insecure_postgres = true: policies, reference values and the record can be read and changed on the \
                  wire to the database. Secrets stay sealed there."
+            }
+            Self::AttestationService => {
+                "attestation_service.enabled = true: whoever reaches this broker gets a token for evidence, whose \
+                 freshness nobody checks but the caller. This broker releases nothing on such a token; see that no \
+                 other relying party does without checking what the evidence binds."
             }
             Self::InsecureTelemetry => {
                 "telemetry.insecure_http = true: spans leave over a wire on which somebody can see who attests and when."
@@ -784,6 +835,14 @@ impl Config {
             problems.push(format!("log.filter {filter:?} is no filter: {error}"));
         }
         problems.extend(self.sources.check(self.limits.request_seconds).err());
+        for (selector, id) in &self.attestation.policy_ids {
+            if !is_appraisal_name(id) {
+                problems.push(format!(
+                    "attestation.policy_ids.{selector} = {id:?} is no id of appraisal policies: letters, digits, dots and \
+                     hyphens, without the class (strict for strict_cpu)"
+                ));
+            }
+        }
         let mut names = BTreeSet::new();
         for admin in &self.admin {
             if admin.name.is_empty() || !names.insert(&admin.name) {
@@ -823,6 +882,9 @@ impl Config {
         }
         if self.store.is_loosened() {
             loosenings.push(Loosening::InsecurePostgres);
+        }
+        if self.attestation_service.enabled {
+            loosenings.push(Loosening::AttestationService);
         }
         if self.telemetry.insecure_http {
             loosenings.push(Loosening::InsecureTelemetry);
@@ -890,6 +952,16 @@ impl Default for CollateralConfig {
     }
 }
 
+/// Never zeros for an id that anybody finds: those are the default policies.
+fn policy_tag(id: &str) -> PolicyTag {
+    let mut tag = PolicyTag::default();
+    if id != DEFAULT_ID {
+        let hash = digest::digest(&digest::SHA256, id.as_bytes());
+        let (prefix, _) = hash.as_ref().split_at(tag.len());
+        tag.copy_from_slice(prefix);
+    }
+    tag
+}
 /// What stands between two problems in one message.
 pub(crate) const NEXT_PROBLEM: &str = "\n  ";
 
@@ -1062,6 +1134,31 @@ mod tests {
         assert!(said.contains("limits.request_seconds = 30"), "{said}");
         let longer = "[collateral]\ntimeout_seconds = 60\n[limits]\nrequest_seconds = 61";
         assert!(parse(&format!("{MINIMAL}{longer}"), "").is_ok());
+    }
+
+    #[test]
+    fn attestation_service_is_there_without_its_setting() {
+        let config = parse(MINIMAL, "").unwrap();
+        assert!(!config.attestation_service.enabled);
+        let text = format!("{MINIMAL}[attestation_service]\nenabled = true");
+        let config = parse(&text, "").unwrap();
+        assert_eq!(config.loosenings(), [Loosening::AttestationService]);
+    }
+
+    #[test]
+    fn selector_stands_for_another_policy_than_it_is_mapped_to() {
+        let mapped = "[attestation]\npolicy_ids = { a = \"strict\", b = \"default\" }";
+        let config = parse(&format!("{MINIMAL}{mapped}"), "").unwrap();
+        let attestation = &config.attestation;
+        let selected = |selector| attestation.selected(&attestation.select(selector)?);
+        assert_eq!(selected("a"), Some("strict"));
+        assert_eq!(selected("b"), Some("default"));
+        assert_eq!(selected("strict"), None);
+        assert_eq!(attestation.selected(&[0; 8]), Some("default"));
+        // A session of a time when the configuration was another.
+        assert_eq!(attestation.selected(&policy_tag("gone")), None);
+        let text = format!("{MINIMAL}[attestation]\npolicy_ids = {{ a = \"strict_cpu\" }}");
+        assert!(refusal(&text).contains("without the class"));
     }
 
     #[test]

@@ -53,10 +53,10 @@ pub use audit::{Entry, EventId, LogError};
 pub use check::{Checked, check};
 pub use client::{Network, NetworkError};
 pub use config::{
-    AdminConfig, AnchorsConfig, AuditConfig, CollateralConfig, Config, DevelopmentConfig,
-    IdentityProviderConfig, IntelKind, LimitsConfig, LogConfig, LogFormat, Loosening,
-    MetricsConfig, Overridden, Overrides, ReferenceValuesConfig, Role, SecretsConfig,
-    SessionConfig, StoreConfig, TelemetryConfig, TlsConfig, TokenConfig,
+    AdminConfig, AnchorsConfig, AttestationConfig, AttestationServiceConfig, AuditConfig,
+    CollateralConfig, Config, DevelopmentConfig, IdentityProviderConfig, IntelKind, LimitsConfig,
+    LogConfig, LogFormat, Loosening, MetricsConfig, Overridden, Overrides, ReferenceValuesConfig,
+    Role, SecretsConfig, SessionConfig, StoreConfig, TelemetryConfig, TlsConfig, TokenConfig,
 };
 pub use init::{InitOptions, InitSummary, admin_key_pair, init};
 pub use reload::{Handle, Reloaded};
@@ -255,6 +255,16 @@ impl Broker {
             ));
         }
         warnings
+    }
+
+    /// The `OpenAPI` document of every route, as `/openapi.json` gives it.
+    pub fn openapi() -> &'static str {
+        http::OPENAPI.as_str()
+    }
+
+    /// The path of every route, in the router's own words; the attestation service's too.
+    pub fn route_paths() -> Vec<&'static str> {
+        http::route_paths()
     }
 
     /// The routes, to be called without a network.
@@ -618,6 +628,43 @@ pub mod fuzz {
                 .init_data
                 .is_none_or(|body| crate::attest::parse_initdata(&body).is_ok())
         })
+    }
+
+    /// The body of `POST /attestation`.
+    pub fn attestation_service_body(body: &[u8]) -> bool {
+        crate::http::evaluate_body(body).is_ok()
+    }
+
+    /// The body of `POST /challenge`.
+    pub fn challenge_body(body: &[u8]) -> bool {
+        serde_json::from_slice::<strongroom_wire::attestation_service::ChallengeRequest>(body)
+            .is_ok()
+    }
+
+    /// The body of `POST /kbs/v0/resource-policy`, its Rego too.
+    pub fn release_policy_body(body: &[u8]) -> bool {
+        crate::http::release_policy_body(body).is_ok_and(|text| policy_text(&text))
+    }
+
+    /// The body of `POST /kbs/v0/attestation-policy` and of `POST /policy`.
+    pub fn appraisal_policy_body(body: &[u8]) -> bool {
+        crate::http::appraisal_policy_body(body).is_ok()
+    }
+
+    /// The body of `PUT /strongroom/v1/policy/{id}`.
+    pub fn policy_text(text: &str) -> bool {
+        strongroom_verifier::ReleasePolicy::compile(text).is_ok()
+    }
+
+    /// The id of a policy.
+    pub fn policy_id(text: &str) -> bool {
+        text.parse::<crate::policies::ReleaseId>().is_ok()
+            || crate::policies::AppraisalId::parse(text).is_some()
+    }
+
+    /// The body of `POST /strongroom/v1/rehearse`.
+    pub fn rehearse_body(body: &[u8]) -> bool {
+        serde_json::from_slice::<crate::rehearse::Changes>(body).is_ok()
     }
 
     /// What a collateral folder and the vendors' services hold besides what the verifier parses.

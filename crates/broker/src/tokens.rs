@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aws_lc_rs::{digest, rand};
+use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::DecodingKey;
@@ -16,13 +16,15 @@ use jsonwebtoken::jwk::{
 };
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
-use strongroom_verifier::{AppraisedClaims, Assurance};
+use strongroom_verifier::{AppraisedClaims, Assurance, Subject};
 use strongroom_wire::ear::{
     self, EarClaims, EarError, EarSigner, MAX_TOKEN, SignedEar, Submod, UnverifiedEar, VerifierId,
 };
 use strongroom_wire::jwk::TeePublicKey;
 use strongroom_wire::tee::Tee;
 use zeroize::Zeroizing;
+
+use crate::audit::fresh_id;
 
 /// The broker's signing key and what it writes into tokens.
 pub(crate) struct Issuer {
@@ -96,9 +98,10 @@ impl Issuer {
     pub(crate) fn issue(
         &self,
         appraised: &AppraisedClaims,
+        audience: Option<&str>,
         now: u64,
     ) -> Result<IssuedToken, IssueError> {
-        let id = random_id();
+        let id = hex::encode(fresh_id::<16>());
         let submods = appraised
             .submods()
             .iter()
@@ -124,6 +127,7 @@ impl Issuer {
             exp: now.saturating_add(self.lifetime),
             iss: self.name.clone(),
             jti: Some(id.clone()),
+            aud: audience.map(str::to_owned),
         };
         let SignedEar { jwt, payload } = self.signing.sign(&claims)?;
         if jwt.len() > MAX_TOKEN {
@@ -163,8 +167,9 @@ impl Issuer {
         })
     }
 
-    /// Believes a token that this key signed and that has not expired. The key that a token brings along is
-    /// never looked at.
+    /// Believes a token that this key signed for a guest of this broker, and that has not expired. The key that a token
+    /// brings along is never looked at. A token with an audience was made for others, from evidence whose freshness this
+    /// broker knows nothing of.
     pub(crate) fn verify(
         &self,
         presented: &str,
@@ -248,10 +253,15 @@ pub(crate) struct VerifiedToken {
     issued: u64,
     expires: u64,
     payload: Value,
+    subject: Subject,
 }
 
 impl VerifiedToken {
     fn from_claims(claims: EarClaims) -> Result<Self, TokenError> {
+        // Here, and so for every token that is believed: what was issued is remembered as well.
+        if claims.aud.is_some() {
+            return Err(TokenError::ForOthers);
+        }
         let evidence = &claims
             .submods
             .get("cpu0")
@@ -291,6 +301,7 @@ impl VerifiedToken {
             id,
             issued: claims.iat,
             expires: claims.exp,
+            subject: Subject::new(&payload),
             payload,
         })
     }
@@ -314,7 +325,12 @@ impl VerifiedToken {
         &self.id
     }
 
-    /// The payload: a release policy's input.
+    /// What a release policy sees of it.
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// The payload.
     pub(crate) fn payload(&self) -> &Value {
         &self.payload
     }
@@ -336,6 +352,11 @@ pub(crate) enum TokenError {
     Ear(#[from] EarError),
     #[error("the attestation token is not of this broker: attest here first")]
     OtherIssuer,
+    #[error(
+        "the attestation token came from the attestation service, for relying parties other than this broker: attest \
+         here first"
+    )]
+    ForOthers,
     #[error("the attestation token binds no key")]
     NoKey,
 }
@@ -367,12 +388,6 @@ fn p256_point(pair: &rcgen::KeyPair) -> Option<(String, String)> {
 
 /// Of tokens' texts, in one generation: a hundred tokens or so, and their claims take a megabyte.
 const MAX_REMEMBERED: usize = 256 * 1024;
-
-fn random_id() -> String {
-    let mut bytes = [0u8; 16];
-    rand::fill(&mut bytes).expect("the system has randomness, or no key could have been made");
-    hex::encode(bytes)
-}
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -412,6 +427,7 @@ mod tests {
             exp: 2_000,
             iss: String::new(),
             jti: Some("id".to_owned()),
+            aud: None,
         }
     }
 
@@ -475,6 +491,22 @@ mod tests {
             issuer.verify(&jwt, 2_000).err(),
             Some(TokenError::Ear(EarError::Expired { .. }))
         ));
+    }
+
+    #[test]
+    fn token_for_others_is_believed_by_its_issuer() {
+        let (pem, certificate) = key();
+        let issuer = Issuer::new(&pem, &[certificate], String::new(), 1).unwrap();
+        let signed = |aud: Option<&str>| {
+            let mut claims = claims(evidence());
+            claims.aud = aud.map(str::to_owned);
+            issuer.signing.sign(&claims).unwrap().jwt
+        };
+        assert!(issuer.verify(&signed(None), 1_500).is_ok());
+        for audience in [ear::ANY_RELYING_PARTY, "", "strongroom"] {
+            let refused = issuer.verify(&signed(Some(audience)), 1_500).err();
+            assert_eq!(refused, Some(TokenError::ForOthers));
+        }
     }
 
     #[test]

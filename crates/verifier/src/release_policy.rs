@@ -61,8 +61,22 @@ impl ReleasePolicy {
         query: &BTreeMap<String, String>,
         now: u64,
     ) -> Result<Decision, PolicyError> {
+        self.evaluate_for(&Subject::new(token), path, query, now)
+    }
+
+    /// As [`Self::evaluate`], for a token that is asked on more than once.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`].
+    pub fn evaluate_for(
+        &self,
+        subject: &Subject,
+        path: &ResourcePath,
+        query: &BTreeMap<String, String>,
+        now: u64,
+    ) -> Result<Decision, PolicyError> {
         let path_parts = [path.repo(), path.r#type(), path.tag()];
-        let input = policy::with(policy::value(token), request(token, now));
+        let input = policy::with(subject.0.clone(), [("time", json!(now))]);
         let mut evaluation = self.rego.evaluation(question(input, path_parts, query));
         let verdict = evaluation.value(ASKED_ALLOW)?;
         if verdict == Some(Value::Bool(true)) {
@@ -88,6 +102,18 @@ impl ReleasePolicy {
             false => denials,
         };
         Ok(Decision::Deny { reasons })
+    }
+}
+
+/// What release policies see of a token: its payload, `assurance` and `init_data_claims`, in the form in which they are
+/// evaluated.
+#[derive(Clone, Debug)]
+pub struct Subject(RegoValue);
+
+impl Subject {
+    /// Reads a token's payload.
+    pub fn new(token: &Value) -> Self {
+        Self(policy::with(policy::value(token), beyond(token)))
     }
 }
 
@@ -295,8 +321,8 @@ pub fn requiring(requirements: &[Requirement]) -> String {
     text
 }
 
-/// What a policy may ask of a request beyond the token's own members.
-fn request(token: &Value, now: u64) -> [(&'static str, Value); 3] {
+/// What a policy may ask of a token beyond its own members.
+fn beyond(token: &Value) -> [(&'static str, Value); 2] {
     let submods = token["submods"].as_object();
     let hardware = submods.is_some_and(|submods| {
         let named = |submod: &Value| submod[ANNOTATED]["assurance"] == Assurance::Hardware.as_str();
@@ -310,7 +336,6 @@ fn request(token: &Value, now: u64) -> [(&'static str, Value); 3] {
     [
         ("assurance", json!(assurance.as_str())),
         ("init_data_claims", init_data),
-        ("time", json!(now)),
     ]
 }
 

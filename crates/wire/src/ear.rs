@@ -18,6 +18,10 @@ use crate::b64;
 /// The profile that Trustee's relying parties know.
 pub const PROFILE: &str = "tag:github.com,2024:confidential-containers/Trustee";
 
+/// The audience of what an attestation service says of evidence whose freshness its caller vouches for. The broker that
+/// issued such a token releases nothing on it.
+pub const ANY_RELYING_PARTY: &str = "attestation-service";
+
 /// The longest token, in bytes, for all who make, carry or check one: those of several GPUs reach 170 KiB.
 pub const MAX_TOKEN: usize = 256 * 1024;
 
@@ -43,6 +47,9 @@ pub struct EarClaims {
     /// The token's own id; upstream's tokens have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jti: Option<String>,
+    /// For whom it is, when it is not for its issuer: [`ANY_RELYING_PARTY`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aud: Option<String>,
 }
 
 /// Who appraised.

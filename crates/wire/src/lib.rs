@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_macros))]
 
 pub mod admin;
+pub mod attestation_service;
 mod b64;
 pub mod bounded_toml;
 pub mod canonical;

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use strongroom_verifier::{PolicyError, ReferenceValueError};
+use strongroom_wire::attestation_service::AttestationRequestError;
 use strongroom_wire::error_information::ErrorInformation;
 use strongroom_wire::kbs::PROTOCOL_VERSION;
 use strongroom_wire::resource::{ResourceError, ResourcePath};
@@ -27,6 +28,8 @@ use crate::store::StoreError;
 pub(crate) enum ApiError {
     Malformed(String),
     Version(String),
+    Selector(String),
+    Stated(AttestationRequestError),
     Path(ResourceError),
     EmptyBody,
     Policy(PolicyError),
@@ -67,6 +70,15 @@ impl ApiError {
                 "ProtocolVersion",
                 format!("protocol version {version:?} is not supported, only {PROTOCOL_VERSION:?}"),
             ),
+            Self::Selector(selector) => (
+                S::BAD_REQUEST,
+                "PolicySelector",
+                format!(
+                    "attestation-policy-selector {selector:?} names no policy here: the broker's owner maps it with \
+                     attestation.policy_ids"
+                ),
+            ),
+            Self::Stated(error) => (S::BAD_REQUEST, "SerdeError", error.to_string()),
             Self::Path(error) => (S::BAD_REQUEST, "InvalidRequestPath", error.to_string()),
             Self::EmptyBody => (
                 S::BAD_REQUEST,
@@ -78,8 +90,8 @@ impl ApiError {
                 S::BAD_REQUEST,
                 "ParsePolicyError",
                 format!(
-                    "attestation policy {id:?} would not be used by any platform, only \"default_cpu\" and \
-                     \"default_gpu\" are"
+                    "attestation policy {id:?} would not be used by any platform: an id is NAME_cpu or NAME_gpu, such \
+                     as \"default_cpu\", and NAME has letters, digits, dots and hyphens"
                 ),
             ),
             Self::ReferenceValue(error) => (S::BAD_REQUEST, "RvpsError", error.to_string()),
@@ -105,7 +117,9 @@ impl ApiError {
             },
             Self::Attest(error) => {
                 let status = match error {
-                    AttestError::InitdataFormat | AttestError::Initdata(_) => S::BAD_REQUEST,
+                    AttestError::InitdataFormat
+                    | AttestError::Initdata(_)
+                    | AttestError::Service(_) => S::BAD_REQUEST,
                     AttestError::Refused { .. } => S::FORBIDDEN,
                     AttestError::Later { .. } => S::SERVICE_UNAVAILABLE,
                     AttestError::Session(SessionError::Unreachable)
@@ -306,6 +320,12 @@ impl From<StoreError> for ApiError {
 impl From<serde_json::Error> for ApiError {
     fn from(error: serde_json::Error) -> Self {
         Self::Malformed(format!("the body is not the JSON expected here: {error}"))
+    }
+}
+
+impl From<AttestationRequestError> for ApiError {
+    fn from(error: AttestationRequestError) -> Self {
+        Self::Stated(error)
     }
 }
 
