@@ -421,3 +421,22 @@ const SLOW_FOR: Duration = Duration::from_secs(60);
 const BUCKETS: [f64; 14] = [
     0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evaluation_that_only_waits_is_slow_and_one_that_works_is_not() {
+        let metrics = Metrics::new();
+        metrics.evaluated("release", || std::thread::sleep(4 * SLOW));
+        assert!(!metrics.evaluates_slowly());
+        metrics.evaluated("release", || {
+            let began = on_this_core();
+            while on_this_core() - began < 2 * SLOW {
+                std::hint::spin_loop();
+            }
+        });
+        assert!(metrics.evaluates_slowly());
+    }
+}
