@@ -158,7 +158,10 @@ pub(crate) fn authorize(
         (record.policy_id, record.policy) = (None, None);
         return Err(Denial::new(record, vec![development()]));
     }
-    let evaluate = || policy.policy.evaluate(token.payload(), path, query, now);
+    let evaluate = || {
+        let subject = token.subject();
+        policy.policy.evaluate_for(subject, path, query, now)
+    };
     match broker.metrics.evaluated("release", evaluate) {
         Ok(Decision::Allow) => Ok(Grant {
             path: path.clone(),

@@ -267,7 +267,7 @@ pub(crate) fn value(json: &Json) -> Value {
 }
 
 /// Adds members to an object, in the place of those of the same name; what is no object stays as it is.
-pub(crate) fn with(mut object: Value, members: [(&str, Json); 3]) -> Value {
+pub(crate) fn with<const N: usize>(mut object: Value, members: [(&str, Json); N]) -> Value {
     if let Ok(object) = object.as_object_mut() {
         for (name, json) in members {
             object.insert(Value::String(name.into()), value(&json));

@@ -67,9 +67,24 @@ impl ReleasePolicy {
         query: &BTreeMap<String, String>,
         now: u64,
     ) -> Result<Decision, PolicyError> {
+        self.evaluate_for(&Subject::new(token), path, query, now)
+    }
+
+    /// As [`Self::evaluate`], for a token that is asked on more than once.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`].
+    pub fn evaluate_for(
+        &self,
+        subject: &Subject,
+        path: &ResourcePath,
+        query: &BTreeMap<String, String>,
+        now: u64,
+    ) -> Result<Decision, PolicyError> {
         let path_parts = [path.repo(), path.r#type(), path.tag()];
-        let input = policy::with(policy::value(token), request(token, now));
-        let mut evaluation = self.rego.evaluation(question(input, path_parts, query));
+        let input = policy::with(subject.0.clone(), [("time", json!(now))]);
+        let asked = question(input.clone(), path_parts, query);
+        let mut evaluation = self.rego.evaluation(asked);
         let verdict = evaluation.value(ASKED_ALLOW)?;
         if verdict == Some(Value::Bool(true)) {
             return Ok(Decision::Allow);
@@ -92,7 +107,7 @@ impl ReleasePolicy {
                     expected: json!(true),
                     actual: verdict.unwrap_or_else(|| json!("undefined")),
                 }];
-                reasons.extend(self.unmet(token, path_parts, query, now));
+                reasons.extend(self.unmet(&input, path_parts, query));
                 reasons
             }
             false => denials,
@@ -105,23 +120,33 @@ impl ReleasePolicy {
     /// What the policy's text compares and what does not hold.
     fn unmet(
         &self,
-        token: &Value,
+        input: &RegoValue,
         path: [&str; 3],
         query: &BTreeMap<String, String>,
-        now: u64,
     ) -> Vec<Reason> {
         if self.comparisons.is_empty() {
             return Vec::new();
         }
-        let mut input = token.clone();
-        if let Some(members) = input.as_object_mut() {
-            members.extend(request(token, now).map(|(name, value)| (name.to_owned(), value)));
-        }
+        let Ok(input) = serde_json::to_value(input) else {
+            return Vec::new();
+        };
         let data = json!({"plugin": "resource", "resource-path": path, "query": query});
         compared::unmet(&self.comparisons, ALLOW, (&input, &data), MAX_REASONS - 1)
             .into_iter()
             .map(bounded)
             .collect()
+    }
+}
+
+/// What release policies see of a token: its payload, `assurance` and `init_data_claims`, in the form in which they are
+/// evaluated.
+#[derive(Clone, Debug)]
+pub struct Subject(RegoValue);
+
+impl Subject {
+    /// Reads a token's payload.
+    pub fn new(token: &Value) -> Self {
+        Self(policy::with(policy::value(token), beyond(token)))
     }
 }
 
@@ -337,8 +362,8 @@ pub fn requiring(requirements: &[Requirement]) -> String {
     text
 }
 
-/// What a policy may ask of a request beyond the token's own members.
-fn request(token: &Value, now: u64) -> [(&'static str, Value); 3] {
+/// What a policy may ask of a token beyond its own members.
+fn beyond(token: &Value) -> [(&'static str, Value); 2] {
     let submods = token["submods"].as_object();
     let hardware = submods.is_some_and(|submods| {
         let named = |submod: &Value| submod[ANNOTATED]["assurance"] == Assurance::Hardware.as_str();
@@ -352,7 +377,6 @@ fn request(token: &Value, now: u64) -> [(&'static str, Value); 3] {
     [
         ("assurance", json!(assurance.as_str())),
         ("init_data_claims", init_data),
-        ("time", json!(now)),
     ]
 }
 

@@ -28,14 +28,12 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(limits.body_bytes))
+        // One layer for what surrounds every request: each costs an allocation and a copy of the request.
         .layer(from_fn(move |request, next| {
-            refuse_oversized(most, request, next)
-        }))
-        .layer(from_fn(move |request, next| {
-            within(request_time, request, next)
-        }))
-        .layer(from_fn(move |request, next| {
-            observe(Arc::clone(&observed), request, next)
+            let broker = Arc::clone(&observed);
+            observe(broker, request, move |request| {
+                within(request_time, refuse_oversized(most, request, next))
+            })
         }))
         .with_state(broker)
 }
