@@ -3,13 +3,14 @@
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use strongroom_wire::tee::Tee;
 
 use crate::devices::Devices;
 use crate::hardware::{Hardware, Platform};
 use crate::tsm::{self, Provider};
-use crate::{Attester, files, snp};
+use crate::{AttestError, Attester, files, snp};
 
 /// A platform that was found, and all that was looked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -90,8 +91,27 @@ impl fmt::Display for Outcome {
 
 /// Looks for a platform.
 pub(crate) fn detect(devices: &Devices) -> Result<Found, NoTee> {
+    search(devices, None)
+}
+
+/// Looks for one platform, where another one may be too.
+pub(crate) fn named(tee: Tee, devices: &Devices) -> Result<Attester, AttestError> {
+    if !SUPPORTED.contains(&tee) {
+        return Err(AttestError::Unsupported(tee));
+    }
+    match search(devices, Some(tee)) {
+        Ok(found) => Ok(found.attester),
+        Err(none) => Err(AttestError::NotHere {
+            tee,
+            none: Box::new(none),
+        }),
+    }
+}
+
+fn search(devices: &Devices, only: Option<Tee>) -> Result<Found, NoTee> {
     let mut search = Search {
         devices,
+        only,
         probes: Vec::new(),
         found: None,
     };
@@ -102,7 +122,7 @@ pub(crate) fn detect(devices: &Devices) -> Result<Found, NoTee> {
         Some(platform) => Ok(Found {
             attester: Attester::Hardware(Hardware {
                 platform,
-                devices: devices.clone(),
+                devices: Arc::new(devices.clone()),
             }),
             probes,
         }),
@@ -111,6 +131,7 @@ pub(crate) fn detect(devices: &Devices) -> Result<Found, NoTee> {
 
 struct Search<'a> {
     devices: &'a Devices,
+    only: Option<Tee>,
     probes: Vec<Probe>,
     found: Option<Platform>,
 }
@@ -155,7 +176,7 @@ impl Search<'_> {
         tee: Tee,
         wanted: Provider,
         platform: Platform,
-        provider: &Option<Result<Provider, crate::AttestError>>,
+        provider: &Option<Result<Provider, AttestError>>,
     ) {
         let devices = self.devices;
         let outcome = match provider {
@@ -196,7 +217,7 @@ impl Search<'_> {
         }
     }
 
-    fn tdx_driver(&mut self, provider: &Option<Result<Provider, crate::AttestError>>) {
+    fn tdx_driver(&mut self, provider: &Option<Result<Provider, AttestError>>) {
         let path = &self.devices.tdx_guest;
         let outcome = match (path.exists(), provider) {
             (false, _) => Outcome::Missing { mend: None },
@@ -274,6 +295,7 @@ impl Search<'_> {
     fn take(&mut self, tee: Tee, by: &'static str, path: &Path, platform: Platform) {
         let outcome = match self.found {
             Some(_) => Outcome::PassedOver,
+            None if self.only.is_some_and(|only| only != tee) => Outcome::PassedOver,
             None => {
                 self.found = Some(platform);
                 Outcome::Found
@@ -350,6 +372,9 @@ impl fmt::Display for NoTee {
 }
 
 impl std::error::Error for NoTee {}
+
+/// The platforms of which evidence is made.
+pub(crate) const SUPPORTED: [Tee; 3] = [Tee::Tdx, Tee::Sgx, Tee::Snp];
 
 const REPORT_INTERFACE: &str = "the kernel's report interface";
 const ENCLAVE: &str = "the enclave's attestation files";
@@ -428,6 +453,17 @@ mod tests {
                 Tee::Se
             ]
         );
+    }
+
+    #[test]
+    fn named_platform_is_taken_though_another_comes_first_and_never_another() {
+        let (_root, devices) = machine(&[
+            ("dev/sev-guest", ""),
+            ("dev/attestation/attestation_type", "dcap\n"),
+        ]);
+        assert_eq!(named(Tee::Snp, &devices).unwrap().tee(), Tee::Snp);
+        let error = named(Tee::Tdx, &devices).unwrap_err();
+        assert!(matches!(error, AttestError::NotHere { tee: Tee::Tdx, .. }));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A platform of this machine that was found, and what it is asked for.
 
+use std::sync::Arc;
+
 use serde_json::value::RawValue;
 use strongroom_wire::canonical::HashAlgorithm;
 use strongroom_wire::tee::Tee;
@@ -13,7 +15,7 @@ use crate::{AttestError, sgx, snp, tdx};
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Hardware {
     pub(crate) platform: Platform,
-    pub(crate) devices: Devices,
+    pub(crate) devices: Arc<Devices>,
 }
 
 /// What was found.
@@ -79,7 +81,7 @@ impl Hardware {
         match self.platform {
             Platform::Tdx => (0..4)
                 .map(|index| {
-                    let devices = self.devices.clone();
+                    let devices = Arc::clone(&self.devices);
                     Box::new(Rtmr { devices, index }) as Box<dyn Register>
                 })
                 .collect(),
@@ -100,7 +102,7 @@ fn ccmr_of_tdx(pcr: u32) -> u32 {
 }
 
 struct Rtmr {
-    devices: Devices,
+    devices: Arc<Devices>,
     index: u8,
 }
 

@@ -60,7 +60,7 @@ impl Attester {
         detect::detect(devices)
     }
 
-    /// Takes the platform of that name, which is none for development but `sample`.
+    /// Takes the platform of that name, which is none of development.
     ///
     /// # Errors
     /// As [`Self::named_with_root`].
@@ -68,8 +68,8 @@ impl Attester {
         Self::named_with_root(name, None)
     }
 
-    /// Takes the platform of that name: `sample`, or `development` (which is `development:snp`), `development:tdx` and
-    /// so on. The root of development platforms is kept in the folder `development_root`, and made on first use.
+    /// Takes the platform of that name: `sample`; `development` (which is `development:snp`), `development:tdx` and so
+    /// on; `tdx`, `snp` and so on when this machine is one, even where another platform would come first. The root of development platforms is kept in the folder `development_root`, and made on first use.
     ///
     /// # Errors
     /// [`AttestError::Unsupported`] when this build has no attester for it, [`AttestError::Unknown`] when there is no
@@ -92,7 +92,7 @@ impl Attester {
             Ok(Tee::Sample) => Ok(Self::Sample {
                 initdata_digest: None,
             }),
-            Ok(tee) => Err(AttestError::Unsupported(tee)),
+            Ok(tee) => detect::named(tee, &Devices::default()),
             Err(error) => Err(AttestError::Unknown(error.to_string())),
         }
     }
@@ -199,10 +199,19 @@ impl Attester {
 pub enum AttestError {
     /// The platform is known to the protocol and not to this build.
     #[error(
-        "this build makes no evidence for platform {0}; it makes it for: sample, {list}",
+        "this build makes no evidence for platform {0}; it makes it for: {hardware}, sample, {list}",
+        hardware = detect::SUPPORTED.map(Tee::as_str).join(", "),
         list = development::PLATFORMS.map(|tee| format!("development:{tee}")).join(", ")
     )]
     Unsupported(Tee),
+    /// The platform was named, and this machine is none.
+    #[error("platform {tee} was named, and this machine is none: {none}")]
+    NotHere {
+        /// The platform.
+        tee: Tee,
+        /// What was looked for.
+        none: Box<NoTee>,
+    },
     /// A development platform without the folder of its root.
     #[error(
         "platform development signs under a root of yours: say in which folder it is kept (--development-root DIR or \
@@ -265,10 +274,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hardware_by_name_is_refused_by_a_build_that_has_none() {
+    fn hardware_by_name_is_looked_for_and_not_made_up() {
+        for name in ["tdx", "snp", "sgx"] {
+            let outcome = Attester::named(name);
+            assert!(
+                matches!(
+                    outcome,
+                    Ok(Attester::Hardware(_)) | Err(AttestError::NotHere { .. })
+                ),
+                "{outcome:?}"
+            );
+        }
         assert_eq!(
-            Attester::named("tdx"),
-            Err(AttestError::Unsupported(Tee::Tdx))
+            Attester::named("cca"),
+            Err(AttestError::Unsupported(Tee::Cca))
         );
     }
 
