@@ -18,12 +18,13 @@ use strongroom_wire::kbs::{Attestation, InitDataBody};
 use crate::audit::{EventId, Kind, Outcome, Record};
 use crate::collateral::CollateralError;
 use crate::config::Loosening;
+use crate::http::ApiError;
 use crate::policies::DEFAULT_ID;
 use crate::session::{Pending, SessionError, SessionId};
 use crate::store::{Change, StoreError};
 use crate::strangers::PER_SECOND;
 use crate::tokens::{IssueError, IssuedToken};
-use crate::{Inner, NotLetThrough};
+use crate::{Inner, Moment, NotLetThrough};
 
 /// Takes the nonce of the session, once and for good, and parses what was sent with it. What does not parse as a
 /// message never was an attestation and takes none.
@@ -32,24 +33,18 @@ pub(crate) fn begin(
     session: Option<SessionId>,
     attestation: Attestation,
     now: u64,
-) -> Result<Begun, AttestError> {
-    let (session, pending, initdata) =
-        take_nonce(broker, session, &attestation, now).inspect_err(|error| {
-            let mut record = Record::new(Kind::Attestation, Outcome::Denied, ACTION, now);
-            record.detail = Some(error.to_string().chars().take(MAX_DETAIL).collect());
-            let class = match error {
-                AttestError::Session(_) => "session",
-                _ => "init-data",
-            };
-            broker.metrics.attestation_refused(None, class);
-            broker.record_stranger(record, PER_SECOND);
-        })?;
+) -> Result<Begun, Ended> {
+    let (session, pending, initdata) = take_nonce(broker, session, &attestation, now)
+        .map_err(|error| Ended::NotBegun { error, at: now })?;
     let mut record = Record::new(Kind::Attestation, Outcome::Allowed, ACTION, now);
     record.tee = Some(pending.tee);
     record.tee_key = Some(attestation.runtime_data.tee_pubkey.thumbprint());
     record.loosenings = broker.connection_loosenings();
     let policy = broker.config.attestation.selected(&pending.policy);
-    let policy = policy.ok_or(SessionError::Unknown)?.to_owned();
+    let Some(policy) = policy.map(str::to_owned) else {
+        let error = SessionError::Unknown.into();
+        return Err(Ended::NotBegun { error, at: now });
+    };
     match parse(&pending, &attestation) {
         Ok(evidence) => Ok(Begun {
             policy,
@@ -59,7 +54,7 @@ pub(crate) fn begin(
             evidence,
             record,
         }),
-        Err(refusal) => Err(refuse(broker, record, refusal)),
+        Err(refusal) => Err(Ended::refused(record, refusal)),
     }
 }
 
@@ -81,14 +76,16 @@ impl Begun {
     }
 }
 
-/// Verifies and appraises what a session sent and gives its token, once.
+/// Verifies and appraises what a session sent and signs its token, which nobody gets before it is recorded.
 pub(crate) fn finish(
     broker: &Inner,
     begun: Begun,
     collateral: Result<Collateral, CollateralError>,
     now: u64,
-) -> Result<String, AttestError> {
-    broker.follow()?;
+) -> Result<Judged, Ended> {
+    broker
+        .follow()
+        .map_err(|error| Ended::Failed(error.into()))?;
     let mut record = begun.record;
     let session = begun.session;
     if broker.live().insecure_collateral && !begun.evidence.collateral_request().is_empty() {
@@ -106,13 +103,92 @@ pub(crate) fn finish(
         let appraised = appraised(broker, verified, &begun.policy, &mut record, now)?;
         issue(broker, &appraised, None, now)
     });
-    let done = conclude(broker, record, outcome);
-    if let Ok(token) = &done {
-        broker
-            .sessions()
-            .attested(&session, Arc::from(token.as_str()), now);
+    match outcome {
+        Ok(token) => {
+            record.token = Some(token.id.clone());
+            broker.metrics.attested(record.tee);
+            Ok(Judged {
+                session,
+                token,
+                record,
+            })
+        }
+        Err(refusal) => Err(Ended::refused(record, refusal)),
     }
-    done
+}
+
+/// An attestation that earned a token.
+#[must_use = "a token that is not recorded goes to nobody"]
+pub(crate) struct Judged {
+    session: SessionId,
+    token: IssuedToken,
+    record: Record,
+}
+
+impl Judged {
+    /// Records the attestation and gives its token, once.
+    pub(crate) async fn issue(self, broker: &Arc<Inner>, now: u64) -> Result<String, ApiError> {
+        let Self {
+            session,
+            token,
+            record,
+        } = self;
+        let kept = Change::KeepClaims {
+            token: token.id,
+            claims: token.claims,
+        };
+        let recorded = broker.ledger.committed(kept, record).await;
+        recorded.map_err(AttestError::from)?;
+        let shown = Arc::from(token.jwt.as_str());
+        let keep = move |broker: &Inner| broker.sessions().attested(&session, shown, now);
+        broker.moment(Moment::Short, keep).await?;
+        Ok(token.jwt)
+    }
+}
+
+/// An attestation that earned no token. A refusal is not recorded yet.
+#[must_use = "a refusal that is dropped leaves no record"]
+pub(crate) enum Ended {
+    /// There was no nonce to take, or none was taken.
+    NotBegun { error: AttestError, at: u64 },
+    /// The evidence was refused.
+    Refused {
+        record: Box<Record>,
+        refusal: Refusal,
+    },
+    /// Nothing was decided.
+    Failed(AttestError),
+}
+
+impl Ended {
+    fn refused(mut record: Record, refusal: Refusal) -> Self {
+        record.outcome = Outcome::Denied;
+        record.detail = Some(refusal.to_string());
+        record.reasons = refusal.reasons();
+        Self::Refused {
+            record: Box::new(record),
+            refusal,
+        }
+    }
+
+    /// Records a refusal, and gives what the guest may know. Blocks.
+    pub(crate) fn record(self, broker: &Inner) -> AttestError {
+        match self {
+            Self::NotBegun { error, at } => {
+                let mut record = Record::new(Kind::Attestation, Outcome::Denied, ACTION, at);
+                record.detail = Some(error.to_string().chars().take(MAX_DETAIL).collect());
+                let class = match &error {
+                    AttestError::Session(_) => "session",
+                    _ => "init-data",
+                };
+                broker.metrics.attestation_refused(None, class);
+                broker.record_stranger(record, PER_SECOND);
+                error
+            }
+            Self::Refused { record, refusal } => refuse(broker, *record, refusal),
+            Self::Failed(error) => error,
+        }
+    }
 }
 
 fn take_nonce(
@@ -160,7 +236,7 @@ fn conclude(
             broker.ledger.commit(kept, record)?;
             Ok(token.jwt)
         }
-        Err(refusal) => Err(refuse(broker, record, refusal)),
+        Err(refusal) => Err(Ended::refused(record, refusal).record(broker)),
     }
 }
 
@@ -238,10 +314,7 @@ pub(crate) fn parse_initdata(body: &InitDataBody) -> Result<Initdata, AttestErro
     Ok(Initdata::parse(&body.body)?)
 }
 
-fn refuse(broker: &Inner, mut record: Record, refusal: Refusal) -> AttestError {
-    record.outcome = Outcome::Denied;
-    record.detail = Some(refusal.to_string());
-    record.reasons = refusal.reasons();
+fn refuse(broker: &Inner, record: Record, refusal: Refusal) -> AttestError {
     broker
         .metrics
         .attestation_refused(record.tee, refusal.class());
@@ -256,7 +329,7 @@ fn refuse(broker: &Inner, mut record: Record, refusal: Refusal) -> AttestError {
 
 /// Why evidence earned no token.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
+pub(crate) enum Refusal {
     #[error("the evidence is for another nonce than this session's")]
     Nonce,
     #[error(

@@ -11,3 +11,4 @@ pub mod kernel_files;
 pub mod leak;
 pub mod postgres;
 pub mod process;
+pub mod swtpm;
