@@ -10,7 +10,7 @@ use strongroom_wire::tee::Tee;
 use crate::devices::Devices;
 use crate::hardware::{Hardware, Platform};
 use crate::tsm::{self, Provider};
-use crate::{AttestError, Attester, files, snp};
+use crate::{AttestError, Attester, files, nvidia, snp};
 
 /// A platform that was found, and all that was looked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,6 +20,8 @@ pub struct Found {
     pub attester: Attester,
     /// What was looked for, in order.
     pub probes: Vec<Probe>,
+    /// What was looked for beside it.
+    pub devices: Vec<Probe>,
 }
 
 /// One place where a platform was looked for.
@@ -119,13 +121,39 @@ fn search(devices: &Devices, only: Option<Tee>) -> Result<Found, NoTee> {
     let Search { probes, found, .. } = search;
     match found {
         None => Err(NoTee { probes }),
-        Some(platform) => Ok(Found {
-            attester: Attester::Hardware(Hardware {
-                platform,
-                devices: Arc::new(devices.clone()),
-            }),
-            probes,
-        }),
+        Some(platform) => {
+            let gpus = gpus(devices);
+            Ok(Found {
+                attester: Attester::Hardware(Hardware {
+                    platform,
+                    devices: Arc::new(devices.clone()),
+                    nvidia: gpus.outcome == Outcome::Found,
+                }),
+                probes,
+                devices: vec![gpus],
+            })
+        }
+    }
+}
+
+/// A GPU that does not sign is none: a policy that wants one sees that its evidence is missing.
+fn gpus(devices: &Devices) -> Probe {
+    let outcome = match devices.nvidia.exists() {
+        false => Outcome::Missing { mend: None },
+        true => match nvidia::probe(devices) {
+            Ok(()) => Outcome::Found,
+            Err(AttestError::Device { reason, .. }) => Outcome::Unusable { reason, mend: None },
+            Err(error) => Outcome::Unusable {
+                reason: error.to_string(),
+                mend: None,
+            },
+        },
+    };
+    Probe {
+        tee: Tee::Nvidia,
+        by: "the driver's management library",
+        path: devices.nvidia.display().to_string(),
+        outcome,
     }
 }
 

@@ -1,5 +1,6 @@
 //! A platform of this machine that was found, and what it is asked for.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
@@ -9,13 +10,15 @@ use strongroom_wire::tee::Tee;
 use crate::binding::LaunchRegister;
 use crate::devices::Devices;
 use crate::event_log::{self, Event, Register};
-use crate::{AttestError, sgx, snp, tdx};
+use crate::{AttestError, nvidia, sgx, snp, tdx};
 
 /// A platform, and the devices through which it answers.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Hardware {
     pub(crate) platform: Platform,
     pub(crate) devices: Arc<Devices>,
+    /// Whether GPUs that sign are beside it.
+    pub(crate) nvidia: bool,
 }
 
 /// What was found.
@@ -44,6 +47,16 @@ impl Hardware {
             Platform::Sgx => sgx::evidence(&self.devices, &padded),
             Platform::Snp(source) => snp::evidence(&self.devices, source, &padded),
         }
+    }
+
+    /// Evidence of the devices beside it, as one JSON object by their names; `""` without any.
+    pub(crate) fn additional_evidence(&self, report_data: &[u8]) -> Result<String, AttestError> {
+        if !self.nvidia {
+            return Ok(String::new());
+        }
+        let nvidia = nvidia::evidence(&self.devices, report_data)?;
+        let all = BTreeMap::from([(Tee::Nvidia.as_str(), nvidia)]);
+        serde_json::to_string(&all).map_err(|_| AttestError::Json)
     }
 
     /// What whoever launched this machine set.

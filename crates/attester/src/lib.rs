@@ -12,6 +12,7 @@ mod event_log;
 mod files;
 pub mod fuzzing;
 mod hardware;
+mod nvidia;
 mod sample;
 mod sgx;
 mod snp;
@@ -144,9 +145,18 @@ impl Attester {
     ///
     /// # Errors
     /// As [`Self::evidence`].
-    pub fn additional_evidence(&self, _report_data: &[u8]) -> Result<String, AttestError> {
+    pub fn additional_evidence(&self, report_data: &[u8]) -> Result<String, AttestError> {
         match self {
-            Self::Sample { .. } | Self::Development(_) | Self::Hardware(_) => Ok(String::new()),
+            Self::Sample { .. } | Self::Development(_) => Ok(String::new()),
+            Self::Hardware(hardware) => hardware.additional_evidence(report_data),
+        }
+    }
+
+    /// The devices beside the TEE that make evidence of their own.
+    pub fn additional_tees(&self) -> Vec<Tee> {
+        match self {
+            Self::Hardware(hardware) if hardware.nvidia => vec![Tee::Nvidia],
+            _ => Vec::new(),
         }
     }
 

@@ -69,11 +69,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
 
 /// What this machine is, and how that is known.
 fn explain(args: &Args) -> anyhow::Result<Outcome> {
-    let (attester, probes) = match args.attest.named() {
-        Some(_) => (Some(args.attest.attester()?), Vec::new()),
+    let (attester, probes, devices) = match args.attest.named() {
+        Some(_) => (Some(args.attest.attester()?), Vec::new(), Vec::new()),
         None => match Attester::detect(&Devices::default()) {
-            Ok(found) => (Some(found.attester), found.probes),
-            Err(none) => (None, none.probes),
+            Ok(found) => (Some(found.attester), found.probes, found.devices),
+            Err(none) => (None, none.probes, Vec::new()),
         },
     };
     let mut text = match (&attester, args.attest.named()) {
@@ -90,6 +90,7 @@ fn explain(args: &Args) -> anyhow::Result<Outcome> {
         "platform": attester.as_ref().map(Attester::tee),
         "named": args.attest.named(),
         "probes": probes.iter().map(told).collect::<Vec<_>>(),
+        "devices": devices.iter().map(told).collect::<Vec<_>>(),
     });
     if let Some(attester) = &attester {
         let (line, value) = initdata(args, attester);
@@ -106,27 +107,33 @@ fn explain(args: &Args) -> anyhow::Result<Outcome> {
     if !probes.is_empty() {
         text.push_str("\n\nLooked for, in this order; the first that is found wins:");
     }
-    for probe in &probes {
-        text.push_str(&format!(
-            "\n  {:<12}{:<13}{} ({})",
-            probe.outcome.word(),
-            probe.tee,
-            probe.by,
-            probe.path
-        ));
-        if let Seen::Unusable { reason, .. } = &probe.outcome {
-            text.push_str(&format!("\n{:27}{reason}", ""));
-        }
-        if let Some(mend) = probe.outcome.mend() {
-            text.push_str(&format!("\n{:27}mend: {mend}", ""));
-        }
+    probes.iter().for_each(|probe| shown(probe, &mut text));
+    if !devices.is_empty() {
+        text.push_str("\n\nBeside it:");
     }
+    devices.iter().for_each(|probe| shown(probe, &mut text));
     Ok(match attester {
         Some(_) => Outcome::new(text, document).next("strongroom attest --broker URL"),
         None => Outcome::new(text, document)
             .code(1)
             .next("strongroom attest --platform development --development-root DIR --explain   # to try it out"),
     })
+}
+
+fn shown(probe: &Probe, text: &mut String) {
+    text.push_str(&format!(
+        "\n  {:<12}{:<13}{} ({})",
+        probe.outcome.word(),
+        probe.tee,
+        probe.by,
+        probe.path
+    ));
+    if let Seen::Unusable { reason, .. } = &probe.outcome {
+        text.push_str(&format!("\n{:27}{reason}", ""));
+    }
+    if let Some(mend) = probe.outcome.mend() {
+        text.push_str(&format!("\n{:27}mend: {mend}", ""));
+    }
 }
 
 fn told(probe: &Probe) -> Value {
