@@ -13,9 +13,9 @@ use crate::config::{Config, NEXT_PROBLEM, Overrides};
 use crate::key_file::{read_certificates, read_private};
 use crate::policies::{LoadError, Policies};
 use crate::sources::Sources;
-use crate::store::{PostgresStore, SqliteStore, StorageKeys, Store};
+use crate::store::{PostgresStore, SqliteStore, Store};
 use crate::tokens::Issuer;
-use crate::{BrokerError, Clock, anchors, signers, system_clock, telemetry, tls};
+use crate::{BrokerError, Clock, anchors, signers, storage_key, system_clock, telemetry, tls};
 
 /// What there is to say of a configuration.
 #[derive(Clone, Debug, Default)]
@@ -104,12 +104,7 @@ impl Checked {
     }
 
     fn store(&mut self, config: &Config) {
-        let key = &config.store.key_file;
-        if let Some(text) = self.takes(read_private(key))
-            && let Err(error) = StorageKeys::from_text(&text)
-        {
-            self.problems.push(format!("{}: {error}", key.display()));
-        }
+        self.takes(storage_key::load(&config.store));
         let Some(signers) = self.takes(signers::signers(config)) else {
             return;
         };

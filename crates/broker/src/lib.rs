@@ -30,6 +30,7 @@ mod serve;
 mod session;
 mod signers;
 pub mod sources;
+mod storage_key;
 mod store;
 mod strangers;
 pub mod telemetry;
@@ -61,7 +62,11 @@ pub use config::{
 };
 pub use init::{InitOptions, InitSummary, admin_key_pair, init};
 pub use reload::{Handle, Reloaded};
+pub use storage_key::{
+    DEFAULT_PCRS, SealedFor, Sealing, StorageKeyError, copy_storage_key, seal_storage_key,
+};
 pub use store::{ResourceMetadata, SealError, StoreError};
+pub use strongroom_tpm::{PcrSet, TpmAddress};
 pub use tokens::TokenKeyError;
 
 use admin::Admins;
@@ -172,8 +177,7 @@ impl Broker {
         })?;
         let metrics = Arc::new(Metrics::new());
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
-        let storage_keys = StorageKeys::from_text(&key_file::read_private(&config.store.key_file)?)
-            .map_err(StoreError::from)?;
+        let storage_keys = storage_key::load(&config.store)?;
         let issuer = Issuer::new(
             &key_file::read_private(&config.token.signing_key)?,
             &key_file::read_certificates(&config.token.certificate_chain)?,
@@ -573,6 +577,14 @@ pub enum BrokerError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// The storage key is of no use, or the TPM does not give it back.
+    #[error("{path}: {source}")]
+    StorageKey {
+        /// The file, in the open or sealed.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<StorageKeyError>,
     },
     /// The token key is of no use.
     #[error(transparent)]

@@ -73,6 +73,21 @@ impl StorageKey {
         Ok(Self(bytes))
     }
 
+    /// Takes a key as it is.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, SealError> {
+        let mut key = Zeroizing::new([0u8; KEY_LEN]);
+        match bytes.len() == KEY_LEN {
+            true => key.copy_from_slice(bytes),
+            false => return Err(SealError::KeyFile),
+        }
+        Ok(Self(key))
+    }
+
+    /// The key as it is, for whoever seals it.
+    pub(crate) fn expose(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+
     /// The text form.
     pub(crate) fn to_text(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(hex::encode(self.0.as_slice()));
@@ -216,10 +231,9 @@ impl StorageKeys {
 
     /// The same with a fresh key before them all.
     pub(crate) fn rotated(&self) -> Result<Self, SealError> {
-        let older = std::iter::once(&self.current).chain(&self.older);
         Ok(Self {
             current: StorageKey::generate()?,
-            older: older.map(StorageKey::copy).collect(),
+            older: self.iter().map(StorageKey::copy).collect(),
         })
     }
 
@@ -229,6 +243,11 @@ impl StorageKeys {
             current: self.current.copy(),
             older: Vec::new(),
         }
+    }
+
+    /// All of them, the current one first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &StorageKey> {
+        std::iter::once(&self.current).chain(&self.older)
     }
 
     /// The key that new secrets are sealed under.
@@ -276,7 +295,7 @@ impl StorageKeys {
 
     /// Rows of before there could be two keys name none: the oldest wrapped them.
     fn by_id(&self, id: &str) -> Option<&StorageKey> {
-        let mut keys = std::iter::once(&self.current).chain(&self.older);
+        let mut keys = self.iter();
         match id {
             "" => keys.last(),
             id => keys.find(|key| key.id() == id),

@@ -24,6 +24,7 @@ fn config(url: String) -> StoreConfig {
         postgres_certificate: None,
         insecure_postgres: false,
         key_file: "storage.key".into(),
+        key_tpm: None,
     }
 }
 
