@@ -17,7 +17,7 @@ use strongroom_wire::tee::Tee;
 use zeroize::Zeroizing;
 
 use crate::data::resource::Source;
-use crate::data::unseal::unseal;
+use crate::data::unseal::{UnsealOptions, Unsealer};
 use crate::error::GuestError;
 
 /// What an agent needs to know.
@@ -34,6 +34,8 @@ pub struct AgentConfig {
     pub attester: Attester,
     /// The configuration that was measured at launch, sent along with the evidence.
     pub initdata: Option<Initdata>,
+    /// What of sealed secrets is accepted.
+    pub unseal: UnsealOptions,
     /// How failures of network and broker are tried again.
     pub retry: RetryPolicy,
     /// How long one call may take in all.
@@ -51,6 +53,7 @@ impl AgentConfig {
             insecure_http: false,
             attester,
             initdata: None,
+            unseal: UnsealOptions::of_a_guest(),
             retry: RetryPolicy::default(),
             deadline: Duration::from_secs(45),
             clock: Clock::system(),
@@ -63,6 +66,7 @@ impl AgentConfig {
 pub struct Agent {
     client: KbsClient,
     attester: Arc<Attester>,
+    unseal: Arc<UnsealOptions>,
     reachability: Arc<Reachability>,
 }
 
@@ -89,6 +93,7 @@ impl Agent {
         Ok(Self {
             client: builder.build()?,
             attester,
+            unseal: Arc::new(config.unseal),
             reachability: Arc::default(),
         })
     }
@@ -104,10 +109,12 @@ impl Agent {
     /// Opens a sealed secret.
     ///
     /// # Errors
-    /// [`GuestError::Seal`] when text or signature is at fault, [`GuestError::SigningKey`] and
-    /// [`GuestError::SealedResource`] when the broker does not give what it points to.
+    /// As [`Unsealer::unseal`].
     pub async fn unseal(&self, text: &str) -> Result<Zeroizing<Vec<u8>>, GuestError> {
-        unseal(&Source::Agent(self.clone()), text).await
+        let options = UnsealOptions::clone(&self.unseal);
+        Unsealer::new(Source::Agent(self.clone()), options)
+            .unseal(text)
+            .await
     }
 
     /// The token in use, with the key that it names; attests when there is none.
