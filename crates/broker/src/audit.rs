@@ -12,11 +12,11 @@ use strongroom_verifier::Reason;
 use strongroom_wire::tee::Tee;
 use strongroom_wire::tlog::{
     Checkpoint, FULL_WIDTH, Frontier, Hash, ProveError, SignerKey, TileKind, TilePath, VerifierKey,
-    frontier_from_tiles, leaf_hash, root_of,
+    frontier_from_tiles, leaf_hash, prove_inclusion, root_of,
 };
 use zeroize::Zeroizing;
 
-use crate::store::{Store, StoreError};
+use crate::store::{Head, Store, StoreError};
 
 /// The name by which a guest, an admin and the record speak of one decision.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -132,6 +132,9 @@ pub struct Record {
     /// too fast to get an entry each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suppressed: Option<u64>,
+    /// Of a pruning: the first entry that was kept, counted from 0. Without such an entry no other may be missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum_index: Option<u64>,
 }
 
 impl Record {
@@ -158,6 +161,7 @@ impl Record {
             detail: None,
             loosenings: Vec::new(),
             suppressed: None,
+            minimum_index: None,
         }
     }
 
@@ -242,10 +246,10 @@ pub(crate) fn verify_newest(
     let Some(head) = store.head()? else {
         return Ok(());
     };
-    verify_entries(store, head.size, most)?;
+    verify_entries(store, &head, most)?;
     let root = root(store, head.size, most)?;
-    let stored =
-        Frontier::resume(head.size, head.edge).map_err(|_| LogError::Edge { size: head.size })?;
+    let stored = Frontier::resume(head.size, head.edge.clone())
+        .map_err(|_| LogError::Edge { size: head.size })?;
     if stored.root() != root {
         return Err(LogError::Edge { size: head.size }.into());
     }
@@ -255,7 +259,7 @@ pub(crate) fn verify_newest(
             reason: error.to_string(),
         })?;
     match checkpoint.size() == head.size && checkpoint.root() == &root {
-        true => Ok(()),
+        true => verify_pruning(store, &head, &checkpoint),
         false => Err(LogError::OtherHead {
             signed: checkpoint.size(),
             found: head.size,
@@ -264,8 +268,40 @@ pub(crate) fn verify_newest(
     }
 }
 
-fn verify_entries(store: &dyn Store, size: u64, most: u64) -> Result<(), StoreError> {
-    let mut position = size.saturating_sub(most);
+/// That what is missing at the beginning was pruned: an entry under the signed root says so.
+fn verify_pruning(
+    store: &dyn Store,
+    head: &Head,
+    checkpoint: &Checkpoint,
+) -> Result<(), StoreError> {
+    if head.size > head.minimum && store.log_entries(head.minimum, 1)?.is_empty() {
+        let seq = head.minimum + 1;
+        return Err(LogError::Missing { seq }.into());
+    }
+    if head.minimum == 0 {
+        return Ok(());
+    }
+    let fault = || LogError::Pruned { seq: head.minimum };
+    let at = head.pruned_by.checked_sub(1).ok_or_else(fault)?;
+    let text = store.log_entries(at, 1)?.pop().ok_or_else(fault)?;
+    let proof = prove_inclusion(at, head.size, |path| hashes(store, path));
+    let proof = proof.map_err(|error| match error {
+        ProveError::Read { error, .. } => error,
+        _ => fault().into(),
+    })?;
+    checkpoint
+        .includes(at, &leaf_hash(text.as_bytes()), &proof)
+        .map_err(|_| fault())?;
+    let entry: Entry = serde_json::from_str(&text).map_err(|_| fault())?;
+    match entry.record.minimum_index == Some(head.minimum) {
+        true => Ok(()),
+        false => Err(fault().into()),
+    }
+}
+
+fn verify_entries(store: &dyn Store, head: &Head, most: u64) -> Result<(), StoreError> {
+    let size = head.size;
+    let mut position = size.saturating_sub(most).max(head.minimum);
     while position < size {
         let count = u32::try_from(size - position).map_or(BATCH, |left| left.min(BATCH));
         let entries = store.log_entries(position, count)?;
@@ -336,6 +372,14 @@ pub enum LogError {
     #[error("audit entry {seq} is not where it should be: one was dropped or added")]
     Missing {
         /// Its number.
+        seq: u64,
+    },
+    /// Entries are gone, and no entry says that they were pruned.
+    #[error(
+        "audit entries up to {seq} are not there, and no entry under the signature says that they were pruned"
+    )]
+    Pruned {
+        /// The number of the last that is gone.
         seq: u64,
     },
     /// The hashes over the entries do not fit together.

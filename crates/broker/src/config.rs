@@ -170,6 +170,9 @@ pub struct AuditConfig {
     /// For how many days the claims of tokens are kept, without which a decision is not explained in full and not
     /// rehearsed under another policy.
     pub keep_claims_days: u64,
+    /// For how many days entries of the record are kept. Without it, for good. Those that are older go in bundles of 256,
+    /// with an entry that says so; the hashes of all of them stay.
+    pub keep_days: Option<u64>,
 }
 
 impl AuditConfig {
@@ -185,6 +188,7 @@ impl Default for AuditConfig {
         Self {
             signing_key: None,
             keep_claims_days: 90,
+            keep_days: None,
         }
     }
 }
@@ -812,7 +816,9 @@ impl Config {
                 300,
             ),
         ];
-        for (key, value, least, most) in ranges {
+        let keep_days = self.audit.keep_days;
+        let optional = keep_days.map(|days| ("audit.keep_days", days, 1, 36_500));
+        for (key, value, least, most) in ranges.into_iter().chain(optional) {
             if !(least..=most).contains(&value) {
                 problems.push(format!(
                     "{key} = {value} is out of range: {least} to {most}"
@@ -1126,6 +1132,9 @@ mod tests {
             refusal(&format!("{MINIMAL}lifetime_seconds = 99999999"))
                 .contains("token.lifetime_seconds")
         );
+        let kept = |days: u64| format!("{MINIMAL}[audit]\nkeep_days = {days}");
+        assert!(refusal(&kept(0)).contains("audit.keep_days"));
+        assert!(parse(&kept(400), "").is_ok());
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod policies;
 mod rehearse;
 mod release;
 mod reload;
+mod retention;
 mod rotate;
 mod serve;
 mod session;
@@ -36,6 +37,7 @@ mod tls;
 mod tokens;
 
 use std::net::TcpListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
@@ -421,6 +423,16 @@ impl Inner {
             .map(drop)
     }
 
+    /// Removes the audit entries that are older than the configuration keeps, if it says anything.
+    fn prune_log(&self) -> Result<(), retention::RetentionError> {
+        if self.config.audit.keep_days.is_none() {
+            return Ok(());
+        }
+        let action = retention::ACTION;
+        let record = Record::new(Kind::Admin, Outcome::Allowed, action, self.now());
+        retention::prune(self, None, &record).map(drop)
+    }
+
     fn record_start(&self) -> Result<(), StoreError> {
         let mut record = Record::new(Kind::Start, Outcome::Allowed, "start broker", self.now());
         record.detail = Some(format!("strongroom-broker {}", env!("CARGO_PKG_VERSION")));
@@ -432,6 +444,23 @@ impl Inner {
             .map(|loosening| loosening.name().to_owned())
             .collect();
         self.ledger.commit(Change::Nothing, record).map(drop)
+    }
+
+    /// Runs what takes a moment of a core and waits for nothing: at once when it is a short one, for handing it to another
+    /// thread costs more than many a decision. What may wait, as everything does that asks a shared store, is run on
+    /// a thread that may.
+    pub(crate) async fn moment<T: Send + 'static>(
+        self: &Arc<Self>,
+        takes: Moment,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, http::ApiError> {
+        if takes == Moment::Long || self.shares_its_store() || self.metrics.evaluates_slowly() {
+            return self.blocking(|broker| Ok(work(broker))).await;
+        }
+        catch_unwind(AssertUnwindSafe(|| work(self))).map_err(|_| {
+            tracing::error!("a request panicked");
+            http::ApiError::Panicked
+        })
     }
 
     /// Runs what blocks, on a thread that may.
@@ -447,6 +476,25 @@ impl Inner {
                 tracing::error!(%error, "a request panicked");
                 Err(http::ApiError::Panicked)
             })
+    }
+}
+
+/// How long work that waits for nothing keeps a core busy.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Moment {
+    /// A millisecond or two at most.
+    Short,
+    /// Nobody knows.
+    Long,
+}
+
+impl Moment {
+    /// For whatever grows with what was sent.
+    pub(crate) fn of_bytes(sent: usize) -> Self {
+        match sent <= SHORT_BYTES {
+            true => Self::Short,
+            false => Self::Long,
+        }
     }
 }
 
@@ -679,7 +727,8 @@ fn audit_key(config: &Config) -> Result<LogKey, BrokerError> {
     Ok(LogKey::from_text(&key_file::read_private(&path)?)?)
 }
 
-/// What a broker does beside answering: it goes on with a rotation that was interrupted, and forgets claims once a day.
+/// What a broker does beside answering: it goes on with a rotation that was interrupted, and once a day forgets what
+/// is older than the configuration keeps.
 async fn housekeeping(broker: Arc<Inner>) {
     let mut days = tokio::time::interval(DAY);
     let mut first = true;
@@ -689,6 +738,9 @@ async fn housekeeping(broker: Arc<Inner>) {
         let worked = broker.blocking(move |broker| {
             if resume && let Err(error) = rotate::resume(broker) {
                 tracing::error!(%error, "the storage key could not be rotated to the end");
+            }
+            if let Err(error) = broker.prune_log() {
+                tracing::error!(%error, "audit entries that are too old could not be removed");
             }
             Ok(broker.forget_claims()?)
         });
@@ -717,6 +769,8 @@ fn system_clock() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
+/// Reports and quotes without their boot logs are shorter.
+const SHORT_BYTES: usize = 32 * 1024;
 /// As many as are checked in well under a second.
 const CHECKED_AT_START: u64 = 10_000;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -27,6 +27,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("audit", "was changed, dropped, added or moved"),
     ("audit explain", "what would mend it"),
     ("audit export", "a log that verifies anywhere"),
+    ("audit prune", "Remove the oldest entries"),
     ("audit report", "the evidence pack of a period"),
     ("audit verify", "no broker is needed"),
     ("broker init", "certificate, keys, configuration"),

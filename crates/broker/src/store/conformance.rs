@@ -4,6 +4,7 @@
 use serde_json::json;
 use strongroom_verifier::{Provenance, ReferenceValue, ReferenceValues};
 use strongroom_wire::resource::ResourcePath;
+use strongroom_wire::tlog::{Checkpoint, Hash, TilePath, prove_consistency};
 
 use super::{Change, Ledger, Rewrapped, SealError, SealedVersion, StorageKey, Store, StoreError};
 use crate::audit::{Entry, Kind, LogKey, Outcome, Record, verify_newest};
@@ -24,6 +25,7 @@ pub(crate) fn suite(store: Box<dyn Store>, key: LogKey) {
     admins_have_versions_and_one_stays(&ledger);
     claims_are_kept_until_they_are_forgotten(&ledger);
     audit_is_one_log_and_limit_takes_the_newest(&ledger);
+    pruned_entries_are_gone_and_their_hashes_stay(&ledger);
 }
 
 fn record(admin: &str) -> Record {
@@ -356,4 +358,70 @@ fn audit_is_one_log_and_limit_takes_the_newest(ledger: &Ledger) {
     let texts = store.log_entries(1, 2).unwrap();
     let parsed = texts.iter().map(|text| serde_json::from_str(text).unwrap());
     assert_eq!(parsed.collect::<Vec<Entry>>(), all[1..3]);
+}
+
+fn pruned_entries_are_gone_and_their_hashes_stay(ledger: &Ledger) {
+    let store = ledger.store();
+    let key = ledger.key();
+    let sign = |size, root: &Hash| key.checkpoint(size, root);
+    let keep = |number: u64| Change::KeepClaims {
+        token: format!("pruned {number}"),
+        claims: "{}".to_owned(),
+    };
+    let group = (0..700).map(|number| (keep(number), record("alice")));
+    store.commit(group.collect(), &sign).unwrap();
+    let before = store.head().unwrap().unwrap();
+    assert_eq!((before.minimum, before.pruned_by), (0, 0));
+    let older = Checkpoint::open(before.checkpoint.as_bytes(), &[key.verifier().clone()]).unwrap();
+    let hashes = store.log_hashes(0, 0, 512).unwrap();
+    let kept = store.log_entries(512, 10).unwrap();
+    let all = store.audit(1_000, None).unwrap();
+    let is_gone = |seq: usize| {
+        let record = &all[seq - 1].record;
+        store.audit_event(record.event.as_str()).unwrap().is_none()
+    };
+
+    // Not all, not a part of a bundle, and not nothing.
+    for minimum in [0, 1, 300, before.size / 256 * 256 + 256, u64::MAX] {
+        let outcome = ledger.commit(Change::PruneLog { minimum }, record("alice"));
+        assert!(matches!(outcome, Err(StoreError::NotFound)), "{minimum}");
+    }
+    assert!(!is_gone(1));
+    for minimum in [256, 512] {
+        let entry = ledger.commit(Change::PruneLog { minimum }, record("alice"));
+        let entry = entry.unwrap();
+        assert_eq!(entry.record.minimum_index, Some(minimum));
+        let head = store.head().unwrap().unwrap();
+        assert_eq!((head.minimum, head.pruned_by), (minimum, entry.seq));
+        verify_newest(store, key.verifier(), 1_000).unwrap();
+        let again = ledger.commit(Change::PruneLog { minimum }, record("alice"));
+        assert!(matches!(again, Err(StoreError::NotFound)));
+    }
+    assert!(store.log_entries(0, 512).unwrap().is_empty());
+    assert_eq!(store.log_entries(500, 22).unwrap(), kept);
+    assert_eq!(store.log_entries(512, 10).unwrap(), kept);
+    assert_eq!(store.log_hashes(0, 0, 512).unwrap(), hashes);
+    assert!(is_gone(1) && is_gone(512) && !is_gone(513));
+    assert!(store.audit(10, Some(513)).unwrap().is_empty());
+    // Claims go with the entry of their attestation.
+    let first = all
+        .iter()
+        .position(|entry| entry.record.event == all[512].record.event);
+    let claims_of = |at: usize| {
+        let number = at + 700 - all.len();
+        store.claims(&format!("pruned {number}")).unwrap()
+    };
+    assert!(claims_of(511).is_none() && claims_of(first.unwrap()).is_some());
+    // What was signed before is still the beginning.
+    let head = store.head().unwrap().unwrap();
+    let newest = Checkpoint::open(head.checkpoint.as_bytes(), &[key.verifier().clone()]).unwrap();
+    for size in [older.size(), 1, 255, 300, 512] {
+        let tile = |path: &TilePath| crate::audit::hashes(store, path);
+        let proof = prove_consistency(size, head.size, tile).unwrap();
+        if size == older.size() {
+            newest.extends(&older, &proof).unwrap();
+        }
+    }
+    ledger.commit(Change::Nothing, record("alice")).unwrap();
+    verify_newest(store, key.verifier(), 1_000).unwrap();
 }

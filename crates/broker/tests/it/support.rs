@@ -13,6 +13,7 @@ use reqwest::{Method, Response, StatusCode};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
+use strongroom_broker::audit::Outcome;
 use strongroom_broker::{Broker, Config, Entry, Handle, InitOptions, InitSummary, init};
 use strongroom_wire::admin::{AUDIENCE, AdminClaims};
 use strongroom_wire::canonical::HashAlgorithm;
@@ -273,6 +274,21 @@ impl Running {
             .admin(Method::GET, "/strongroom/v1/audit?limit=1000", "")
             .await;
         serde_json::from_slice(&answer.expect(StatusCode::OK).body).unwrap()
+    }
+
+    /// Why evidence was refused, which the record says and the answer must not: it names the event alone.
+    pub(crate) async fn refused_because(&self, answer: &Answer) -> String {
+        let said = answer.refused(StatusCode::FORBIDDEN, "AttestationError");
+        let entries = self.audit().await;
+        let entry = entries.iter().find(|entry| {
+            let event = &entry.record.event;
+            said == format!(
+                "the evidence was refused; the broker's owner can explain event {event}"
+            )
+        });
+        let entry = entry.unwrap_or_else(|| panic!("{said:?} names no event of {entries:?}"));
+        assert_eq!(entry.record.outcome, Outcome::Denied);
+        entry.record.detail.clone().unwrap()
     }
 
     /// Verifies the record as an auditor would, with the public key and the log's files alone; gives how many entries

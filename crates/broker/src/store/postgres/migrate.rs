@@ -105,10 +105,11 @@ pub(super) fn create_older(
     in_transaction(session, |session| forward(session, key, 0, version))
 }
 
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     include_str!("../schema/postgres/0001.sql"),
     include_str!("../schema/postgres/0002.sql"),
     include_str!("../schema/postgres/0003.sql"),
+    include_str!("../schema/postgres/0004.sql"),
 ];
 
 /// "strongrm" as a number.

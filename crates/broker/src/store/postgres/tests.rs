@@ -222,6 +222,74 @@ fn log_refuses_everything_but_its_next_entry() {
 }
 
 #[test]
+fn deletion_passes_for_a_pruning() {
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
+    let (_, store) = new(&cluster, "pruned");
+    let key = key();
+    let sign = |size, root: &Hash| key.checkpoint(size, root);
+    let group = (0..700).map(|_| (Change::Nothing, record("test")));
+    store.commit(group.collect(), &sign).unwrap();
+    let ledger = ledger(&store);
+    let prune = Change::PruneLog { minimum: 256 };
+    ledger.commit(prune, record("prune")).unwrap();
+    verify_newest(&store, key.verifier(), 100).unwrap();
+    for statement in [
+        "DELETE FROM log_entry WHERE seq = 257",
+        "UPDATE log_head SET minimum = 0",
+        "UPDATE log_entry SET entry = '{}' WHERE seq = 257",
+    ] {
+        let outcome = store.session().unwrap().batch(statement);
+        assert!(
+            matches!(outcome, Err(StoreError::Postgres(_))),
+            "{statement}"
+        );
+    }
+    cluster.sql(
+        "pruned",
+        "ALTER TABLE log_entry DISABLE TRIGGER ALL;
+         INSERT INTO log_node SELECT 0, seq - 1, leaf FROM log_entry WHERE seq <= 512;
+         DELETE FROM log_entry WHERE seq <= 512;",
+    );
+    let error = verify_newest(&store, key.verifier(), 100).unwrap_err();
+    assert!(error.to_string().contains("entry 257 is not"), "{error}");
+    cluster.sql("pruned", "UPDATE log_head SET minimum = 512");
+    let error = verify_newest(&store, key.verifier(), 100).unwrap_err();
+    assert!(error.to_string().contains("up to 512 are not"), "{error}");
+}
+
+#[test]
+fn full_and_read_only_databases_fail_as_anything_else() {
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
+    let (config, store) = new(&cluster, "full");
+    let ledger = ledger(&store);
+    // What the server says when a write finds no room, said by a trigger: its disk is this machine's.
+    cluster.sql(
+        "full",
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$;
+         CREATE TRIGGER full_disk BEFORE UPDATE ON log_head FOR EACH ROW EXECUTE FUNCTION full_disk();",
+    );
+    let error = ledger.commit(Change::Nothing, record("test")).unwrap_err();
+    assert!(matches!(error, StoreError::Full(_)), "{error}");
+    let error = store.probe().unwrap_err();
+    assert!(matches!(error, StoreError::Full(_)), "{error}");
+    cluster.sql("full", "DROP TRIGGER full_disk ON log_head");
+    ledger.commit(Change::Nothing, record("test")).unwrap();
+    cluster.sql(
+        "postgres",
+        "ALTER DATABASE \"full\" SET default_transaction_read_only = on",
+    );
+    // In force for connections that begin now.
+    let fresh = PostgresStore::connect(&config).unwrap();
+    let error = fresh.probe().unwrap_err();
+    assert!(matches!(error, StoreError::ReadOnly(_)), "{error}");
+}
+
+#[test]
 fn change_that_the_database_refuses_spoils_no_other_of_its_group() {
     let Some(cluster) = Cluster::start() else {
         return;

@@ -7,7 +7,8 @@ use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::tlog::{Frontier, leaf_hash, tile_to_bytes};
 
 use super::super::{
-    Change, Committed, Rewrapped, Seal, SealedVersion, SignHead, StoreError, may_set_admin,
+    Change, Committed, Rewrapped, Seal, SealedVersion, SignHead, StoreError, may_prune,
+    may_set_admin,
 };
 use super::pool::Session;
 use super::read::{self, clamped, column, count};
@@ -27,6 +28,7 @@ pub(super) fn begin(session: &mut Session) -> Result<Group, StoreError> {
         Ok(Group {
             frontier: Frontier::resume(size, edge).map_err(|_| damaged())?,
             governed: count(&row, 2)?,
+            pruned_by: None,
             entries: Entries::default(),
             nodes: Nodes::default(),
             claims: NewClaims::default(),
@@ -42,6 +44,8 @@ pub(super) fn begin(session: &mut Session) -> Result<Group, StoreError> {
 pub(super) struct Group {
     frontier: Frontier,
     governed: u64,
+    /// The number of an entry of this group that says what was pruned.
+    pruned_by: Option<u64>,
     entries: Entries,
     nodes: Nodes,
     claims: NewClaims,
@@ -136,12 +140,14 @@ impl Group {
         self.nodes.write(session)?;
         let checkpoint = sign(self.frontier.size(), &self.frontier.root())?;
         session.execute(
-            "UPDATE log_head SET size = $1, edge = $2, checkpoint = $3, governed = $4 WHERE id = 1",
+            "UPDATE log_head SET size = $1, edge = $2, checkpoint = $3, governed = $4, pruned_by = coalesce($5, pruned_by)
+             WHERE id = 1",
             &[
                 &clamped(self.frontier.size()),
                 &tile_to_bytes(self.frontier.peaks()),
                 &checkpoint,
                 &clamped(self.governed),
+                &self.pruned_by.map(clamped),
             ],
         )?;
         session.batch("COMMIT")?;
@@ -153,6 +159,9 @@ impl Group {
         let (entry, text) = Entry::numbered(self.frontier.size() + 1, record)
             .map_err(|e| StoreError::Damaged(format!("audit record: {e}")))?;
         let leaf = leaf_hash(text.as_bytes());
+        if entry.record.minimum_index.is_some() {
+            self.pruned_by = Some(entry.seq);
+        }
         self.entries.seqs.push(clamped(entry.seq));
         self.entries
             .events
@@ -262,6 +271,7 @@ fn apply(session: &mut Session, change: Change, record: &mut Record) -> Result<(
             session.execute("DELETE FROM claims WHERE at < $1", &[&clamped(before)])?;
             Ok(())
         }
+        Change::PruneLog { minimum } => prune_log(session, minimum, record),
     }
 }
 
@@ -374,6 +384,21 @@ fn set_policy(
         ],
     )?;
     record.version = row.map(|row| count(&row, 0)).transpose()?;
+    Ok(())
+}
+
+/// The head says first what may go.
+fn prune_log(session: &mut Session, minimum: u64, record: &mut Record) -> Result<(), StoreError> {
+    may_prune(read::head(session)?.as_ref(), minimum)?;
+    for statement in [
+        "UPDATE log_head SET minimum = $1 WHERE id = 1",
+        "DELETE FROM claims WHERE event IN (SELECT event FROM log_entry WHERE seq <= $1)",
+        "INSERT INTO log_node (level, position, hash) SELECT 0, seq - 1, leaf FROM log_entry WHERE seq <= $1",
+        "DELETE FROM log_entry WHERE seq <= $1",
+    ] {
+        session.execute(statement, &[&clamped(minimum)])?;
+    }
+    record.minimum_index = Some(minimum);
     Ok(())
 }
 

@@ -47,7 +47,7 @@ struct Step {
 /// The first version whose record is signed.
 pub(super) const SIGNED: i64 = 3;
 
-const STEPS: [Step; 4] = [
+const STEPS: [Step; 5] = [
     Step {
         sql: include_str!("../schema/0001.sql"),
         then: |_, _| Ok(()),
@@ -62,6 +62,10 @@ const STEPS: [Step; 4] = [
     },
     Step {
         sql: include_str!("../schema/0004.sql"),
+        then: |_, _| Ok(()),
+    },
+    Step {
+        sql: include_str!("../schema/0005.sql"),
         then: |_, _| Ok(()),
     },
 ];

@@ -5,7 +5,8 @@ use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::tlog::{Frontier, leaf_hash, tile_to_bytes};
 
 use super::super::{
-    Change, Committed, Rewrapped, Seal, SealedVersion, SignHead, StoreError, may_set_admin,
+    Change, Committed, Rewrapped, Seal, SealedVersion, SignHead, StoreError, may_prune,
+    may_set_admin,
 };
 use super::read;
 use crate::audit::{Entry, Record};
@@ -91,6 +92,7 @@ fn apply(at: &Connection, change: Change, record: &mut Record) -> Result<(), Sto
                 .execute([before])?;
             Ok(())
         }
+        Change::PruneLog { minimum } => prune_log(at, minimum, record),
     }
 }
 
@@ -231,6 +233,21 @@ fn set_admin(
     Ok(())
 }
 
+/// The head says first what may go.
+fn prune_log(at: &Connection, minimum: u64, record: &mut Record) -> Result<(), StoreError> {
+    may_prune(read::head(at)?.as_ref(), minimum)?;
+    for statement in [
+        "UPDATE log_head SET minimum = ?1 WHERE id = 1",
+        "DELETE FROM claims WHERE event IN (SELECT event FROM log_entry WHERE seq <= ?1)",
+        "INSERT INTO log_node (level, position, hash) SELECT 0, seq - 1, leaf FROM log_entry WHERE seq <= ?1",
+        "DELETE FROM log_entry WHERE seq <= ?1",
+    ] {
+        at.execute(statement, [minimum])?;
+    }
+    record.minimum_index = Some(minimum);
+    Ok(())
+}
+
 fn set_reference_value(
     at: &Connection,
     name: &str,
@@ -258,8 +275,8 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn read(transaction: &Connection) -> Result<Self, StoreError> {
         let damaged = || StoreError::Damaged("the edge of the record".to_owned());
-        let frontier = match read::head(transaction)? {
-            Some(head) => Frontier::resume(head.size, head.edge).map_err(|_| damaged())?,
+        let frontier = match read::edge(transaction)? {
+            Some((size, edge)) => Frontier::resume(size, edge).map_err(|_| damaged())?,
             None => Frontier::new(),
         };
         Ok(Self { frontier })
@@ -270,6 +287,12 @@ impl Log {
         let (entry, text) = Entry::numbered(self.frontier.size() + 1, record)
             .map_err(|e| StoreError::Damaged(format!("audit record: {e}")))?;
         self.append(at, entry.record.event.as_str(), &text)?;
+        if entry.record.minimum_index.is_some() {
+            at.execute(
+                "UPDATE log_head SET pruned_by = ?1 WHERE id = 1",
+                [entry.seq],
+            )?;
+        }
         Ok(entry)
     }
 
