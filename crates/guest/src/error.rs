@@ -127,6 +127,20 @@ pub enum GuestError {
         /// What is wrong, and what would mend it.
         reason: String,
     },
+    /// Scratch space that cannot be had.
+    #[error("scratch space {}: {reason}", path.display())]
+    Scratch {
+        /// The device, header or mount point.
+        path: PathBuf,
+        /// What is wrong, and what would mend it.
+        reason: String,
+    },
+    /// What scratch space needs and is not here.
+    #[error("scratch space needs what is missing here:\n  {}", missing.join("\n  "))]
+    ScratchNeeds {
+        /// Each with how to get it.
+        missing: Vec<String>,
+    },
     /// Plaintext that cannot be what was asked for.
     #[error("{0}")]
     UnusablePlaintext(&'static str),

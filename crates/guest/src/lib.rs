@@ -2,8 +2,8 @@
 //!
 //! It is both attestation agent and data hub of Confidential Containers. [`attestation`] proves the machine to one
 //! broker, [`data`] fetches and unseals, [`mod@serve`] offers both on loopback, [`exec`] gives an application its
-//! environment and files before it starts, [`volumes`] keeps mounted volumes unsealed while it runs. It knows the
-//! broker by its wire formats only.
+//! environment and files before it starts, [`volumes`] keeps mounted volumes unsealed while it runs, [`scratch`]
+//! encrypts a disk. It knows the broker by its wire formats only.
 
 pub mod attestation;
 pub mod config;
@@ -11,6 +11,7 @@ pub mod data;
 mod error;
 pub mod exec;
 mod placement;
+pub mod scratch;
 pub mod serve;
 pub mod volumes;
 
