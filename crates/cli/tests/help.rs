@@ -41,6 +41,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("guest", "serves secrets to applications"),
     ("guest exec", "if one fails, APP does not start"),
     ("guest run", "/cdh/resource/"),
+    ("guest scratch", "does not fit into memory"),
     ("guest unseal-volumes", "Mirror mounted volumes"),
     ("initdata", "a confidential VM measures"),
     ("initdata check", "what would not work"),

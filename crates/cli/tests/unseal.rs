@@ -8,6 +8,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -132,12 +133,12 @@ impl World {
     }
 
     fn mirroring(&self, names: &[&str], more: &[&str]) -> Program {
-        let mut program = self.guest(&["guest", "unseal-volumes"]).args(more);
+        let mut program = self.guest(&["guest", "unseal-volumes"]);
         for name in names {
             program = program.arg("--from").arg(self.volume(name));
             program = program.arg("--to").arg(self.mirror(name));
         }
-        program
+        program.args(more)
     }
 
     /// Everything in memory that an application or a thief could read.
@@ -267,7 +268,7 @@ fn broker_is_down_at_the_start_and_something_appears_before_it_is_up() {
     world.start_broker();
     let finished = running.finished().unwrap().expect_success();
     assert_eq!(document(&finished)["volumes"][0]["state"], "current");
-    assert_never_printed(&[&secret('a'), &secret('b')], &finished);
+    assert_never_printed(&[&secret('a')[..40], &secret('b')[..40]], &finished);
 
     let read = |path: &str| fs::read(world.mirror(path)).unwrap();
     assert_eq!(read("secret/key"), secret('a').as_bytes());
@@ -308,7 +309,7 @@ fn denial_or_one_bad_secret_of_three_lets_something_appear() {
         assert!(before.elapsed() < Duration::from_secs(40));
         assert_eq!(finished.status.code(), Some(1), "{}", printed(&finished));
         assert_eq!(world.plaintext(), [""; 0]);
-        assert_never_printed(&[&secret('a')], &finished);
+        assert_never_printed(&[&secret('a')[..40]], &finished);
         finished
     };
     let said = refused(&[]).stderr_text();
@@ -506,7 +507,9 @@ fn signal_in_the_middle_leaves_something_half_written() {
                     finished += 1;
                 }
                 code => {
-                    assert_eq!(code, Some(expected));
+                    // Before it listens to signals it ends by them.
+                    let early = status.signal() == Some(signal.as_raw());
+                    assert!(early || code == Some(expected), "{status}");
                     assert!(!shown && versions() == 0);
                     stopped += 1;
                 }
@@ -714,4 +717,46 @@ fn mirror_on_a_disk_or_without_its_volume_is_made() {
     ];
     assert_eq!(run(&named).0, Some(0));
     assert_eq!(world.place.read("disk/key"), secret('a').as_bytes());
+}
+
+#[test]
+fn scratch_space_does_not_say_what_it_needs() {
+    let Ok(memory) = tempfile::tempdir_in("/dev/shm") else {
+        println!("SKIPPED: no /dev/shm to write to");
+        return;
+    };
+    let place = Place::new();
+    let args = ["guest", "scratch", "open", "disk", "--size", "64M"];
+    let mount = memory.path().join("mount");
+    fs::create_dir(&mount).unwrap();
+    let name = format!("strongroom-test-{}", std::process::id());
+    let finished = place
+        .program(&args)
+        .args(["--name", &name, "--header"])
+        .arg(memory.path().join("header"))
+        .arg("--mount")
+        .arg(&mount)
+        .run()
+        .unwrap();
+    if !finished.status.success() {
+        let said = finished.stderr_text();
+        assert!(
+            said.contains("scratch space needs what is missing here"),
+            "{said}"
+        );
+        assert!(said.contains("dm-crypt") || said.contains("root") || said.contains("cryptsetup"));
+        assert_eq!(place.listing(), [""; 0]);
+        assert!(!memory.path().join("header").exists());
+        println!("SKIPPED: no mapping can be opened here: {said}");
+        return;
+    }
+    fs::write(mount.join("file"), secret('a')).unwrap();
+    place.ok(&["guest", "scratch", "close", &name]);
+    let disk = place.read("disk");
+    assert!(
+        !disk
+            .windows(40)
+            .any(|window| window == &secret('a').as_bytes()[..40])
+    );
+    assert_eq!(support::listing(&mount), [""; 0]);
 }

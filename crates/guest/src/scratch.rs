@@ -57,9 +57,7 @@ impl Scratch {
     /// [`GuestError::ScratchNeeds`] with all that is missing; [`GuestError::Scratch`] with what the system or cryptsetup
     /// says; [`GuestError::NotInMemory`] when a new header would lie on a disk.
     pub fn open(&self, key: &ScratchKey) -> Result<PathBuf, GuestError> {
-        let filesystem = self.filesystem.as_deref();
-        let needs = Needs::look(filesystem);
-        needs.met()?;
+        self.check_needs()?;
         let mapped = self.name.mapped();
         if mapped.exists() {
             return Err(failed(&mapped, "it is open already: close it first"));
@@ -70,7 +68,7 @@ impl Scratch {
             return Err(failed(mount, "there is no such folder to mount at"));
         }
         let is_new = !self.header.exists();
-        if !is_new && filesystem.is_some() {
+        if !is_new && self.filesystem.is_some() {
             return Err(failed(
                 &self.header,
                 "this header exists, so that the device holds data; a new file system would destroy them: leave out the \
@@ -89,6 +87,14 @@ impl Scratch {
             remove(&self.header);
         }
         opened.map(|()| mapped)
+    }
+
+    /// Whether everything is here that opening it needs.
+    ///
+    /// # Errors
+    /// [`GuestError::ScratchNeeds`] with all that is missing.
+    pub fn check_needs(&self) -> Result<(), GuestError> {
+        Needs::look(self.filesystem.as_deref()).met()
     }
 
     fn use_it(&self, mapped: &Path) -> Result<(), GuestError> {
@@ -198,6 +204,12 @@ impl ScratchName {
     }
 }
 
+impl std::fmt::Display for ScratchName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl std::str::FromStr for ScratchName {
     type Err = String;
 
@@ -227,12 +239,12 @@ impl ScratchKey {
         Ok(Self(key))
     }
 
-    /// A key of the broker.
+    /// A key that is held elsewhere, by the broker above all.
     ///
     /// # Errors
     /// [`GuestError::UnusablePlaintext`] when it is short enough to be a password, which the few iterations of its
     /// derivation would not protect.
-    pub fn of_the_broker(key: Zeroizing<Vec<u8>>) -> Result<Self, GuestError> {
+    pub fn held_elsewhere(key: Zeroizing<Vec<u8>>) -> Result<Self, GuestError> {
         if key.len() < MIN_KEY || key.len() > MAX_KEY {
             return Err(GuestError::UnusablePlaintext(
                 "a scratch space's key has 32 to 4096 random bytes: make it with `strongroom keygen`",
@@ -254,7 +266,8 @@ impl Needs {
             missing.push("root: run it as root, with CAP_SYS_ADMIN".to_owned());
         }
         if program(CRYPTSETUP).is_none() {
-            missing.push("cryptsetup: install it (Debian: apt-get install cryptsetup-bin)".to_owned());
+            missing
+                .push("cryptsetup: install it (Debian: apt-get install cryptsetup-bin)".to_owned());
         }
         // A control node that nobody answers is no device mapper.
         if File::open(Path::new(MAPPER).join("control")).is_err() {
@@ -392,7 +405,11 @@ fn run(command: &mut Command, key: Option<&ScratchKey>, about: &Path) -> Result<
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let said: Vec<&str> = said
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
     let said: String = said.join("; ").chars().take(MAX_SAID).collect();
     Err(failed(
         about,
@@ -404,7 +421,10 @@ fn run(command: &mut Command, key: Option<&ScratchKey>, about: &Path) -> Result<
 fn mounted_at(device: &Path) -> impl Iterator<Item = PathBuf> {
     let device = device.canonicalize().unwrap_or_else(|_| device.to_owned());
     let mounts = std::fs::read("/proc/self/mounts").unwrap_or_default();
-    let lines: Vec<Vec<u8>> = mounts.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+    let lines: Vec<Vec<u8>> = mounts
+        .split(|byte| *byte == b'\n')
+        .map(<[u8]>::to_vec)
+        .collect();
     lines.into_iter().filter_map(move |line| {
         let mut fields = line.split(|byte| *byte == b' ');
         let source = PathBuf::from(unescaped(fields.next()?));
@@ -500,7 +520,9 @@ mod tests {
         };
         let device = folder.path().join("disk");
         make_file(&device, 64 << 20).unwrap();
-        let name: ScratchName = format!("strongroom-{}", std::process::id()).parse().unwrap();
+        let name: ScratchName = format!("strongroom-{}", std::process::id())
+            .parse()
+            .unwrap();
         let scratch = Scratch {
             device,
             name,
@@ -517,7 +539,10 @@ mod tests {
         let found = Cryptsetup::found().ok();
         if found.is_none() {
             let required = std::env::var_os("STRONGROOM_REQUIRE_PEERS");
-            assert!(required.is_none_or(|required| required != "1"), "no cryptsetup");
+            assert!(
+                required.is_none_or(|required| required != "1"),
+                "no cryptsetup"
+            );
             println!("SKIPPED: no cryptsetup here");
         }
         found
@@ -556,7 +581,13 @@ mod tests {
             &["luksDump".as_ref(), scratch.header.as_ref()],
             None,
         );
-        for line in ["Version:       \t2", "aes-xts-plain64", "sector: 4096", "pbkdf2", "512 bits"] {
+        for line in [
+            "Version:       \t2",
+            "aes-xts-plain64",
+            "sector: 4096",
+            "pbkdf2",
+            "512 bits",
+        ] {
             assert!(dump.contains(line), "{line}: {dump}");
         }
         // The host's disk has nothing of it.
@@ -590,7 +621,10 @@ mod tests {
         };
         let needs = Needs::look(Some("ext4"));
         if !needs.missing.is_empty() {
-            println!("SKIPPED: no mapping can be opened here: {}", needs.missing.join("; "));
+            println!(
+                "SKIPPED: no mapping can be opened here: {}",
+                needs.missing.join("; ")
+            );
             return;
         }
         let at = folder.path().join("mounted");
@@ -621,11 +655,14 @@ mod tests {
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
         let cryptsetup = Cryptsetup { program: script };
         let key = b"a key that is long enough to be random bytes".to_vec();
-        let key = ScratchKey::of_the_broker(Zeroizing::new(key)).unwrap();
+        let key = ScratchKey::held_elsewhere(Zeroizing::new(key)).unwrap();
         let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
         cryptsetup.format(&scratch, &key).unwrap();
         let arguments = String::from_utf8(read("arguments")).unwrap();
-        assert!(arguments.contains("--integrity\nhmac-sha256\n"), "{arguments}");
+        assert!(
+            arguments.contains("--integrity\nhmac-sha256\n"),
+            "{arguments}"
+        );
         assert!(!arguments.contains("a key"), "{arguments}");
         assert_eq!(read("input"), *key.0);
         cryptsetup.open(&scratch, &key).unwrap();
@@ -645,7 +682,10 @@ mod tests {
         let cryptsetup = Cryptsetup { program: script };
         let key = ScratchKey::ephemeral().unwrap();
         let text = cryptsetup.format(&scratch, &key).unwrap_err().to_string();
-        assert!(text.contains("Device is in use.") && text.contains("disk"), "{text}");
+        assert!(
+            text.contains("Device is in use.") && text.contains("disk"),
+            "{text}"
+        );
         assert!(!scratch.header.exists());
     }
 
@@ -690,7 +730,7 @@ mod tests {
     fn password_is_taken_for_a_key() {
         for length in [0, 16, MIN_KEY - 1, MAX_KEY + 1] {
             let key = Zeroizing::new(vec![1; length]);
-            assert!(ScratchKey::of_the_broker(key).is_err(), "{length}");
+            assert!(ScratchKey::held_elsewhere(key).is_err(), "{length}");
         }
     }
 

@@ -3,6 +3,7 @@
 mod agent;
 mod exec;
 mod run;
+mod scratch;
 mod unseal_volumes;
 mod unsealing;
 
@@ -27,12 +28,14 @@ enum Action {
     /// Unseal environment values, files and volumes, then become APP; if one fails, APP does not start
     Exec(exec::Args),
     UnsealVolumes(unseal_volumes::Args),
+    Scratch(scratch::Args),
 }
 
 pub(crate) fn run(args: Args, json: bool) -> anyhow::Result<Outcome> {
     match args.action {
         Action::Run(args) => run::run(&args, json),
         Action::Exec(args) => exec::run(&args),
+        Action::Scratch(args) => scratch::run(&args),
         Action::UnsealVolumes(args) => unseal_volumes::run(&args, json),
     }
 }
