@@ -196,6 +196,8 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } | Self::Unavailable { .. } => true,
             Self::NotTheBroker { status, .. } => *status >= 500,
+            // A guest's word for a broker that it does not reach.
+            Self::GuestFailed { status, .. } => (502..=504).contains(status),
             _ => false,
         }
     }
@@ -299,6 +301,17 @@ mod tests {
             trusted: "",
         };
         assert!(!error.is_transient());
+    }
+
+    #[test]
+    fn a_guest_that_does_not_reach_its_broker_is_given_up() {
+        let failed = |status| ClientError::GuestFailed {
+            peer: String::new(),
+            status,
+            detail: String::new(),
+        };
+        assert!(failed(502).is_transient());
+        assert!(!failed(500).is_transient());
     }
 
     #[test]
