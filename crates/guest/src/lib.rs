@@ -9,6 +9,7 @@ pub mod config;
 pub mod data;
 mod error;
 pub mod exec;
+pub mod image;
 pub mod serve;
 
 pub use attestation::{Agent, AgentConfig};
