@@ -9,3 +9,4 @@ pub mod fixtures;
 pub mod leak;
 pub mod postgres;
 pub mod process;
+pub mod registry;

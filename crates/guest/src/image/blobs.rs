@@ -152,11 +152,6 @@ impl Blob {
         }))
     }
 
-    /// Its length in bytes.
-    pub(crate) fn length(&self) -> u64 {
-        self.length
-    }
-
     /// Reads it from the start.
     pub(crate) fn reader(&self) -> BlobReader {
         BlobReader {
@@ -298,7 +293,6 @@ mod tests {
         let mut read = Vec::new();
         found.reader().read_to_end(&mut read).unwrap();
         assert_eq!(read, content);
-        assert_eq!(found.length(), content.len() as u64);
         assert!(blobs.find(&descriptor(b"other")).is_none());
     }
 

@@ -2,6 +2,7 @@
 //!
 //! [`pull`] verifies on every call, whatever is in the cache: the cache knows blobs by digest and nothing else. Nothing
 //! of an image is decompressed before its digest is right, and nothing decrypted before its MAC is.
+//! The owner's side, [`owner`], signs and encrypts.
 
 mod blobs;
 mod bundle;
@@ -9,6 +10,7 @@ mod destination;
 mod error;
 mod layer;
 mod options;
+pub mod owner;
 mod registry;
 mod tar;
 mod unpack;

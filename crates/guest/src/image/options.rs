@@ -196,7 +196,7 @@ pub(crate) fn read_capped(path: &Path) -> Result<Zeroizing<Vec<u8>>, ImageError>
 }
 
 /// The `[image]` section of `cdh.toml`, as guest-components has it. Keys that are not known are refused.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct ImageSection {
     /// Where layers are kept.
@@ -215,8 +215,8 @@ pub struct ImageSection {
     pub authenticated_registry_credentials_uri: Option<String>,
     /// Where the broker has the configuration of registries.
     pub registry_configuration_uri: Option<String>,
-    /// The configuration of registries itself.
-    pub registry_config: Option<String>,
+    /// The configuration of registries itself: a table, or its text.
+    pub registry_config: Option<toml::Value>,
     /// Certificate authorities besides the machine's own.
     #[serde(default)]
     pub extra_root_certificates: Vec<String>,
@@ -235,45 +235,52 @@ impl ImageSection {
     /// The options that it states.
     ///
     /// # Errors
-    /// [`ImageError::Document`] when a URI is none, or something is given both as itself and by URI.
+    /// [`ImageError::Document`] when a URI is none; [`ImageError::Io`] when a file that one names cannot be read.
     pub fn options(&self) -> Result<PullOptions, ImageError> {
         let document =
-            |what: &'static str, uri: &Option<String>, text: &Option<String>| match (uri, text) {
+            |what: &'static str, uri: &Option<String>, text: Option<&str>| match (uri, text) {
                 (None, None) => Ok(None),
-                (Some(uri), None) if !is_resource(uri) => Document::named(uri).map(Some),
-                (Some(uri), None) => uri
-                    .parse()
-                    .map(|uri| Some(Document::Resource(uri)))
-                    .map_err(|error| invalid(what, format!("{uri}: {error}"))),
+                // As guest-components has it, the URI counts where both are there.
+                (Some(uri), _) => Document::named(uri).map(Some).map_err(|error| match error {
+                    ImageError::Unusable(reason) => invalid(what, reason),
+                    other => other,
+                }),
                 (None, Some(text)) => Ok(Some(Document::Text(Zeroizing::new(
-                    text.clone().into_bytes(),
+                    text.as_bytes().to_vec(),
                 )))),
-                (Some(_), Some(_)) => Err(invalid(
-                    what,
-                    "it is given both as text and by URI; leave one out".to_owned(),
-                )),
             };
+        let registry_config = match &self.registry_config {
+            Some(toml::Value::String(text)) => Some(text.clone()),
+            Some(toml::Value::Table(table)) => Some(table.to_string()),
+            Some(_) => {
+                return Err(invalid(
+                    "registry_config",
+                    "it is neither a table nor text".to_owned(),
+                ));
+            }
+            None => None,
+        };
         let defaults = PullOptions::default();
         Ok(PullOptions {
             policy: document(
                 "image_security_policy",
                 &self.image_security_policy_uri,
-                &self.image_security_policy,
+                self.image_security_policy.as_deref(),
             )?,
             sigstore_config: document(
                 "sigstore_config",
                 &self.sigstore_config_uri,
-                &self.sigstore_config,
+                self.sigstore_config.as_deref(),
             )?,
             credentials: document(
                 "authenticated_registry_credentials_uri",
                 &self.authenticated_registry_credentials_uri,
-                &None,
+                None,
             )?,
             registries: document(
                 "registry_config",
                 &self.registry_configuration_uri,
-                &self.registry_config,
+                registry_config.as_deref(),
             )?,
             extra_roots: self.extra_root_certificates.clone(),
             proxies: self.image_pull_proxy.clone(),
@@ -341,17 +348,30 @@ mod tests {
         let section: ImageSection = table["image"].clone().try_into().unwrap();
         let options = section.options().unwrap();
         assert!(options.policy.is_some(), "{section:?}");
+        let inline = ImageSection {
+            registry_configuration_uri: None,
+            ..section
+        };
+        let Some(Document::Text(text)) = inline.options().unwrap().registries else {
+            panic!("the table is lost");
+        };
+        let text = std::str::from_utf8(&text).unwrap();
+        strongroom_wire::image::registries::Registries::parse(text).unwrap();
     }
 
     #[test]
-    fn misspelt_key_and_double_policy_are_refused() {
+    fn misspelt_key_is_refused_and_a_uri_counts_before_text() {
         assert!(toml::from_str::<ImageSection>("image_security_policy_url = \"x\"").is_err());
-        let both: ImageSection = toml::from_str(
-            "image_security_policy = \"{}\"\nimage_security_policy_uri = \"kbs:///a/b/c\"",
-        )
-        .unwrap();
-        assert!(both.options().is_err());
+        let both = "image_security_policy = \"{}\"\nimage_security_policy_uri = \"kbs:///a/b/c\"";
+        let both: ImageSection = toml::from_str(both).unwrap();
+        assert!(matches!(
+            both.options().unwrap().policy,
+            Some(Document::Resource(_))
+        ));
         let neither: ImageSection = toml::from_str("").unwrap();
         assert!(neither.options().unwrap().policy.is_none());
+        let bad: ImageSection =
+            toml::from_str("image_security_policy_uri = \"kbs:///a b\"").unwrap();
+        assert!(matches!(bad.options(), Err(ImageError::Document { .. })));
     }
 }

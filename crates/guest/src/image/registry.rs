@@ -739,7 +739,7 @@ fn parameters(challenge: &str, scheme: &str) -> Option<Vec<(String, String)>> {
     let (name, mut rest) = challenge
         .trim()
         .split_once(' ')
-        .unwrap_or((challenge.trim(), ""));
+        .unwrap_or_else(|| (challenge.trim(), ""));
     if !name.eq_ignore_ascii_case(scheme) {
         return None;
     }
