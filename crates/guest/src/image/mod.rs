@@ -108,7 +108,14 @@ pub async fn pull(
 ) -> Result<PulledImage, ImageError> {
     let asked = parse(image)?.or_latest();
     let (policy, lookaside, registries) = decisions(&asked, options, source).await?;
-    let registry = Arc::new(registry_client(options, source).await?);
+    let registry = {
+        let credentials = read_credentials(options.credentials.as_ref(), source).await?;
+        Arc::new(Registry::new(
+            credentials,
+            &options.extra_roots,
+            &options.proxies,
+        )?)
+    };
     let verifier = Verifier {
         policy: &policy,
         lookaside: &lookaside,
@@ -181,38 +188,43 @@ async fn decisions(
                 .map_err(document(what, place))?
         }
     };
-    Ok((policy, lookaside, registries(options, source).await?))
+    let registries = read_registries(options.registries.as_ref(), source).await?;
+    Ok((policy, lookaside, registries))
 }
 
-async fn registries(
-    options: &PullOptions,
+async fn read_registries(
+    place: Option<&Document>,
     source: Option<&Source>,
 ) -> Result<Registries, ImageError> {
     let what = "the configuration of registries";
-    match &options.registries {
-        None => Ok(Registries::default()),
-        Some(place) => {
-            let bytes = place.read(what, source).await?;
-            text(&bytes)
-                .and_then(Registries::parse)
-                .map_err(document(what, place))
-        }
+    let Some(place) = place else {
+        return Ok(Registries::default());
+    };
+    let bytes = place.read(what, source).await?;
+    let registries = text(&bytes)
+        .and_then(Registries::parse)
+        .map_err(document(what, place))?;
+    for member in registries.ignored() {
+        tracing::warn!(
+            member,
+            "the configuration of registries has a member that is not followed here"
+        );
     }
+    Ok(registries)
 }
 
-async fn registry_client(
-    options: &PullOptions,
+async fn read_credentials(
+    place: Option<&Document>,
     source: Option<&Source>,
-) -> Result<Registry, ImageError> {
+) -> Result<Credentials, ImageError> {
     let what = "the registry credentials";
-    let credentials = match &options.credentials {
-        None => Credentials::none(),
+    match place {
+        None => Ok(Credentials::none()),
         Some(place) => {
             let bytes = place.read(what, source).await?;
-            Credentials::parse(&bytes).map_err(document(what, place))?
+            Credentials::parse(&bytes).map_err(document(what, place))
         }
-    };
-    Registry::new(credentials, &options.extra_roots, &options.proxies)
+    }
 }
 
 fn text(bytes: &[u8]) -> Result<&str, FormatError> {

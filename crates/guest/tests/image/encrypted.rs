@@ -285,7 +285,7 @@ async fn layer_encrypted_here_opens_in_python() {
             "application/vnd.oci.image.layer.v1.tar+gzip+encrypted"
         );
         std::fs::write(world.path("descriptor"), layer.to_string()).unwrap();
-        python_peer(&python)
+        let ran = python_peer(&python)
             .arg("open")
             .args([
                 world.path("descriptor"),
@@ -294,8 +294,8 @@ async fn layer_encrypted_here_opens_in_python() {
                 world.path("opened"),
             ])
             .run()
-            .unwrap()
-            .expect_success();
+            .unwrap();
+        assert!(ran.status.success(), "{}", ran.stderr_text());
         assert_eq!(
             std::fs::read(world.path("opened")).unwrap(),
             image.layers[number].bytes
@@ -313,13 +313,13 @@ async fn layer_encrypted_in_python_opens_here_in_both_versions() {
     for version in ["1", "2"] {
         let mut layer = Layer::gzip(&files(&[("made", version)]));
         std::fs::write(world.path("plain"), &layer.bytes).unwrap();
-        python_peer(&python)
+        let ran = python_peer(&python)
             .arg("make")
             .args(["descriptor", "kek", "plain", "cipher"].map(|name| world.path(name)))
             .args([KID, version])
             .run()
-            .unwrap()
-            .expect_success();
+            .unwrap();
+        assert!(ran.status.success(), "{}", ran.stderr_text());
         layer.annotations = read_json(&world.path("descriptor"))["annotations"].clone();
         layer.bytes = std::fs::read(world.path("cipher")).unwrap();
         layer.media_type += "+encrypted";

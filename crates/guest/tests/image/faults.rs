@@ -75,12 +75,14 @@ async fn login_is_given_where_it_is_asked_for() {
     world.pull_with("app:v1", &signed, None).await.unwrap();
 }
 
+type Shared<T> = Arc<Mutex<Vec<T>>>;
+
 /// A registry that hands out tokens, sends layers elsewhere, and breaks the first connection in the middle.
 #[derive(Clone, Default)]
 struct Fake {
-    files: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    files: Shared<(String, Vec<u8>)>,
     /// Path and Authorization header of each request.
-    seen: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    seen: Shared<(String, Option<String>)>,
     broke: Arc<Mutex<bool>>,
     /// Where layers lie.
     elsewhere: Arc<Mutex<String>>,
@@ -201,9 +203,8 @@ async fn token_goes_to_no_redirect_and_a_broken_download_goes_on() {
         let path = entry.unwrap().path();
         let bytes = std::fs::read(&path).unwrap();
         let digest = Digest::sha256(&bytes);
-        let name = match bytes.starts_with(b"{\"config\"")
-            && bytes.windows(8).any(|part| part == b"\"layers\"")
-        {
+        let is_manifest = bytes.windows(15).any(|part| part == b"\"schemaVersion\"");
+        let name = match is_manifest {
             true => "/v2/app/manifests/v1".to_owned(),
             false => format!("/v2/app/blobs/{digest}"),
         };

@@ -87,7 +87,7 @@ fn sign(world: &World, gpg: &Gpg, user: &str, name: &str, number: usize) {
         .path("signatures")
         .join(format!("{repository}@sha256={}", digest.hex()));
     std::fs::create_dir_all(&folder).unwrap();
-    Program::new(&world.skopeo)
+    let ran = Program::new(&world.skopeo)
         .env("GNUPGHOME", gpg.home.path())
         .arg("standalone-sign")
         .arg(world.path("manifest"))
@@ -95,8 +95,8 @@ fn sign(world: &World, gpg: &Gpg, user: &str, name: &str, number: usize) {
         .arg("-o")
         .arg(folder.join(format!("signature-{number}")))
         .run()
-        .unwrap()
-        .expect_success();
+        .unwrap();
+    assert!(ran.status.success(), "{}", ran.stderr_text());
 }
 
 fn with_places(world: &World, policy: &Value) -> PullOptions {

@@ -8,7 +8,7 @@ use strongroom_testkit::process::Program;
 use strongroom_wire::image::reference::Reference;
 use strongroom_wire::image::signing_key::{PublicKey, SigningKey};
 
-use crate::support::{Image, World, anything, broker, key, key_pem, options, signed_by, text};
+use crate::support::{Image, World, anything, broker, key, options, signed_by, text};
 
 async fn sign_it(world: &World, name: &str, key: &SigningKey) {
     let image: Reference = world.name(name).parse().unwrap();
@@ -368,7 +368,15 @@ async fn what_cosign_signs_is_accepted_under_its_tag_and_as_a_referrer() {
     let (Some(world), Some(cosign)) = (World::start(), optional_peer("cosign")) else {
         return;
     };
-    std::fs::write(world.path("image.key"), key_pem()).unwrap();
+    // As the message about encrypted keys says; both programs take this form.
+    let pem = Program::new("openssl")
+        .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout"])
+        .run()
+        .unwrap()
+        .expect_success()
+        .stdout;
+    let plain = SigningKey::parse_pem(&pem).unwrap();
+    std::fs::write(world.path("image.key"), pem).unwrap();
     let cosign = |arguments: &[&str]| {
         Program::new(&cosign)
             .env("HOME", world.folder.path())
@@ -388,6 +396,12 @@ async fn what_cosign_signs_is_accepted_under_its_tag_and_as_a_referrer() {
         "ours",
     ]);
     let public = std::fs::read_to_string(world.path("ours.pub")).unwrap();
+    assert_eq!(
+        PublicKey::parse(public.as_bytes()).unwrap().fingerprint(),
+        PublicKey::parse(plain.public_pem().unwrap().as_bytes())
+            .unwrap()
+            .fingerprint()
+    );
     // The key that cosign encrypted is not read; the message says what to do.
     let encrypted = std::fs::read(world.path("ours.key")).unwrap();
     assert!(

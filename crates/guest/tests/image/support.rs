@@ -57,6 +57,7 @@ impl World {
         image.write_layout(layout.path(), "it");
         self.skopeo(&[
             "copy",
+            "--preserve-digests",
             "--dest-tls-verify=false",
             &format!("oci:{}:it", layout.path().display()),
             &format!("docker://{}", self.name(name)),
@@ -147,11 +148,7 @@ pub(crate) fn signed_by(public_pem: &str) -> Value {
 }
 
 pub(crate) fn key() -> SigningKey {
-    SigningKey::parse_pem(key_pem().as_bytes()).unwrap()
-}
-
-pub(crate) fn key_pem() -> String {
-    let finished = Program::new("openssl")
+    let pem = Program::new("openssl")
         .args([
             "genpkey",
             "-algorithm",
@@ -160,8 +157,10 @@ pub(crate) fn key_pem() -> String {
             "ec_paramgen_curve:P-256",
         ])
         .run()
-        .unwrap();
-    finished.expect_success().stdout_text()
+        .unwrap()
+        .expect_success()
+        .stdout;
+    SigningKey::parse_pem(&pem).unwrap()
 }
 
 /// An image before it is pushed.

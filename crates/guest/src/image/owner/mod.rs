@@ -7,7 +7,6 @@ mod sign;
 
 use std::sync::Arc;
 
-use strongroom_wire::image::credentials::Credentials;
 use strongroom_wire::image::reference::Repository;
 use strongroom_wire::image::registries::{Place, Registries};
 
@@ -40,24 +39,8 @@ struct Way {
 
 impl Way {
     async fn open(access: &Access) -> Result<Self, ImageError> {
-        let credentials = match &access.credentials {
-            None => Credentials::none(),
-            Some(place) => {
-                let what = "the registry credentials";
-                Credentials::parse(&place.read(what, None).await?)
-                    .map_err(super::document(what, place))?
-            }
-        };
-        let registries = match &access.registries {
-            None => Registries::default(),
-            Some(place) => {
-                let what = "the configuration of registries";
-                let bytes = place.read(what, None).await?;
-                super::text(&bytes)
-                    .and_then(Registries::parse)
-                    .map_err(super::document(what, place))?
-            }
-        };
+        let credentials = super::read_credentials(access.credentials.as_ref(), None).await?;
+        let registries = super::read_registries(access.registries.as_ref(), None).await?;
         let registry = Arc::new(Registry::new(
             credentials,
             &access.extra_roots,
