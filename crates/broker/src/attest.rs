@@ -3,11 +3,13 @@
 //! The nonce is taken first and for good. Then each step's output is the next one's input: parse, verify,
 //! appraise, issue. The record is written before the token leaves.
 
+pub(crate) mod service;
+
 use std::sync::Arc;
 
 use strongroom_verifier::{
-    AppraiseError, AppraisedClaims, AppraisedSubmod, Binding, Check, Collateral, CollateralRequest,
-    Evidence, Reason, VerifyError, appraise, verify,
+    AppraiseError, AppraisedClaims, AppraisedSubmod, Binding, Collateral, CollateralRequest,
+    Evidence, Reason, VerifiedEvidence, VerifyError, appraise, verify,
 };
 use strongroom_wire::ear::{Tier, TrustVector};
 use strongroom_wire::initdata::{Initdata, InitdataError};
@@ -16,11 +18,13 @@ use strongroom_wire::kbs::{Attestation, InitDataBody};
 use crate::audit::{EventId, Kind, Outcome, Record};
 use crate::collateral::CollateralError;
 use crate::config::Loosening;
+use crate::http::ApiError;
+use crate::policies::DEFAULT_ID;
 use crate::session::{Pending, SessionError, SessionId};
 use crate::store::{Change, StoreError};
 use crate::strangers::PER_SECOND;
 use crate::tokens::{IssueError, IssuedToken};
-use crate::{Inner, NotLetThrough};
+use crate::{Inner, Moment, NotLetThrough};
 
 /// Takes the nonce of the session, once and for good, and parses what was sent with it. What does not parse as a
 /// message never was an attestation and takes none.
@@ -29,36 +33,35 @@ pub(crate) fn begin(
     session: Option<SessionId>,
     attestation: Attestation,
     now: u64,
-) -> Result<Begun, AttestError> {
-    let (session, pending, initdata) =
-        take_nonce(broker, session, &attestation, now).inspect_err(|error| {
-            let mut record = Record::new(Kind::Attestation, Outcome::Denied, ACTION, now);
-            record.detail = Some(error.to_string().chars().take(MAX_DETAIL).collect());
-            let class = match error {
-                AttestError::Session(_) => "session",
-                _ => "init-data",
-            };
-            broker.metrics.attestation_refused(None, class);
-            broker.record_stranger(record, PER_SECOND);
-        })?;
+) -> Result<Begun, Ended> {
+    let (session, pending, initdata) = take_nonce(broker, session, &attestation, now)
+        .map_err(|error| Ended::NotBegun { error, at: now })?;
     let mut record = Record::new(Kind::Attestation, Outcome::Allowed, ACTION, now);
     record.tee = Some(pending.tee);
     record.tee_key = Some(attestation.runtime_data.tee_pubkey.thumbprint());
     record.loosenings = broker.connection_loosenings();
+    let policy = broker.config.attestation.selected(&pending.policy);
+    let Some(policy) = policy.map(str::to_owned) else {
+        let error = SessionError::Unknown.into();
+        return Err(Ended::NotBegun { error, at: now });
+    };
     match parse(&pending, &attestation) {
         Ok(evidence) => Ok(Begun {
+            policy,
             session,
             attestation,
             initdata,
             evidence,
             record,
         }),
-        Err(refusal) => Err(refuse(broker, record, refusal)),
+        Err(refusal) => Err(Ended::refused(record, refusal)),
     }
 }
 
 /// An attestation whose nonce is taken and whose evidence is parsed: what remains needs collateral.
 pub(crate) struct Begun {
+    /// The id of the policies that the session was opened for.
+    policy: String,
     session: SessionId,
     attestation: Attestation,
     initdata: Option<Initdata>,
@@ -73,14 +76,16 @@ impl Begun {
     }
 }
 
-/// Verifies and appraises what a session sent and gives its token, once.
+/// Verifies and appraises what a session sent and signs its token, which nobody gets before it is recorded.
 pub(crate) fn finish(
     broker: &Inner,
     begun: Begun,
     collateral: Result<Collateral, CollateralError>,
     now: u64,
-) -> Result<String, AttestError> {
-    broker.follow()?;
+) -> Result<Judged, Ended> {
+    broker
+        .follow()
+        .map_err(|error| Ended::Failed(error.into()))?;
     let mut record = begun.record;
     let session = begun.session;
     if broker.live().insecure_collateral && !begun.evidence.collateral_request().is_empty() {
@@ -93,37 +98,97 @@ pub(crate) fn finish(
         begun.initdata.as_ref(),
     );
     let outcome = collateral.map_err(Refusal::from).and_then(|collateral| {
-        judge(
-            broker,
-            begun.evidence,
-            &collateral,
-            &binding,
-            &mut record,
-            now,
-        )
+        let anchors = &broker.anchors;
+        let verified = verify(begun.evidence, &collateral, anchors, &binding, now)?;
+        let appraised = appraised(broker, verified, &begun.policy, &mut record, now)?;
+        issue(broker, &appraised, None, now)
     });
-    let done = match outcome {
+    match outcome {
         Ok(token) => {
             record.token = Some(token.id.clone());
-            let kept = Change::KeepClaims {
-                token: token.id,
-                claims: token.claims,
-            };
             broker.metrics.attested(record.tee);
-            broker
-                .ledger
-                .commit(kept, record)
-                .map(|_| token.jwt)
-                .map_err(AttestError::from)
+            Ok(Judged {
+                session,
+                token,
+                record,
+            })
         }
-        Err(refusal) => Err(refuse(broker, record, refusal)),
-    };
-    if let Ok(token) = &done {
-        broker
-            .sessions()
-            .attested(&session, Arc::from(token.as_str()), now);
+        Err(refusal) => Err(Ended::refused(record, refusal)),
     }
-    done
+}
+
+/// An attestation that earned a token.
+#[must_use = "a token that is not recorded goes to nobody"]
+pub(crate) struct Judged {
+    session: SessionId,
+    token: IssuedToken,
+    record: Record,
+}
+
+impl Judged {
+    /// Records the attestation and gives its token, once.
+    pub(crate) async fn issue(self, broker: &Arc<Inner>, now: u64) -> Result<String, ApiError> {
+        let Self {
+            session,
+            token,
+            record,
+        } = self;
+        let kept = Change::KeepClaims {
+            token: token.id,
+            claims: token.claims,
+        };
+        let recorded = broker.ledger.committed(kept, record).await;
+        recorded.map_err(AttestError::from)?;
+        let shown = Arc::from(token.jwt.as_str());
+        let keep = move |broker: &Inner| broker.sessions().attested(&session, shown, now);
+        broker.moment(Moment::Short, keep).await?;
+        Ok(token.jwt)
+    }
+}
+
+/// An attestation that earned no token. A refusal is not recorded yet.
+#[must_use = "a refusal that is dropped leaves no record"]
+pub(crate) enum Ended {
+    /// There was no nonce to take, or none was taken.
+    NotBegun { error: AttestError, at: u64 },
+    /// The evidence was refused.
+    Refused {
+        record: Box<Record>,
+        refusal: Refusal,
+    },
+    /// Nothing was decided.
+    Failed(AttestError),
+}
+
+impl Ended {
+    fn refused(mut record: Record, refusal: Refusal) -> Self {
+        record.outcome = Outcome::Denied;
+        record.detail = Some(refusal.to_string());
+        record.reasons = refusal.reasons();
+        Self::Refused {
+            record: Box::new(record),
+            refusal,
+        }
+    }
+
+    /// Records a refusal, and gives what the guest may know. Blocks.
+    pub(crate) fn record(self, broker: &Inner) -> AttestError {
+        match self {
+            Self::NotBegun { error, at } => {
+                let mut record = Record::new(Kind::Attestation, Outcome::Denied, ACTION, at);
+                record.detail = Some(error.to_string().chars().take(MAX_DETAIL).collect());
+                let class = match &error {
+                    AttestError::Session(_) => "session",
+                    _ => "init-data",
+                };
+                broker.metrics.attestation_refused(None, class);
+                broker.record_stranger(record, PER_SECOND);
+                error
+            }
+            Self::Refused { record, refusal } => refuse(broker, *record, refusal),
+            Self::Failed(error) => error,
+        }
+    }
 }
 
 fn take_nonce(
@@ -154,18 +219,36 @@ fn parse(pending: &Pending, attestation: &Attestation) -> Result<Evidence, Refus
     )?)
 }
 
-fn judge(
+/// Writes the record; the token leaves after it.
+fn conclude(
     broker: &Inner,
-    evidence: Evidence,
-    collateral: &Collateral,
-    binding: &Binding,
-    record: &mut Record,
+    mut record: Record,
+    outcome: Result<IssuedToken, Refusal>,
+) -> Result<String, AttestError> {
+    match outcome {
+        Ok(token) => {
+            record.token = Some(token.id.clone());
+            let kept = Change::KeepClaims {
+                token: token.id,
+                claims: token.claims,
+            };
+            broker.metrics.attested(record.tee);
+            broker.ledger.commit(kept, record)?;
+            Ok(token.jwt)
+        }
+        Err(refusal) => Err(Ended::refused(record, refusal).record(broker)),
+    }
+}
+
+fn issue(
+    broker: &Inner,
+    appraised: &AppraisedClaims,
+    audience: Option<&str>,
     now: u64,
 ) -> Result<IssuedToken, Refusal> {
-    let appraised = appraised(broker, evidence, collateral, binding, record, now)?;
     broker
         .issuer
-        .issue(&appraised, now)
+        .issue(appraised, audience, now)
         .map_err(|error| match error {
             IssueError::TooLong { .. } => Refusal::TokenTooLong(error),
             IssueError::Ear(error) => Refusal::Internal(error.to_string()),
@@ -174,18 +257,20 @@ fn judge(
 
 fn appraised(
     broker: &Inner,
-    evidence: Evidence,
-    collateral: &Collateral,
-    binding: &Binding,
+    verified: VerifiedEvidence,
+    policy: &str,
     record: &mut Record,
     now: u64,
 ) -> Result<AppraisedClaims, Refusal> {
-    let tee = evidence.tee();
-    let verified = verify(evidence, collateral, &broker.anchors, binding, now)?;
+    let tee = verified.tee();
     broker
         .let_through(verified.development().map(Some), record)
         .map_err(|NotLetThrough| Refusal::Development)?;
     let appraisals = broker.policies.appraisal();
+    let appraisals = appraisals.of(policy).ok_or_else(|| Refusal::NoPolicy {
+        id: policy.to_owned(),
+    })?;
+    record.policy_id = (policy != DEFAULT_ID).then(|| format!("{policy}_{}", tee.class()));
     record.policy = appraisals.digest(tee.class());
     let values = broker.policies.reference_values();
     let appraise = || appraise(verified, &values, &appraisals.policies, now);
@@ -229,10 +314,7 @@ pub(crate) fn parse_initdata(body: &InitDataBody) -> Result<Initdata, AttestErro
     Ok(Initdata::parse(&body.body)?)
 }
 
-fn refuse(broker: &Inner, mut record: Record, refusal: Refusal) -> AttestError {
-    record.outcome = Outcome::Denied;
-    record.detail = Some(refusal.to_string());
-    record.reasons = refusal.reasons();
+fn refuse(broker: &Inner, record: Record, refusal: Refusal) -> AttestError {
     broker
         .metrics
         .attestation_refused(record.tee, refusal.class());
@@ -240,20 +322,14 @@ fn refuse(broker: &Inner, mut record: Record, refusal: Refusal) -> AttestError {
     let event = broker.record_stranger(record, REFUSED_PER_SECOND);
     match refusal {
         Refusal::Internal(_) => AttestError::Internal(event),
-        Refusal::Collateral(ref error) if error.may_pass() => AttestError::Later {
-            event,
-            said: refusal.said(),
-        },
-        _ => AttestError::Refused {
-            event,
-            said: refusal.said(),
-        },
+        Refusal::Collateral(error) if error.may_pass() => AttestError::Later { event },
+        _ => AttestError::Refused { event },
     }
 }
 
 /// Why evidence earned no token.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
+pub(crate) enum Refusal {
     #[error("the evidence is for another nonce than this session's")]
     Nonce,
     #[error(
@@ -266,6 +342,8 @@ enum Refusal {
     Collateral(#[from] CollateralError),
     #[error(transparent)]
     Appraise(#[from] AppraiseError),
+    #[error("there is no appraisal policy {id}_cpu: an admin sets it")]
+    NoPolicy { id: String },
     #[error(transparent)]
     TokenTooLong(IssueError),
     #[error("{0}")]
@@ -273,43 +351,6 @@ enum Refusal {
 }
 
 impl Refusal {
-    /// What the guest hears: never what was expected and what was found. Those are in the record.
-    fn said(&self) -> String {
-        match self {
-            Self::Verify(VerifyError::ReportData { .. }) => {
-                "the evidence has other report data than this handshake's".to_owned()
-            }
-            Self::Verify(VerifyError::Initdata { .. }) => {
-                "the platform's register does not hold the digest of the init-data that was sent"
-                    .to_owned()
-            }
-            Self::Verify(
-                VerifyError::PlatformNotSupported { .. }
-                | VerifyError::Malformed { .. }
-                | VerifyError::AdditionalEvidence
-                | VerifyError::MissingCollateral { .. }
-                | VerifyError::Failed {
-                    check: Check::Structure | Check::Devices,
-                    ..
-                },
-            )
-            | Self::Nonce
-            | Self::Development
-            | Self::TokenTooLong(_) => self.to_string(),
-            Self::Verify(error) => format!(
-                "the evidence does not verify: {} does not hold",
-                error.check().name()
-            ),
-            Self::Collateral(error) if error.may_pass() => {
-                "what the platform's maker says of it cannot be had now: try again later".to_owned()
-            }
-            Self::Collateral(_) => {
-                "this broker cannot have what the platform's maker says of it".to_owned()
-            }
-            Self::Appraise(_) | Self::Internal(_) => "the evidence cannot be appraised".to_owned(),
-        }
-    }
-
     /// What kind of rule refused, in a word, for those who count.
     fn class(&self) -> &'static str {
         match self {
@@ -317,7 +358,7 @@ impl Refusal {
             Self::Development => "development",
             Self::Verify(error) => error.check().name(),
             Self::Collateral(_) => "collateral",
-            Self::Appraise(_) => "policy-failed",
+            Self::Appraise(_) | Self::NoPolicy { .. } => "policy-failed",
             Self::TokenTooLong(_) => "token-too-long",
             Self::Internal(_) => "internal",
         }
@@ -357,12 +398,17 @@ pub(crate) enum AttestError {
     #[error(transparent)]
     Initdata(#[from] InitdataError),
     #[error(transparent)]
+    Service(#[from] service::RequestError),
+    #[error(transparent)]
     Session(#[from] SessionError),
-    #[error("{said}; the broker's owner can explain event {event}")]
-    Refused { event: EventId, said: String },
+    /// Which check, and why, is in the record: a guest that hears it learns what to forge.
+    #[error("the evidence was refused; the broker's owner can explain event {event}")]
+    Refused { event: EventId },
     /// No refusal: the same evidence may pass later, in a new session.
-    #[error("{said}; the broker's owner can explain event {event}")]
-    Later { event: EventId, said: String },
+    #[error(
+        "what the platform's maker says of it cannot be had now: try again later; the broker's owner can explain event {event}"
+    )]
+    Later { event: EventId },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the broker failed; its owner can explain event {0}")]

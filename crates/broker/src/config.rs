@@ -8,10 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
+use strongroom_tpm::TpmAddress;
 use strongroom_wire::tee::Tee;
 
 use crate::client::Network;
+use crate::policies::{DEFAULT_ID, is_appraisal_name};
+use crate::session::PolicyTag;
 use crate::sources::{SourcesConfig, VaultConfig};
 use crate::store::Target;
 use crate::{BrokerError, key_file};
@@ -59,6 +63,12 @@ pub struct Config {
     /// Whom to trust besides the makers of the platforms.
     #[serde(default)]
     pub anchors: AnchorsConfig,
+    /// By which appraisal policies guests may ask to be graded.
+    #[serde(default)]
+    pub attestation: AttestationConfig,
+    /// Whether whoever has evidence may ask what it is worth.
+    #[serde(default)]
+    pub attestation_service: AttestationServiceConfig,
     /// Which reference values are taken.
     #[serde(default)]
     pub reference_values: ReferenceValuesConfig,
@@ -114,6 +124,8 @@ pub struct StoreConfig {
     pub insecure_postgres: bool,
     /// The storage key, readable by its owner alone. Without it the store's secrets are lost.
     pub key_file: PathBuf,
+    /// The TPM that sealed what is in `key_file`: `/dev/tpmrm0`. A socket, or `tcp:127.0.0.1:PORT`, is an emulator's.
+    pub key_tpm: Option<String>,
 }
 
 impl StoreConfig {
@@ -134,6 +146,9 @@ impl StoreConfig {
     }
 
     fn check(&self) -> Result<(), String> {
+        if let Some(Err(error)) = self.key_tpm.as_deref().map(str::parse::<TpmAddress>) {
+            return Err(format!("store.key_tpm: {error}"));
+        }
         match (self.path.as_os_str().is_empty(), &self.postgres_url) {
             (true, None) => Err("[store] has neither path nor postgres_url: name one".to_owned()),
             (false, Some(_)) => {
@@ -161,6 +176,9 @@ pub struct AuditConfig {
     /// For how many days the claims of tokens are kept, without which a decision is not explained in full and not
     /// rehearsed under another policy.
     pub keep_claims_days: u64,
+    /// For how many days entries of the record are kept. Without it, for good. Those that are older go in bundles of 256,
+    /// with an entry that says so; the hashes of all of them stay.
+    pub keep_days: Option<u64>,
 }
 
 impl AuditConfig {
@@ -176,6 +194,7 @@ impl Default for AuditConfig {
         Self {
             signing_key: None,
             keep_claims_days: 90,
+            keep_days: None,
         }
     }
 }
@@ -451,6 +470,40 @@ pub struct AnchorsConfig {
     pub attestation_keys: Vec<PathBuf>,
 }
 
+/// `[attestation]`
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AttestationConfig {
+    /// What a guest may send as `attestation-policy-selector`, and the id of the appraisal policies that it is then graded by:
+    /// `strict` stands for `strict_cpu` and `strict_gpu`. Who sends none is graded by `default`.
+    pub policy_ids: BTreeMap<String, String>,
+}
+
+impl AttestationConfig {
+    /// What a session's id says of the policies that a selector stands for.
+    pub(crate) fn select(&self, selector: &str) -> Option<PolicyTag> {
+        self.policy_ids.get(selector).map(|id| policy_tag(id))
+    }
+
+    /// The id of the policies that a session's id speaks of. None when this configuration maps nothing to it.
+    pub(crate) fn selected(&self, tag: &PolicyTag) -> Option<&str> {
+        if *tag == PolicyTag::default() {
+            return Some(DEFAULT_ID);
+        }
+        let mut ids = self.policy_ids.values().map(String::as_str);
+        ids.find(|id| policy_tag(id) == *tag)
+    }
+}
+
+/// `[attestation_service]`
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AttestationServiceConfig {
+    /// Appraise evidence for whoever sends it, at `/attestation` as an upstream attestation service does. Nobody is asked
+    /// who they are, and freshness is the caller's business. Nothing is released on such a token here.
+    pub enabled: bool,
+}
+
 /// `[reference_values]`
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -552,6 +605,8 @@ pub enum Loosening {
     AcceptDevelopmentRoot,
     /// `[collateral] insecure_http = true`
     InsecureCollateral,
+    /// `[attestation_service] enabled = true`
+    AttestationService,
     /// `[telemetry] insecure_http = true`
     InsecureTelemetry,
     /// `[sources.vault] insecure_http = true`
@@ -568,6 +623,7 @@ impl Loosening {
             Self::AcceptSampleEvidence => "development.accept_sample_evidence",
             Self::AcceptDevelopmentRoot => "development.root",
             Self::InsecureCollateral => "collateral.insecure_http",
+            Self::AttestationService => "attestation_service.enabled",
             Self::InsecureTelemetry => "telemetry.insecure_http",
             Self::InsecureVault => "sources.vault.insecure_http",
             Self::InsecurePostgres => "store.insecure_postgres",
@@ -596,6 +652,11 @@ impl Loosening {
             Self::InsecurePostgres => {
                 "store.insecure_postgres = true: policies, reference values and the record can be read and changed on the \
                  wire to the database. Secrets stay sealed there."
+            }
+            Self::AttestationService => {
+                "attestation_service.enabled = true: whoever reaches this broker gets a token for evidence, whose \
+                 freshness nobody checks but the caller. This broker releases nothing on such a token; see that no \
+                 other relying party does without checking what the evidence binds."
             }
             Self::InsecureTelemetry => {
                 "telemetry.insecure_http = true: spans leave over a wire on which somebody can see who attests and when."
@@ -761,7 +822,9 @@ impl Config {
                 300,
             ),
         ];
-        for (key, value, least, most) in ranges {
+        let keep_days = self.audit.keep_days;
+        let optional = keep_days.map(|days| ("audit.keep_days", days, 1, 36_500));
+        for (key, value, least, most) in ranges.into_iter().chain(optional) {
             if !(least..=most).contains(&value) {
                 problems.push(format!(
                     "{key} = {value} is out of range: {least} to {most}"
@@ -784,6 +847,14 @@ impl Config {
             problems.push(format!("log.filter {filter:?} is no filter: {error}"));
         }
         problems.extend(self.sources.check(self.limits.request_seconds).err());
+        for (selector, id) in &self.attestation.policy_ids {
+            if !is_appraisal_name(id) {
+                problems.push(format!(
+                    "attestation.policy_ids.{selector} = {id:?} is no id of appraisal policies: letters, digits, dots and \
+                     hyphens, without the class (strict for strict_cpu)"
+                ));
+            }
+        }
         let mut names = BTreeSet::new();
         for admin in &self.admin {
             if admin.name.is_empty() || !names.insert(&admin.name) {
@@ -823,6 +894,9 @@ impl Config {
         }
         if self.store.is_loosened() {
             loosenings.push(Loosening::InsecurePostgres);
+        }
+        if self.attestation_service.enabled {
+            loosenings.push(Loosening::AttestationService);
         }
         if self.telemetry.insecure_http {
             loosenings.push(Loosening::InsecureTelemetry);
@@ -890,6 +964,16 @@ impl Default for CollateralConfig {
     }
 }
 
+/// Never zeros for an id that anybody finds: those are the default policies.
+fn policy_tag(id: &str) -> PolicyTag {
+    let mut tag = PolicyTag::default();
+    if id != DEFAULT_ID {
+        let hash = digest::digest(&digest::SHA256, id.as_bytes());
+        let (prefix, _) = hash.as_ref().split_at(tag.len());
+        tag.copy_from_slice(prefix);
+    }
+    tag
+}
 /// What stands between two problems in one message.
 pub(crate) const NEXT_PROBLEM: &str = "\n  ";
 
@@ -999,6 +1083,17 @@ mod tests {
     }
 
     #[test]
+    fn tpm_of_another_machine_is_no_place_for_a_key() {
+        let with = |tpm: &str| MINIMAL.replace("key_file", &format!("key_tpm = {tpm:?}\nkey_file"));
+        let config = parse(&with("/dev/tpmrm0"), "/folder").unwrap();
+        assert_eq!(config.store.key_tpm.as_deref(), Some("/dev/tpmrm0"));
+        for wrong in ["", "tpmrm0", "tcp:192.0.2.1:2321"] {
+            let refused = refusal(&with(wrong));
+            assert!(refused.contains("store.key_tpm"), "{refused}");
+        }
+    }
+
+    #[test]
     fn configuration_that_others_may_write_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
@@ -1054,6 +1149,9 @@ mod tests {
             refusal(&format!("{MINIMAL}lifetime_seconds = 99999999"))
                 .contains("token.lifetime_seconds")
         );
+        let kept = |days: u64| format!("{MINIMAL}[audit]\nkeep_days = {days}");
+        assert!(refusal(&kept(0)).contains("audit.keep_days"));
+        assert!(parse(&kept(400), "").is_ok());
     }
 
     #[test]
@@ -1062,6 +1160,31 @@ mod tests {
         assert!(said.contains("limits.request_seconds = 30"), "{said}");
         let longer = "[collateral]\ntimeout_seconds = 60\n[limits]\nrequest_seconds = 61";
         assert!(parse(&format!("{MINIMAL}{longer}"), "").is_ok());
+    }
+
+    #[test]
+    fn attestation_service_is_there_without_its_setting() {
+        let config = parse(MINIMAL, "").unwrap();
+        assert!(!config.attestation_service.enabled);
+        let text = format!("{MINIMAL}[attestation_service]\nenabled = true");
+        let config = parse(&text, "").unwrap();
+        assert_eq!(config.loosenings(), [Loosening::AttestationService]);
+    }
+
+    #[test]
+    fn selector_stands_for_another_policy_than_it_is_mapped_to() {
+        let mapped = "[attestation]\npolicy_ids = { a = \"strict\", b = \"default\" }";
+        let config = parse(&format!("{MINIMAL}{mapped}"), "").unwrap();
+        let attestation = &config.attestation;
+        let selected = |selector| attestation.selected(&attestation.select(selector)?);
+        assert_eq!(selected("a"), Some("strict"));
+        assert_eq!(selected("b"), Some("default"));
+        assert_eq!(selected("strict"), None);
+        assert_eq!(attestation.selected(&[0; 8]), Some("default"));
+        // A session of a time when the configuration was another.
+        assert_eq!(attestation.selected(&policy_tag("gone")), None);
+        let text = format!("{MINIMAL}[attestation]\npolicy_ids = {{ a = \"strict_cpu\" }}");
+        assert!(refusal(&text).contains("without the class"));
     }
 
     #[test]

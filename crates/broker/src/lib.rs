@@ -24,11 +24,13 @@ mod policies;
 mod rehearse;
 mod release;
 mod reload;
+mod retention;
 mod rotate;
 mod serve;
 mod session;
 mod signers;
 pub mod sources;
+mod storage_key;
 mod store;
 mod strangers;
 pub mod telemetry;
@@ -36,6 +38,7 @@ mod tls;
 mod tokens;
 
 use std::net::TcpListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
@@ -52,14 +55,18 @@ pub use audit::{Entry, EventId, LogError};
 pub use check::{Checked, check};
 pub use client::{Network, NetworkError};
 pub use config::{
-    AdminConfig, AnchorsConfig, AuditConfig, CollateralConfig, Config, DevelopmentConfig,
-    IdentityProviderConfig, IntelKind, LimitsConfig, LogConfig, LogFormat, Loosening,
-    MetricsConfig, Overridden, Overrides, ReferenceValuesConfig, Role, SecretsConfig,
-    SessionConfig, StoreConfig, TelemetryConfig, TlsConfig, TokenConfig,
+    AdminConfig, AnchorsConfig, AttestationConfig, AttestationServiceConfig, AuditConfig,
+    CollateralConfig, Config, DevelopmentConfig, IdentityProviderConfig, IntelKind, LimitsConfig,
+    LogConfig, LogFormat, Loosening, MetricsConfig, Overridden, Overrides, ReferenceValuesConfig,
+    Role, SecretsConfig, SessionConfig, StoreConfig, TelemetryConfig, TlsConfig, TokenConfig,
 };
 pub use init::{InitOptions, InitSummary, admin_key_pair, init};
 pub use reload::{Handle, Reloaded};
+pub use storage_key::{
+    DEFAULT_PCRS, SealedFor, Sealing, StorageKeyError, copy_storage_key, seal_storage_key,
+};
 pub use store::{ResourceMetadata, SealError, StoreError};
+pub use strongroom_tpm::{PcrSet, TpmAddress};
 pub use tokens::TokenKeyError;
 
 use admin::Admins;
@@ -73,7 +80,7 @@ use policies::{LoadError, Policies};
 use reload::{Live, Reloadable};
 use session::Sessions;
 use sources::Sources;
-use store::{Change, Ledger, PostgresStore, SealedVersion, SqliteStore, StorageKeys};
+use store::{Change, Ledger, PostgresStore, SqliteStore, StorageKeys};
 use strangers::Strangers;
 use telemetry::Exporter;
 use tokens::Issuer;
@@ -170,20 +177,22 @@ impl Broker {
         })?;
         let metrics = Arc::new(Metrics::new());
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
-        let storage_keys = StorageKeys::from_text(&key_file::read_private(&config.store.key_file)?)
-            .map_err(StoreError::from)?;
+        let storage_keys = storage_key::load(&config.store)?;
         let issuer = Issuer::new(
             &key_file::read_private(&config.token.signing_key)?,
             &key_file::read_certificates(&config.token.certificate_chain)?,
             config.token.issuer.clone(),
             config.token.lifetime_seconds,
         )?;
-        let admins = Admins::open(&config, ledger.store(), clock())?;
+        let admins = Admins::open(&config, &ledger, clock())?;
         let signers = signers::signers(&config)?;
-        let policies = Policies::load(ledger.store(), &signers).map_err(|error| match error {
-            LoadError::Store(error) => BrokerError::Store(error),
-            LoadError::Policy(error) => BrokerError::Policy(error),
-        })?;
+        let policies =
+            Policies::load(ledger.store(), ledger.key().verifier(), &signers).map_err(|error| {
+                match error {
+                    LoadError::Store(error) => BrokerError::Store(error),
+                    LoadError::Policy(error) => BrokerError::Policy(error),
+                }
+            })?;
         let (lifetime, most) = (config.session.lifetime_seconds, config.session.max);
         let sessions = match &shared {
             None => Sessions::new(lifetime, most),
@@ -256,6 +265,16 @@ impl Broker {
         warnings
     }
 
+    /// The `OpenAPI` document of every route, as `/openapi.json` gives it.
+    pub fn openapi() -> &'static str {
+        http::OPENAPI.as_str()
+    }
+
+    /// The path of every route, in the router's own words; the attestation service's too.
+    pub fn route_paths() -> Vec<&'static str> {
+        http::route_paths()
+    }
+
     /// The routes, to be called without a network.
     pub fn router(&self) -> axum::Router {
         http::router(Arc::clone(&self.inner))
@@ -282,7 +301,11 @@ impl Inner {
         if !self.shares_its_store() {
             return Ok(());
         }
-        let followed = self.policies.follow(self.ledger.store(), &self.signers);
+        let followed = self.policies.follow(
+            self.ledger.store(),
+            self.ledger.key().verifier(),
+            &self.signers,
+        );
         followed.map_err(|error| match error {
             LoadError::Store(error) => error,
             LoadError::Policy(error) => StoreError::Damaged(format!("a policy: {error}")),
@@ -295,7 +318,7 @@ impl Inner {
             return Ok(());
         };
         self.follow()?;
-        self.admins.reload(shared)?;
+        self.admins.reload(&self.ledger)?;
         shared.sweep(self.now(), self.config.session.max)
     }
 
@@ -338,8 +361,7 @@ impl Inner {
         // The key that is current when it is written: one that was current before may be gone by then.
         let seal = move |version| {
             let keys = Arc::clone(&keys.read().unwrap_or_else(PoisonError::into_inner));
-            let sealed = keys.current().seal(&place, version, &secret)?;
-            Ok(SealedVersion { expires, ..sealed })
+            keys.current().seal(&place, version, expires, &secret)
         };
         let change = Change::PutSecret {
             path,
@@ -411,6 +433,16 @@ impl Inner {
             .map(drop)
     }
 
+    /// Removes the audit entries that are older than the configuration keeps, if it says anything.
+    fn prune_log(&self) -> Result<(), retention::RetentionError> {
+        if self.config.audit.keep_days.is_none() {
+            return Ok(());
+        }
+        let action = retention::ACTION;
+        let record = Record::new(Kind::Admin, Outcome::Allowed, action, self.now());
+        retention::prune(self, None, &record).map(drop)
+    }
+
     fn record_start(&self) -> Result<(), StoreError> {
         let mut record = Record::new(Kind::Start, Outcome::Allowed, "start broker", self.now());
         record.detail = Some(format!("strongroom-broker {}", env!("CARGO_PKG_VERSION")));
@@ -422,6 +454,23 @@ impl Inner {
             .map(|loosening| loosening.name().to_owned())
             .collect();
         self.ledger.commit(Change::Nothing, record).map(drop)
+    }
+
+    /// Runs what takes a moment of a core and waits for nothing: at once when it is a short one, for handing it to another
+    /// thread costs more than many a decision. What may wait, as everything does that asks a shared store, is run on
+    /// a thread that may.
+    pub(crate) async fn moment<T: Send + 'static>(
+        self: &Arc<Self>,
+        takes: Moment,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, http::ApiError> {
+        if takes == Moment::Long || self.shares_its_store() || self.metrics.evaluates_slowly() {
+            return self.blocking(|broker| Ok(work(broker))).await;
+        }
+        catch_unwind(AssertUnwindSafe(|| work(self))).map_err(|_| {
+            tracing::error!("a request panicked");
+            http::ApiError::Panicked
+        })
     }
 
     /// Runs what blocks, on a thread that may.
@@ -437,6 +486,25 @@ impl Inner {
                 tracing::error!(%error, "a request panicked");
                 Err(http::ApiError::Panicked)
             })
+    }
+}
+
+/// How long work that waits for nothing keeps a core busy.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Moment {
+    /// A millisecond or two at most.
+    Short,
+    /// Nobody knows.
+    Long,
+}
+
+impl Moment {
+    /// For whatever grows with what was sent.
+    pub(crate) fn of_bytes(sent: usize) -> Self {
+        match sent <= SHORT_BYTES {
+            true => Self::Short,
+            false => Self::Long,
+        }
     }
 }
 
@@ -509,6 +577,14 @@ pub enum BrokerError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// The storage key is of no use, or the TPM does not give it back.
+    #[error("{path}: {source}")]
+    StorageKey {
+        /// The file, in the open or sealed.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<StorageKeyError>,
     },
     /// The token key is of no use.
     #[error(transparent)]
@@ -583,6 +659,43 @@ pub mod fuzz {
         })
     }
 
+    /// The body of `POST /attestation`.
+    pub fn attestation_service_body(body: &[u8]) -> bool {
+        crate::http::evaluate_body(body).is_ok()
+    }
+
+    /// The body of `POST /challenge`.
+    pub fn challenge_body(body: &[u8]) -> bool {
+        serde_json::from_slice::<strongroom_wire::attestation_service::ChallengeRequest>(body)
+            .is_ok()
+    }
+
+    /// The body of `POST /kbs/v0/resource-policy`, its Rego too.
+    pub fn release_policy_body(body: &[u8]) -> bool {
+        crate::http::release_policy_body(body).is_ok_and(|text| policy_text(&text))
+    }
+
+    /// The body of `POST /kbs/v0/attestation-policy` and of `POST /policy`.
+    pub fn appraisal_policy_body(body: &[u8]) -> bool {
+        crate::http::appraisal_policy_body(body).is_ok()
+    }
+
+    /// The body of `PUT /strongroom/v1/policy/{id}`.
+    pub fn policy_text(text: &str) -> bool {
+        strongroom_verifier::ReleasePolicy::compile(text).is_ok()
+    }
+
+    /// The id of a policy.
+    pub fn policy_id(text: &str) -> bool {
+        text.parse::<crate::policies::ReleaseId>().is_ok()
+            || crate::policies::AppraisalId::parse(text).is_some()
+    }
+
+    /// The body of `POST /strongroom/v1/rehearse`.
+    pub fn rehearse_body(body: &[u8]) -> bool {
+        serde_json::from_slice::<crate::rehearse::Changes>(body).is_ok()
+    }
+
     /// What a collateral folder and the vendors' services hold besides what the verifier parses.
     pub fn collateral(bytes: &[u8]) -> bool {
         crate::collateral::decode(bytes)
@@ -632,7 +745,8 @@ fn audit_key(config: &Config) -> Result<LogKey, BrokerError> {
     Ok(LogKey::from_text(&key_file::read_private(&path)?)?)
 }
 
-/// What a broker does beside answering: it goes on with a rotation that was interrupted, and forgets claims once a day.
+/// What a broker does beside answering: it goes on with a rotation that was interrupted, and once a day forgets what
+/// is older than the configuration keeps.
 async fn housekeeping(broker: Arc<Inner>) {
     let mut days = tokio::time::interval(DAY);
     let mut first = true;
@@ -642,6 +756,9 @@ async fn housekeeping(broker: Arc<Inner>) {
         let worked = broker.blocking(move |broker| {
             if resume && let Err(error) = rotate::resume(broker) {
                 tracing::error!(%error, "the storage key could not be rotated to the end");
+            }
+            if let Err(error) = broker.prune_log() {
+                tracing::error!(%error, "audit entries that are too old could not be removed");
             }
             Ok(broker.forget_claims()?)
         });
@@ -670,6 +787,8 @@ fn system_clock() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
+/// Reports and quotes without their boot logs are shorter.
+const SHORT_BYTES: usize = 32 * 1024;
 /// As many as are checked in well under a second.
 const CHECKED_AT_START: u64 = 10_000;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -4,7 +4,7 @@
 //! outcome. No path, no name, no event and nothing that a client chose stands in a label.
 
 use std::fmt::Write as _;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -26,6 +26,9 @@ use crate::telemetry;
 pub(crate) struct Metrics {
     registry: Registry,
     began: SystemTime,
+    started: Instant,
+    /// Until when policies count as slow, in seconds since the start.
+    slow_until: AtomicU64,
     requests: Family<Request, Counter>,
     request_seconds: Family<Route, Histogram, fn() -> Histogram>,
     attestations: Family<Attestation, Counter>,
@@ -71,6 +74,8 @@ impl Metrics {
         let metrics = Self {
             registry: Registry::default(),
             began: SystemTime::now(),
+            started: Instant::now(),
+            slow_until: AtomicU64::new(0),
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(histogram),
             attestations: Family::default(),
@@ -197,27 +202,39 @@ impl Metrics {
     pub(crate) fn evaluated<T>(&self, policy: &'static str, evaluate: impl FnOnce() -> T) -> T {
         let began = Instant::now();
         let evaluated = evaluate();
+        let took = began.elapsed();
         self.evaluation_seconds
             .get_or_create(&[("policy", policy)])
-            .observe(began.elapsed().as_secs_f64());
+            .observe(took.as_secs_f64());
+        if took > SLOW {
+            let until = self.clock().saturating_add(SLOW_FOR.as_secs());
+            self.slow_until.store(until, Ordering::Relaxed);
+        }
         evaluated
     }
 
-    /// Commits a change with its audit entry, and the time that takes.
-    pub(crate) fn committed<T, E>(&self, commit: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-        let began = Instant::now();
-        let committed = commit();
-        let outcome = match &committed {
-            Ok(_) => {
+    /// Whether an evaluation took long in the last minute: the next one may as well.
+    pub(crate) fn evaluates_slowly(&self) -> bool {
+        self.clock() < self.slow_until.load(Ordering::Relaxed)
+    }
+
+    /// Seconds since the start.
+    fn clock(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+
+    /// A change and its audit entry became durable, or could not.
+    pub(crate) fn committed(&self, took: Duration, done: bool) {
+        let outcome = match done {
+            true => {
                 self.audit_entries.inc();
                 "done"
             }
-            Err(_) => "failed",
+            false => "failed",
         };
         self.commit_seconds
             .get_or_create(&[("outcome", outcome)])
-            .observe(began.elapsed().as_secs_f64());
-        committed
+            .observe(took.as_secs_f64());
     }
 
     /// A limit turned somebody away.
@@ -391,6 +408,9 @@ fn as_i64(number: usize) -> i64 {
 }
 
 /// From 0.1 ms, which a commit to memory takes, to 10 s, by which a request has been given up.
+/// An evaluation that takes longer is one that a thread of its own is worth.
+const SLOW: Duration = Duration::from_millis(5);
+const SLOW_FOR: Duration = Duration::from_secs(60);
 const BUCKETS: [f64; 14] = [
     0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0,
 ];

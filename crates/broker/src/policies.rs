@@ -12,9 +12,10 @@ use strongroom_verifier::{
     ReferenceValues, ReleasePolicy, Signers, release_policy,
 };
 use strongroom_wire::resource::{ResourceError, ResourcePath, ResourcePattern};
+use strongroom_wire::tlog::VerifierKey;
 
 use crate::audit::{Entry, Record};
-use crate::store::{Change, Ledger, Store, StoreError};
+use crate::store::{Change, Governing, Ledger, Store, StoreError};
 
 /// A policy in force, with its text's SHA-256.
 #[derive(Clone)]
@@ -124,27 +125,108 @@ impl fmt::Display for ReleaseId {
     }
 }
 
-/// The appraisal policies in force, one for each class of platforms.
+/// The appraisal policies in force, by id: `default`, and what an admin set beside it. What grades under an id that is
+/// not there, or has no policy for a class of platforms, is an error and never the default.
 #[derive(Clone)]
-pub(crate) struct Appraisals {
+pub(crate) struct Appraisals(BTreeMap<String, Appraisal>);
+
+/// The appraisal policies of one id, one for each class of platforms.
+#[derive(Clone)]
+pub(crate) struct Appraisal {
     pub(crate) policies: AppraisalPolicies,
     /// The SHA-256 of each class's text.
     digests: BTreeMap<String, String>,
 }
 
 impl Appraisals {
+    /// The policies of an id.
+    pub(crate) fn of(&self, id: &str) -> Option<&Appraisal> {
+        self.0.get(id)
+    }
+
+    /// Every policy, by its id with its class.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = String> {
+        let classes = |(id, set): (&String, &Appraisal)| {
+            let id = id.clone();
+            let classes: Vec<String> = set.digests.keys().cloned().collect();
+            classes
+                .into_iter()
+                .map(move |class| format!("{id}_{class}"))
+        };
+        self.0.iter().flat_map(classes)
+    }
+
+    /// Puts a policy in force, or, without a text, the shipped one, or none where none ships. Gives the SHA-256 of
+    /// the text that is in force.
+    pub(crate) fn set(
+        &mut self,
+        id: &AppraisalId,
+        text: Option<&str>,
+    ) -> Result<Option<String>, PolicyError> {
+        let Some(text) = text.or_else(|| id.shipped()) else {
+            if let Some(set) = self.0.get_mut(&id.id) {
+                set.digests.remove(id.class);
+                if !set.policies.remove(id.class) {
+                    self.0.remove(&id.id);
+                }
+            }
+            return Ok(None);
+        };
+        let policy = AppraisalPolicy::compile(&id.to_string(), text)?;
+        let digest = text_digest(text);
+        let set = self.0.entry(id.id.clone()).or_insert_with(|| Appraisal {
+            policies: AppraisalPolicies::none(),
+            digests: BTreeMap::new(),
+        });
+        set.digests.insert(id.class.to_owned(), digest.clone());
+        set.policies.insert(policy);
+        Ok(Some(digest))
+    }
+}
+
+impl Appraisal {
     /// The SHA-256 of the text by which a class is graded.
     pub(crate) fn digest(&self, class: &str) -> Option<String> {
         self.digests.get(class).cloned()
     }
+}
 
-    pub(crate) fn insert(&mut self, text: &str, policy: AppraisalPolicy) -> String {
-        let digest = text_digest(text);
-        self.digests
-            .insert(policy.class().to_owned(), digest.clone());
-        self.policies.insert(policy);
-        digest
+/// The id of an appraisal policy with its class: `default_cpu`, `strict_gpu`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct AppraisalId {
+    id: String,
+    class: &'static str,
+}
+
+impl AppraisalId {
+    /// Reads one: a name of letters, digits, dots and hyphens, an underscore, a class of platforms that has evidence here.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (id, class) = text.split_once('_')?;
+        let class = CLASSES.into_iter().find(|known| *known == class)?;
+        is_appraisal_name(id).then(|| Self {
+            id: id.to_owned(),
+            class,
+        })
     }
+
+    /// The text that ships under this id.
+    pub(crate) fn shipped(&self) -> Option<&'static str> {
+        let id = self.to_string();
+        let mut shipped = APPRAISAL_IDS.into_iter();
+        shipped.find_map(|(known, text)| (known == id).then_some(text))
+    }
+}
+
+impl fmt::Display for AppraisalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}_{}", self.id, self.class)
+    }
+}
+
+/// Whether appraisal policies can have this id, without a class.
+pub(crate) fn is_appraisal_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+    (1..=MAX_NAME).contains(&name.len()) && name.chars().all(allowed)
 }
 
 /// What is in force now. Readers take a snapshot; writers go one at a time, the store first.
@@ -162,31 +244,33 @@ pub(crate) struct Policies {
 impl Policies {
     /// Compiles what the store has, and the shipped policies where it has none. A reference value that none of the
     /// signers signed is as absent as an expired one.
-    pub(crate) fn load(store: &dyn Store, signers: &Signers) -> Result<Self, LoadError> {
+    pub(crate) fn load(
+        store: &dyn Store,
+        key: &VerifierKey,
+        signers: &Signers,
+    ) -> Result<Self, LoadError> {
         // Asked first: what changes from here on is read again.
         let governed = store.governed()?;
+        let governing = Governing::read(store, key)?;
         let mut release = Releases {
             root: Arc::new(shipped_release()),
             by_pattern: BTreeMap::new(),
         };
-        let mut appraisal = Appraisals {
-            policies: AppraisalPolicies::shipped(),
-            digests: BTreeMap::new(),
-        };
-        for (id, shipped) in APPRAISAL_IDS {
-            appraisal.insert(shipped, AppraisalPolicy::compile(id, shipped)?);
+        let mut appraisal = Appraisals(BTreeMap::new());
+        for id in APPRAISAL_IDS.map(|(id, _)| AppraisalId::parse(id)) {
+            appraisal.set(&id.expect("the ids that ship are ids"), None)?;
         }
-        for stored in store.policies()? {
+        for stored in governing.policies {
             let text = stored.text.unwrap_or_default();
-            match (stored.id.parse::<ReleaseId>(), appraisal_id(&stored.id)) {
+            match (stored.id.parse(), AppraisalId::parse(&stored.id)) {
                 (Ok(id), _) => release = release.with(&id, Some(&text))?,
-                (_, Some((id, _))) => {
-                    appraisal.insert(&text, AppraisalPolicy::compile(id, &text)?);
+                (_, Some(id)) => {
+                    appraisal.set(&id, Some(&text))?;
                 }
                 _ => return Err(StoreError::Damaged(format!("policy {:?}", stored.id)).into()),
             }
         }
-        let stored = store.reference_values()?;
+        let stored = governing.reference_values;
         let (signed, unsigned): (Vec<_>, Vec<_>) = stored
             .iter()
             .map(|(name, value)| (name.to_owned(), value.clone()))
@@ -203,7 +287,12 @@ impl Policies {
 
     /// Reads everything anew if another broker on the same store changed something: what is decided from here on is
     /// decided by what was in force when this was called, or later.
-    pub(crate) fn follow(&self, store: &dyn Store, signers: &Signers) -> Result<(), LoadError> {
+    pub(crate) fn follow(
+        &self,
+        store: &dyn Store,
+        key: &VerifierKey,
+        signers: &Signers,
+    ) -> Result<(), LoadError> {
         if store.governed()? == self.governed.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -211,7 +300,7 @@ impl Policies {
         if store.governed()? == self.governed.load(Ordering::Acquire) {
             return Ok(());
         }
-        let newer = Self::load(store, signers)?;
+        let newer = Self::load(store, key, signers)?;
         *self.release.write().unwrap_or_else(PoisonError::into_inner) = newer.release();
         *self
             .appraisal
@@ -259,21 +348,19 @@ impl Policies {
         Ok(entry)
     }
 
-    /// Puts the appraisal policy of one class of platforms in force; without a text, the shipped one.
+    /// Puts an appraisal policy in force; without a text, the shipped one, or none where none ships.
     pub(crate) fn set_appraisal(
         &self,
         ledger: &Ledger,
-        id: &str,
+        id: &AppraisalId,
         text: Option<&str>,
         mut record: Record,
     ) -> Result<Entry, LoadError> {
-        let (id, shipped) = appraisal_id(id).ok_or(StoreError::NotFound)?;
-        let policy = AppraisalPolicy::compile(id, text.unwrap_or(shipped))?;
         let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = Appraisals::clone(&self.appraisal());
-        record.policy_id = Some(id.to_owned());
-        record.policy = Some(next.insert(text.unwrap_or(shipped), policy));
-        let entry = ledger.commit(set(id, text), record)?;
+        record.policy_id = Some(id.to_string());
+        record.policy = next.set(id, text)?;
+        let entry = ledger.commit(set(&id.to_string(), text), record)?;
         replace(&self.appraisal, next);
         Ok(entry)
     }
@@ -329,11 +416,6 @@ fn set(id: &str, text: Option<&str>) -> Change {
     }
 }
 
-/// An appraisal policy that can be set, and the text that ships.
-pub(crate) fn appraisal_id(id: &str) -> Option<(&'static str, &'static str)> {
-    APPRAISAL_IDS.into_iter().find(|(known, _)| *known == id)
-}
-
 /// Why what is stored cannot be put in force.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
@@ -347,7 +429,12 @@ pub(crate) fn text_digest(text: &str) -> String {
     hex::encode(digest::digest(&digest::SHA256, text.as_bytes()))
 }
 
-/// The appraisal policies that can be set, and the text of each that ships.
+/// The id of the policies that grade when nobody names others.
+pub(crate) const DEFAULT_ID: &str = "default";
+/// The classes of the platforms that are verified here.
+const CLASSES: [&str; 2] = ["cpu", "gpu"];
+const MAX_NAME: usize = 64;
+/// The appraisal policies that ship, and the text of each.
 pub(crate) const APPRAISAL_IDS: [(&str, &str); 2] = [
     (DEFAULT_CPU_ID, AppraisalPolicy::DEFAULT_CPU),
     (DEFAULT_GPU_ID, AppraisalPolicy::DEFAULT_GPU),

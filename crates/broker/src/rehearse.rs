@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use strongroom_verifier::{AppraisalPolicy, Decision, Reason, ReferenceValue, ReferenceValues};
+use strongroom_verifier::{Decision, Reason, ReferenceValue, ReferenceValues};
 use strongroom_wire::ear::{Tier, TrustVector};
 
 use crate::Inner;
 use crate::audit::{Entry, EventId, Kind, Outcome};
-use crate::policies::{Appraisals, LoadError, ReleaseId, Releases, appraisal_id};
+use crate::policies::{AppraisalId, Appraisals, DEFAULT_ID, LoadError, ReleaseId, Releases};
 use crate::store::StoreError;
 
 /// What to change for the rehearsal.
@@ -75,12 +75,10 @@ impl Rules {
     /// The same with changes.
     fn with(mut self, changes: &Changes) -> Result<Self, LoadError> {
         for (id, text) in &changes.policies {
-            match (id.parse::<ReleaseId>(), appraisal_id(id)) {
+            match (id.parse::<ReleaseId>(), AppraisalId::parse(id)) {
                 (Ok(id), _) => self.release = Arc::new(self.release.with(&id, text.as_deref())?),
-                (_, Some((id, shipped))) => {
-                    let text = text.as_deref().unwrap_or(shipped);
-                    let policy = AppraisalPolicy::compile(id, text)?;
-                    Arc::make_mut(&mut self.appraisal).insert(text, policy);
+                (_, Some(id)) => {
+                    Arc::make_mut(&mut self.appraisal).set(&id, text.as_deref())?;
                 }
                 _ => return Err(StoreError::NotFound.into()),
             }
@@ -107,7 +105,9 @@ impl Rules {
             let Some(evidence) = submod[ANNOTATED].as_object() else {
                 continue;
             };
-            let vector = match self.grade(name, evidence, at) {
+            let id = submod["ear.appraisal-policy-id"].as_str();
+            let id = id.unwrap_or(DEFAULT_ID);
+            let vector = match self.grade(id, name, evidence, at) {
                 Ok((vector, findings)) => {
                     reasons.extend(findings);
                     vector
@@ -130,6 +130,7 @@ impl Rules {
 
     fn grade(
         &self,
+        id: &str,
         submod: &str,
         evidence: &Map<String, Value>,
         at: u64,
@@ -143,8 +144,8 @@ impl Rules {
                 actual: Value::String(text),
             })
         };
-        let policy = self.appraisal.policies.of(class);
-        let policy = policy.ok_or_else(|| failed(format!("there is none for {class}")))?;
+        let policy = self.appraisal.of(id).and_then(|set| set.policies.of(class));
+        let policy = policy.ok_or_else(|| failed(format!("there is no {id}_{class}")))?;
         let graded = policy.rehearse(evidence, &self.values, at);
         let graded = graded.map_err(|error| failed(error.to_string()))?;
         Ok((graded.trust_vector, graded.findings))

@@ -1,10 +1,11 @@
 //! Authorisation and release: the only way from a token to a secret.
 //!
 //! [`authorize`] makes a [`Grant`] for one path and one key. [`release`] uses it up: it alone opens a secret, and
-//! the answer leaves after its entry is in the record, or not at all. A guest that is denied does not learn
+//! the answer leaves by [`Asked::end`], after its entry is in the record, or not at all. A guest that is denied does not learn
 //! whether the resource exists.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use strongroom_verifier::{Assurance, Decision, Reason};
@@ -15,32 +16,100 @@ use strongroom_wire::resource::ResourcePath;
 
 use crate::Inner;
 use crate::audit::{EventId, Kind, Outcome, Record};
+use crate::http::ApiError;
 use crate::sources::SourceError;
-use crate::store::{Change, StoreError};
+use crate::store::{Change, Secret, StoreError};
 use crate::strangers::PER_SECOND;
 use crate::tokens::{TokenError, VerifiedToken};
 
-/// Decides over a presented token and releases, or records why not.
+/// Decides over a presented token, and encrypts what the store has. Nothing leaves before [`Asked::end`] recorded it.
 pub(crate) fn resource(
     broker: &Inner,
     presented: Option<&str>,
     path: &ResourcePath,
     query: &BTreeMap<String, String>,
     now: u64,
-) -> Result<Jwe, ReleaseError> {
+) -> Asked {
     let token = presented
         .ok_or(ReleaseError::NoToken)
-        .and_then(|presented| Ok(broker.issuer.verify(presented, now)?))
-        .inspect_err(|error| {
+        .and_then(|presented| Ok(broker.issuer.verify(presented, now)?));
+    let token = match token {
+        Ok(token) => token,
+        Err(error) => {
             let mut record = Record::new(Kind::Release, Outcome::Denied, ACTION, now);
             record.resource = Some(path.to_string());
             record.detail = Some(error.to_string());
-            broker.record_stranger(record, PER_SECOND);
-        })?;
-    broker.follow()?;
+            return Asked::Stranger {
+                record: Box::new(record),
+                error,
+            };
+        }
+    };
+    if let Err(error) = broker.follow() {
+        return Asked::Failed(error.into());
+    }
     match authorize(broker, &token, path, query, now) {
         Ok(grant) => release(broker, grant),
-        Err(denial) => Err(denial.record(broker)),
+        Err(denial) => Asked::Denied(denial),
+    }
+}
+
+/// A request that is decided, and how far its answer is.
+#[must_use = "what is not recorded is not answered"]
+pub(crate) enum Asked {
+    /// It has an answer, or there is none to have.
+    Decided {
+        record: Box<Record>,
+        answer: Result<Jwe, ReleaseError>,
+    },
+    /// It is allowed, and the store has nothing. A source may.
+    Elsewhere(Grant),
+    /// It is denied.
+    Denied(Denial),
+    /// Whoever asks showed no token of this broker's.
+    Stranger {
+        record: Box<Record>,
+        error: ReleaseError,
+    },
+    /// Nothing could be decided.
+    Failed(ReleaseError),
+}
+
+impl Asked {
+    /// Records how it ended, and gives the answer.
+    pub(crate) async fn end(self, broker: &Arc<Inner>) -> Result<Jwe, ApiError> {
+        let ended = self.recorded(broker).await;
+        broker.metrics.release(match &ended {
+            Ok(_) => "released",
+            Err(ApiError::Release(error)) => error.outcome(),
+            Err(_) => "failed",
+        });
+        ended
+    }
+
+    async fn recorded(self, broker: &Arc<Inner>) -> Result<Jwe, ApiError> {
+        let (record, answer) = match self {
+            Self::Decided { record, answer } => (record, answer),
+            Self::Elsewhere(grant) => {
+                let sought = broker.blocking(move |broker| Ok(from_a_source(broker, grant)));
+                sought.await?
+            }
+            Self::Denied(denial) => {
+                let recorded = broker.blocking(move |broker| Err(denial.record(broker).into()));
+                return recorded.await;
+            }
+            Self::Stranger { record, error } => {
+                let recorded = broker.blocking(move |broker| {
+                    broker.record_stranger(*record, PER_SECOND);
+                    Err(error.into())
+                });
+                return recorded.await;
+            }
+            Self::Failed(error) => return Err(error.into()),
+        };
+        let committed = broker.ledger.committed(Change::Nothing, *record).await;
+        committed.map_err(ReleaseError::from)?;
+        Ok(answer?)
     }
 }
 
@@ -111,41 +180,65 @@ pub(crate) fn authorize(
     }
 }
 
-/// Uses a grant up: opens the secret, encrypts it to the grant's key, records, answers.
-pub(crate) fn release(broker: &Inner, grant: Grant) -> Result<Jwe, ReleaseError> {
+/// Uses a grant up: opens what the store has, and encrypts it to the grant's key.
+fn release(broker: &Inner, grant: Grant) -> Asked {
+    let sealed = match broker.ledger.store().sealed_secret(&grant.path, None) {
+        Ok(Some(sealed)) => sealed,
+        Ok(None) => return Asked::Elsewhere(grant),
+        Err(error) => return Asked::Failed(error.into()),
+    };
     let Grant {
         path,
         recipient,
         mut record,
     } = grant;
-    let secret = match broker.ledger.store().sealed_secret(&path, None)? {
-        Some(sealed) => {
-            record.version = Some(sealed.version);
-            // What the store has goes before every source, expired or not.
-            if sealed.expires.is_some_and(|end| end <= record.at) {
-                record.detail = Some("this version has expired".to_owned());
-                return Err(missing(broker, record));
-            }
-            let opened = broker.storage_keys().open(&path, &sealed);
-            opened.map_err(|e| ReleaseError::Store(e.into()))
+    record.version = Some(sealed.version);
+    // What the store has goes before every source, expired or not.
+    let (record, answer) = match sealed.expires.is_some_and(|end| end <= record.at) {
+        true => {
+            record.detail = Some("this version has expired".to_owned());
+            missing(record)
         }
-        None => match broker.sources.secret(&path) {
-            Ok(Some(found)) => {
-                record.version = found.version;
-                record.source = Some(found.source);
-                let loosening = found.loosening.map(|loosening| loosening.name().to_owned());
-                record.loosenings.extend(loosening);
-                Ok(found.secret)
-            }
-            Ok(None) => return Err(missing(broker, record)),
-            Err(error) => Err(ReleaseError::Source {
-                event: record.event.clone(),
-                error,
-            }),
-        },
+        false => {
+            let opened = broker.storage_keys().open(&path, &sealed);
+            let opened = opened.map_err(|e| ReleaseError::Store(e.into()));
+            encrypted(record, &recipient, opened)
+        }
     };
+    Asked::Decided { record, answer }
+}
+
+/// Uses a grant up on what a source has. Blocks.
+fn from_a_source(broker: &Inner, grant: Grant) -> (Box<Record>, Result<Jwe, ReleaseError>) {
+    let Grant {
+        path,
+        recipient,
+        mut record,
+    } = grant;
+    let secret = match broker.sources.secret(&path) {
+        Ok(Some(found)) => {
+            record.version = found.version;
+            record.source = Some(found.source);
+            let loosening = found.loosening.map(|loosening| loosening.name().to_owned());
+            record.loosenings.extend(loosening);
+            Ok(found.secret)
+        }
+        Ok(None) => return missing(record),
+        Err(error) => Err(ReleaseError::Source {
+            event: record.event.clone(),
+            error,
+        }),
+    };
+    encrypted(record, &recipient, secret)
+}
+
+fn encrypted(
+    mut record: Record,
+    recipient: &TeePublicKey,
+    secret: Result<Secret, ReleaseError>,
+) -> (Box<Record>, Result<Jwe, ReleaseError>) {
     let answer = secret
-        .and_then(|secret| jwe::encrypt(&recipient, secret.expose()).map_err(ReleaseError::from));
+        .and_then(|secret| jwe::encrypt(recipient, secret.expose()).map_err(ReleaseError::from));
     if let Err(error) = &answer {
         record.outcome = Outcome::Failed;
         record.detail = Some(match error {
@@ -154,17 +247,13 @@ pub(crate) fn release(broker: &Inner, grant: Grant) -> Result<Jwe, ReleaseError>
             other => other.to_string(),
         });
     }
-    broker.ledger.commit(Change::Nothing, record)?;
-    answer
+    (Box::new(record), answer)
 }
 
-/// Records that there is nothing to release.
-fn missing(broker: &Inner, mut record: Record) -> ReleaseError {
+/// There is nothing to release.
+fn missing(mut record: Record) -> (Box<Record>, Result<Jwe, ReleaseError>) {
     record.outcome = Outcome::Missing;
-    match broker.ledger.commit(Change::Nothing, record) {
-        Ok(_) => ReleaseError::Missing,
-        Err(error) => error.into(),
-    }
+    (Box::new(record), Err(ReleaseError::Missing))
 }
 
 impl Denial {

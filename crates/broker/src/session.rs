@@ -23,7 +23,7 @@ use aws_lc_rs::{hmac, rand};
 use strongroom_wire::kbs::Nonce;
 use strongroom_wire::tee::Tee;
 
-use crate::store::{PostgresStore, StorageKey};
+use crate::store::{PostgresStore, StorageKey, StoreError};
 
 /// The sessions of one broker.
 pub(crate) struct Sessions {
@@ -54,7 +54,12 @@ pub(crate) struct SessionId([u8; ID]);
 pub(crate) struct Pending {
     pub(crate) tee: Tee,
     pub(crate) nonce: Nonce,
+    pub(crate) policy: PolicyTag,
 }
+
+/// By which appraisal policies a session is graded: zeros for the default ones, else a prefix of the SHA-256 of their id. It
+/// travels in the session's id, so that who opened the session cannot choose again.
+pub(crate) type PolicyTag = [u8; TAG];
 
 impl Sessions {
     /// Keeps the tokens of up to `limit` attested sessions; a session lives `lifetime` seconds.
@@ -80,7 +85,7 @@ impl Sessions {
     }
 
     /// Opens a session and gives its nonce.
-    pub(crate) fn open(&self, tee: Tee, now: u64) -> (SessionId, Nonce) {
+    pub(crate) fn open(&self, tee: Tee, policy: PolicyTag, now: u64) -> (SessionId, Nonce) {
         let platform = Tee::ALL.iter().position(|known| *known == tee);
         let platform = platform.and_then(|at| u8::try_from(at).ok());
         let platform = platform.expect("every platform is in the list of all, which is short");
@@ -88,8 +93,10 @@ impl Sessions {
         let (said, code) = id.split_at_mut(SAID);
         let (opened, rest) = said.split_at_mut(OPENED);
         opened.copy_from_slice(&now.to_be_bytes());
-        let (kind, number) = rest.split_at_mut(1);
+        let (kind, rest) = rest.split_at_mut(1);
+        let (tag, number) = rest.split_at_mut(TAG);
         kind.copy_from_slice(&[platform]);
+        tag.copy_from_slice(&policy);
         number.copy_from_slice(&random::<NUMBER>());
         code.copy_from_slice(&self.code(said)[..ID - SAID]);
         let id = SessionId(id);
@@ -99,7 +106,7 @@ impl Sessions {
 
     /// Takes the session's nonce, which nobody can take again.
     pub(crate) fn take_nonce(&self, id: &SessionId, now: u64) -> Result<Pending, SessionError> {
-        let (tee, opened) = self.believe(id, now)?;
+        let (tee, policy, opened) = self.believe(id, now)?;
         let fresh = match &self.kept {
             Kept::Here(held) => {
                 let mut held = lock(held);
@@ -111,7 +118,10 @@ impl Sessions {
                 let expires = opened.saturating_add(self.lifetime);
                 store.take_nonce(&id.short(), expires).map_err(|error| {
                     tracing::error!(%error, "a nonce could not be taken");
-                    SessionError::Unreachable
+                    match error {
+                        StoreError::Full(_) => SessionError::Full,
+                        _ => SessionError::Unreachable,
+                    }
                 })?
             }
         };
@@ -119,6 +129,7 @@ impl Sessions {
             true => Ok(Pending {
                 tee,
                 nonce: self.nonce(id),
+                policy,
             }),
             false => Err(SessionError::NonceUsed),
         }
@@ -126,7 +137,7 @@ impl Sessions {
 
     /// Keeps the token of a session whose evidence passed.
     pub(crate) fn attested(&self, id: &SessionId, token: Arc<str>, now: u64) {
-        let Ok((_, opened)) = self.believe(id, now) else {
+        let Ok((_, _, opened)) = self.believe(id, now) else {
             return;
         };
         let expires = opened.saturating_add(self.lifetime);
@@ -148,7 +159,7 @@ impl Sessions {
 
     /// The token of an attested session.
     pub(crate) fn token(&self, id: &SessionId, now: u64) -> Option<Arc<str>> {
-        let (_, opened) = self.believe(id, now).ok()?;
+        let (_, _, opened) = self.believe(id, now).ok()?;
         match &self.kept {
             Kept::Here(held) => {
                 let mut held = lock(held);
@@ -184,9 +195,9 @@ impl Sessions {
         }
     }
 
-    /// Takes a session's id at its word, if this broker made it and it has not expired: its platform, and when it was
-    /// opened.
-    fn believe(&self, id: &SessionId, now: u64) -> Result<(Tee, u64), SessionError> {
+    /// Takes a session's id at its word, if this broker made it and it has not expired: its platform, its policies, and
+    /// when it was opened.
+    fn believe(&self, id: &SessionId, now: u64) -> Result<(Tee, PolicyTag, u64), SessionError> {
         let (said, code) = id.0.split_at(SAID);
         verify_slices_are_equal(&self.code(said)[..ID - SAID], code)
             .map_err(|_| SessionError::Unknown)?;
@@ -194,10 +205,13 @@ impl Sessions {
             .split_first_chunk::<OPENED>()
             .ok_or(SessionError::Unknown)?;
         let opened = u64::from_be_bytes(*opened);
-        let tee = rest.first().and_then(|at| Tee::ALL.get(usize::from(*at)));
-        let tee = tee.ok_or(SessionError::Unknown)?;
+        let (at, rest) = rest.split_first().ok_or(SessionError::Unknown)?;
+        let tee = Tee::ALL
+            .get(usize::from(*at))
+            .ok_or(SessionError::Unknown)?;
+        let (policy, _) = rest.split_first_chunk().ok_or(SessionError::Unknown)?;
         match now < opened.saturating_add(self.lifetime) {
-            true => Ok((*tee, opened)),
+            true => Ok((*tee, *policy, opened)),
             false => Err(SessionError::Unknown),
         }
     }
@@ -381,6 +395,9 @@ pub(crate) enum SessionError {
     /// The database in which used nonces are does not answer.
     #[error("the broker's database does not answer: try again later")]
     Unreachable,
+    /// There is no room there for one more.
+    #[error("the disk under the broker's database is full")]
+    Full,
 }
 
 fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
@@ -398,8 +415,10 @@ fn random<const N: usize>() -> [u8; N] {
 const OPENED: usize = 8;
 /// What is drawn.
 const NUMBER: usize = 16;
-/// What an id says: when, for which platform, and a number.
-const SAID: usize = OPENED + 1 + NUMBER;
+/// What an id says: when, for which platform, by which policies, and a number.
+const SAID: usize = OPENED + 1 + TAG + NUMBER;
+/// By which policies it is graded.
+const TAG: usize = 8;
 /// An id: what it says, and 16 bytes of HMAC-SHA-256 over that.
 const ID: usize = SAID + 16;
 /// About 16 MiB, and 800 attestations a second for as long as a session lives.
@@ -411,6 +430,8 @@ const MAX_TOKEN_BYTES: usize = 8 * 1024 * 1024;
 mod tests {
     use super::*;
 
+    const DEFAULT: PolicyTag = [0; TAG];
+
     fn token(text: &str) -> Arc<str> {
         Arc::from(text)
     }
@@ -418,9 +439,13 @@ mod tests {
     #[test]
     fn nonce_is_taken_once() {
         let sessions = Sessions::new(300, 10);
-        let (id, nonce) = sessions.open(Tee::Sample, 0);
-        let tee = Tee::Sample;
-        assert_eq!(sessions.take_nonce(&id, 1).unwrap(), Pending { tee, nonce });
+        let (id, nonce) = sessions.open(Tee::Sample, DEFAULT, 0);
+        let promised = Pending {
+            tee: Tee::Sample,
+            nonce,
+            policy: DEFAULT,
+        };
+        assert_eq!(sessions.take_nonce(&id, 1).unwrap(), promised);
         assert_eq!(sessions.take_nonce(&id, 1), Err(SessionError::NonceUsed));
         sessions.attested(&id, token("token"), 2);
         assert_eq!(sessions.take_nonce(&id, 3), Err(SessionError::NonceUsed));
@@ -431,15 +456,22 @@ mod tests {
     fn every_platform_is_the_one_that_was_asked_for() {
         let sessions = Sessions::new(300, 10);
         for tee in Tee::ALL {
-            let (id, _) = sessions.open(tee, 7);
+            let (id, _) = sessions.open(tee, DEFAULT, 7);
             assert_eq!(sessions.take_nonce(&id, 7).unwrap().tee, tee);
         }
     }
 
     #[test]
+    fn policies_are_those_that_the_session_was_opened_with() {
+        let sessions = Sessions::new(300, 10);
+        let (id, _) = sessions.open(Tee::Sample, *b"12345678", 0);
+        assert_eq!(sessions.take_nonce(&id, 0).unwrap().policy, *b"12345678");
+    }
+
+    #[test]
     fn session_without_a_verdict_has_no_token() {
         let sessions = Sessions::new(300, 10);
-        let (id, _) = sessions.open(Tee::Sample, 0);
+        let (id, _) = sessions.open(Tee::Sample, DEFAULT, 0);
         assert_eq!(sessions.token(&id, 0), None);
         sessions.take_nonce(&id, 0).unwrap();
         assert_eq!(sessions.token(&id, 0), None);
@@ -448,7 +480,7 @@ mod tests {
     #[test]
     fn id_with_any_bit_changed_is_unknown() {
         let sessions = Sessions::new(300, 10);
-        let (id, _) = sessions.open(Tee::Sample, 1_000);
+        let (id, _) = sessions.open(Tee::Sample, DEFAULT, 1_000);
         sessions.attested(&id, token("token"), 1_000);
         for bit in 0..ID * 8 {
             let mut other = id.clone();
@@ -462,7 +494,7 @@ mod tests {
 
     #[test]
     fn session_of_another_broker_is_unknown() {
-        let (id, _) = Sessions::new(300, 10).open(Tee::Sample, 0);
+        let (id, _) = Sessions::new(300, 10).open(Tee::Sample, DEFAULT, 0);
         let outcome = Sessions::new(300, 10).take_nonce(&id, 0);
         assert_eq!(outcome, Err(SessionError::Unknown));
     }
@@ -470,15 +502,15 @@ mod tests {
     #[test]
     fn expired_session_is_unknown() {
         let sessions = Sessions::new(300, 10);
-        let (waiting, _) = sessions.open(Tee::Sample, 0);
-        let (attested, _) = sessions.open(Tee::Sample, 0);
+        let (waiting, _) = sessions.open(Tee::Sample, DEFAULT, 0);
+        let (attested, _) = sessions.open(Tee::Sample, DEFAULT, 0);
         sessions.take_nonce(&attested, 0).unwrap();
         sessions.attested(&attested, token("token"), 0);
         assert!(sessions.token(&attested, 299).is_some());
         assert_eq!(sessions.token(&attested, 300), None);
         let late = sessions.take_nonce(&waiting, 300);
         assert_eq!(late, Err(SessionError::Unknown));
-        let (next, _) = sessions.open(Tee::Sample, 300);
+        let (next, _) = sessions.open(Tee::Sample, DEFAULT, 300);
         sessions.take_nonce(&next, 300).unwrap();
         sessions.token(&next, 300);
         assert_eq!(sessions.counts(), (1, 0));
@@ -487,7 +519,7 @@ mod tests {
     #[test]
     fn verdict_after_expiry_leaves_no_token() {
         let sessions = Sessions::new(300, 10);
-        let (id, _) = sessions.open(Tee::Sample, 0);
+        let (id, _) = sessions.open(Tee::Sample, DEFAULT, 0);
         sessions.take_nonce(&id, 299).unwrap();
         sessions.attested(&id, token("token"), 300);
         assert_eq!(sessions.counts().1, 0);
@@ -497,7 +529,7 @@ mod tests {
     fn open_sessions_are_kept_nowhere() {
         let sessions = Sessions::new(300, 10);
         for _ in 0..1_000 {
-            sessions.open(Tee::Sample, 0);
+            sessions.open(Tee::Sample, DEFAULT, 0);
         }
         assert_eq!(sessions.counts(), (0, 0));
     }
@@ -507,7 +539,7 @@ mod tests {
         let sessions = Sessions::new(300, 10);
         sessions.held().used = Used::new(3);
         let mut opened = |second| {
-            let (id, _) = sessions.open(Tee::Sample, second);
+            let (id, _) = sessions.open(Tee::Sample, DEFAULT, second);
             let taken = sessions.take_nonce(&id, second.max(10));
             (id, taken)
         };
@@ -530,7 +562,7 @@ mod tests {
         let sessions = Sessions::new(300, 2);
         let ids: Vec<_> = (0..3)
             .map(|_| {
-                let (id, _) = sessions.open(Tee::Sample, 0);
+                let (id, _) = sessions.open(Tee::Sample, DEFAULT, 0);
                 sessions.attested(&id, token("token"), 0);
                 id
             })
@@ -547,7 +579,7 @@ mod tests {
         let sessions = Sessions::new(300, 1_000_000);
         let long = token(&"x".repeat(100_000));
         for _ in 0..200 {
-            let (id, _) = sessions.open(Tee::Sample, 0);
+            let (id, _) = sessions.open(Tee::Sample, DEFAULT, 0);
             sessions.attested(&id, Arc::clone(&long), 0);
         }
         assert!(sessions.held().attested.bytes <= MAX_TOKEN_BYTES);

@@ -9,23 +9,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aws_lc_rs::{digest, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{
     AlgorithmParameters, CommonParameters, EllipticCurve, EllipticCurveKeyParameters,
     EllipticCurveKeyType, Jwk, KeyAlgorithm, PublicKeyUse, ThumbprintHash,
 };
-use jsonwebtoken::{DecodingKey, EncodingKey};
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use strongroom_verifier::{AppraisedClaims, Assurance};
 use strongroom_wire::ear::{
-    self, EarClaims, EarError, MAX_TOKEN, Submod, UnverifiedEar, VerifierId,
+    self, EarClaims, EarError, EarSigner, MAX_TOKEN, SignedEar, Submod, UnverifiedEar, VerifierId,
 };
 use strongroom_wire::jwk::TeePublicKey;
 use strongroom_wire::tee::Tee;
+use zeroize::Zeroizing;
 
 /// The broker's signing key and what it writes into tokens.
 pub(crate) struct Issuer {
-    signing: EncodingKey,
+    signing: EarSigner,
     verifying: DecodingKey,
     jwk: Jwk,
     kid: String,
@@ -73,14 +74,16 @@ impl Issuer {
                 y: y.clone(),
             }),
         };
+        let kid = jwk
+            .thumbprint(ThumbprintHash::SHA256)
+            .map_err(|_| TokenKeyError::NotP256)?;
+        let pkcs8 = Zeroizing::new(pair.serialize_der());
         Ok(Self {
-            signing: EncodingKey::from_ec_pem(private_key_pem.as_bytes())
+            signing: EarSigner::new(&pkcs8, jwk.clone(), &kid)
                 .map_err(|_| TokenKeyError::NotP256)?,
             verifying: DecodingKey::from_ec_components(&x, &y)
                 .map_err(|_| TokenKeyError::NotP256)?,
-            kid: jwk
-                .thumbprint(ThumbprintHash::SHA256)
-                .map_err(|_| TokenKeyError::NotP256)?,
+            kid,
             jwk,
             name,
             lifetime,
@@ -93,6 +96,7 @@ impl Issuer {
     pub(crate) fn issue(
         &self,
         appraised: &AppraisedClaims,
+        audience: Option<&str>,
         now: u64,
     ) -> Result<IssuedToken, IssueError> {
         let id = random_id();
@@ -121,8 +125,9 @@ impl Issuer {
             exp: now.saturating_add(self.lifetime),
             iss: self.name.clone(),
             jti: Some(id.clone()),
+            aud: audience.map(str::to_owned),
         };
-        let jwt = ear::sign(&claims, &self.signing, self.jwk.clone(), &self.kid)?;
+        let SignedEar { jwt, payload } = self.signing.sign(&claims)?;
         if jwt.len() > MAX_TOKEN {
             return Err(IssueError::TooLong { actual: jwt.len() });
         }
@@ -130,8 +135,11 @@ impl Issuer {
         if let Ok(token) = VerifiedToken::from_claims(claims) {
             self.remember(&jwt, Arc::new(token));
         }
-        let claims = payload(&jwt).ok_or(EarError::Malformed)?;
-        Ok(IssuedToken { jwt, id, claims })
+        Ok(IssuedToken {
+            jwt,
+            id,
+            claims: payload,
+        })
     }
 
     /// The signing key's thumbprint.
@@ -150,16 +158,16 @@ impl Issuer {
     /// Whether the key signs what it then verifies.
     pub(crate) fn can_sign(&self, now: u64) -> bool {
         let claims = serde_json::json!({ "exp": now });
-        let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
         let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::ES256);
         validation.validate_exp = false;
-        jsonwebtoken::encode(&header, &claims, &self.signing).is_ok_and(|token| {
-            jsonwebtoken::decode::<Value>(token, &self.verifying, &validation).is_ok()
+        self.signing.sign(&claims).is_ok_and(|token| {
+            jsonwebtoken::decode::<Value>(token.jwt, &self.verifying, &validation).is_ok()
         })
     }
 
-    /// Believes a token that this key signed and that has not expired. The key that a token brings along is
-    /// never looked at.
+    /// Believes a token that this key signed for a guest of this broker, and that has not expired. The key that a token
+    /// brings along is never looked at. A token with an audience was made for others, from evidence whose freshness this
+    /// broker knows nothing of.
     pub(crate) fn verify(
         &self,
         presented: &str,
@@ -247,6 +255,10 @@ pub(crate) struct VerifiedToken {
 
 impl VerifiedToken {
     fn from_claims(claims: EarClaims) -> Result<Self, TokenError> {
+        // Here, and so for every token that is believed: what was issued is remembered as well.
+        if claims.aud.is_some() {
+            return Err(TokenError::ForOthers);
+        }
         let evidence = &claims
             .submods
             .get("cpu0")
@@ -331,6 +343,11 @@ pub(crate) enum TokenError {
     Ear(#[from] EarError),
     #[error("the attestation token is not of this broker: attest here first")]
     OtherIssuer,
+    #[error(
+        "the attestation token came from the attestation service, for relying parties other than this broker: attest \
+         here first"
+    )]
+    ForOthers,
     #[error("the attestation token binds no key")]
     NoKey,
 }
@@ -358,12 +375,6 @@ fn p256_point(pair: &rcgen::KeyPair) -> Option<(String, String)> {
     }
     let (x, y) = point.get(1..)?.split_at(32);
     Some((URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y)))
-}
-
-/// The middle of a token, decoded.
-fn payload(jwt: &str) -> Option<String> {
-    let middle = jwt.split('.').nth(1)?;
-    String::from_utf8(URL_SAFE_NO_PAD.decode(middle).ok()?).ok()
 }
 
 /// Of tokens' texts, in one generation: a hundred tokens or so, and their claims take a megabyte.
@@ -413,6 +424,7 @@ mod tests {
             exp: 2_000,
             iss: String::new(),
             jti: Some("id".to_owned()),
+            aud: None,
         }
     }
 
@@ -451,13 +463,7 @@ mod tests {
         let issuer =
             Issuer::new(&pem, std::slice::from_ref(&certificate), String::new(), 1).unwrap();
         let other = Issuer::new(&other_pem, &[other_certificate], String::new(), 1).unwrap();
-        let jwt = ear::sign(
-            &claims(evidence()),
-            &issuer.signing,
-            issuer.jwk.clone(),
-            &issuer.kid,
-        )
-        .unwrap();
+        let jwt = issuer.signing.sign(&claims(evidence())).unwrap().jwt;
         let token = UnverifiedEar::parse(&jwt).unwrap();
         let jwk = token.unverified_jwk().unwrap();
         assert_eq!(
@@ -485,12 +491,28 @@ mod tests {
     }
 
     #[test]
+    fn token_for_others_is_believed_by_its_issuer() {
+        let (pem, certificate) = key();
+        let issuer = Issuer::new(&pem, &[certificate], String::new(), 1).unwrap();
+        let signed = |aud: Option<&str>| {
+            let mut claims = claims(evidence());
+            claims.aud = aud.map(str::to_owned);
+            issuer.signing.sign(&claims).unwrap().jwt
+        };
+        assert!(issuer.verify(&signed(None), 1_500).is_ok());
+        for audience in [ear::ANY_RELYING_PARTY, "", "strongroom"] {
+            let refused = issuer.verify(&signed(Some(audience)), 1_500).err();
+            assert_eq!(refused, Some(TokenError::ForOthers));
+        }
+    }
+
+    #[test]
     fn remembered_token_outlives_its_expiry() {
         let (pem, certificate) = key();
         let issuer =
             Issuer::new(&pem, std::slice::from_ref(&certificate), String::new(), 1).unwrap();
         let claims = claims(evidence());
-        let jwt = ear::sign(&claims, &issuer.signing, issuer.jwk.clone(), &issuer.kid).unwrap();
+        let jwt = issuer.signing.sign(&claims).unwrap().jwt;
         let first = issuer.verify(&jwt, 1_500).unwrap();
         assert!(Arc::ptr_eq(&first, &issuer.verify(&jwt, 1_999).unwrap()));
         assert!(matches!(
@@ -509,7 +531,7 @@ mod tests {
         let issuer =
             Issuer::new(&pem, std::slice::from_ref(&certificate), String::new(), 1).unwrap();
         let claims = claims(evidence());
-        let jwt = ear::sign(&claims, &issuer.signing, issuer.jwk.clone(), &issuer.kid).unwrap();
+        let jwt = issuer.signing.sign(&claims).unwrap().jwt;
         issuer.verify(&jwt, 1_500).unwrap();
         let (body, signature) = jwt.rsplit_once('.').unwrap();
         let turned = if signature.starts_with('A') { "B" } else { "A" };

@@ -11,13 +11,8 @@ use support::{Place, document, printed};
 fn admin_who_was_added_may_nothing_or_everything_and_after_being_revoked_too() {
     let place = Place::new();
     place.ok(&["broker", "init", "broker"]);
-    let broker = place
-        .program(&["broker", "run", "--json", "--listen", "127.0.0.1:0"])
-        .start()
-        .unwrap();
-    let line = broker.wait_for_line("\"ready\"").unwrap();
-    let ready: Value = serde_json::from_str(&line).unwrap();
-    let url = ready["url"].as_str().unwrap();
+    let (broker, url) = place.start_broker();
+    let url = url.as_str();
 
     place.ok(&["admin", "keygen", "ann.key"]);
     place.write("secret", "s");

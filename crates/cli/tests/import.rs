@@ -21,13 +21,8 @@ fn names(list: &Value, member: &str) -> Vec<String> {
 fn import_stores_too_little_or_too_much_or_shows_it() {
     let place = Place::new();
     place.ok(&["broker", "init", "broker"]);
-    let broker = place
-        .program(&["broker", "run", "--json", "--listen", "127.0.0.1:0"])
-        .start()
-        .unwrap();
-    let line = broker.wait_for_line("\"ready\"").unwrap();
-    let ready: Value = serde_json::from_str(&line).unwrap();
-    let url = ready["url"].as_str().unwrap();
+    let (broker, url) = place.start_broker();
+    let url = url.as_str();
 
     let store = place.join("trustee/repository");
     fs::create_dir_all(&store).unwrap();
@@ -103,13 +98,8 @@ fn mounted_folder_is_not_listed_or_is_hidden_without_a_word() {
     let config = fs::read_to_string(place.join("broker/broker.toml")).unwrap();
     let config = format!("{config}\n[sources]\nfolder = \"mounted\"\n");
     fs::write(place.join("broker/broker.toml"), config).unwrap();
-    let broker = place
-        .program(&["broker", "run", "--json", "--listen", "127.0.0.1:0"])
-        .start()
-        .unwrap();
-    let line = broker.wait_for_line("\"ready\"").unwrap();
-    let ready: Value = serde_json::from_str(&line).unwrap();
-    let url = ready["url"].as_str().unwrap();
+    let (broker, url) = place.start_broker();
+    let url = url.as_str();
     let list = || {
         place
             .ok(&["resource", "list", "--broker", url])

@@ -11,13 +11,8 @@ use support::{Place, document};
 fn value_that_was_set_is_not_listed() {
     let place = Place::new();
     place.ok(&["broker", "init", "broker"]);
-    let broker = place
-        .program(&["broker", "run", "--json", "--listen", "127.0.0.1:0"])
-        .start()
-        .unwrap();
-    let line = broker.wait_for_line("\"ready\"").unwrap();
-    let ready: Value = serde_json::from_str(&line).unwrap();
-    let url = ready["url"].as_str().unwrap();
+    let (broker, url) = place.start_broker();
+    let url = url.as_str();
     let admin = |args: &[&str]| {
         let args = [&["--json", "reference-value"], args, &["--broker", url]].concat();
         document(&place.ok(&args))

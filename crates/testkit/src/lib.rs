@@ -6,7 +6,10 @@
 
 pub mod capture;
 pub mod fixtures;
+pub mod kernel;
+pub mod kernel_files;
 pub mod leak;
 pub mod postgres;
 pub mod process;
 pub mod registry;
+pub mod swtpm;

@@ -15,8 +15,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cipherfile", &["wire"]),
     ("verifier", &["wire"]),
     ("client", &["wire"]),
-    ("attester", &["wire"]),
-    ("broker", &["wire", "verifier"]),
+    // Devices of a machine: no core, and below both the broker and what attests.
+    ("tpm", &[]),
+    ("attester", &["wire", "tpm"]),
+    ("broker", &["wire", "verifier", "tpm"]),
     ("guest", &["wire", "client", "attester"]),
     ("scoring", &["wire", "cipherfile", "client"]),
     (
@@ -30,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "broker",
             "guest",
             "scoring",
+            "tpm",
         ],
     ),
     // A tool beside the crates: it speaks to the broker over the wire, as a guest and an admin do.
@@ -45,6 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "broker",
             "guest",
             "scoring",
+            "tpm",
         ],
     ),
 ];
@@ -68,7 +72,7 @@ const NOT_IN_A_CORE: &[&str] = &[
 ];
 
 /// May be raised, in a commit of its own that says what came in and why it is worth it.
-const MOST_LOCKED_PACKAGES: usize = 450;
+const MOST_LOCKED_PACKAGES: usize = 451;
 
 #[test]
 fn an_arrow_that_is_not_in_the_design() {

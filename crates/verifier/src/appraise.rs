@@ -247,6 +247,17 @@ impl AppraisalPolicies {
         self.0.insert(policy.class().to_owned(), Arc::new(policy));
     }
 
+    /// Policies for no class yet.
+    pub fn none() -> Self {
+        Self(BTreeMap::new())
+    }
+
+    /// Takes the policy of a class out of force; tells whether any is left.
+    pub fn remove(&mut self, class: &str) -> bool {
+        self.0.remove(class);
+        !self.0.is_empty()
+    }
+
     /// The policy of a class.
     pub fn of(&self, class: &str) -> Option<&Arc<AppraisalPolicy>> {
         self.0.get(class)
@@ -299,7 +310,7 @@ pub fn appraise(
 #[derive(Clone, Debug)]
 pub struct AppraisedClaims {
     tee: Tee,
-    tee_key: TeePublicKey,
+    tee_key: Option<TeePublicKey>,
     assurance: Assurance,
     submods: Vec<AppraisedSubmod>,
 }
@@ -310,9 +321,9 @@ impl AppraisedClaims {
         self.tee
     }
 
-    /// The key that the evidence binds: whatever is released is encrypted to it.
-    pub fn tee_key(&self) -> &TeePublicKey {
-        &self.tee_key
+    /// The key that the evidence binds: whatever is released is encrypted to it. Evidence of a session always binds one.
+    pub fn tee_key(&self) -> Option<&TeePublicKey> {
+        self.tee_key.as_ref()
     }
 
     /// What the weakest piece of evidence rests on.
@@ -384,7 +395,7 @@ pub enum AppraiseError {
     Policy(#[from] PolicyError),
     /// There is no policy for a class of platforms.
     #[error(
-        "there is no appraisal policy for the class {class:?}: set one with the id default_{class}"
+        "there is no appraisal policy for the class {class:?}: set one whose id ends in _{class}"
     )]
     NoPolicy {
         /// The class.

@@ -7,6 +7,7 @@
 
 use aws_lc_rs::digest;
 use serde_json::{Map, Value, json};
+use strongroom_wire::attestation_service::{StatedInitData, StatedRuntimeData};
 use strongroom_wire::bounded_toml;
 use strongroom_wire::canonical::HashAlgorithm;
 use strongroom_wire::initdata::{Initdata, registers};
@@ -25,7 +26,7 @@ pub struct Binding {
     device: Expected,
     primary_claims: Value,
     device_claims: Value,
-    tee_key: TeePublicKey,
+    tee_key: Option<TeePublicKey>,
     devices_digest: [u8; 32],
     initdata_claims: Option<Value>,
 }
@@ -59,9 +60,43 @@ impl Binding {
                 "nonce": runtime_data.nonce,
                 "tee-pubkey": runtime_data.tee_pubkey,
             }),
-            tee_key: runtime_data.tee_pubkey.clone(),
+            tee_key: Some(runtime_data.tee_pubkey.clone()),
             devices_digest: devices_digest(additional_evidence),
             initdata_claims: initdata.map(initdata_claims),
+        }
+    }
+
+    /// What a caller states that one piece of evidence must show, where nobody but the caller knows whose nonce it binds.
+    ///
+    /// Without report data that check is skipped. Without init-data a launch register must be empty, as in
+    /// [`Self::new`]. The key is the one that the stated runtime data name, if they do.
+    pub fn stated(
+        runtime_data: Option<&StatedRuntimeData>,
+        initdata: Option<&StatedInitData>,
+    ) -> Self {
+        let claims = runtime_data.map_or(Value::Null, |stated| stated.claims.clone());
+        let expected = Expected {
+            report_data: runtime_data.map(|stated| stated.report_data.clone()),
+            initdata: match initdata {
+                None => ExpectedInitdata::None,
+                Some(StatedInitData::Digest(digest)) => ExpectedInitdata::Digest(digest.clone()),
+                Some(StatedInitData::Document(document)) => {
+                    ExpectedInitdata::Digest(document.digest())
+                }
+            },
+        };
+        let tee_key = claims.get("tee-pubkey").cloned();
+        Self {
+            device: expected.clone(),
+            primary: expected,
+            primary_claims: claims.clone(),
+            device_claims: claims,
+            tee_key: tee_key.and_then(|key| serde_json::from_value(key).ok()),
+            devices_digest: devices_digest(""),
+            initdata_claims: match initdata {
+                Some(StatedInitData::Document(document)) => Some(initdata_claims(document)),
+                Some(StatedInitData::Digest(_)) | None => None,
+            },
         }
     }
 
@@ -80,8 +115,9 @@ impl Binding {
         &self.device
     }
 
-    pub(crate) fn tee_key(&self) -> &TeePublicKey {
-        &self.tee_key
+    /// The key that the runtime data name.
+    pub fn tee_key(&self) -> Option<&TeePublicKey> {
+        self.tee_key.as_ref()
     }
 
     pub(crate) fn runtime_data_claims(&self, primary: bool) -> &Value {
@@ -93,10 +129,12 @@ impl Binding {
 
     /// The claims `init_data_digest` and `init_data_claims` of the document that was sent. The register's own
     /// content is another claim, `init_data`: a platform may hold a digest padded or cut.
-    pub(crate) fn initdata_claims(&self) -> Option<(String, &Value)> {
-        match (&self.primary.initdata, &self.initdata_claims) {
-            (ExpectedInitdata::Digest(digest), Some(claims)) => Some((hex::encode(digest), claims)),
-            _ => None,
+    pub(crate) fn initdata_claims(&self) -> Option<(String, Option<&Value>)> {
+        match &self.primary.initdata {
+            ExpectedInitdata::Digest(digest) => {
+                Some((hex::encode(digest), self.initdata_claims.as_ref()))
+            }
+            ExpectedInitdata::Unknown | ExpectedInitdata::None => None,
         }
     }
 }

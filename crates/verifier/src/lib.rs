@@ -186,8 +186,37 @@ pub fn verify(
     Ok(VerifiedEvidence::new(verdicts, binding, steps.into_list()))
 }
 
+/// Verifies pieces of evidence each against its own binding, for a caller who states what they must bind: the CPU's first,
+/// then each device's.
+///
+/// The caller still owes everything that a session gives: that the report data are fresh, and that the CPU's evidence
+/// vouches for the devices.
+///
+/// # Errors
+/// [`VerifyError`] of the first piece that fails.
+pub fn verify_stated(
+    primary: (Evidence, Binding),
+    devices: Vec<(Evidence, Binding)>,
+    collateral: &Collateral,
+    anchors: &TrustAnchors,
+    now: u64,
+) -> Result<VerifiedEvidence, VerifyError> {
+    let (evidence, binding) = primary;
+    let mut verified = verify(evidence, collateral, anchors, &binding, now)?;
+    for (evidence, binding) in devices {
+        if !is_device(evidence.tee()) {
+            return Err(Check::Devices.failed("one CPU, and devices", evidence.tee()));
+        }
+        let mut steps = Steps::default();
+        let expected = (binding.primary(), binding.device());
+        let verdicts = evidence.check(collateral, anchors, expected, now, &mut steps)?;
+        verified.join(verdicts, &binding, steps.into_list());
+    }
+    Ok(verified)
+}
+
 /// Whether a platform is verified beside a CPU's, and never in its place.
-fn is_device(tee: Tee) -> bool {
+pub fn is_device(tee: Tee) -> bool {
     matches!(tee, Tee::Nvidia | Tee::Sampledevice)
 }
 
@@ -268,7 +297,7 @@ pub struct Examination {
 /// Evidence whose checks all passed. Only [`verify`] makes it.
 #[derive(Clone, Debug)]
 pub struct VerifiedEvidence {
-    tee_key: TeePublicKey,
+    tee_key: Option<TeePublicKey>,
     submods: Vec<VerifiedSubmod>,
     steps: Vec<Step>,
 }
@@ -286,22 +315,29 @@ pub(crate) struct VerifiedSubmod {
 
 impl VerifiedEvidence {
     fn new(verdicts: Vec<PlatformVerdict>, binding: &Binding, steps: Vec<Step>) -> Self {
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        let submods = verdicts
-            .into_iter()
-            .enumerate()
-            .map(|(index, verdict)| {
-                let number = counts.entry(verdict.tee.class()).or_default();
-                let name = format!("{}{number}", verdict.tee.class());
-                *number += 1;
-                VerifiedSubmod::new(name, verdict, binding, index == 0)
-            })
-            .collect();
-        Self {
-            tee_key: binding.tee_key().clone(),
-            submods,
-            steps,
+        let mut verified = Self {
+            tee_key: binding.tee_key().cloned(),
+            submods: Vec::new(),
+            steps: Vec::new(),
+        };
+        verified.join(verdicts, binding, steps);
+        verified
+    }
+
+    /// Adds further pieces, each under the next free name of its class.
+    fn join(&mut self, verdicts: Vec<PlatformVerdict>, binding: &Binding, steps: Vec<Step>) {
+        for verdict in verdicts {
+            let class = verdict.tee.class();
+            let alike = self
+                .submods
+                .iter()
+                .filter(|known| known.tee.class() == class);
+            let name = format!("{class}{}", alike.count());
+            let first = self.submods.is_empty();
+            let submod = VerifiedSubmod::new(name, verdict, binding, first);
+            self.submods.push(submod);
         }
+        self.steps.extend(steps);
     }
 
     /// The platform of the primary evidence.
@@ -355,7 +391,9 @@ impl VerifiedSubmod {
             && primary
         {
             bound.insert("init_data_digest".into(), json!(digest));
-            bound.insert("init_data_claims".into(), claims.clone());
+            if let Some(claims) = claims {
+                bound.insert("init_data_claims".into(), claims.clone());
+            }
             bound.insert("init_data_bound".into(), json!(held));
         }
         Self {

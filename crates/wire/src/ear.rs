@@ -6,13 +6,21 @@
 
 use std::collections::BTreeMap;
 
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use jsonwebtoken::jwk::Jwk;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::b64;
+
 /// The profile that Trustee's relying parties know.
 pub const PROFILE: &str = "tag:github.com,2024:confidential-containers/Trustee";
+
+/// The audience of what an attestation service says of evidence whose freshness its caller vouches for. The broker that
+/// issued such a token releases nothing on it.
+pub const ANY_RELYING_PARTY: &str = "attestation-service";
 
 /// The longest token, in bytes, for all who make, carry or check one: those of several GPUs reach 170 KiB.
 pub const MAX_TOKEN: usize = 256 * 1024;
@@ -39,6 +47,9 @@ pub struct EarClaims {
     /// The token's own id; upstream's tokens have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jti: Option<String>,
+    /// For whom it is, when it is not for its issuer: [`ANY_RELYING_PARTY`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aud: Option<String>,
 }
 
 /// Who appraised.
@@ -166,20 +177,52 @@ impl TrustVector {
     }
 }
 
-/// Signs a token. `jwk` is the public half of `key`, with its certificate chain when there is one.
-///
-/// # Errors
-/// [`EarError::Signing`] when the key is no P-256 key.
-pub fn sign(
-    claims: &EarClaims,
-    key: &EncodingKey,
-    jwk: Jwk,
-    kid: &str,
-) -> Result<String, EarError> {
-    let mut header = Header::new(Algorithm::ES256);
-    header.kid = Some(kid.to_owned());
-    header.jwk = Some(jwk);
-    jsonwebtoken::encode(&header, claims, key).map_err(|_| EarError::Signing)
+/// What signs tokens: a key, read once, and the header that all its tokens have.
+pub struct EarSigner {
+    pair: EcdsaKeyPair,
+    random: SystemRandom,
+    header: String,
+}
+
+/// A token as it was signed.
+pub struct SignedEar {
+    /// The token.
+    pub jwt: String,
+    /// Its payload, as JSON.
+    pub payload: String,
+}
+
+impl EarSigner {
+    /// Takes a P-256 key pair in PKCS#8 and its public half, with the certificate chain when there is one.
+    ///
+    /// # Errors
+    /// [`EarError::Signing`] when the key is no P-256 key.
+    pub fn new(pkcs8: &[u8], jwk: Jwk, kid: &str) -> Result<Self, EarError> {
+        let mut header = Header::new(Algorithm::ES256);
+        header.kid = Some(kid.to_owned());
+        header.jwk = Some(jwk);
+        let header = serde_json::to_vec(&header).map_err(|_| EarError::Signing)?;
+        Ok(Self {
+            pair: EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8)
+                .map_err(|_| EarError::Signing)?,
+            random: SystemRandom::new(),
+            header: b64::url_encode(header),
+        })
+    }
+
+    /// Signs a token (RFC 7515, 5.1).
+    ///
+    /// # Errors
+    /// [`EarError::Signing`] when the cryptographic library fails.
+    pub fn sign(&self, claims: &impl Serialize) -> Result<SignedEar, EarError> {
+        let payload = serde_json::to_string(claims).map_err(|_| EarError::Signing)?;
+        let mut jwt = format!("{}.{}", self.header, b64::url_encode(&payload));
+        let signature = self.pair.sign(&self.random, jwt.as_bytes());
+        let signature = signature.map_err(|_| EarError::Signing)?;
+        jwt.push('.');
+        jwt.push_str(&b64::url_encode(signature));
+        Ok(SignedEar { jwt, payload })
+    }
 }
 
 /// A token whose signature has not been checked.

@@ -7,10 +7,12 @@
 #![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_macros))]
 
 pub mod admin;
+pub mod attestation_service;
 mod b64;
 pub mod bounded_toml;
 pub mod canonical;
 pub mod ear;
+pub mod envelope;
 pub mod error_information;
 pub mod image;
 pub mod image_policy;

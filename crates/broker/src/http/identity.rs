@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn cookie_is_found_among_others() {
-        let id = "0f".repeat(41);
+        let id = "0f".repeat(49);
         for values in [
             vec![format!("kbs-session-id={id}")],
             vec![format!("a=b; kbs-session-id={id}; c=d")],

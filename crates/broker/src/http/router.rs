@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{any, get, post};
+use axum::routing::{MethodRouter, any, get, post};
 use axum::{Json, Router};
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ use super::error::ApiError;
 use super::health::{healthz, readyz};
 use super::limits::{attempts, refuse_oversized, within};
 use super::observe::observe;
-use super::{access, admin, kbs};
+use super::{access, admin, attestation, kbs, openapi};
 use crate::Inner;
 
 /// All routes. What is not here is 404, a method that is not here is 405, both with an error body.
@@ -21,20 +21,44 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
     let limits = broker.config.limits.clone();
     let request_time = Duration::from_secs(limits.request_seconds);
     let most = limits.body_bytes;
-    let limited = from_fn_with_state(Arc::clone(&broker), attempts);
     let observed = Arc::clone(&broker);
+    routes(Some(&broker))
+        .router
+        .route_layer(from_fn_with_state(Arc::clone(&broker), access::guard))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(limits.body_bytes))
+        .layer(from_fn(move |request, next| {
+            refuse_oversized(most, request, next)
+        }))
+        .layer(from_fn(move |request, next| {
+            within(request_time, request, next)
+        }))
+        .layer(from_fn(move |request, next| {
+            observe(Arc::clone(&observed), request, next)
+        }))
+        .with_state(broker)
+}
+
+/// Every route; without a broker, every one that there can be.
+fn routes(broker: Option<&Arc<Inner>>) -> Routes {
+    let limited = |methods: MethodRouter<Arc<Inner>>| match broker {
+        Some(broker) => methods.layer(from_fn_with_state(Arc::clone(broker), attempts)),
+        None => methods,
+    };
+    let service = broker.is_none_or(|broker| broker.config.attestation_service.enabled);
     let resource = get(kbs::resource::get)
         .post(kbs::resource::put)
         .put(kbs::resource::put)
         .delete(kbs::resource::delete)
         // Without this a HEAD would release a secret to nobody.
         .head(method_not_allowed);
-    Router::new()
+    let routes = Routes::default()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         // The KBS protocol, for guests
-        .route("/kbs/v0/auth", post(kbs::auth::auth).layer(limited.clone()))
-        .route("/kbs/v0/attest", post(kbs::attest::attest).layer(limited))
+        .route("/kbs/v0/auth", limited(post(kbs::auth::auth)))
+        .route("/kbs/v0/attest", limited(post(kbs::attest::attest)))
         // One route for every name, good or bad, so that a bad one is told what is wrong with it
         .route("/kbs/v0/resource/{*path}", resource)
         .route("/kbs/v0/resource/", any(kbs::resource::unnamed))
@@ -50,10 +74,12 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
             post(kbs::reference_value::register).get(kbs::reference_value::list),
         )
         .route("/kbs/v0/reference-value/{*id}", get(kbs::reference_value::get))
-        // What anybody may have: the keys that tokens verify by
+        // What anybody may have: what this broker speaks, and the keys that tokens verify by
+        .route("/openapi.json", get(openapi::show))
         .route("/.well-known/jwks.json", get(jwks))
         // Ours, for admins
         .route("/strongroom/v1/audit", get(admin::audit::list))
+        .route("/strongroom/v1/audit/prune", post(admin::audit::prune))
         .route("/strongroom/v1/explain/{event}", get(admin::explain::event))
         .route("/strongroom/v1/rehearse", post(admin::explain::what_if))
         .route("/strongroom/v1/log/{*path}", get(admin::log::file))
@@ -79,15 +105,41 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
         )
         .route("/strongroom/v1/storage-key/rotate", post(admin::storage_key::rotate))
         .route("/strongroom/v1/rollback/resource/{*path}", post(admin::resources::rollback))
-        .route("/strongroom/v1/rollback/policy/{*id}", post(admin::policy::rollback))
-        .route_layer(from_fn_with_state(Arc::clone(&broker), access::guard))
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(DefaultBodyLimit::max(limits.body_bytes))
-        .layer(from_fn(move |request, next| refuse_oversized(most, request, next)))
-        .layer(from_fn(move |request, next| within(request_time, request, next)))
-        .layer(from_fn(move |request, next| observe(Arc::clone(&observed), request, next)))
-        .with_state(broker)
+        .route("/strongroom/v1/rollback/policy/{*id}", post(admin::policy::rollback));
+    match service {
+        // The attestation service, for whoever has evidence
+        true => routes
+            .route(
+                "/attestation",
+                limited(post(attestation::evaluate::evaluate)),
+            )
+            .route("/challenge", post(attestation::evaluate::challenge))
+            .route(
+                "/policy",
+                get(attestation::policy::list).post(attestation::policy::set),
+            ),
+        false => routes,
+    }
+}
+
+/// A router that knows its paths: the document is held against them.
+#[derive(Default)]
+struct Routes {
+    router: Router<Arc<Inner>>,
+    paths: Vec<&'static str>,
+}
+
+impl Routes {
+    fn route(mut self, path: &'static str, methods: MethodRouter<Arc<Inner>>) -> Self {
+        self.router = self.router.route(path, methods);
+        self.paths.push(path);
+        self
+    }
+}
+
+/// The path of every route, the attestation service's too.
+pub(crate) fn route_paths() -> Vec<&'static str> {
+    routes(None).paths
 }
 
 /// RFC 7517, 5: a set of one key.

@@ -1,10 +1,15 @@
-//! The one way to change anything: who comes while another's change is being written is written with the next group.
+//! The one way to change anything: one thread writes, and what comes in while it writes is written together next.
 //!
 //! A durable write costs a flush of the disk and a signed checkpoint, whatever is in it. So nobody writes alone when
-//! others wait: the first to get the pen writes for all who stand in line.
+//! others wait, and nobody who waits holds a thread: a request is a task until its entry is on the disk.
 
-use std::mem::take;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::{JoinHandle, spawn};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
 
 use super::{Change, Committed, Store, StoreError};
 use crate::audit::{Entry, LogKey, Record};
@@ -12,29 +17,46 @@ use crate::metrics::Metrics;
 
 /// A store and the key that signs its record.
 pub(crate) struct Ledger {
-    store: Box<dyn Store>,
-    key: LogKey,
-    waiting: Mutex<Vec<Waiting>>,
-    pen: Mutex<()>,
+    store: Arc<dyn Store>,
+    key: Arc<LogKey>,
+    /// None once it is told to stop.
+    queue: Option<Sender<Waiting>>,
+    writer: Option<JoinHandle<()>>,
     metrics: Option<Arc<Metrics>>,
 }
 
 struct Waiting {
     change: Change,
     record: Record,
-    outcome: Outcome,
+    reply: Reply,
 }
 
-/// Where whoever wrote leaves what became of a change.
-type Outcome = Arc<Mutex<Option<Committed>>>;
+/// Who is told what became of a change.
+enum Reply {
+    Thread(SyncSender<Committed>),
+    Task(oneshot::Sender<Committed>),
+}
+
+impl Reply {
+    /// Who does not wait any more has lost nothing: the change is durable all the same.
+    fn give(self, committed: Committed) {
+        match self {
+            Self::Thread(sender) => sender.send(committed).unwrap_or_default(),
+            Self::Task(sender) => sender.send(committed).map(drop).unwrap_or_else(drop),
+        }
+    }
+}
 
 impl Ledger {
     pub(crate) fn new(store: Box<dyn Store>, key: LogKey) -> Self {
+        let (store, key): (Arc<dyn Store>, _) = (store.into(), Arc::new(key));
+        let (queue, waiting) = channel();
+        let (pen, signer) = (Arc::clone(&store), Arc::clone(&key));
         Self {
             store,
             key,
-            waiting: Mutex::default(),
-            pen: Mutex::default(),
+            queue: Some(queue),
+            writer: Some(spawn(move || write(&*pen, &signer, &waiting))),
             metrics: None,
         }
     }
@@ -55,68 +77,101 @@ impl Ledger {
         &self.key
     }
 
-    /// Makes a change and appends its record: both are durable once this returns, or neither is there.
+    /// Makes a change and appends its record: both are durable once this returns, or neither is there. Blocks.
     pub(crate) fn commit(&self, change: Change, record: Record) -> Result<Entry, StoreError> {
-        let commit = || self.commit_with_others(change, record);
-        match &self.metrics {
-            Some(metrics) => metrics.committed(commit),
-            None => commit(),
-        }
+        let began = Instant::now();
+        let (reply, committed) = sync_channel(1);
+        self.enqueue(change, record, Reply::Thread(reply));
+        let committed = committed.recv().unwrap_or_else(|_| Err(lost()));
+        self.counted(began, committed)
     }
 
-    fn commit_with_others(&self, change: Change, record: Record) -> Result<Entry, StoreError> {
-        let outcome = Outcome::default();
-        lock(&self.waiting).push(Waiting {
+    /// As [`Self::commit`], for a task. What is in line is written whether or not the task still waits.
+    pub(crate) async fn committed(
+        &self,
+        change: Change,
+        record: Record,
+    ) -> Result<Entry, StoreError> {
+        let began = Instant::now();
+        let (reply, committed) = oneshot::channel();
+        self.enqueue(change, record, Reply::Task(reply));
+        let committed = committed.await.unwrap_or_else(|_| Err(lost()));
+        self.counted(began, committed)
+    }
+
+    fn enqueue(&self, change: Change, record: Record, reply: Reply) {
+        let waiting = Waiting {
             change,
             record,
-            outcome: Arc::clone(&outcome),
-        });
-        let pen = lock(&self.pen);
-        if let Some(committed) = lock(&outcome).take() {
-            return committed;
+            reply,
+        };
+        // What nobody takes is dropped, its reply with it, and whoever waits is told that it is lost.
+        if let Some(queue) = &self.queue {
+            queue.send(waiting).unwrap_or_else(drop);
         }
-        self.write(take(&mut *lock(&self.waiting)));
-        drop(pen);
-        lock(&outcome)
-            .take()
-            .unwrap_or_else(|| Err(StoreError::Group(LOST.to_owned())))
     }
 
-    fn write(&self, group: Vec<Waiting>) {
-        if group.is_empty() {
-            return;
+    fn counted(&self, began: Instant, committed: Committed) -> Committed {
+        if let Some(metrics) = &self.metrics {
+            metrics.committed(began.elapsed(), committed.is_ok());
         }
-        let (changes, outcomes): (Vec<_>, Vec<_>) = group
-            .into_iter()
-            .map(|waiting| ((waiting.change, waiting.record), waiting.outcome))
-            .unzip();
-        let sign = |size, root: &_| self.key.checkpoint(size, root);
-        match self.store.commit(changes, &sign) {
-            Ok(committed) => {
-                for (outcome, committed) in outcomes.iter().zip(committed) {
-                    *lock(outcome) = Some(committed);
-                }
-            }
-            Err(error) => {
-                let text = error.to_string();
-                let mut error = Some(error);
-                for outcome in &outcomes {
-                    let failed = error
-                        .take()
-                        .unwrap_or_else(|| StoreError::Group(text.clone()));
-                    *lock(outcome) = Some(Err(failed));
-                }
+        committed
+    }
+}
+
+/// What is in line is written before the store closes.
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(writer) = self.writer.take() {
+            // It catches what panics.
+            writer.join().unwrap_or_default();
+        }
+    }
+}
+
+fn write(store: &dyn Store, key: &LogKey, waiting: &Receiver<Waiting>) {
+    while let Ok(first) = waiting.recv() {
+        let mut group = vec![first];
+        while group.len() < MAX_GROUP
+            && let Ok(next) = waiting.try_recv()
+        {
+            group.push(next);
+        }
+        // A group that panics is undone by the store, and whoever waits for it is told by its replies' end.
+        if catch_unwind(AssertUnwindSafe(|| write_group(store, key, group))).is_err() {
+            tracing::error!("writing to the store panicked");
+        }
+    }
+}
+
+fn write_group(store: &dyn Store, key: &LogKey, group: Vec<Waiting>) {
+    let (changes, replies): (Vec<_>, Vec<_>) = group
+        .into_iter()
+        .map(|waiting| ((waiting.change, waiting.record), waiting.reply))
+        .unzip();
+    match store.commit(changes, key) {
+        Ok(committed) => {
+            let told = replies.into_iter().zip(committed);
+            told.for_each(|(reply, committed)| reply.give(committed));
+        }
+        Err(error) => {
+            let others = error.again();
+            let mut error = Some(error);
+            for reply in replies {
+                reply.give(Err(error.take().unwrap_or_else(|| others.again())));
             }
         }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A group that panicked left its outcomes empty, and the store undid it.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+fn lost() -> StoreError {
+    StoreError::Group(LOST.to_owned())
 }
 
 const LOST: &str = "the write that this one was grouped with did not end";
+/// More than ever wait at once but in a flood; what a transaction takes stays bounded.
+const MAX_GROUP: usize = 256;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -161,24 +216,23 @@ mod tests {
         let missing = || Change::DeleteSecret {
             path: "a/b/c".parse().unwrap(),
         };
-        let sign = |size, root: &_| ledger.key().checkpoint(size, root);
         let group = vec![
             (Change::Nothing, record("first")),
             (missing(), record("second")),
             (Change::Nothing, record("third")),
         ];
-        let committed = ledger.store().commit(group, &sign).unwrap();
+        let committed = ledger.store().commit(group, ledger.key()).unwrap();
         assert_eq!(committed[0].as_ref().unwrap().seq, 1);
         assert!(matches!(committed[1], Err(StoreError::NotFound)));
         assert_eq!(committed[2].as_ref().unwrap().seq, 2);
     }
 
     #[test]
-    fn record_that_cannot_be_signed_is_not_written() {
+    fn record_of_another_key_is_not_continued() {
         let ledger = ledger();
-        let refuse = |_, _: &_| Err(StoreError::Sign("no key".to_owned()));
+        let other = LogKey::generate().unwrap();
         let group = vec![(Change::Nothing, record("first"))];
-        assert!(ledger.store().commit(group, &refuse).is_err());
+        assert!(ledger.store().commit(group, &other).is_err());
         assert!(ledger.store().audit(10, None).unwrap().is_empty());
     }
 }

@@ -3,18 +3,24 @@
 
 mod admin;
 mod attest;
+mod attestation_service;
 mod audit;
+mod checklist;
 mod collateral;
 mod development;
 mod govern;
 mod identity_provider;
 mod limits;
+mod openapi;
 mod operation;
 mod postgres;
 mod recorded;
 mod release;
 mod replay;
 mod roles;
+mod selector;
 mod sources;
+mod storage_key;
 mod support;
+mod tpm;
 mod vault;

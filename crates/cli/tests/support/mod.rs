@@ -12,7 +12,7 @@ use serde_json::Value;
 use strongroom_scoring::generate::{Columns, Generator};
 use strongroom_testkit::fixtures::workspace_root;
 use strongroom_testkit::leak::Scanner;
-use strongroom_testkit::process::{Finished, Program};
+use strongroom_testkit::process::{Finished, Program, Running};
 use tempfile::TempDir;
 
 /// The header of what the built-in model reads.
@@ -58,6 +58,18 @@ impl Place {
     /// Runs what must succeed.
     pub(crate) fn ok(&self, args: &[&str]) -> Finished {
         self.run(args).expect_success()
+    }
+
+    /// Starts the broker of the folder `broker`, and gives its URL.
+    pub(crate) fn start_broker(&self) -> (Running, String) {
+        let broker = self
+            .program(&["broker", "run", "--json", "--listen", "127.0.0.1:0"])
+            .start()
+            .unwrap();
+        let line = broker.wait_for_line("\"ready\"").unwrap();
+        let ready: Value = serde_json::from_str(&line).unwrap();
+        let url = ready["url"].as_str().unwrap().to_owned();
+        (broker, url)
     }
 
     /// Runs what must fail: exit code 1, an error, and no file more or less than before. Returns what it printed.

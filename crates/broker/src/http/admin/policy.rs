@@ -16,7 +16,7 @@ use super::super::identity;
 use crate::Inner;
 use crate::admin::Admin;
 use crate::audit::{Entry, Record};
-use crate::policies::{APPRAISAL_IDS, LoadError, ReleaseId, appraisal_id, text_digest};
+use crate::policies::{APPRAISAL_IDS, AppraisalId, LoadError, ReleaseId, text_digest};
 use crate::store::PolicyVersion;
 
 /// Lists what is in force, the shipped policies too.
@@ -177,11 +177,11 @@ fn found(broker: &Inner, id: &str, version: Option<u64>) -> Result<Policy, ApiEr
 
 /// What ships under an id, as version 0. What decides over a pattern ships nowhere.
 fn shipped_version(id: &str) -> Result<PolicyVersion, ApiError> {
-    let text = match (id.parse(), appraisal_id(id)) {
-        (Ok(ReleaseId::Root), _) => strongroom_verifier::ReleasePolicy::DEFAULT,
-        (_, Some((_, text))) => text,
-        _ => return Err(ApiError::NotFound("policy")),
+    let text = match id.parse() {
+        Ok(ReleaseId::Root) => Some(strongroom_verifier::ReleasePolicy::DEFAULT),
+        _ => AppraisalId::parse(id).and_then(|id| id.shipped()),
     };
+    let text = text.ok_or(ApiError::NotFound("policy"))?;
     Ok(PolicyVersion {
         id: id.to_owned(),
         version: 0,
@@ -193,10 +193,11 @@ fn shipped_version(id: &str) -> Result<PolicyVersion, ApiError> {
 
 fn put(broker: &Inner, id: &str, text: Option<&str>, record: Record) -> Result<Summary, ApiError> {
     let (policies, ledger) = (&broker.policies, &broker.ledger);
-    let set: Result<Entry, LoadError> = match id.parse::<ReleaseId>() {
-        Ok(id) => policies.set_release(ledger, &id, text, record),
-        Err(_) if appraisal_id(id).is_some() => policies.set_appraisal(ledger, id, text, record),
-        Err(_) => return Err(ApiError::PolicyId(id.chars().take(64).collect())),
+    let parsed = (id.parse::<ReleaseId>(), AppraisalId::parse(id));
+    let set: Result<Entry, LoadError> = match parsed {
+        (Ok(id), _) => policies.set_release(ledger, &id, text, record),
+        (_, Some(id)) => policies.set_appraisal(ledger, &id, text, record),
+        _ => return Err(ApiError::PolicyId(id.chars().take(64).collect())),
     };
     let entry = set.map_err(|error| match error {
         LoadError::Store(crate::StoreError::NotFound) => ApiError::NotFound("policy"),

@@ -14,7 +14,8 @@ use tracing::{Instrument as _, info_span};
 
 use super::super::error::ApiError;
 use super::super::identity;
-use crate::{Inner, attest as attestation};
+use crate::attest::Ended;
+use crate::{Inner, Moment, attest as attestation};
 
 /// Attests the session that the cookie names.
 pub(crate) async fn attest(
@@ -34,12 +35,19 @@ pub(crate) async fn attest(
         .as_ref()
         .map(|session| [(SET_COOKIE, identity::cookie(&broker, session, now))]);
     // A guest that hangs up is judged all the same: its nonce is used, and the record says how it ended.
+    let takes = Moment::of_bytes(body.len());
     let attested = async move {
         let _attesting = attesting;
         let begun = broker
-            .blocking(move |broker| Ok(attestation::begin(broker, session, message, now)?))
+            .moment(takes, move |broker| {
+                attestation::begin(broker, session, message, now)
+            })
             .instrument(info_span!("begin attestation"))
             .await?;
+        let begun = match begun {
+            Ok(begun) => begun,
+            Err(ended) => return refuse(&broker, ended).await,
+        };
         let request = begun.collateral_request();
         let collateral = broker
             .live()
@@ -47,10 +55,16 @@ pub(crate) async fn attest(
             .answer(&request)
             .instrument(info_span!("answer collateral request"))
             .await;
-        broker
-            .blocking(move |broker| Ok(attestation::finish(broker, begun, collateral, now)?))
+        let judged = broker
+            .moment(takes, move |broker| {
+                attestation::finish(broker, begun, collateral, now)
+            })
             .instrument(info_span!("finish attestation"))
-            .await
+            .await?;
+        match judged {
+            Ok(judged) => judged.issue(&broker, now).await,
+            Err(ended) => refuse(&broker, ended).await,
+        }
     };
     let token = tokio::spawn(attested.in_current_span())
         .await
@@ -59,4 +73,10 @@ pub(crate) async fn attest(
             Err(ApiError::Panicked)
         })?;
     Ok((cookie, Json(AttestResponse { token })).into_response())
+}
+
+async fn refuse(broker: &Arc<Inner>, ended: Ended) -> Result<String, ApiError> {
+    broker
+        .blocking(move |broker| Err(ended.record(broker).into()))
+        .await
 }

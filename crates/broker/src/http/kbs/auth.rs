@@ -15,14 +15,23 @@ use super::super::error::ApiError;
 use super::super::identity;
 use crate::Inner;
 
-/// Opens a session. `extra-params` may be any JSON and is not looked at: SHA-384 is the only hash in use.
+/// Opens a session. `extra-params` may be any JSON; of its members one is looked at, `attestation-policy-selector`. SHA-384
+/// is the only hash in use.
 pub(crate) async fn auth(
     State(broker): State<Arc<Inner>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let request = parse(&body?)?;
     let now = broker.now();
-    let (id, nonce) = broker.sessions().open(request.tee, now);
+    let policy = match selector(&request.extra_params)? {
+        None => Default::default(),
+        Some(selector) => broker
+            .config
+            .attestation
+            .select(&selector)
+            .ok_or(ApiError::Selector(selector))?,
+    };
+    let (id, nonce) = broker.sessions().open(request.tee, policy, now);
     let challenge = Challenge {
         nonce,
         extra_params: Value::String(String::new()),
@@ -40,3 +49,14 @@ pub(crate) fn parse(body: &[u8]) -> Result<Request, ApiError> {
         None => Err(ApiError::Malformed("the body has no version".to_owned())),
     }
 }
+
+/// By which appraisal policies the guest asks to be graded: a name that this broker's configuration maps to an id.
+fn selector(extra_params: &Value) -> Result<Option<String>, ApiError> {
+    match extra_params.get(SELECTOR) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(selector)) => Ok(Some(selector.chars().take(64).collect())),
+        Some(_) => Err(ApiError::Malformed(format!("{SELECTOR} is not a text"))),
+    }
+}
+
+const SELECTOR: &str = "attestation-policy-selector";

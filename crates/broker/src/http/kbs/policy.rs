@@ -17,7 +17,7 @@ use super::super::error::ApiError;
 use super::super::identity;
 use crate::Inner;
 use crate::admin::Admin;
-use crate::policies::{ReleaseId, appraisal_id};
+use crate::policies::{AppraisalId, ReleaseId};
 
 /// Sets the release policy. It is in force when this answers.
 pub(crate) async fn set_release(
@@ -29,8 +29,7 @@ pub(crate) async fn set_release(
     broker
         .blocking(move |broker| {
             let now = broker.now();
-            let message: SetReleasePolicy = serde_json::from_slice(&body)?;
-            let text = decode(&message.policy)?;
+            let text = parse_release(&body)?;
             let record = identity::admin_record(broker, &admin, now);
             broker
                 .policies
@@ -55,12 +54,7 @@ pub(crate) async fn set_appraisal(
     broker
         .blocking(move |broker| {
             let now = broker.now();
-            let message: SetAppraisalPolicy = serde_json::from_slice(&body)?;
-            let id = message.policy_id;
-            if appraisal_id(&id).is_none() {
-                return Err(ApiError::PolicyId(id.chars().take(64).collect()));
-            }
-            let text = decode(&message.policy)?;
+            let (id, text) = parse_appraisal(&body)?;
             let record = identity::admin_record(broker, &admin, now);
             broker
                 .policies
@@ -68,6 +62,20 @@ pub(crate) async fn set_appraisal(
             Ok(())
         })
         .await
+}
+
+/// The text of a release policy.
+pub(crate) fn parse_release(body: &[u8]) -> Result<String, ApiError> {
+    let message: SetReleasePolicy = serde_json::from_slice(body)?;
+    decode(&message.policy)
+}
+
+/// The id and the text of an appraisal policy.
+pub(crate) fn parse_appraisal(body: &[u8]) -> Result<(AppraisalId, String), ApiError> {
+    let message: SetAppraisalPolicy = serde_json::from_slice(body)?;
+    let id = AppraisalId::parse(&message.policy_id);
+    let id = id.ok_or_else(|| ApiError::PolicyId(message.policy_id.chars().take(64).collect()))?;
+    Ok((id, decode(&message.policy)?))
 }
 
 #[derive(Deserialize)]

@@ -17,7 +17,7 @@ use super::super::error::ApiError;
 use super::super::identity;
 use crate::admin::Admin;
 use crate::store::Change;
-use crate::{Inner, release};
+use crate::{Inner, Moment, release};
 
 /// Releases a resource to an attested guest, encrypted to its key.
 pub(crate) async fn get(
@@ -28,19 +28,14 @@ pub(crate) async fn get(
 ) -> Result<Response, ApiError> {
     let path = path(uri.path())?;
     let Query(query) = query?;
-    let jwe = broker
-        .blocking(move |broker| {
+    let asked = broker
+        .moment(Moment::Short, move |broker| {
             let now = broker.now();
             let token = identity::guest_token(broker, &headers, now);
-            let released = release::resource(broker, token.as_deref(), &path, &query, now);
-            let outcome = match &released {
-                Ok(_) => "released",
-                Err(error) => error.outcome(),
-            };
-            broker.metrics.release(outcome);
-            Ok(released?)
+            release::resource(broker, token.as_deref(), &path, &query, now)
         })
         .await?;
+    let jwe = asked.end(&broker).await?;
     Ok(Json(jwe).into_response())
 }
 

@@ -1,0 +1,208 @@
+//! How this machine attests, and to whom: the options, and what was measured at launch, which wins.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use strongroom_attester::{Attester, Devices};
+use strongroom_guest::{Agent, AgentConfig};
+use strongroom_wire::initdata::Initdata;
+
+use crate::commands::initdata;
+use crate::connect::read_pem;
+
+/// How this machine attests, and to whom.
+#[derive(clap::Args, Clone)]
+pub(crate) struct AttestArgs {
+    /// The broker's URL [default: the one in the init-data].
+    #[arg(long, env = "STRONGROOM_BROKER", value_name = "URL")]
+    broker: Option<String>,
+
+    /// The broker's certificate, PEM [default: the one in the init-data].
+    #[arg(long, env = "STRONGROOM_BROKER_CERT", value_name = "PEM")]
+    broker_cert: Option<PathBuf>,
+
+    /// The init-data that this machine measured at launch.
+    #[arg(long, value_name = "FILE")]
+    initdata: Option<PathBuf>,
+
+    /// The platform, when it is not to be looked for. `sample` and `development` prove nothing and must be named.
+    /// `development` signs SNP evidence under a root of yours; so does development:tdx, :sgx, :tpm, :az-snp-vtpm or
+    /// :az-tdx-vtpm for its platform.
+    #[arg(long, value_name = "NAME")]
+    platform: Option<String>,
+
+    /// The folder of the root that `--platform development` signs under; it is made there on first use. A broker
+    /// believes its evidence only when DIR, or its root.pem and collateral, was given to it as `[development] root`.
+    #[arg(long, env = "STRONGROOM_DEVELOPMENT_ROOT", value_name = "DIR")]
+    development_root: Option<PathBuf>,
+
+    /// Follow --broker and --broker-cert even where the measured init-data names another broker.
+    #[arg(long)]
+    insecure_override_measured_broker: bool,
+
+    /// Speak to a broker beyond this machine without TLS. Whoever sits between can answer in its place.
+    #[arg(long)]
+    insecure_http: bool,
+}
+
+impl AttestArgs {
+    /// Finds platform, broker and certificate.
+    pub(crate) fn agent(&self) -> anyhow::Result<Agent> {
+        let initdata = self.initdata.as_deref().map(initdata::read).transpose()?;
+        let measured = initdata
+            .as_ref()
+            .map(measured_broker)
+            .transpose()?
+            .unwrap_or_default();
+        let mut attester = match &self.platform {
+            Some(name) => Attester::named_with_root(name, self.development_root.as_deref())?,
+            None => Attester::detect(&Devices::default())?.attester,
+        };
+        let certificate = self.broker_cert.as_deref().map(read_pem).transpose()?;
+        let Choice {
+            broker,
+            certificate,
+        } = choose(
+            measured,
+            self.broker.clone(),
+            certificate,
+            self.insecure_override_measured_broker,
+        )?;
+        if let Some(initdata) = &initdata {
+            attester = attester.with_initdata(initdata);
+        }
+        let mut config = AgentConfig::new(broker, attester);
+        config.root_certificate_pem = certificate;
+        config.insecure_http = self.insecure_http;
+        config.initdata = initdata;
+        Ok(Agent::new(config)?)
+    }
+}
+
+/// The broker to attest to, and the certificate it must prove to have.
+#[derive(Debug, Eq, PartialEq)]
+struct Choice {
+    broker: String,
+    certificate: Option<String>,
+}
+
+/// What was measured at launch wins: who starts the guest must not send it to a broker of their own, which could answer
+/// with another recipient, signing key or model.
+fn choose(
+    measured: MeasuredBroker,
+    broker: Option<String>,
+    certificate: Option<String>,
+    insecure_override: bool,
+) -> anyhow::Result<Choice> {
+    let Some(url) = measured
+        .url
+        .filter(|_| !insecure_override || broker.is_none())
+    else {
+        let broker = broker.context(
+            "no broker is named: use --broker URL, or --initdata with a document that names one (strongroom initdata new)",
+        )?;
+        return Ok(Choice {
+            broker,
+            certificate: certificate.or(measured.certificate),
+        });
+    };
+    if broker.is_some_and(|broker| broker != url) {
+        bail!(
+            "--broker (or STRONGROOM_BROKER) names another broker than the measured init-data, which names {url}: leave it out"
+        );
+    }
+    if certificate.is_some() && certificate != measured.certificate {
+        bail!(
+            "--broker-cert (or STRONGROOM_BROKER_CERT) is not the certificate of the measured init-data: leave it out"
+        );
+    }
+    Ok(Choice {
+        broker: url,
+        certificate: measured.certificate,
+    })
+}
+
+/// The broker that init-data names.
+#[derive(Default)]
+struct MeasuredBroker {
+    url: Option<String>,
+    certificate: Option<String>,
+}
+
+fn measured_broker(initdata: &Initdata) -> anyhow::Result<MeasuredBroker> {
+    let Some(text) = initdata.data().get("aa.toml") else {
+        return Ok(MeasuredBroker::default());
+    };
+    let table: toml::Table = text
+        .parse()
+        .context("aa.toml in the init-data is not TOML")?;
+    let kbs = table
+        .get("token_configs")
+        .and_then(|configs| configs.get("kbs"));
+    let member = |name: &str| {
+        kbs.and_then(|kbs| kbs.get(name)?.as_str())
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
+    };
+    Ok(MeasuredBroker {
+        url: member("url"),
+        certificate: member("cert"),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn measured() -> MeasuredBroker {
+        MeasuredBroker {
+            url: Some("https://good:1".to_owned()),
+            certificate: Some("good".to_owned()),
+        }
+    }
+
+    fn some(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn host_redirects_the_guest_to_another_broker() {
+        let error = choose(measured(), some("https://evil:1"), None, false).unwrap_err();
+        assert!(error.to_string().contains("https://good:1"));
+        assert!(choose(measured(), None, some("evil"), false).is_err());
+        assert!(choose(measured(), some("https://good:1"), some("evil"), false).is_err());
+    }
+
+    #[test]
+    fn measured_broker_is_used_and_an_equal_option_changes_nothing() {
+        let chosen = choose(measured(), some("https://good:1"), some("good"), false).unwrap();
+        assert_eq!(chosen, choose(measured(), None, None, false).unwrap());
+        assert_eq!(
+            (chosen.broker.as_str(), chosen.certificate.as_deref()),
+            ("https://good:1", Some("good"))
+        );
+    }
+
+    #[test]
+    fn named_override_is_followed() {
+        let chosen = choose(measured(), some("https://other:1"), some("other"), true).unwrap();
+        assert_eq!(
+            (chosen.broker.as_str(), chosen.certificate.as_deref()),
+            ("https://other:1", Some("other"))
+        );
+    }
+
+    #[test]
+    fn options_count_where_nothing_is_measured() {
+        let chosen = choose(
+            MeasuredBroker::default(),
+            some("https://b:1"),
+            some("c"),
+            false,
+        )
+        .unwrap();
+        assert_eq!(chosen.broker, "https://b:1");
+        assert!(choose(MeasuredBroker::default(), None, None, false).is_err());
+    }
+}
