@@ -214,7 +214,7 @@ impl Search<'_> {
             Ok(()) => self.take(Tee::Tpm, A_TPM, path, Platform::Tpm),
             Err(error) => {
                 let reason = match error {
-                    crate::AttestError::Device { reason, .. } => reason,
+                    AttestError::Device { reason, .. } => reason,
                     other => other.to_string(),
                 };
                 self.note(
