@@ -312,7 +312,7 @@ impl LogKey {
         let frontier = Frontier::resume(size, edge).map_err(|_| fault())?;
         let root = frontier.root();
         let mut last = self.last();
-        if !last.as_ref().is_some_and(|last| last.note == note) {
+        if last.as_ref().is_none_or(|last| last.note != note) {
             let checkpoint = open_checkpoint(note, size, self.verifier())?;
             if let Some(last) = &*last {
                 let (found, known) = (checkpoint.size(), last.size);

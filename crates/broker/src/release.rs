@@ -60,7 +60,7 @@ pub(crate) enum Asked {
     /// It has an answer, or there is none to have.
     Decided {
         record: Box<Record>,
-        answer: Result<Jwe, ReleaseError>,
+        answer: Box<Result<Jwe, ReleaseError>>,
     },
     /// It is allowed, and the store has nothing. A source may.
     Elsewhere(Grant),
@@ -89,7 +89,7 @@ impl Asked {
 
     async fn recorded(self, broker: &Arc<Inner>) -> Result<Jwe, ApiError> {
         let (record, answer) = match self {
-            Self::Decided { record, answer } => (record, answer),
+            Self::Decided { record, answer } => (record, *answer),
             Self::Elsewhere(grant) => {
                 let sought = broker.blocking(move |broker| Ok(from_a_source(broker, grant)));
                 sought.await?
@@ -209,6 +209,7 @@ fn release(broker: &Inner, grant: Grant) -> Asked {
             encrypted(record, &recipient, opened)
         }
     };
+    let answer = Box::new(answer);
     Asked::Decided { record, answer }
 }
 
