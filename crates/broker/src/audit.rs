@@ -203,33 +203,49 @@ impl Entry {
 }
 
 /// The key that signs the record's checkpoints, and the name under which it does.
-pub(crate) struct LogKey(SignerKey);
+pub(crate) struct LogKey {
+    signer: SignerKey,
+    is_fresh: bool,
+}
 
 impl LogKey {
     /// Draws a fresh key.
     pub(crate) fn generate() -> Result<Self, StoreError> {
-        SignerKey::generate(ORIGIN).map(Self).map_err(sign)
+        let signer = SignerKey::generate(ORIGIN).map_err(sign)?;
+        Ok(Self {
+            signer,
+            is_fresh: true,
+        })
     }
 
     /// Reads the text form of a signer's key.
     pub(crate) fn from_text(text: &str) -> Result<Self, StoreError> {
-        SignerKey::parse(text.trim_end()).map(Self).map_err(sign)
+        let signer = SignerKey::parse(text.trim_end()).map_err(sign)?;
+        Ok(Self {
+            signer,
+            is_fresh: false,
+        })
     }
 
     /// The text form, which is secret.
     pub(crate) fn to_text(&self) -> Zeroizing<String> {
-        self.0.to_private_text()
+        self.signer.to_private_text()
+    }
+
+    /// Whether it was made just now, and can have signed nothing before.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.is_fresh
     }
 
     /// The key by which anybody verifies the record.
     pub(crate) fn verifier(&self) -> &VerifierKey {
-        self.0.verifier()
+        self.signer.verifier()
     }
 
     /// Signs the record at a size.
     pub(crate) fn checkpoint(&self, size: u64, root: &Hash) -> Result<String, StoreError> {
         let checkpoint = Checkpoint::new(self.verifier().name(), size, *root).map_err(sign)?;
-        checkpoint.sign(&[&self.0]).map_err(sign)
+        checkpoint.sign(&[&self.signer]).map_err(sign)
     }
 }
 
