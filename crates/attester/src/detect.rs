@@ -9,7 +9,7 @@ use strongroom_wire::tee::Tee;
 use crate::devices::Devices;
 use crate::hardware::{Hardware, Platform};
 use crate::tsm::{self, Provider};
-use crate::{Attester, files, snp};
+use crate::{Attester, files, snp, tpm};
 
 /// A platform that was found, and all that was looked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -148,6 +148,34 @@ impl Search<'_> {
             &devices.prot_virt_guest,
             protected,
         );
+        self.tpm();
+    }
+
+    /// The last, for every other platform proves more, and many of their machines have a TPM too.
+    fn tpm(&mut self) {
+        let devices = self.devices;
+        let there = devices.tpm.iter().find(|path| path.exists());
+        let Some(path) = there else {
+            if let Some(path) = devices.tpm.first() {
+                self.note(Tee::Tpm, A_TPM, path, Outcome::Missing { mend: None });
+            }
+            return;
+        };
+        match self.found.map_or_else(|| tpm::probe(path), |_| Ok(())) {
+            Ok(()) => self.take(Tee::Tpm, A_TPM, path, Platform::Tpm),
+            Err(error) => {
+                let reason = match error {
+                    crate::AttestError::Device { reason, .. } => reason,
+                    other => other.to_string(),
+                };
+                self.note(
+                    Tee::Tpm,
+                    A_TPM,
+                    path,
+                    Outcome::Unusable { reason, mend: None },
+                );
+            }
+        }
     }
 
     fn report_interface(
@@ -352,6 +380,7 @@ impl fmt::Display for NoTee {
 impl std::error::Error for NoTee {}
 
 const REPORT_INTERFACE: &str = "the kernel's report interface";
+const A_TPM: &str = "a TPM 2.0";
 const ENCLAVE: &str = "the enclave's attestation files";
 
 #[cfg(test)]
@@ -425,7 +454,8 @@ mod tests {
                 Tee::Snp,
                 Tee::Snp,
                 Tee::Csv,
-                Tee::Se
+                Tee::Se,
+                Tee::Tpm
             ]
         );
     }

@@ -17,6 +17,7 @@ mod sgx;
 mod snp;
 mod sys;
 mod tdx;
+mod tpm;
 mod tsm;
 
 use std::path::{Path, PathBuf};
@@ -169,7 +170,15 @@ impl Attester {
     /// # Errors
     /// [`BindingError`]: nothing of the document may be used, and the guest must not start.
     pub fn bind_initdata(&self, initdata: Option<&Initdata>) -> Result<Bound, BindingError> {
-        self.init_data()?.check(initdata)
+        let bound = self.init_data()?.check(initdata)?;
+        match (&bound, self) {
+            (Bound::ToExtend { digest }, Self::Hardware(hardware)) => {
+                hardware.extend_initdata(digest)?;
+                // Somebody else may have been first.
+                self.init_data()?.check(initdata)
+            }
+            _ => Ok(bound),
+        }
     }
 
     /// Whether the platform has registers that can be extended while the guest runs.

@@ -30,6 +30,7 @@ mod serve;
 mod session;
 mod signers;
 pub mod sources;
+mod storage_key;
 mod store;
 mod strangers;
 pub mod telemetry;
@@ -61,7 +62,11 @@ pub use config::{
 };
 pub use init::{InitOptions, InitSummary, admin_key_pair, init};
 pub use reload::{Handle, Reloaded};
+pub use storage_key::{
+    DEFAULT_PCRS, SealedFor, Sealing, StorageKeyError, copy_storage_key, seal_storage_key,
+};
 pub use store::{ResourceMetadata, SealError, StoreError};
+pub use strongroom_tpm::{PcrSet, TpmAddress};
 pub use tokens::TokenKeyError;
 
 use admin::Admins;
@@ -75,7 +80,7 @@ use policies::{LoadError, Policies};
 use reload::{Live, Reloadable};
 use session::Sessions;
 use sources::Sources;
-use store::{Change, Ledger, PostgresStore, SealedVersion, SqliteStore, StorageKeys};
+use store::{Change, Ledger, PostgresStore, SqliteStore, StorageKeys};
 use strangers::Strangers;
 use telemetry::Exporter;
 use tokens::Issuer;
@@ -176,19 +181,22 @@ impl Broker {
         })?;
         let metrics = Arc::new(Metrics::new());
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
-        let mut storage_keys = rotate::read(&config)?;
+        let mut storage_keys = storage_key::load(&config.store)?;
         let issuer = Issuer::new(
             &key_file::read_private(&config.token.signing_key)?,
             &key_file::read_certificates(&config.token.certificate_chain)?,
             config.token.issuer.clone(),
             config.token.lifetime_seconds,
         )?;
-        let admins = Admins::open(&config, ledger.store(), clock())?.sharing(shared.clone());
+        let admins = Admins::open(&config, &ledger, clock())?.sharing(shared.clone());
         let signers = signers::signers(&config)?;
-        let policies = Policies::load(ledger.store(), &signers).map_err(|error| match error {
-            LoadError::Store(error) => BrokerError::Store(error),
-            LoadError::Policy(error) => BrokerError::Policy(error),
-        })?;
+        let policies =
+            Policies::load(ledger.store(), ledger.key().verifier(), &signers).map_err(|error| {
+                match error {
+                    LoadError::Store(error) => BrokerError::Store(error),
+                    LoadError::Policy(error) => BrokerError::Policy(error),
+                }
+            })?;
         let (lifetime, most) = (config.session.lifetime_seconds, config.session.max);
         let sessions = match &shared {
             None => Sessions::new(lifetime, most),
@@ -299,7 +307,11 @@ impl Inner {
         if !self.shares_its_store() {
             return Ok(());
         }
-        let followed = self.policies.follow(self.ledger.store(), &self.signers);
+        let followed = self.policies.follow(
+            self.ledger.store(),
+            self.ledger.key().verifier(),
+            &self.signers,
+        );
         followed.map_err(|error| match error {
             LoadError::Store(error) => error,
             LoadError::Policy(error) => StoreError::Damaged(format!("a policy: {error}")),
@@ -313,7 +325,7 @@ impl Inner {
         };
         rotate::follow(self, shared)?;
         self.follow()?;
-        self.admins.reload(shared)?;
+        self.admins.reload(&self.ledger)?;
         shared.sweep(self.now(), self.config.session.max)
     }
 
@@ -359,8 +371,7 @@ impl Inner {
         // The key that is current when it is written: one that was current before may be gone by then.
         let seal = move |version| {
             let keys = Arc::clone(&keys.read().unwrap_or_else(PoisonError::into_inner));
-            let sealed = keys.current().seal(&place, version, &secret)?;
-            Ok(SealedVersion { expires, ..sealed })
+            keys.current().seal(&place, version, expires, &secret)
         };
         let change = Change::PutSecret {
             path,
@@ -576,6 +587,14 @@ pub enum BrokerError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// The storage key is of no use, or the TPM does not give it back.
+    #[error("{path}: {source}")]
+    StorageKey {
+        /// The file, in the open or sealed.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<StorageKeyError>,
     },
     /// The token key is of no use.
     #[error(transparent)]

@@ -19,13 +19,7 @@ use crate::config::Config;
 use crate::store::{
     Change, PostgresStore, Rewrapped, SealError, SealedVersion, Secret, StorageKeys, StoreError,
 };
-use crate::{BrokerError, Inner, key_file};
-
-/// Reads the storage keys that a configuration names.
-pub(crate) fn read(config: &Config) -> Result<StorageKeys, BrokerError> {
-    let text = key_file::read_private(&config.store.key_file)?;
-    Ok(StorageKeys::from_text(&text).map_err(StoreError::from)?)
-}
+use crate::{BrokerError, Inner, key_file, storage_key};
 
 /// What this broker is called by the others on its database: its machine, and where it listens.
 pub(crate) fn member_name(config: &Config) -> String {
@@ -67,12 +61,11 @@ pub(crate) fn rotate(broker: &Inner, record: Record) -> Result<u64, RotateError>
 fn bring_to_all(broker: &Inner, shared: &PostgresStore) -> Result<String, RotateError> {
     // Its owner may have written one into the file, or copied another broker's.
     let agreed = shared.shared_keys()?;
-    let mut keys =
-        read(&broker.config)?
-            .with_current(&agreed.current)
-            .ok_or(StoreError::OtherKey {
-                name: "storage key",
-            })?;
+    let mut keys = storage_key::load(&broker.config.store)?
+        .with_current(&agreed.current)
+        .ok_or(StoreError::OtherKey {
+            name: "storage key",
+        })?;
     let mut candidate = match &agreed.next {
         Some(next) if keys.has(next) => Some(next.clone()),
         Some(next) => {
@@ -205,7 +198,7 @@ fn take_over(broker: &Inner, shared: &PostgresStore) -> Result<Arc<StorageKeys>,
     };
     let file = match has_all(&keys) {
         true => None,
-        false => read(&broker.config)
+        false => storage_key::load(&broker.config.store)
             .inspect_err(|error| tracing::error!(%error, "the storage keys cannot be read"))
             .ok()
             .filter(|file| keys.ids().iter().all(|id| file.has(id)) || has_all(file)),
@@ -262,7 +255,7 @@ fn save(broker: &Inner, keys: &StorageKeys) -> Result<(), BrokerError> {
         let source = std::io::Error::new(ErrorKind::PermissionDenied, handed);
         return Err(BrokerError::file(path, source));
     }
-    key_file::replace_private(path, keys.to_text().as_bytes())
+    storage_key::save(&broker.config.store, keys)
 }
 
 /// Whether a file is one of those that its owner writes elsewhere: a credential, a mounted secret.
