@@ -140,7 +140,11 @@ impl Broker {
     pub fn open_with_clock(config: Config, clock: Clock) -> Result<Self, BrokerError> {
         let key = audit_key(&config)?;
         if config.store.postgres_url.is_none() {
-            let store = SqliteStore::open(&config.store.path, &key)?;
+            let store = SqliteStore::open(&config.store.path, &key);
+            let store = store.map_err(|error| match error {
+                StoreError::Unsigned { .. } => BrokerError::unsigned(&config),
+                other => other.into(),
+            })?;
             return Self::assemble(config, clock, Ledger::new(Box::new(store), key), None);
         }
         let store = PostgresStore::open(&config.store, &key)?;
@@ -657,6 +661,13 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
+    fn unsigned(config: &Config) -> Self {
+        Self::UnsignedRecord {
+            store: config.store.path.clone(),
+            key: config.audit.signing_key(&config.store),
+        }
+    }
+
     fn file(path: &Path, source: std::io::Error) -> Self {
         Self::File {
             path: path.to_owned(),
@@ -767,25 +778,11 @@ pub mod fuzz {
 /// Reads the key that signs the record. A store of before there was one gets it now, and none that was signed does.
 fn audit_key(config: &Config) -> Result<LogKey, BrokerError> {
     let path = config.audit.signing_key(&config.store);
-    if is_unsigned(config, &path)? {
-        init::write_audit_key(&path)?;
+    let in_a_file = config.store.postgres_url.is_none();
+    if in_a_file && !path.exists() && SqliteStore::is_older_than_audit_keys(&config.store.path)? {
+        return init::write_audit_key(&path);
     }
     Ok(LogKey::from_text(&key_file::read_private(&path)?)?)
-}
-
-/// Whether the store is of before records were signed and gets its key now: not where there is one already.
-pub(crate) fn is_unsigned(config: &Config, key: &Path) -> Result<bool, BrokerError> {
-    let store = &config.store.path;
-    if config.store.postgres_url.is_some() || !SqliteStore::is_older_than_audit_keys(store)? {
-        return Ok(false);
-    }
-    match key.exists() {
-        false => Ok(true),
-        true => Err(BrokerError::UnsignedRecord {
-            store: store.clone(),
-            key: key.to_owned(),
-        }),
-    }
 }
 
 /// What a broker does beside answering: it goes on with a rotation that was interrupted, and once a day forgets what
