@@ -80,7 +80,7 @@ use policies::{LoadError, Policies};
 use reload::{Live, Reloadable};
 use session::Sessions;
 use sources::Sources;
-use store::{Change, Ledger, PostgresStore, SealedVersion, SqliteStore, StorageKeys};
+use store::{Change, Ledger, PostgresStore, SqliteStore, StorageKeys};
 use strangers::Strangers;
 use telemetry::Exporter;
 use tokens::Issuer;
@@ -184,12 +184,15 @@ impl Broker {
             config.token.issuer.clone(),
             config.token.lifetime_seconds,
         )?;
-        let admins = Admins::open(&config, ledger.store(), clock())?;
+        let admins = Admins::open(&config, &ledger, clock())?;
         let signers = signers::signers(&config)?;
-        let policies = Policies::load(ledger.store(), &signers).map_err(|error| match error {
-            LoadError::Store(error) => BrokerError::Store(error),
-            LoadError::Policy(error) => BrokerError::Policy(error),
-        })?;
+        let policies =
+            Policies::load(ledger.store(), ledger.key().verifier(), &signers).map_err(|error| {
+                match error {
+                    LoadError::Store(error) => BrokerError::Store(error),
+                    LoadError::Policy(error) => BrokerError::Policy(error),
+                }
+            })?;
         let (lifetime, most) = (config.session.lifetime_seconds, config.session.max);
         let sessions = match &shared {
             None => Sessions::new(lifetime, most),
@@ -298,7 +301,11 @@ impl Inner {
         if !self.shares_its_store() {
             return Ok(());
         }
-        let followed = self.policies.follow(self.ledger.store(), &self.signers);
+        let followed = self.policies.follow(
+            self.ledger.store(),
+            self.ledger.key().verifier(),
+            &self.signers,
+        );
         followed.map_err(|error| match error {
             LoadError::Store(error) => error,
             LoadError::Policy(error) => StoreError::Damaged(format!("a policy: {error}")),
@@ -311,7 +318,7 @@ impl Inner {
             return Ok(());
         };
         self.follow()?;
-        self.admins.reload(shared)?;
+        self.admins.reload(&self.ledger)?;
         shared.sweep(self.now(), self.config.session.max)
     }
 
@@ -354,8 +361,7 @@ impl Inner {
         // The key that is current when it is written: one that was current before may be gone by then.
         let seal = move |version| {
             let keys = Arc::clone(&keys.read().unwrap_or_else(PoisonError::into_inner));
-            let sealed = keys.current().seal(&place, version, &secret)?;
-            Ok(SealedVersion { expires, ..sealed })
+            keys.current().seal(&place, version, expires, &secret)
         };
         let change = Change::PutSecret {
             path,

@@ -81,7 +81,7 @@ fn forward(
         session.batch(step)?;
         if number == 1 {
             let empty = Frontier::new();
-            let checkpoint = key.checkpoint(0, &empty.root())?;
+            let checkpoint = key.checkpoint(&empty, None)?;
             session.execute(
                 "INSERT INTO log_head (id, size, edge, checkpoint) VALUES (1, 0, '', $1)",
                 &[&checkpoint],

@@ -49,7 +49,7 @@ fn put(ledger: &Ledger, storage_key: &StorageKey, secret: &'static [u8]) -> Entr
     let place = path.clone();
     let change = Change::PutSecret {
         path,
-        seal: Box::new(move |version| key.seal(&place, version, secret)),
+        seal: Box::new(move |version| key.seal(&place, version, None, secret)),
         expires: None,
         keep: 1,
     };
@@ -155,7 +155,7 @@ fn stores_of_all_older_versions_come_forward() {
     migrate::create_older(&mut older.session().unwrap(), &key(), 1).unwrap();
     let storage_key = StorageKey::generate().unwrap();
     let path: ResourcePath = "a/b/c".parse().unwrap();
-    let sealed = storage_key.seal(&path, 4, b"secret").unwrap();
+    let sealed = storage_key.seal(&path, 4, None, b"secret").unwrap();
     let hex = |bytes: &[u8]| hex::encode(bytes);
     cluster.sql(
         "older",
@@ -223,15 +223,36 @@ fn log_refuses_everything_but_its_next_entry() {
 }
 
 #[test]
+fn what_was_changed_past_the_brokers_is_signed() {
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
+    let names = std::cell::Cell::new(0);
+    let name = |number: u32| format!("forged{number}");
+    let new = || {
+        names.set(names.get() + 1);
+        let config = config(cluster.database(&name(names.get())));
+        let key = LogKey::generate_for_tests();
+        PostgresStore::create(&config, &key).unwrap();
+        Box::new(PostgresStore::open(&config, &key).unwrap()) as Box<dyn Store>
+    };
+    let statements = |sql: &str| {
+        let sql = format!("SET session_replication_role = replica; {sql}");
+        cluster.sql(&name(names.get()), &sql);
+    };
+    let bytes = |bytes: &[u8]| format!("'\\x{}'", hex::encode(bytes));
+    conformance::forgers(&new, &statements, &bytes);
+}
+
+#[test]
 fn deletion_passes_for_a_pruning() {
     let Some(cluster) = Cluster::start() else {
         return;
     };
     let (_, store) = new(&cluster, "pruned");
     let key = key();
-    let sign = |size, root: &Hash| key.checkpoint(size, root);
     let group = (0..700).map(|_| (Change::Nothing, record("test")));
-    store.commit(group.collect(), &sign).unwrap();
+    store.commit(group.collect(), &key).unwrap();
     let ledger = ledger(&store);
     let prune = Change::PruneLog { minimum: 256 };
     ledger.commit(prune, record("prune")).unwrap();
@@ -307,8 +328,7 @@ fn change_that_the_database_refuses_spoils_no_other_of_its_group() {
     let changes = [keep("one"), set("one\0two"), set("three"), keep("two")];
     let group = changes.map(|change| (change, record("test"))).into();
     let key = key();
-    let sign = |size, root: &Hash| key.checkpoint(size, root);
-    let committed = store.commit(group, &sign).unwrap();
+    let committed = store.commit(group, &key).unwrap();
     let numbers: Vec<Option<u64>> = committed
         .iter()
         .map(|outcome| outcome.as_ref().ok().map(|entry| entry.seq))
@@ -317,9 +337,9 @@ fn change_that_the_database_refuses_spoils_no_other_of_its_group() {
     assert_eq!(store.governed().unwrap(), 2);
     assert_eq!(store.policies().unwrap()[0].version, 1);
     assert!(store.claims("two").unwrap().is_some());
-    let refuse = |_, _: &Hash| Err(StoreError::Sign("no key".to_owned()));
+    let other = LogKey::generate().unwrap();
     let group = vec![(set("four"), record("test"))];
-    assert!(store.commit(group, &refuse).is_err());
+    assert!(store.commit(group, &other).is_err());
     assert_eq!(store.audit(10, None).unwrap().len(), 3);
     assert_eq!(store.policies().unwrap()[0].version, 1);
     verify_newest(&store, key.verifier(), 10).unwrap();

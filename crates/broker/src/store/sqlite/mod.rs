@@ -16,7 +16,7 @@ use strongroom_wire::tlog::Hash;
 
 use super::{
     AdminVersion, Change, Claims, Committed, Head, PolicyVersion, ReferenceValueVersion,
-    ResourceMetadata, SealedVersion, SignHead, Store, StoreError, Wrapped,
+    ResourceMetadata, SealedVersion, Store, StoreError, Wrapped,
 };
 use crate::audit::{Entry, LogKey, Record};
 use migrate::{migrate, schema_version};
@@ -138,11 +138,11 @@ impl Store for SqliteStore {
     fn commit(
         &self,
         group: Vec<(Change, Record)>,
-        sign: &SignHead<'_>,
+        key: &LogKey,
     ) -> Result<Vec<Committed>, StoreError> {
         let mut connection = self.connection();
         let removes = group.iter().any(|(change, _)| change.removes());
-        let committed = write::group(&mut connection, group, sign)?;
+        let committed = write::group(&mut connection, group, key)?;
         if removes {
             // What secure_delete overwrote in the file may still stand in the log. Failing to fold the log in
             // now leaves that to the next time; the change itself is durable.
@@ -342,8 +342,7 @@ mod tests {
 
     fn commit(store: &SqliteStore, change: Change) -> Result<Entry, StoreError> {
         let key = key();
-        let sign = |size, root: &Hash| key.checkpoint(size, root);
-        let mut committed = store.commit(vec![(change, record())], &sign)?;
+        let mut committed = store.commit(vec![(change, record())], &key)?;
         committed.remove(0)
     }
 
@@ -361,7 +360,7 @@ mod tests {
         let (path, secret) = (place.clone(), secret.to_vec());
         let change = Change::PutSecret {
             path,
-            seal: Box::new(move |version| key.seal(&place, version, &secret)),
+            seal: Box::new(move |version| key.seal(&place, version, None, &secret)),
             expires: None,
             keep: 1,
         };
@@ -496,9 +495,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder);
         let key = key();
-        let sign = |size, root: &Hash| key.checkpoint(size, root);
         let group = (0..700).map(|_| (Change::Nothing, record())).collect();
-        store.commit(group, &sign).unwrap();
+        store.commit(group, &key).unwrap();
         let drop_triggers = "DROP TRIGGER log_update_refused; DROP TRIGGER log_delete_refused;
                              DROP TRIGGER log_insert_in_order; DROP TRIGGER log_event_unused;";
         let statements = format!("{drop_triggers}{statements}");
@@ -572,15 +570,36 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder);
         let key = key();
-        let sign = |size, root: &Hash| key.checkpoint(size, root);
         let group = (0..700).map(|_| (Change::Nothing, record())).collect();
-        store.commit(group, &sign).unwrap();
+        store.commit(group, &key).unwrap();
         commit(&store, Change::PruneLog { minimum: 256 }).unwrap();
         let drop_triggers = "DROP TRIGGER log_update_refused; DROP TRIGGER log_delete_refused;
                              DROP TRIGGER log_minimum_rises;";
         let statements = format!("{drop_triggers}{statements}");
         store.connection().execute_batch(&statements).unwrap();
         verify_newest(&store, key.verifier(), 100)
+    }
+
+    #[test]
+    fn what_was_changed_past_the_broker_is_signed() {
+        let key = LogKey::generate_for_tests();
+        let folder = tempfile::tempdir().unwrap();
+        let number = std::cell::Cell::new(0);
+        let path = || folder.path().join(format!("{}.sqlite", number.get()));
+        let new = || {
+            number.set(number.get() + 1);
+            SqliteStore::create(&path(), &key).unwrap();
+            Box::new(SqliteStore::open(&path(), &key).unwrap()) as Box<dyn Store>
+        };
+        let statements = |sql: &str| {
+            let connection = Connection::open(path()).unwrap();
+            let drop_triggers = "DROP TRIGGER log_update_refused; DROP TRIGGER log_delete_refused;";
+            connection
+                .execute_batch(&format!("{drop_triggers}{sql}"))
+                .unwrap();
+        };
+        let bytes = |bytes: &[u8]| format!("x'{}'", hex::encode(bytes));
+        conformance::forgers(&new, &statements, &bytes);
     }
 
     #[test]
@@ -624,9 +643,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder);
         let key = key();
-        let sign = |size, root: &Hash| key.checkpoint(size, root);
         let group = (0..700).map(|_| (Change::Nothing, record())).collect();
-        store.commit(group, &sign).unwrap();
+        store.commit(group, &key).unwrap();
         commit(&store, Change::PruneLog { minimum: 256 }).unwrap();
         for statement in [
             "DELETE FROM log_entry WHERE seq = 257",
@@ -735,7 +753,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let storage_key = StorageKey::generate().unwrap();
             let path: ResourcePath = "a/b/c".parse().unwrap();
-            let sealed = storage_key.seal(&path, 1, b"secret").unwrap();
+            let sealed = storage_key.seal(&path, 1, None, b"secret").unwrap();
             let older = Connection::open(path_in(&folder)).unwrap();
             older
                 .execute_batch(include_str!("../schema/0001.sql"))
