@@ -1,12 +1,13 @@
-//! A sealed secret from a pod's environment, the keys that check it, and the payload behind the
-//! signature.
+//! A sealed secret from a pod's environment, the keys that check it, the payload behind the signature,
+//! and the envelope in it.
 #![no_main]
 
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
+use strongroom_wire::envelope::{CounterMode, Envelope};
 use strongroom_wire::sealed_secret::{
-    SealedSecret, SigningJwk, UnverifiedSealedSecret, VerifyingJwk, is_sealed,
+    Content, SealedSecret, SigningJwk, UnverifiedSealedSecret, VerifyingJwk, is_sealed,
 };
 
 static KEY: LazyLock<VerifyingJwk> = LazyLock::new(|| {
@@ -16,10 +17,21 @@ static KEY: LazyLock<VerifyingJwk> = LazyLock::new(|| {
 
 fuzz_target!(|bytes: &[u8]| {
     is_sealed(bytes);
-    SealedSecret::from_json(bytes).ok();
+    if let Ok(secret) = SealedSecret::from_json(bytes)
+        && let Content::Envelope(envelope) = secret.content
+    {
+        Envelope::parse(&envelope, CounterMode::Refuse).ok();
+        if let Ok(envelope) = Envelope::parse(&envelope, CounterMode::InsecureAllow) {
+            envelope.open(&[7; 32]).ok();
+        }
+    }
     VerifyingJwk::from_json(bytes).ok();
     SigningJwk::from_json(bytes).ok();
-    if let Ok(text) = std::str::from_utf8(bytes)
+    let text = std::str::from_utf8(bytes);
+    if let Ok(text) = text {
+        SealedSecret::insecure_parse_unverified(text).ok();
+    }
+    if let Ok(text) = text
         && let Ok(secret) = UnverifiedSealedSecret::parse(text)
     {
         secret.kid();

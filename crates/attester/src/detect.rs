@@ -1,45 +1,335 @@
-//! Looking for a TEE: which files were looked for, which are there, and what that means for this build.
+//! Looking for a TEE, in the order in which guest-components does, and saying what was found and why nothing else was.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 
-use crate::Attester;
+use strongroom_wire::tee::Tee;
 
-/// The devices in the order in which guest-components tries them (attestation-agent's `detect_tee_type`).
-const DEVICES: [(&str, &str); 6] = [
-    (
-        "Intel TDX or AMD SEV-SNP, through the kernel's report interface",
-        "sys/kernel/config/tsm/report",
-    ),
-    ("Intel TDX", "dev/tdx_guest"),
-    ("AMD SEV-SNP", "dev/sev-guest"),
-    ("Intel SGX", "dev/sgx_enclave"),
-    ("IBM Secure Execution", "sys/firmware/uv/prot_virt_guest"),
-    ("a TPM 2.0, Azure's vTPM included", "dev/tpmrm0"),
-];
+use crate::devices::Devices;
+use crate::hardware::{Hardware, Platform};
+use crate::tsm::{self, Provider};
+use crate::{Attester, files, snp, tpm};
 
-/// Looks for a TEE below a root folder. This build speaks no hardware, so all it can find is what it cannot use.
-pub(crate) fn under(root: &Path) -> Result<Attester, NoTee> {
-    let probes = DEVICES
-        .into_iter()
-        .map(|(platform, path)| Probe {
-            platform,
-            path: format!("/{path}"),
-            present: root.join(path).exists(),
-        })
-        .collect();
-    Err(NoTee { probes })
+/// A platform that was found, and all that was looked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Found {
+    /// What makes this machine's evidence.
+    pub attester: Attester,
+    /// What was looked for, in order.
+    pub probes: Vec<Probe>,
 }
 
-/// One file that was looked for.
+/// One place where a platform was looked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Probe {
-    /// What the file would mean.
-    pub platform: &'static str,
+    /// The platform.
+    pub tee: Tee,
+    /// How it would be asked.
+    pub by: &'static str,
     /// The file.
     pub path: String,
-    /// Whether it is there.
-    pub present: bool,
+    /// What was seen.
+    pub outcome: Outcome,
+}
+
+/// What was seen at a place.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The platform: evidence is made through this.
+    Found,
+    /// The platform is here too, and another one came first.
+    PassedOver,
+    /// Nothing is there.
+    Missing {
+        /// What would bring it, where this machine looks as if it could have it.
+        mend: Option<&'static str>,
+    },
+    /// Something is there that cannot be used.
+    Unusable {
+        /// Why not.
+        reason: String,
+        /// What would change that, where it is known.
+        mend: Option<&'static str>,
+    },
+}
+
+impl Outcome {
+    /// One word for programs.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Found => "found",
+            Self::PassedOver => "passed over",
+            Self::Missing { .. } => "missing",
+            Self::Unusable { .. } => "unusable",
+        }
+    }
+
+    /// What to do about it.
+    pub fn mend(&self) -> Option<&'static str> {
+        match self {
+            Self::Found | Self::PassedOver => None,
+            Self::Missing { mend } | Self::Unusable { mend, .. } => *mend,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Found => f.write_str("found"),
+            Self::PassedOver => f.write_str("here too, but another platform came first"),
+            Self::Missing { .. } => f.write_str("not there"),
+            Self::Unusable { reason, .. } => f.write_str(reason),
+        }
+    }
+}
+
+/// Looks for a platform.
+pub(crate) fn detect(devices: &Devices) -> Result<Found, NoTee> {
+    let mut search = Search {
+        devices,
+        probes: Vec::new(),
+        found: None,
+    };
+    search.all();
+    let Search { probes, found, .. } = search;
+    match found {
+        None => Err(NoTee { probes }),
+        Some(platform) => Ok(Found {
+            attester: Attester::Hardware(Hardware {
+                platform,
+                devices: devices.clone(),
+            }),
+            probes,
+        }),
+    }
+}
+
+struct Search<'a> {
+    devices: &'a Devices,
+    probes: Vec<Probe>,
+    found: Option<Platform>,
+}
+
+impl Search<'_> {
+    fn all(&mut self) {
+        let devices = self.devices;
+        let provider = match devices.tsm.exists() {
+            false => None,
+            true => Some(tsm::provider(&devices.tsm)),
+        };
+        self.report_interface(Tee::Tdx, Provider::Tdx, Platform::Tdx, &provider);
+        self.tdx_driver(&provider);
+        self.sgx();
+        self.report_interface(
+            Tee::Snp,
+            Provider::Sev,
+            Platform::Snp(snp::Source::Tsm),
+            &provider,
+        );
+        self.snp_driver();
+        self.unsupported(
+            Tee::Csv,
+            "the CSV guest driver",
+            &devices.csv_guest,
+            devices.csv_guest.exists(),
+        );
+        if let Some(Ok(Provider::Cca)) = provider {
+            self.unsupported(Tee::Cca, REPORT_INTERFACE, &devices.tsm, true);
+        }
+        let protected = files::read_text(&devices.prot_virt_guest).is_ok_and(|text| text == "1");
+        self.unsupported(
+            Tee::Se,
+            "the ultravisor's mark",
+            &devices.prot_virt_guest,
+            protected,
+        );
+        self.tpm();
+    }
+
+    /// The last, for every other platform proves more, and many of their machines have a TPM too.
+    fn tpm(&mut self) {
+        let devices = self.devices;
+        let there = devices.tpm.iter().find(|path| path.exists());
+        let Some(path) = there else {
+            if let Some(path) = devices.tpm.first() {
+                self.note(Tee::Tpm, A_TPM, path, Outcome::Missing { mend: None });
+            }
+            return;
+        };
+        match self.found.map_or_else(|| tpm::probe(path), |_| Ok(())) {
+            Ok(()) => self.take(Tee::Tpm, A_TPM, path, Platform::Tpm),
+            Err(error) => {
+                let reason = match error {
+                    crate::AttestError::Device { reason, .. } => reason,
+                    other => other.to_string(),
+                };
+                self.note(
+                    Tee::Tpm,
+                    A_TPM,
+                    path,
+                    Outcome::Unusable { reason, mend: None },
+                );
+            }
+        }
+    }
+
+    fn report_interface(
+        &mut self,
+        tee: Tee,
+        wanted: Provider,
+        platform: Platform,
+        provider: &Option<Result<Provider, crate::AttestError>>,
+    ) {
+        let devices = self.devices;
+        let outcome = match provider {
+            None => Outcome::Missing {
+                mend: self.why_no_interface(tee),
+            },
+            Some(Ok(found)) if *found == wanted => {
+                return self.take(tee, REPORT_INTERFACE, &devices.tsm, platform);
+            }
+            Some(Ok(other)) => Outcome::Unusable {
+                reason: format!("its provider is {}", other.name()),
+                mend: None,
+            },
+            Some(Err(error)) => Outcome::Unusable {
+                reason: error.to_string(),
+                mend: Some("run as root; the guest driver (tdx_guest or sev-guest) must be loaded"),
+            },
+        };
+        self.note(tee, REPORT_INTERFACE, &devices.tsm, outcome);
+    }
+
+    /// What brings the interface to a machine that has the driver.
+    fn why_no_interface(&self, tee: Tee) -> Option<&'static str> {
+        let driver = match tee {
+            Tee::Tdx => self.devices.tdx_guest.exists(),
+            _ => self.devices.sev_guest.exists() || self.devices.sev_guest_platform.exists(),
+        };
+        let configfs = self.devices.tsm.ancestors().nth(2).is_some_and(|configfs| {
+            configfs.is_dir()
+                && configfs
+                    .read_dir()
+                    .is_ok_and(|mut all| all.next().is_some())
+        });
+        match (driver, configfs) {
+            (false, _) => None,
+            (true, false) => Some("mount -t configfs none /sys/kernel/config"),
+            (true, true) => Some("modprobe tsm_report (Linux 6.7 or later, CONFIG_TSM_REPORTS)"),
+        }
+    }
+
+    fn tdx_driver(&mut self, provider: &Option<Result<Provider, crate::AttestError>>) {
+        let path = &self.devices.tdx_guest;
+        let outcome = match (path.exists(), provider) {
+            (false, _) => Outcome::Missing { mend: None },
+            (true, Some(Ok(Provider::Tdx))) => Outcome::PassedOver,
+            (true, _) => Outcome::Unusable {
+                reason: "the driver gives TD reports, and a quote is made of one only through the kernel's report interface"
+                    .to_owned(),
+                mend: Some("mount -t configfs none /sys/kernel/config (Linux 6.7 or later, CONFIG_TSM_REPORTS)"),
+            },
+        };
+        self.note(Tee::Tdx, "the TDX guest driver", path, outcome);
+    }
+
+    fn sgx(&mut self) {
+        let path = self.devices.enclave.join("attestation_type");
+        let outcome = match files::read_text(&path) {
+            Ok(kind) if kind == "dcap" => {
+                return self.take(Tee::Sgx, ENCLAVE, &path, Platform::Sgx);
+            }
+            Ok(kind) => Outcome::Unusable {
+                reason: format!("the enclave attests by {kind:?}, not by dcap"),
+                mend: Some("sgx.remote_attestation = \"dcap\" in the enclave's manifest"),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Outcome::Missing { mend: None }
+            }
+            Err(error) => unusable(&error),
+        };
+        self.note(Tee::Sgx, ENCLAVE, &path, outcome);
+    }
+
+    fn snp_driver(&mut self) {
+        let path = &self.devices.sev_guest;
+        match std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+        {
+            Ok(_) => {
+                let platform = Platform::Snp(snp::Source::Driver);
+                self.take(Tee::Snp, "the SEV-SNP guest driver", path, platform);
+            }
+            Err(error) => {
+                let platform = &self.devices.sev_guest_platform;
+                let outcome = match error.kind() {
+                    io::ErrorKind::NotFound if platform.exists() => Outcome::Unusable {
+                        reason: format!(
+                            "{} is there, and the device file is not",
+                            platform.display()
+                        ),
+                        mend: Some("modprobe sev-guest; a container needs the device passed in"),
+                    },
+                    io::ErrorKind::NotFound => Outcome::Missing { mend: None },
+                    _ => unusable(&error),
+                };
+                self.note(Tee::Snp, "the SEV-SNP guest driver", path, outcome);
+            }
+        }
+    }
+
+    /// A platform of upstream's for which neither evidence nor a verifier is here.
+    fn unsupported(&mut self, tee: Tee, by: &'static str, path: &Path, there: bool) {
+        let outcome = match there {
+            false => Outcome::Missing { mend: None },
+            true => Outcome::Unusable {
+                reason: format!(
+                    "evidence of {tee} is not made here, and this project's broker verifies none"
+                ),
+                mend: None,
+            },
+        };
+        self.note(tee, by, path, outcome);
+    }
+
+    fn take(&mut self, tee: Tee, by: &'static str, path: &Path, platform: Platform) {
+        let outcome = match self.found {
+            Some(_) => Outcome::PassedOver,
+            None => {
+                self.found = Some(platform);
+                Outcome::Found
+            }
+        };
+        self.note(tee, by, path, outcome);
+    }
+
+    fn note(&mut self, tee: Tee, by: &'static str, path: &Path, outcome: Outcome) {
+        self.probes.push(Probe {
+            tee,
+            by,
+            path: path.display().to_string(),
+            outcome,
+        });
+    }
+}
+
+fn unusable(error: &io::Error) -> Outcome {
+    Outcome::Unusable {
+        reason: error.to_string(),
+        mend: match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                Some("run as root, or let this user open the file (a udev rule or chmod)")
+            }
+            _ => None,
+        },
+    }
 }
 
 /// No TEE that this build can use.
@@ -51,61 +341,145 @@ pub struct NoTee {
 
 impl fmt::Display for NoTee {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |present: bool| {
-            let found = self.probes.iter().filter(|probe| probe.present == present);
-            found
-                .map(|probe| format!("{} ({})", probe.path, probe.platform))
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
-        if self.probes.iter().any(|probe| probe.present) {
+        let unusable: Vec<String> = self
+            .probes
+            .iter()
+            .filter_map(|probe| match &probe.outcome {
+                Outcome::Unusable { reason, .. } => {
+                    Some(format!("{} ({}): {reason}", probe.path, probe.tee))
+                }
+                _ => None,
+            })
+            .collect();
+        if unusable.is_empty() {
+            let list: Vec<String> = self
+                .probes
+                .iter()
+                .map(|probe| format!("{} ({})", probe.path, probe.tee))
+                .collect();
             write!(
                 f,
-                "a TEE device is here that this build cannot use yet: {}; so no evidence can be made for it",
-                list(true)
+                "no TEE was found on this machine: none of {} exists",
+                list.join(", ")
             )?;
         } else {
             write!(
                 f,
-                "no TEE was found on this machine: none of {} exists",
-                list(false)
+                "no TEE of this machine can be used: {}",
+                unusable.join("; ")
             )?;
         }
         f.write_str(
-            "; for development, name a platform that proves nothing: `--platform sample` (a broker refuses it unless it \
-             was told to accept sample evidence), or `--platform development` with a root of yours that the broker was \
-             given",
+            "; `strongroom attest --explain` says more. For development, name a platform that proves nothing: `--platform \
+             sample` (a broker refuses it unless it was told to accept sample evidence), or `--platform development` with \
+             a root of yours that the broker was given",
         )
     }
 }
 
 impl std::error::Error for NoTee {}
 
+const REPORT_INTERFACE: &str = "the kernel's report interface";
+const A_TPM: &str = "a TPM 2.0";
+const ENCLAVE: &str = "the enclave's attestation files";
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
+    fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Devices) {
+        let root = tempfile::tempdir().unwrap();
+        for (path, content) in files {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        let devices = Devices::under(root.path());
+        (root, devices)
+    }
+
+    fn outcome(probes: &[Probe], tee: Tee, path: &str) -> Outcome {
+        let mut probes = probes.iter();
+        let found = probes.find(|probe| probe.tee == tee && probe.path.contains(path));
+        found.unwrap().outcome.clone()
+    }
+
     #[test]
     fn machine_without_tee_never_becomes_sample() {
-        let root = tempfile::tempdir().unwrap();
-        let text = under(root.path()).unwrap_err().to_string();
+        let (_root, devices) = machine(&[]);
+        let text = detect(&devices).unwrap_err().to_string();
         assert!(
             text.contains("no TEE was found")
                 && text.contains("/dev/sev-guest")
-                && text.contains("--platform sample")
+                && text.contains("--platform sample"),
+            "{text}"
         );
     }
 
     #[test]
-    fn device_this_build_cannot_use_is_named_instead_of_denied() {
-        let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir(root.path().join("dev")).unwrap();
-        std::fs::write(root.path().join("dev/sev-guest"), "").unwrap();
-        let text = under(root.path()).unwrap_err().to_string();
+    fn device_that_cannot_be_used_is_named_instead_of_denied() {
+        let (_root, devices) = machine(&[("dev/tdx_guest", "")]);
+        let error = detect(&devices).unwrap_err();
+        let text = error.to_string();
         assert!(
-            text.contains("/dev/sev-guest") && !text.contains("/dev/tdx_guest"),
+            text.contains("/dev/tdx_guest") && !text.contains("/dev/sev-guest"),
             "{text}"
         );
+        let mend = outcome(&error.probes, Tee::Tdx, "tdx_guest")
+            .mend()
+            .unwrap();
+        assert!(mend.contains("mount -t configfs"), "{mend}");
+    }
+
+    #[test]
+    fn platforms_are_looked_for_in_upstreams_order_and_the_first_wins() {
+        let (_root, devices) = machine(&[
+            ("dev/sev-guest", ""),
+            ("dev/attestation/attestation_type", "dcap\n"),
+        ]);
+        let found = detect(&devices).unwrap();
+        assert_eq!(found.attester.tee(), Tee::Sgx);
+        assert_eq!(
+            outcome(&found.probes, Tee::Snp, "sev-guest"),
+            Outcome::PassedOver
+        );
+        let order: Vec<Tee> = found.probes.iter().map(|probe| probe.tee).collect();
+        assert_eq!(
+            order,
+            [
+                Tee::Tdx,
+                Tee::Tdx,
+                Tee::Sgx,
+                Tee::Snp,
+                Tee::Snp,
+                Tee::Csv,
+                Tee::Se,
+                Tee::Tpm
+            ]
+        );
+    }
+
+    #[test]
+    fn platform_without_a_verifier_is_told_and_not_taken() {
+        for (path, tee) in [
+            ("dev/csv-guest", Tee::Csv),
+            ("sys/firmware/uv/prot_virt_guest", Tee::Se),
+        ] {
+            let (_root, devices) = machine(&[(path, "1\n")]);
+            let error = detect(&devices).unwrap_err();
+            assert_eq!(outcome(&error.probes, tee, path).word(), "unusable");
+        }
+        let (_root, devices) = machine(&[("sys/firmware/uv/prot_virt_guest", "0\n")]);
+        let error = detect(&devices).unwrap_err();
+        assert_eq!(outcome(&error.probes, Tee::Se, "uv").word(), "missing");
+    }
+
+    #[test]
+    fn driver_without_its_device_file_says_what_to_load() {
+        let (_root, devices) = machine(&[("sys/devices/platform/sev-guest/modalias", "")]);
+        let error = detect(&devices).unwrap_err();
+        let outcome = outcome(&error.probes, Tee::Snp, "dev/sev-guest");
+        assert!(outcome.mend().unwrap().contains("modprobe sev-guest"));
     }
 }

@@ -4,18 +4,34 @@
 //! nothing, is taken only when it is named, and so is `development`, which signs the real formats under a root of its
 //! owner's. The evidence formats are those of the KBS protocol (kbs-types 0.18).
 
+mod binding;
 mod detect;
 pub mod development;
+mod devices;
+mod event_log;
+mod files;
+pub mod fuzzing;
+mod hardware;
 mod sample;
+mod sgx;
+mod snp;
+mod sys;
+mod tdx;
+mod tpm;
+mod tsm;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::value::RawValue;
 use strongroom_wire::initdata::Initdata;
 use strongroom_wire::tee::Tee;
 
-pub use detect::{NoTee, Probe};
+pub use binding::{BindingError, Bound, LaunchRegister};
+pub use detect::{Found, NoTee, Outcome, Probe};
+pub use devices::Devices;
+pub use event_log::{Event, EventError};
+pub use hardware::Hardware;
 
 use development::{DevelopmentAttester, DevelopmentRoot};
 
@@ -32,6 +48,8 @@ pub enum Attester {
     /// No hardware: evidence in a platform's real format, under a root for development. Brokers refuse it unless that
     /// root was given to them for development.
     Development(DevelopmentAttester),
+    /// A TEE of this machine.
+    Hardware(Hardware),
 }
 
 impl Attester {
@@ -39,8 +57,8 @@ impl Attester {
     ///
     /// # Errors
     /// [`NoTee`], naming what was looked for, what was found and what to do. Never falls to `sample` or `development`.
-    pub fn detect() -> Result<Self, NoTee> {
-        detect::under(Path::new("/"))
+    pub fn detect(devices: &Devices) -> Result<Found, NoTee> {
+        detect::detect(devices)
     }
 
     /// Takes the platform of that name, which is none for development but `sample`.
@@ -90,6 +108,7 @@ impl Attester {
             Self::Development(attester) => {
                 Self::Development(attester.with_initdata_digest(initdata.digest()))
             }
+            Self::Hardware(hardware) => Self::Hardware(hardware),
         }
     }
 
@@ -98,6 +117,7 @@ impl Attester {
         match self {
             Self::Sample { .. } => Tee::Sample,
             Self::Development(attester) => attester.tee(),
+            Self::Hardware(hardware) => hardware.tee(),
         }
     }
 
@@ -117,6 +137,7 @@ impl Attester {
                 sample::evidence(report_data, initdata_digest.as_deref())
             }
             Self::Development(attester) => attester.evidence(report_data),
+            Self::Hardware(hardware) => hardware.evidence(report_data),
         }
     }
 
@@ -126,7 +147,57 @@ impl Attester {
     /// As [`Self::evidence`].
     pub fn additional_evidence(&self, _report_data: &[u8]) -> Result<String, AttestError> {
         match self {
-            Self::Sample { .. } | Self::Development(_) => Ok(String::new()),
+            Self::Sample { .. } | Self::Development(_) | Self::Hardware(_) => Ok(String::new()),
+        }
+    }
+
+    /// The register that holds the digest of the init-data that this machine was launched with.
+    ///
+    /// # Errors
+    /// [`AttestError::Device`], when the platform has one and it cannot be read.
+    pub fn init_data(&self) -> Result<LaunchRegister, AttestError> {
+        match self {
+            Self::Sample { .. } | Self::Development(_) => Ok(LaunchRegister::None {
+                why: "the platform is no hardware: its evidence says what this process tells it to",
+            }),
+            Self::Hardware(hardware) => hardware.launch_register(),
+        }
+    }
+
+    /// Holds init-data, or its absence, against what this machine was launched with. Where the register is one that the
+    /// guest itself extends (PCR 8) and nobody has yet, it is extended; once it was, the same document passes again.
+    ///
+    /// # Errors
+    /// [`BindingError`]: nothing of the document may be used, and the guest must not start.
+    pub fn bind_initdata(&self, initdata: Option<&Initdata>) -> Result<Bound, BindingError> {
+        let bound = self.init_data()?.check(initdata)?;
+        match (&bound, self) {
+            (Bound::ToExtend { digest }, Self::Hardware(hardware)) => {
+                hardware.extend_initdata(digest)?;
+                // Somebody else may have been first.
+                self.init_data()?.check(initdata)
+            }
+            _ => Ok(bound),
+        }
+    }
+
+    /// Whether the platform has registers that can be extended while the guest runs.
+    pub fn has_runtime_registers(&self) -> bool {
+        match self {
+            Self::Sample { .. } | Self::Development(_) => false,
+            Self::Hardware(hardware) => hardware.has_registers(),
+        }
+    }
+
+    /// Measures an event into the register that stands for a PCR, and appends it to the event log. May wait for another
+    /// process that does the same.
+    ///
+    /// # Errors
+    /// [`AttestError::NoRegister`] where the platform has none; [`AttestError::Device`] and [`AttestError::EventLog`].
+    pub fn extend(&self, event: &Event, pcr: u32) -> Result<(), AttestError> {
+        match self {
+            Self::Sample { .. } | Self::Development(_) => Err(AttestError::NoRegister(self.tee())),
+            Self::Hardware(hardware) => hardware.extend(event, pcr),
         }
     }
 }
@@ -160,6 +231,28 @@ pub enum AttestError {
         actual: usize,
         /// How many fit.
         limit: usize,
+    },
+    /// A device that is there did not do what it was asked.
+    #[error("{device}: {reason}")]
+    Device {
+        /// The file or address.
+        device: String,
+        /// What it said, and what would mend it.
+        reason: String,
+    },
+    /// The platform has no register for what happens while a guest runs.
+    #[error(
+        "platform {0} has no register that a running guest can extend, so events cannot be measured on it; TDX and \
+         machines with a TPM or vTPM have"
+    )]
+    NoRegister(Tee),
+    /// The event log does not go with its registers, or takes no more.
+    #[error("event log {}: {reason}", path.display())]
+    EventLog {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
     },
     /// The evidence has no JSON form.
     #[error("the evidence has no JSON form")]

@@ -23,7 +23,7 @@ use strongroom_wire::admin::{AUDIENCE, AdminClaims, MAX_LIFETIME_SECONDS};
 use crate::BrokerError;
 use crate::audit::{self, Record};
 use crate::config::{AdminConfig, Config, IdentityProviderConfig, Role};
-use crate::store::{AdminVersion, Change, Ledger, Store, StoreError};
+use crate::store::{AdminVersion, Change, Governing, Ledger, StoreError};
 use provider::IdentityProvider;
 pub(crate) use provider::is_safe;
 
@@ -112,10 +112,10 @@ fn wanted(roles: &[Role]) -> String {
 
 impl Admins {
     /// The admins of the configuration and of the store.
-    pub(crate) fn open(config: &Config, store: &dyn Store, now: u64) -> Result<Self, BrokerError> {
+    pub(crate) fn open(config: &Config, ledger: &Ledger, now: u64) -> Result<Self, BrokerError> {
         let mut admins = Self::new(&config.admin)?;
         admins.started = now;
-        admins.reload(store)?;
+        admins.reload(ledger)?;
         admins.not_in_both(&admins.configured())?;
         for provider in &config.identity_provider {
             let provider = IdentityProvider::open(provider, now)?;
@@ -136,9 +136,9 @@ impl Admins {
     }
 
     /// Takes over what the store has now.
-    pub(crate) fn reload(&self, store: &dyn Store) -> Result<(), StoreError> {
-        let stored = store.admins()?;
-        let stored = stored.iter().map(KnownAdmin::stored);
+    pub(crate) fn reload(&self, ledger: &Ledger) -> Result<(), StoreError> {
+        let governing = Governing::read(ledger.store(), ledger.key().verifier())?;
+        let stored = governing.admins.iter().map(KnownAdmin::stored);
         let stored = Arc::new(stored.collect::<Result<Vec<_>, _>>()?);
         *self.stored.write().unwrap_or_else(PoisonError::into_inner) = stored;
         Ok(())
@@ -246,7 +246,7 @@ impl Admins {
     ) -> Result<audit::Entry, SetAdminError> {
         let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = ledger.commit(change, record)?;
-        self.reload(ledger.store())?;
+        self.reload(ledger)?;
         Ok(entry)
     }
 

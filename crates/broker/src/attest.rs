@@ -8,7 +8,7 @@ pub(crate) mod service;
 use std::sync::Arc;
 
 use strongroom_verifier::{
-    AppraiseError, AppraisedClaims, AppraisedSubmod, Binding, Check, Collateral, CollateralRequest,
+    AppraiseError, AppraisedClaims, AppraisedSubmod, Binding, Collateral, CollateralRequest,
     Evidence, Reason, VerifiedEvidence, VerifyError, appraise, verify,
 };
 use strongroom_wire::ear::{Tier, TrustVector};
@@ -41,9 +41,10 @@ pub(crate) fn begin(
     record.tee_key = Some(attestation.runtime_data.tee_pubkey.thumbprint());
     record.loosenings = broker.connection_loosenings();
     let policy = broker.config.attestation.selected(&pending.policy);
-    let policy = policy
-        .ok_or_else(|| Ended::Failed(SessionError::Unknown.into()))?
-        .to_owned();
+    let Some(policy) = policy.map(str::to_owned) else {
+        let error = SessionError::Unknown.into();
+        return Err(Ended::NotBegun { error, at: now });
+    };
     match parse(&pending, &attestation) {
         Ok(evidence) => Ok(Begun {
             policy,
@@ -222,7 +223,7 @@ fn conclude(
             broker.ledger.commit(kept, record)?;
             Ok(token)
         }
-        Err(refusal) => Err(refuse(broker, record, refusal)),
+        Err(refusal) => Err(Ended::refused(record, refusal).record(broker)),
     }
 }
 
@@ -311,11 +312,6 @@ pub(crate) fn parse_initdata(body: &InitDataBody) -> Result<Initdata, AttestErro
     Ok(Initdata::parse(&body.body)?)
 }
 
-/// Records why, and gives what the guest may know. Blocks.
-fn refuse(broker: &Inner, record: Record, refusal: Refusal) -> AttestError {
-    Ended::refused(record, refusal).record(broker)
-}
-
 fn recorded(broker: &Inner, record: Record, refusal: Refusal) -> AttestError {
     broker
         .metrics
@@ -324,14 +320,8 @@ fn recorded(broker: &Inner, record: Record, refusal: Refusal) -> AttestError {
     let event = broker.record_stranger(record, REFUSED_PER_SECOND);
     match refusal {
         Refusal::Internal(_) => AttestError::Internal(event),
-        Refusal::Collateral(ref error) if error.may_pass() => AttestError::Later {
-            event,
-            said: refusal.said(),
-        },
-        _ => AttestError::Refused {
-            event,
-            said: refusal.said(),
-        },
+        Refusal::Collateral(error) if error.may_pass() => AttestError::Later { event },
+        _ => AttestError::Refused { event },
     }
 }
 
@@ -359,45 +349,6 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    /// What the guest hears: never what was expected and what was found. Those are in the record.
-    fn said(&self) -> String {
-        match self {
-            Self::Verify(VerifyError::ReportData { .. }) => {
-                "the evidence has other report data than this handshake's".to_owned()
-            }
-            Self::Verify(VerifyError::Initdata { .. }) => {
-                "the platform's register does not hold the digest of the init-data that was sent"
-                    .to_owned()
-            }
-            Self::Verify(
-                VerifyError::PlatformNotSupported { .. }
-                | VerifyError::Malformed { .. }
-                | VerifyError::AdditionalEvidence
-                | VerifyError::MissingCollateral { .. }
-                | VerifyError::Failed {
-                    check: Check::Structure | Check::Devices,
-                    ..
-                },
-            )
-            | Self::Nonce
-            | Self::Development
-            | Self::TokenTooLong(_) => self.to_string(),
-            Self::Verify(error) => format!(
-                "the evidence does not verify: {} does not hold",
-                error.check().name()
-            ),
-            Self::Collateral(error) if error.may_pass() => {
-                "what the platform's maker says of it cannot be had now: try again later".to_owned()
-            }
-            Self::Collateral(_) => {
-                "this broker cannot have what the platform's maker says of it".to_owned()
-            }
-            Self::Appraise(_) | Self::NoPolicy { .. } | Self::Internal(_) => {
-                "the evidence cannot be appraised".to_owned()
-            }
-        }
-    }
-
     /// What kind of rule refused, in a word, for those who count.
     fn class(&self) -> &'static str {
         match self {
@@ -448,11 +399,14 @@ pub(crate) enum AttestError {
     Service(#[from] service::RequestError),
     #[error(transparent)]
     Session(#[from] SessionError),
-    #[error("{said}; the broker's owner can explain event {event}")]
-    Refused { event: EventId, said: String },
+    /// Which check, and why, is in the record: a guest that hears it learns what to forge.
+    #[error("the evidence was refused; the broker's owner can explain event {event}")]
+    Refused { event: EventId },
     /// No refusal: the same evidence may pass later, in a new session.
-    #[error("{said}; the broker's owner can explain event {event}")]
-    Later { event: EventId, said: String },
+    #[error(
+        "what the platform's maker says of it cannot be had now: try again later; the broker's owner can explain event {event}"
+    )]
+    Later { event: EventId },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the broker failed; its owner can explain event {0}")]

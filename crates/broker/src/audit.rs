@@ -5,19 +5,22 @@
 //! holds a secret, evidence or a token.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use aws_lc_rs::rand;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use strongroom_verifier::Reason;
 use strongroom_wire::tee::Tee;
 use strongroom_wire::tlog::{
     Checkpoint, FULL_WIDTH, Frontier, Hash, ProveError, SignerKey, TileKind, TilePath, VerifierKey,
-    frontier_from_tiles, leaf_hash, root_of,
+    frontier_from_tiles, leaf_hash, prove_inclusion, root_of,
 };
 use zeroize::Zeroizing;
 
-use crate::store::{Store, StoreError};
+use crate::store::{Head, Store, StoreError};
 
 /// The name by which a guest, an admin and the record speak of one decision.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -146,6 +149,9 @@ pub struct Record {
     /// too fast to get an entry each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suppressed: Option<u64>,
+    /// Of a pruning: the first entry that was kept, counted from 0. Without such an entry no other may be missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum_index: Option<u64>,
 }
 
 impl Record {
@@ -172,6 +178,7 @@ impl Record {
             detail: None,
             loosenings: Vec::new(),
             suppressed: None,
+            minimum_index: None,
         }
     }
 
@@ -213,33 +220,130 @@ impl Entry {
 }
 
 /// The key that signs the record's checkpoints, and the name under which it does.
-pub(crate) struct LogKey(SignerKey);
+pub(crate) struct LogKey {
+    signer: SignerKey,
+    last: Mutex<Option<Signed>>,
+}
+
+/// A checkpoint that this process signed and saw committed, or found and believed.
+struct Signed {
+    note: String,
+    size: u64,
+    root: Hash,
+    governing: Option<Hash>,
+}
+
+/// A tree that a store's head stands for, as it was signed.
+pub(crate) struct Resumed {
+    pub(crate) frontier: Frontier,
+    /// The digest of what governs; nothing where an older version signed.
+    pub(crate) governing: Option<Hash>,
+}
 
 impl LogKey {
     /// Draws a fresh key.
     pub(crate) fn generate() -> Result<Self, StoreError> {
-        SignerKey::generate(ORIGIN).map(Self).map_err(sign)
+        SignerKey::generate(ORIGIN).map(Self::new).map_err(sign)
     }
 
     /// Reads the text form of a signer's key.
     pub(crate) fn from_text(text: &str) -> Result<Self, StoreError> {
-        SignerKey::parse(text.trim_end()).map(Self).map_err(sign)
+        SignerKey::parse(text.trim_end())
+            .map(Self::new)
+            .map_err(sign)
+    }
+
+    /// The same key each time, as another process has it.
+    #[cfg(test)]
+    pub(crate) fn generate_for_tests() -> Self {
+        static KEY: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+            let key = LogKey::generate().expect("the system has randomness");
+            key.to_text().as_str().to_owned()
+        });
+        Self::from_text(&KEY).expect("it was printed so")
+    }
+
+    fn new(signer: SignerKey) -> Self {
+        Self {
+            signer,
+            last: Mutex::default(),
+        }
     }
 
     /// The text form, which is secret.
     pub(crate) fn to_text(&self) -> Zeroizing<String> {
-        self.0.to_private_text()
+        self.signer.to_private_text()
     }
 
     /// The key by which anybody verifies the record.
     pub(crate) fn verifier(&self) -> &VerifierKey {
-        self.0.verifier()
+        self.signer.verifier()
     }
 
-    /// Signs the record at a size.
-    pub(crate) fn checkpoint(&self, size: u64, root: &Hash) -> Result<String, StoreError> {
-        let checkpoint = Checkpoint::new(self.verifier().name(), size, *root).map_err(sign)?;
-        checkpoint.sign(&[&self.0]).map_err(sign)
+    /// Signs the record as it stands, and what governs.
+    pub(crate) fn checkpoint(
+        &self,
+        frontier: &Frontier,
+        governing: Option<&Hash>,
+    ) -> Result<String, StoreError> {
+        let (name, size) = (self.verifier().name(), frontier.size());
+        let mut checkpoint = Checkpoint::new(name, size, frontier.root()).map_err(sign)?;
+        if let Some(governing) = governing {
+            let line = format!("{GOVERNING}{governing}");
+            checkpoint = checkpoint.with_extension(&line).map_err(sign)?;
+        }
+        checkpoint.sign(&[&self.signer]).map_err(sign)
+    }
+
+    /// The tree to append to: that of a store's head, if this key signed it and it is none that this process saw surpassed.
+    ///
+    /// Nothing is signed over what was not: who changes the tree in the database would have the next entry vouch for it.
+    pub(crate) fn resume(
+        &self,
+        size: u64,
+        edge: Vec<Hash>,
+        note: &str,
+    ) -> Result<Resumed, StoreError> {
+        let fault = || LogError::Edge { size };
+        let frontier = Frontier::resume(size, edge).map_err(|_| fault())?;
+        let root = frontier.root();
+        let mut last = self.last();
+        if !last.as_ref().is_some_and(|last| last.note == note) {
+            let checkpoint = open_checkpoint(note, size, self.verifier())?;
+            if let Some(last) = &*last {
+                let (found, known) = (checkpoint.size(), last.size);
+                if found < known || (found == known && *checkpoint.root() != last.root) {
+                    return Err(LogError::SetBack { known, found }.into());
+                }
+            }
+            *last = Some(Signed {
+                note: note.to_owned(),
+                size: checkpoint.size(),
+                root: *checkpoint.root(),
+                governing: governing(&checkpoint),
+            });
+        }
+        match &*last {
+            Some(last) if (last.size, last.root) == (size, root) => Ok(Resumed {
+                frontier,
+                governing: last.governing,
+            }),
+            _ => Err(fault().into()),
+        }
+    }
+
+    /// Keeps in mind what was signed, once it is durable.
+    pub(crate) fn remember(&self, note: String, frontier: &Frontier, governing: Option<Hash>) {
+        *self.last() = Some(Signed {
+            note,
+            size: frontier.size(),
+            root: frontier.root(),
+            governing,
+        });
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Signed>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -253,23 +357,17 @@ pub(crate) fn verify_newest(
     key: &VerifierKey,
     most: u64,
 ) -> Result<(), StoreError> {
-    let Some(head) = store.head()? else {
-        return Ok(());
-    };
-    verify_entries(store, head.size, most)?;
+    let head = store.head()?.ok_or(LogError::NoHead)?;
+    verify_entries(store, &head, most)?;
     let root = root(store, head.size, most)?;
-    let stored =
-        Frontier::resume(head.size, head.edge).map_err(|_| LogError::Edge { size: head.size })?;
+    let stored = Frontier::resume(head.size, head.edge.clone())
+        .map_err(|_| LogError::Edge { size: head.size })?;
     if stored.root() != root {
         return Err(LogError::Edge { size: head.size }.into());
     }
-    let checkpoint = Checkpoint::open(head.checkpoint.as_bytes(), std::slice::from_ref(key))
-        .map_err(|error| LogError::Checkpoint {
-            size: head.size,
-            reason: error.to_string(),
-        })?;
+    let checkpoint = open_checkpoint(&head.checkpoint, head.size, key)?;
     match checkpoint.size() == head.size && checkpoint.root() == &root {
-        true => Ok(()),
+        true => verify_pruning(store, &head, &checkpoint),
         false => Err(LogError::OtherHead {
             signed: checkpoint.size(),
             found: head.size,
@@ -278,8 +376,62 @@ pub(crate) fn verify_newest(
     }
 }
 
-fn verify_entries(store: &dyn Store, size: u64, most: u64) -> Result<(), StoreError> {
-    let mut position = size.saturating_sub(most);
+/// The checkpoint over `size` entries, if this key signed it.
+pub(crate) fn open_checkpoint(
+    note: &str,
+    size: u64,
+    key: &VerifierKey,
+) -> Result<Checkpoint, LogError> {
+    Checkpoint::open(note.as_bytes(), std::slice::from_ref(key)).map_err(|error| {
+        LogError::Checkpoint {
+            size,
+            reason: error.to_string(),
+        }
+    })
+}
+
+/// The digest of what governed when a checkpoint was signed.
+pub(crate) fn governing(checkpoint: &Checkpoint) -> Option<Hash> {
+    let mut lines = checkpoint.extensions().iter();
+    let digest = lines.find_map(|line| line.strip_prefix(GOVERNING))?;
+    let bytes = STANDARD.decode(digest).ok()?;
+    Some(Hash::from_bytes(bytes.try_into().ok()?))
+}
+
+/// That what is missing at the beginning was pruned: an entry under the signed root says so.
+fn verify_pruning(
+    store: &dyn Store,
+    head: &Head,
+    checkpoint: &Checkpoint,
+) -> Result<(), StoreError> {
+    if head.size > head.minimum && store.log_entries(head.minimum, 1)?.is_empty() {
+        let seq = head.minimum + 1;
+        return Err(LogError::Missing { seq }.into());
+    }
+    if head.minimum == 0 {
+        return Ok(());
+    }
+    let fault = || LogError::Pruned { seq: head.minimum };
+    let at = head.pruned_by.checked_sub(1).ok_or_else(fault)?;
+    let text = store.log_entries(at, 1)?.pop().ok_or_else(fault)?;
+    let proof = prove_inclusion(at, head.size, |path| hashes(store, path));
+    let proof = proof.map_err(|error| match error {
+        ProveError::Read { error, .. } => error,
+        _ => fault().into(),
+    })?;
+    checkpoint
+        .includes(at, &leaf_hash(text.as_bytes()), &proof)
+        .map_err(|_| fault())?;
+    let entry: Entry = serde_json::from_str(&text).map_err(|_| fault())?;
+    match entry.record.minimum_index == Some(head.minimum) {
+        true => Ok(()),
+        false => Err(fault().into()),
+    }
+}
+
+fn verify_entries(store: &dyn Store, head: &Head, most: u64) -> Result<(), StoreError> {
+    let size = head.size;
+    let mut position = size.saturating_sub(most).max(head.minimum);
     while position < size {
         let count = u32::try_from(size - position).map_or(BATCH, |left| left.min(BATCH));
         let entries = store.log_entries(position, count)?;
@@ -352,6 +504,37 @@ pub enum LogError {
         /// Its number.
         seq: u64,
     },
+    /// The record has no newest checkpoint, which every store has from its beginning.
+    #[error(
+        "the record has no checkpoint: it was emptied past the broker. Keep the store for the investigation, and restore \
+         it from a copy"
+    )]
+    NoHead,
+    /// The store became an older one while this broker had it open.
+    #[error(
+        "the record has {found} audit entries and had {known}: it was set back while this broker ran. Nothing is written \
+         to it before a restart"
+    )]
+    SetBack {
+        /// How many entries there were.
+        known: u64,
+        /// How many there are.
+        found: u64,
+    },
+    /// Policies, reference values or admins are others than the newest checkpoint signs.
+    #[error(
+        "policies, reference values or admins in the store are not those that the newest checkpoint signs: they were \
+         changed past the broker. Keep the store for the investigation, and restore it from a copy"
+    )]
+    Governing,
+    /// Entries are gone, and no entry says that they were pruned.
+    #[error(
+        "audit entries up to {seq} are not there, and no entry under the signature says that they were pruned"
+    )]
+    Pruned {
+        /// The number of the last that is gone.
+        seq: u64,
+    },
     /// The hashes over the entries do not fit together.
     #[error(
         "the hashes over the first {size} audit entries do not fit together: some were altered, dropped or moved"
@@ -386,6 +569,8 @@ fn sign(error: impl std::fmt::Display) -> StoreError {
 
 /// The name of the record in its checkpoints.
 const ORIGIN: &str = "strongroom-audit";
+/// Begins a checkpoint's line with the digest of what governs.
+const GOVERNING: &str = "governing sha256 ";
 const BATCH: u32 = 1_024;
 const TILE: u64 = 256;
 /// What an entry bundle's length field can say.
@@ -405,9 +590,11 @@ mod tests {
     fn ledger(entries: u64) -> Ledger {
         let key = LogKey::generate().unwrap();
         let ledger = Ledger::new(Box::new(SqliteStore::in_memory(&key).unwrap()), key);
-        let sign = |size, root: &Hash| ledger.key().checkpoint(size, root);
         let group = (0..entries).map(|at| (Change::Nothing, record(at)));
-        ledger.store().commit(group.collect(), &sign).unwrap();
+        ledger
+            .store()
+            .commit(group.collect(), ledger.key())
+            .unwrap();
         ledger
     }
 
@@ -443,9 +630,12 @@ mod tests {
     fn key_survives_its_text() {
         let key = LogKey::generate().unwrap();
         let again = LogKey::from_text(&key.to_text()).unwrap();
-        let note = again.checkpoint(7, &Hash::from_bytes([1; 32])).unwrap();
-        let opened = Checkpoint::open(note.as_bytes(), &[key.verifier().clone()]);
-        assert_eq!(opened.unwrap().size(), 7);
+        let mut frontier = Frontier::new();
+        frontier.push(Hash::from_bytes([1; 32]));
+        let governs = Hash::from_bytes([2; 32]);
+        let note = again.checkpoint(&frontier, Some(&governs)).unwrap();
+        let opened = open_checkpoint(&note, 1, key.verifier()).unwrap();
+        assert_eq!((opened.size(), governing(&opened)), (1, Some(governs)));
     }
 
     #[test]

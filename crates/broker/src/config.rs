@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
+use strongroom_tpm::TpmAddress;
 use strongroom_wire::tee::Tee;
 
 use crate::client::Network;
@@ -123,6 +124,8 @@ pub struct StoreConfig {
     pub insecure_postgres: bool,
     /// The storage key, readable by its owner alone. Without it the store's secrets are lost.
     pub key_file: PathBuf,
+    /// The TPM that sealed what is in `key_file`: `/dev/tpmrm0`. A socket, or `tcp:127.0.0.1:PORT`, is an emulator's.
+    pub key_tpm: Option<String>,
 }
 
 impl StoreConfig {
@@ -143,6 +146,9 @@ impl StoreConfig {
     }
 
     fn check(&self) -> Result<(), String> {
+        if let Some(Err(error)) = self.key_tpm.as_deref().map(str::parse::<TpmAddress>) {
+            return Err(format!("store.key_tpm: {error}"));
+        }
         match (self.path.as_os_str().is_empty(), &self.postgres_url) {
             (true, None) => Err("[store] has neither path nor postgres_url: name one".to_owned()),
             (false, Some(_)) => {
@@ -170,6 +176,9 @@ pub struct AuditConfig {
     /// For how many days the claims of tokens are kept, without which a decision is not explained in full and not
     /// rehearsed under another policy.
     pub keep_claims_days: u64,
+    /// For how many days entries of the record are kept. Without it, for good. Those that are older go in bundles of 256,
+    /// with an entry that says so; the hashes of all of them stay.
+    pub keep_days: Option<u64>,
 }
 
 impl AuditConfig {
@@ -185,6 +194,7 @@ impl Default for AuditConfig {
         Self {
             signing_key: None,
             keep_claims_days: 90,
+            keep_days: None,
         }
     }
 }
@@ -812,7 +822,9 @@ impl Config {
                 300,
             ),
         ];
-        for (key, value, least, most) in ranges {
+        let keep_days = self.audit.keep_days;
+        let optional = keep_days.map(|days| ("audit.keep_days", days, 1, 36_500));
+        for (key, value, least, most) in ranges.into_iter().chain(optional) {
             if !(least..=most).contains(&value) {
                 problems.push(format!(
                     "{key} = {value} is out of range: {least} to {most}"
@@ -1071,6 +1083,17 @@ mod tests {
     }
 
     #[test]
+    fn tpm_of_another_machine_is_no_place_for_a_key() {
+        let with = |tpm: &str| MINIMAL.replace("key_file", &format!("key_tpm = {tpm:?}\nkey_file"));
+        let config = parse(&with("/dev/tpmrm0"), "/folder").unwrap();
+        assert_eq!(config.store.key_tpm.as_deref(), Some("/dev/tpmrm0"));
+        for wrong in ["", "tpmrm0", "tcp:192.0.2.1:2321"] {
+            let refused = refusal(&with(wrong));
+            assert!(refused.contains("store.key_tpm"), "{refused}");
+        }
+    }
+
+    #[test]
     fn configuration_that_others_may_write_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
@@ -1126,6 +1149,9 @@ mod tests {
             refusal(&format!("{MINIMAL}lifetime_seconds = 99999999"))
                 .contains("token.lifetime_seconds")
         );
+        let kept = |days: u64| format!("{MINIMAL}[audit]\nkeep_days = {days}");
+        assert!(refusal(&kept(0)).contains("audit.keep_days"));
+        assert!(parse(&kept(400), "").is_ok());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use crate::Inner;
+use crate::store::StoreError;
 
 /// What is known of a broker's health.
 #[derive(Default)]
@@ -51,7 +52,11 @@ async fn look(broker: &Arc<Inner>) -> Reasons {
         let mut reasons = Reasons::new();
         if let Err(error) = broker.ledger.store().probe() {
             tracing::error!(%error, "not ready: the store cannot be read and written");
-            reasons.insert("store");
+            reasons.insert(match error {
+                StoreError::Full(_) => "store-full",
+                StoreError::ReadOnly(_) => "store-read-only",
+                _ => "store",
+            });
         }
         if !broker.issuer.can_sign(broker.now()) {
             tracing::error!("not ready: the token key does not sign");

@@ -24,11 +24,13 @@ mod policies;
 mod rehearse;
 mod release;
 mod reload;
+mod retention;
 mod rotate;
 mod serve;
 mod session;
 mod signers;
 pub mod sources;
+mod storage_key;
 mod store;
 mod strangers;
 pub mod telemetry;
@@ -60,7 +62,11 @@ pub use config::{
 };
 pub use init::{InitOptions, InitSummary, admin_key_pair, init};
 pub use reload::{Handle, Reloaded};
+pub use storage_key::{
+    DEFAULT_PCRS, SealedFor, Sealing, StorageKeyError, copy_storage_key, seal_storage_key,
+};
 pub use store::{ResourceMetadata, SealError, StoreError};
+pub use strongroom_tpm::{PcrSet, TpmAddress};
 pub use tokens::TokenKeyError;
 
 use admin::Admins;
@@ -74,7 +80,7 @@ use policies::{LoadError, Policies};
 use reload::{Live, Reloadable};
 use session::Sessions;
 use sources::Sources;
-use store::{Change, Ledger, PostgresStore, SealedVersion, SqliteStore, StorageKeys};
+use store::{Change, Ledger, PostgresStore, SqliteStore, StorageKeys};
 use strangers::Strangers;
 use telemetry::Exporter;
 use tokens::Issuer;
@@ -171,20 +177,22 @@ impl Broker {
         })?;
         let metrics = Arc::new(Metrics::new());
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
-        let storage_keys = StorageKeys::from_text(&key_file::read_private(&config.store.key_file)?)
-            .map_err(StoreError::from)?;
+        let storage_keys = storage_key::load(&config.store)?;
         let issuer = Issuer::new(
             &key_file::read_private(&config.token.signing_key)?,
             &key_file::read_certificates(&config.token.certificate_chain)?,
             config.token.issuer.clone(),
             config.token.lifetime_seconds,
         )?;
-        let admins = Admins::open(&config, ledger.store(), clock())?;
+        let admins = Admins::open(&config, &ledger, clock())?;
         let signers = signers::signers(&config)?;
-        let policies = Policies::load(ledger.store(), &signers).map_err(|error| match error {
-            LoadError::Store(error) => BrokerError::Store(error),
-            LoadError::Policy(error) => BrokerError::Policy(error),
-        })?;
+        let policies =
+            Policies::load(ledger.store(), ledger.key().verifier(), &signers).map_err(|error| {
+                match error {
+                    LoadError::Store(error) => BrokerError::Store(error),
+                    LoadError::Policy(error) => BrokerError::Policy(error),
+                }
+            })?;
         let (lifetime, most) = (config.session.lifetime_seconds, config.session.max);
         let sessions = match &shared {
             None => Sessions::new(lifetime, most),
@@ -293,7 +301,11 @@ impl Inner {
         if !self.shares_its_store() {
             return Ok(());
         }
-        let followed = self.policies.follow(self.ledger.store(), &self.signers);
+        let followed = self.policies.follow(
+            self.ledger.store(),
+            self.ledger.key().verifier(),
+            &self.signers,
+        );
         followed.map_err(|error| match error {
             LoadError::Store(error) => error,
             LoadError::Policy(error) => StoreError::Damaged(format!("a policy: {error}")),
@@ -306,7 +318,7 @@ impl Inner {
             return Ok(());
         };
         self.follow()?;
-        self.admins.reload(shared)?;
+        self.admins.reload(&self.ledger)?;
         shared.sweep(self.now(), self.config.session.max)
     }
 
@@ -349,8 +361,7 @@ impl Inner {
         // The key that is current when it is written: one that was current before may be gone by then.
         let seal = move |version| {
             let keys = Arc::clone(&keys.read().unwrap_or_else(PoisonError::into_inner));
-            let sealed = keys.current().seal(&place, version, &secret)?;
-            Ok(SealedVersion { expires, ..sealed })
+            keys.current().seal(&place, version, expires, &secret)
         };
         let change = Change::PutSecret {
             path,
@@ -420,6 +431,16 @@ impl Inner {
         self.ledger
             .commit(Change::ForgetClaims { before }, record)
             .map(drop)
+    }
+
+    /// Removes the audit entries that are older than the configuration keeps, if it says anything.
+    fn prune_log(&self) -> Result<(), retention::RetentionError> {
+        if self.config.audit.keep_days.is_none() {
+            return Ok(());
+        }
+        let action = retention::ACTION;
+        let record = Record::new(Kind::Admin, Outcome::Allowed, action, self.now());
+        retention::prune(self, None, &record).map(drop)
     }
 
     fn record_start(&self) -> Result<(), StoreError> {
@@ -556,6 +577,14 @@ pub enum BrokerError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// The storage key is of no use, or the TPM does not give it back.
+    #[error("{path}: {source}")]
+    StorageKey {
+        /// The file, in the open or sealed.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<StorageKeyError>,
     },
     /// The token key is of no use.
     #[error(transparent)]
@@ -716,7 +745,8 @@ fn audit_key(config: &Config) -> Result<LogKey, BrokerError> {
     Ok(LogKey::from_text(&key_file::read_private(&path)?)?)
 }
 
-/// What a broker does beside answering: it goes on with a rotation that was interrupted, and forgets claims once a day.
+/// What a broker does beside answering: it goes on with a rotation that was interrupted, and once a day forgets what
+/// is older than the configuration keeps.
 async fn housekeeping(broker: Arc<Inner>) {
     let mut days = tokio::time::interval(DAY);
     let mut first = true;
@@ -726,6 +756,9 @@ async fn housekeeping(broker: Arc<Inner>) {
         let worked = broker.blocking(move |broker| {
             if resume && let Err(error) = rotate::resume(broker) {
                 tracing::error!(%error, "the storage key could not be rotated to the end");
+            }
+            if let Err(error) = broker.prune_log() {
+                tracing::error!(%error, "audit entries that are too old could not be removed");
             }
             Ok(broker.forget_claims()?)
         });

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::audit::{Kind, Outcome, Record};
 use crate::store::{Change, Rewrapped, StorageKeys, StoreError};
-use crate::{BrokerError, Inner, key_file};
+use crate::{BrokerError, Inner, storage_key};
 
 /// Makes a fresh key the current one, wraps every data key by it, and forgets the older keys. Gives how many data keys
 /// were wrapped anew.
@@ -66,8 +66,7 @@ fn finish(broker: &Inner, mut record: Record) -> Result<u64, RotateError> {
 }
 
 fn save(broker: &Inner, keys: &StorageKeys) -> Result<(), BrokerError> {
-    let path = &broker.config.store.key_file;
-    key_file::replace_private(path, keys.to_text().as_bytes())
+    storage_key::save(&broker.config.store, keys)
 }
 
 fn put_in_force(broker: &Inner, keys: StorageKeys) {

@@ -23,7 +23,7 @@ use aws_lc_rs::{hmac, rand};
 use strongroom_wire::kbs::Nonce;
 use strongroom_wire::tee::Tee;
 
-use crate::store::{PostgresStore, StorageKey};
+use crate::store::{PostgresStore, StorageKey, StoreError};
 
 /// The sessions of one broker.
 pub(crate) struct Sessions {
@@ -118,7 +118,10 @@ impl Sessions {
                 let expires = opened.saturating_add(self.lifetime);
                 store.take_nonce(&id.short(), expires).map_err(|error| {
                     tracing::error!(%error, "a nonce could not be taken");
-                    SessionError::Unreachable
+                    match error {
+                        StoreError::Full(_) => SessionError::Full,
+                        _ => SessionError::Unreachable,
+                    }
                 })?
             }
         };
@@ -393,6 +396,9 @@ pub(crate) enum SessionError {
     /// The database in which used nonces are does not answer.
     #[error("the broker's database does not answer: try again later")]
     Unreachable,
+    /// There is no room there for one more.
+    #[error("the disk under the broker's database is full")]
+    Full,
 }
 
 fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {

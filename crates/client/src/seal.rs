@@ -1,16 +1,21 @@
 //! Sealing a secret, and the steps of unsealing one: what to fetch first, what to check, what to fetch next.
 //!
-//! A core: it fetches nothing. Order: [`seal_vault`] on the owner's side; [`SigningKeyWanted`] → [`SecretWanted`] →
-//! plaintext on the guest's. The key id is the sealed secret's own word, so the key it names must come from the broker:
-//! a key from anywhere else would let whoever wrote the sealed text sign it as well.
+//! A core: it fetches nothing. Order: [`seal_vault`] or [`seal_envelope`] on the owner's side; [`SigningKeyWanted`] →
+//! [`SecretWanted`] → plaintext on the guest's. The key id is the sealed secret's own word, so the key it names must
+//! come from the broker or from a folder that only the guest fills: a key from anywhere else would let whoever wrote
+//! the sealed text sign it as well.
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_macros))]
 
+use strongroom_wire::envelope::{self, Envelope};
 use strongroom_wire::resource::{ResourceError, ResourceUri};
 use strongroom_wire::sealed_secret::{
     Content, SealedSecret, SealedSecretError, SigningJwk, UnverifiedSealedSecret, VerifyingJwk,
     seal,
 };
+use zeroize::Zeroizing;
+
+pub use strongroom_wire::envelope::CounterMode;
 
 /// Seals a pointer to a resource of the broker. The secret itself must be put into the broker separately.
 ///
@@ -21,22 +26,42 @@ pub fn seal_vault(
     signing_key: &SigningJwk,
     signing_key_uri: &ResourceUri,
 ) -> Result<String, SealError> {
-    fetchable(resource).map_err(|reason| SealError::Name {
-        uri: resource.to_string(),
-        reason,
-    })?;
-    fetchable(signing_key_uri).map_err(|reason| SealError::SigningKey {
-        kid: signing_key_uri.to_string(),
-        reason,
-    })?;
+    check_uris(resource, signing_key_uri)?;
     let secret = SealedSecret::vault(&resource.to_string());
     Ok(seal(&secret, signing_key, &signing_key_uri.to_string())?)
+}
+
+/// Seals the secret itself, under a key of 32 bytes that the broker holds at `wrapping_key_uri`.
+///
+/// # Errors
+/// As [`seal_vault`]; [`SealError::Secret`] when the wrapping key has another length.
+pub fn seal_envelope(
+    plaintext: &[u8],
+    wrapping_key: &[u8],
+    wrapping_key_uri: &ResourceUri,
+    signing_key: &SigningJwk,
+    signing_key_uri: &ResourceUri,
+) -> Result<String, SealError> {
+    check_uris(wrapping_key_uri, signing_key_uri)?;
+    let secret = envelope::seal_envelope(&wrapping_key_uri.to_string(), wrapping_key, plaintext)?;
+    Ok(seal(&secret, signing_key, &signing_key_uri.to_string())?)
+}
+
+fn check_uris(named: &ResourceUri, signing_key: &ResourceUri) -> Result<(), SealError> {
+    fetchable(named).map_err(|reason| SealError::Name {
+        uri: named.to_string(),
+        reason,
+    })?;
+    fetchable(signing_key).map_err(|reason| SealError::SigningKey {
+        kid: signing_key.to_string(),
+        reason,
+    })
 }
 
 /// Unsealing, step 1 and 2: the text is parsed, not believed; its signing key is to be fetched.
 pub struct SigningKeyWanted {
     secret: UnverifiedSealedSecret,
-    uri: ResourceUri,
+    place: KeyPlace,
 }
 
 impl SigningKeyWanted {
@@ -44,77 +69,139 @@ impl SigningKeyWanted {
     ///
     /// # Errors
     /// [`SealError::Secret`] when the text is no signed sealed secret, [`SealError::SigningKey`] when the key it names
-    /// is not a resource of the broker.
+    /// is neither a resource of the broker nor a plain name.
     pub fn parse(text: &str) -> Result<Self, SealError> {
         let secret = UnverifiedSealedSecret::parse(text)?;
-        let refuse = |reason| SealError::SigningKey {
+        let place = KeyPlace::parse(secret.kid()).map_err(|reason| SealError::SigningKey {
             kid: shortened(secret.kid()),
             reason,
-        };
-        let uri: ResourceUri = secret
-            .kid()
-            .parse()
-            .map_err(|error: ResourceError| refuse(error.to_string()))?;
-        fetchable(&uri).map_err(refuse)?;
-        Ok(Self { secret, uri })
+        })?;
+        Ok(Self { secret, place })
     }
 
-    /// Where the signing key is: fetch it from the broker and from nowhere else.
-    pub fn uri(&self) -> &ResourceUri {
-        &self.uri
+    /// Where the signing key is: take it from there and from nowhere else.
+    pub fn place(&self) -> &KeyPlace {
+        &self.place
     }
 
-    /// Step 3: verifies the signature with the key that the broker gave, and reads where the secret is.
+    /// Step 3: verifies the signature with the key found there, and reads where the secret is.
     ///
     /// # Errors
     /// [`SealError::Secret`] when the key is none or the signature does not verify; [`SealError::Unsupported`] when
-    /// the secret is of a form that this build does not unseal.
-    pub fn on_signing_key(self, jwk: &[u8]) -> Result<SecretWanted, SealError> {
-        let secret = self.secret.verify(&VerifyingJwk::from_json(jwk)?)?;
-        let vault = match secret.content {
-            Content::Vault(vault) => vault,
-            Content::Envelope(envelope) => {
-                return Err(SealError::Unsupported {
-                    what: "type \"envelope\"",
-                    provider: shortened(&envelope.provider),
-                });
-            }
-            _ => {
-                return Err(SealError::Unsupported {
-                    what: "an unknown type",
-                    provider: String::new(),
-                });
-            }
-        };
-        if vault.provider != "kbs" {
-            return Err(SealError::Unsupported {
-                what: "type \"vault\"",
-                provider: shortened(&vault.provider),
-            });
-        }
-        let refuse = |reason| SealError::Name {
-            uri: shortened(&vault.name),
-            reason,
-        };
-        let uri: ResourceUri = vault
-            .name
-            .parse()
-            .map_err(|error: ResourceError| refuse(error.to_string()))?;
-        fetchable(&uri).map_err(refuse)?;
-        Ok(SecretWanted { uri })
+    /// the secret is with a provider that is not spoken here.
+    pub fn on_signing_key(
+        self,
+        jwk: &[u8],
+        counter: CounterMode,
+    ) -> Result<SecretWanted, SealError> {
+        SecretWanted::new(self.secret.verify(&VerifyingJwk::from_json(jwk)?)?, counter)
     }
 }
 
-/// Unsealing, step 4: the signature holds; what the broker gives for this URI is the plaintext.
+/// Where the key that verifies a sealed secret is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum KeyPlace {
+    /// At the broker.
+    Broker(ResourceUri),
+    /// In the guest's own folder of signing keys.
+    Folder(KeyName),
+}
+
+impl KeyPlace {
+    fn parse(kid: &str) -> Result<Self, String> {
+        if let Some(name) = KeyName::parse(kid) {
+            return Ok(Self::Folder(name));
+        }
+        let uri: ResourceUri = kid
+            .parse()
+            .map_err(|error: ResourceError| error.to_string())?;
+        fetchable(&uri)?;
+        Ok(Self::Broker(uri))
+    }
+}
+
+/// The name of a file in the guest's folder of signing keys; it leads nowhere else.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KeyName(String);
+
+impl KeyName {
+    fn parse(name: &str) -> Option<Self> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let fits = (1..=MAX_KEY_NAME).contains(&name.len())
+            && !name.starts_with('.')
+            && name.bytes().all(plain);
+        fits.then(|| Self(name.to_owned()))
+    }
+
+    /// The file's name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Unsealing, step 4: the signature holds; the broker's answer for this URI is the plaintext, or the key that opens it.
 #[derive(Debug)]
 pub struct SecretWanted {
     uri: ResourceUri,
+    envelope: Option<Envelope>,
 }
 
 impl SecretWanted {
-    /// Where the plaintext is.
+    /// Reads a sealed secret whose signature nobody checks: whoever can write it chooses which of the broker's
+    /// resources the guest takes.
+    ///
+    /// # Errors
+    /// As [`SigningKeyWanted::on_signing_key`], signature aside.
+    pub fn insecure_parse_unverified(text: &str, counter: CounterMode) -> Result<Self, SealError> {
+        Self::new(SealedSecret::insecure_parse_unverified(text)?, counter)
+    }
+
+    fn new(secret: SealedSecret, counter: CounterMode) -> Result<Self, SealError> {
+        let (what, provider) = match &secret.content {
+            Content::Vault(vault) => ("vault", vault.provider.as_str()),
+            Content::Envelope(envelope) => ("envelope", envelope.provider.as_str()),
+            _ => ("unknown", ""),
+        };
+        let (name, envelope) = match &secret.content {
+            Content::Vault(vault) if provider == "kbs" => (&vault.name, None),
+            Content::Envelope(envelope) if provider == "kbs" => {
+                (&envelope.key_id, Some(Envelope::parse(envelope, counter)?))
+            }
+            _ => {
+                return Err(SealError::Unsupported {
+                    what,
+                    provider: shortened(provider),
+                });
+            }
+        };
+        let refuse = |reason| SealError::Name {
+            uri: shortened(name),
+            reason,
+        };
+        let uri: ResourceUri = name
+            .parse()
+            .map_err(|error: ResourceError| refuse(error.to_string()))?;
+        fetchable(&uri).map_err(refuse)?;
+        Ok(Self { uri, envelope })
+    }
+
+    /// Where the plaintext is, or the key of the envelope around it.
     pub fn uri(&self) -> &ResourceUri {
         &self.uri
+    }
+
+    /// Step 5: the plaintext, from what the broker gave.
+    ///
+    /// # Errors
+    /// [`SealError::Secret`] when an envelope does not open.
+    pub fn on_resource(
+        self,
+        resource: Zeroizing<Vec<u8>>,
+    ) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        match self.envelope {
+            None => Ok(resource),
+            Some(envelope) => Ok(envelope.open(&resource)?),
+        }
     }
 }
 
@@ -142,9 +229,10 @@ pub enum SealError {
     /// The text, its signing key or its signature is at fault.
     #[error(transparent)]
     Secret(#[from] SealedSecretError),
-    /// The signing key is not a resource of the broker.
+    /// The signing key is nothing that could be looked up.
     #[error(
-        "the sealed secret names the signing key {kid:?}, which is not fetched from the broker: {reason}"
+        "the sealed secret names the signing key {kid:?}, which is neither a resource of the broker nor the plain name of \
+         a file: {reason}"
     )]
     SigningKey {
         /// The name in the header, cut short.
@@ -160,10 +248,11 @@ pub enum SealError {
         /// Why it is not fetched.
         reason: String,
     },
-    /// A form that is known and not unsealed by this build.
+    /// With a provider that is known and not spoken here.
     #[error(
-        "sealed secrets of {what} with provider {provider:?} are not supported by this build: \
-         seal it as a vault secret with provider \"kbs\" (`strongroom seal`)"
+        "the sealed secret (type \"{what}\") is with provider {provider:?}, which is not spoken here: put it into the \
+         broker and seal it with provider \"kbs\" (`strongroom seal vault`, or `strongroom seal envelope` for what is to \
+         travel inside)"
     )]
     Unsupported {
         /// The type.
@@ -173,15 +262,17 @@ pub enum SealError {
     },
 }
 
+const MAX_KEY_NAME: usize = 128;
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
-    use strongroom_wire::sealed_secret::EnvelopeSecret;
 
     const SECRET: &str = "kbs:///default/fraud-dataset/dataset_key";
     const KEY: &str = "kbs:///default/sealed-signing-key/jwk_public";
+    const KEK: [u8; 32] = [7; 32];
+    const STRICT: CounterMode = CounterMode::Refuse;
 
     fn uri(text: &str) -> ResourceUri {
         text.parse().unwrap()
@@ -207,7 +298,7 @@ mod tests {
         let (text, jwk) = signed(edit, KEY);
         SigningKeyWanted::parse(&text)
             .unwrap()
-            .on_signing_key(&jwk)
+            .on_signing_key(&jwk, STRICT)
             .unwrap_err()
     }
 
@@ -215,11 +306,11 @@ mod tests {
     fn key_is_wanted_first_and_the_secret_after_it() {
         let (text, jwk) = sealed();
         let wanted = SigningKeyWanted::parse(&text).unwrap();
-        assert_eq!(wanted.uri().to_string(), KEY);
-        assert_eq!(
-            wanted.on_signing_key(&jwk).unwrap().uri().to_string(),
-            SECRET
-        );
+        assert_eq!(wanted.place(), &KeyPlace::Broker(uri(KEY)));
+        let wanted = wanted.on_signing_key(&jwk, STRICT).unwrap();
+        assert_eq!(wanted.uri().to_string(), SECRET);
+        let resource = Zeroizing::new(b"plain".to_vec());
+        assert_eq!(wanted.on_resource(resource).unwrap().as_slice(), b"plain");
     }
 
     #[test]
@@ -228,7 +319,7 @@ mod tests {
         assert!(
             SigningKeyWanted::parse(&format!("{text} \r\n"))
                 .unwrap()
-                .on_signing_key(&jwk)
+                .on_signing_key(&jwk, STRICT)
                 .is_ok()
         );
     }
@@ -238,7 +329,7 @@ mod tests {
         let ((text, _), (_, other)) = (sealed(), sealed());
         let error = SigningKeyWanted::parse(&text)
             .unwrap()
-            .on_signing_key(&other)
+            .on_signing_key(&other, STRICT)
             .unwrap_err();
         assert_eq!(error, SealError::Secret(SealedSecretError::Signature));
     }
@@ -250,17 +341,25 @@ mod tests {
             let mut changed = text.clone().into_bytes();
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(changed).unwrap();
-            let outcome =
-                SigningKeyWanted::parse(&changed).and_then(|wanted| wanted.on_signing_key(&jwk));
+            let outcome = SigningKeyWanted::parse(&changed)
+                .and_then(|wanted| wanted.on_signing_key(&jwk, STRICT));
             assert!(outcome.is_err(), "character {at}");
         }
     }
 
     #[test]
-    fn signing_key_outside_the_broker_is_never_looked_up() {
+    fn signing_key_outside_broker_and_folder_is_never_looked_up() {
         for kid in [
-            "sealed-signing",
+            "",
+            ".",
+            "..",
+            ".key",
             "../key",
+            "a/b",
+            "/key",
+            "a\0b",
+            "a b",
+            &"k".repeat(MAX_KEY_NAME + 1),
             "https://evil/key",
             "kbs+pkcs11:///a/b/c",
             "kbs:///a/b",
@@ -297,23 +396,85 @@ mod tests {
     }
 
     #[test]
-    fn envelope_is_answered_by_what_to_do_instead() {
-        let error = refused(|secret| {
-            secret.content = Content::Envelope(EnvelopeSecret {
-                key_id: "k".into(),
-                encrypted_key: String::new(),
-                encrypted_data: String::new(),
-                wrap_type: "A256GCM".into(),
-                iv: String::new(),
-                provider: "aliyun".into(),
-                provider_settings: BTreeMap::new(),
-                annotations: BTreeMap::new(),
-            });
-        });
-        assert!(
-            error.to_string().contains("not supported by this build"),
-            "{error}"
+    fn plain_name_is_looked_up_at_the_broker() {
+        for kid in ["sealed-signing", "key.jwk", "K_1"] {
+            let (text, jwk) = signed(|_| (), kid);
+            let wanted = SigningKeyWanted::parse(&text).unwrap();
+            assert!(
+                matches!(wanted.place(), KeyPlace::Folder(name) if name.as_str() == kid),
+                "{kid}"
+            );
+            assert!(wanted.on_signing_key(&jwk, STRICT).is_ok());
+        }
+    }
+
+    #[test]
+    fn unsigned_form_needs_more_than_its_name() {
+        let (text, _) = sealed();
+        let payload = text.split('.').nth(2).unwrap();
+        let legacy = format!("sealed.fakejwsheader.{payload}.fakesignature\n");
+        let wanted = SecretWanted::insecure_parse_unverified(&legacy, STRICT).unwrap();
+        assert_eq!(wanted.uri().to_string(), SECRET);
+    }
+
+    #[test]
+    fn envelope_opens_with_the_brokers_key_and_no_other() {
+        let key = SigningJwk::generate().unwrap();
+        let text = seal_envelope(b"inside", &KEK, &uri(SECRET), &key, &uri(KEY)).unwrap();
+        let wanted = || {
+            let wanted = SigningKeyWanted::parse(&text).unwrap();
+            let jwk = key.public_json("any");
+            wanted.on_signing_key(jwk.as_bytes(), STRICT).unwrap()
+        };
+        assert_eq!(wanted().uri().to_string(), SECRET);
+        let opened = |kek: &[u8]| wanted().on_resource(Zeroizing::new(kek.to_vec()));
+        assert_eq!(opened(&KEK).unwrap().as_slice(), b"inside");
+        assert_eq!(
+            opened(&[8; 32]),
+            Err(SealError::Secret(SealedSecretError::Unwrap))
         );
+        assert_eq!(
+            opened(b"short"),
+            Err(SealError::Secret(SealedSecretError::WrappingKey(5)))
+        );
+    }
+
+    #[test]
+    fn envelope_of_a_cloud_is_answered_otherwise_than_by_what_to_do_instead() {
+        for provider in ["aliyun", "aws", "ehsm"] {
+            let error = refused(|secret| {
+                secret.content = sealed_envelope();
+                if let Content::Envelope(envelope) = &mut secret.content {
+                    envelope.provider = provider.into();
+                }
+            });
+            let text = error.to_string();
+            assert!(
+                text.contains("not spoken here") && text.contains("strongroom seal envelope"),
+                "{text}"
+            );
+            assert!(matches!(error, SealError::Unsupported { provider: p, .. } if p == provider));
+        }
+    }
+
+    #[test]
+    fn envelope_whose_key_no_guest_could_fetch_is_refused() {
+        let error = refused(|secret| {
+            secret.content = sealed_envelope();
+            if let Content::Envelope(envelope) = &mut secret.content {
+                envelope.key_id = "kbs://other/a/b/c".into();
+            }
+        });
+        assert!(matches!(error, SealError::Name { .. }), "{error}");
+        let key = SigningJwk::generate().unwrap();
+        assert!(seal_envelope(b"", &KEK, &uri("kbs:///a/b"), &key, &uri(KEY)).is_err());
+        assert!(seal_envelope(b"", b"short", &uri(SECRET), &key, &uri(KEY)).is_err());
+    }
+
+    fn sealed_envelope() -> Content {
+        envelope::seal_envelope(SECRET, &KEK, b"inside")
+            .unwrap()
+            .content
     }
 
     #[test]
@@ -341,7 +502,7 @@ mod tests {
         let (text, _) = sealed();
         let error = SigningKeyWanted::parse(&text)
             .unwrap()
-            .on_signing_key(b"<html>")
+            .on_signing_key(b"<html>", STRICT)
             .unwrap_err();
         assert!(matches!(
             error,

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use strongroom_attester::Attester;
+use strongroom_attester::{Attester, Devices};
 use strongroom_wire::initdata::Initdata;
 
 use crate::attestation::AgentConfig;
@@ -98,7 +98,7 @@ impl Config {
         };
         let attester = match &self.platform {
             Some(name) => Attester::named_with_root(name, self.development_root.as_deref())?,
-            None => Attester::detect()?,
+            None => Attester::detect(&Devices::default())?.attester,
         };
         let mut agent = AgentConfig::new(&self.broker, attester);
         agent.insecure_http = self.insecure_http;

@@ -6,6 +6,9 @@
 
 pub mod capture;
 pub mod fixtures;
+pub mod kernel;
+pub mod kernel_files;
 pub mod leak;
 pub mod postgres;
 pub mod process;
+pub mod swtpm;

@@ -15,8 +15,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cipherfile", &["wire"]),
     ("verifier", &["wire"]),
     ("client", &["wire"]),
-    ("attester", &["wire"]),
-    ("broker", &["wire", "verifier"]),
+    // Devices of a machine: no core, and below both the broker and what attests.
+    ("tpm", &[]),
+    ("attester", &["wire", "tpm"]),
+    ("broker", &["wire", "verifier", "tpm"]),
     ("guest", &["wire", "client", "attester"]),
     ("scoring", &["wire", "cipherfile", "client"]),
     (
@@ -30,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "broker",
             "guest",
             "scoring",
+            "tpm",
         ],
     ),
     // A tool beside the crates: it speaks to the broker over the wire, as a guest and an admin do.
@@ -45,6 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "broker",
             "guest",
             "scoring",
+            "tpm",
         ],
     ),
 ];

@@ -75,32 +75,10 @@ impl UnverifiedSealedSecret {
             #[serde(default)]
             crit: Option<Vec<String>>,
         }
-        if text.len() > MAX_SEALED {
-            return Err(SealedSecretError::TooLong);
-        }
-        if is_preceded(text.as_bytes()) {
-            return Err(SealedSecretError::Preceded);
-        }
-        let jws = text
-            .trim_end()
-            .strip_prefix(PREFIX)
-            .ok_or(SealedSecretError::NotSealed)?;
-        let mut parts = jws.split('.');
-        let (Some(header), Some(payload), Some(signature), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(SealedSecretError::Parts(jws.split('.').count()));
-        };
+        let (header, payload, signature) = parts(text)?;
         if header == "fakejwsheader" {
             return Err(SealedSecretError::Unsigned);
         }
-        let decode = |name, part: &str| {
-            if part.ends_with('=') {
-                Err(SealedSecretError::Padding(name))
-            } else {
-                b64::url_decode(part).map_err(|_| SealedSecretError::Encoding(name))
-            }
-        };
         let parsed: Header = serde_json::from_slice(&decode("header", header)?)
             .map_err(|_| SealedSecretError::Header)?;
         if parsed.alg != "ES256" {
@@ -142,6 +120,33 @@ impl UnverifiedSealedSecret {
     }
 }
 
+/// The three parts behind the prefix.
+fn parts(text: &str) -> Result<(&str, &str, &str), SealedSecretError> {
+    if text.len() > MAX_SEALED {
+        return Err(SealedSecretError::TooLong);
+    }
+    if is_preceded(text.as_bytes()) {
+        return Err(SealedSecretError::Preceded);
+    }
+    let jws = text
+        .trim_end()
+        .strip_prefix(PREFIX)
+        .ok_or(SealedSecretError::NotSealed)?;
+    let mut parts = jws.split('.');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(header), Some(payload), Some(signature), None) => Ok((header, payload, signature)),
+        _ => Err(SealedSecretError::Parts(jws.split('.').count())),
+    }
+}
+
+fn decode(name: &'static str, part: &str) -> Result<Vec<u8>, SealedSecretError> {
+    if part.ends_with('=') {
+        Err(SealedSecretError::Padding(name))
+    } else {
+        b64::url_decode(part).map_err(|_| SealedSecretError::Encoding(name))
+    }
+}
+
 /// What a sealed secret says, its signature checked or about to be made.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct SealedSecret {
@@ -154,15 +159,30 @@ pub struct SealedSecret {
 impl SealedSecret {
     /// Points to a resource of a broker.
     pub fn vault(resource_uri: &str) -> Self {
+        Self::new(Content::Vault(VaultSecret {
+            name: resource_uri.to_owned(),
+            provider: "kbs".to_owned(),
+            provider_settings: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+        }))
+    }
+
+    pub(crate) fn new(content: Content) -> Self {
         Self {
             version: VERSION.to_owned(),
-            content: Content::Vault(VaultSecret {
-                name: resource_uri.to_owned(),
-                provider: "kbs".to_owned(),
-                provider_settings: BTreeMap::new(),
-                annotations: BTreeMap::new(),
-            }),
+            content,
         }
+    }
+
+    /// Reads a sealed secret as upstream does when its verification is switched off: header and signature are not
+    /// looked at, so that anybody could have written it. The legacy form `sealed.fakejwsheader.….fakesignature` is
+    /// read in this way only.
+    ///
+    /// # Errors
+    /// As [`UnverifiedSealedSecret::parse`] for the parts, and as [`Self::from_json`].
+    pub fn insecure_parse_unverified(text: &str) -> Result<Self, SealedSecretError> {
+        let (_, payload, _) = parts(text)?;
+        Self::from_json(&decode("payload", payload)?)
     }
 
     /// Reads the payload document.
@@ -206,7 +226,7 @@ pub struct VaultSecret {
     pub annotations: BTreeMap<String, Value>,
 }
 
-/// A wrapped secret. Its members are kept as text: this release reads the form and does not unwrap it.
+/// A wrapped secret. Its members are kept as text; [`crate::envelope`] opens those whose key a broker holds.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct EnvelopeSecret {
     /// The wrapping key's name at its provider.
@@ -393,12 +413,21 @@ pub enum SealedSecretError {
     /// Signed with another algorithm.
     #[error("sealed secret is signed with {0:?}; only ES256 is accepted")]
     Algorithm(String),
+    /// Encrypted without an integrity check.
+    #[error(
+        "the sealed secret's envelope is of A256CTR, which has no integrity check: seal it again as A256GCM \
+         (`strongroom seal envelope`), or allow it with --insecure-unauthenticated-envelope"
+    )]
+    CounterMode,
     /// The cryptographic library failed where no input can be at fault.
     #[error("the cryptographic library failed")]
     Crypto,
     /// A part is not base64url.
     #[error("sealed secret: the {0} is not base64url")]
     Encoding(&'static str),
+    /// A member of an envelope.
+    #[error("the sealed secret's envelope: {0}")]
+    Envelope(&'static str),
     /// The header is not the expected JSON.
     #[error(
         "sealed secret: the header is not JSON with alg and kid, or asks for something critical that is not understood"
@@ -441,9 +470,19 @@ pub enum SealedSecretError {
         "sealed secret is of the old unsigned form (fakejwsheader), which anybody could have written; seal it again with a signing key"
     )]
     Unsigned,
+    /// The envelope does not open.
+    #[error(
+        "the sealed secret's envelope does not open with the key that it names: that key was replaced since, or the envelope was changed"
+    )]
+    Unwrap,
     /// Another version.
     #[error("sealed secret has version {0:?}; only \"0.1.0\" is known")]
     Version(String),
+    /// The key of an envelope has a wrong length.
+    #[error(
+        "the key that wraps an envelope has {0} bytes, not 32 raw ones: make it with `strongroom keygen`"
+    )]
+    WrappingKey(usize),
 }
 
 #[cfg(test)]
@@ -672,6 +711,38 @@ mod tests {
                 UnverifiedSealedSecret::parse(text),
                 Err(SealedSecretError::Unsigned)
             );
+        }
+    }
+
+    #[test]
+    fn unsigned_secrets_of_cococtl_are_read_when_that_is_asked_for_by_name() {
+        let path = "guest/cococtl/pod-with-env-secret-trustee-secrets.json";
+        let Some(pod) = crate::fixtures::json(path) else {
+            return;
+        };
+        for secret in pod["secrets"].as_array().unwrap() {
+            let text = format!("{}\r\n", secret["sealedSecret"].as_str().unwrap());
+            let read = SealedSecret::insecure_parse_unverified(&text).unwrap();
+            let uri = secret["resourceUri"].as_str().unwrap();
+            assert_eq!(read, SealedSecret::vault(uri));
+        }
+    }
+
+    #[test]
+    fn unverified_reading_takes_what_is_no_sealed_secret() {
+        let (text, _) = sealed();
+        assert!(SealedSecret::insecure_parse_unverified(&text).is_ok());
+        let payload = text.split('.').nth(2).unwrap();
+        for (bad, error) in [
+            (format!("sealed.{payload}"), SealedSecretError::Parts(1)),
+            (
+                format!("sealed.h.{payload}==.s"),
+                SealedSecretError::Padding("payload"),
+            ),
+            (format!(" {text}"), SealedSecretError::Preceded),
+            ("x".to_owned(), SealedSecretError::NotSealed),
+        ] {
+            assert_eq!(SealedSecret::insecure_parse_unverified(&bad), Err(error));
         }
     }
 

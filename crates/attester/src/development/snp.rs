@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::root::{Profile, Role, to_pem};
 use super::{DevelopmentError, DevelopmentRoot, Tampering, der, tamper};
+use crate::snp::report_json;
 
 /// One attestation report: honest as it is made, and every field to change.
 #[derive(Clone, Debug)]
@@ -154,7 +155,12 @@ impl Forge {
     /// # Errors
     /// [`DevelopmentError::Signing`].
     pub fn evidence_json(&self) -> Result<String, DevelopmentError> {
-        let report = report_json(&self.report_bytes()?)?;
+        let report = self.report_bytes()?;
+        let report = report_json(&report).ok_or(DevelopmentError::Length {
+            field: "an attestation report",
+            actual: report.len(),
+            expected: "1184",
+        })?;
         let chain = match self.with_certificates {
             false => Value::Null,
             true => {
@@ -471,98 +477,6 @@ impl CertificateFields {
         }
         all.extend(self.csp_id.iter().map(|csp| extension(&[5], der::ia5(csp))));
         all
-    }
-}
-
-/// The report as the `sev` crate's serde form has it.
-fn report_json(report: &[u8]) -> Result<Value, DevelopmentError> {
-    let reader = Reader(report);
-    let version = reader.u32(0)?;
-    // The layout goes by the processor's family.
-    let is_turin = version >= 3 && reader.byte(0x188)? >= 0x1a;
-    let tcb = |offset| -> Result<Value, DevelopmentError> {
-        let at = |index: usize| reader.byte(offset + index);
-        Ok(match is_turin {
-            true => {
-                json!({ "fmc": at(0)?, "bootloader": at(1)?, "tee": at(2)?, "snp": at(3)?, "microcode": at(7)? })
-            }
-            false => {
-                json!({ "fmc": null, "bootloader": at(0)?, "tee": at(1)?, "snp": at(6)?, "microcode": at(7)? })
-            }
-        })
-    };
-    let firmware = |offset| -> Result<Value, DevelopmentError> {
-        let at = |index: usize| reader.byte(offset + index);
-        Ok(json!({ "major": at(2)?, "minor": at(1)?, "build": at(0)? }))
-    };
-    let cpuid = |offset| -> Result<Value, DevelopmentError> {
-        Ok(match version {
-            ..3 => Value::Null,
-            _ => json!(reader.byte(offset)?),
-        })
-    };
-    let mut json = json!({
-        "version": version,
-        "guest_svn": reader.u32(0x004)?,
-        "policy": reader.u64(0x008)?,
-        "family_id": reader.bytes(0x010, 16)?,
-        "image_id": reader.bytes(0x020, 16)?,
-        "vmpl": reader.u32(0x030)?,
-        "sig_algo": reader.u32(0x034)?,
-        "current_tcb": tcb(0x038)?,
-        "plat_info": reader.u64(0x040)?,
-        "key_info": reader.u32(0x048)?,
-        "report_data": reader.bytes(0x050, 64)?,
-        "measurement": reader.bytes(0x090, 48)?,
-        "host_data": reader.bytes(0x0c0, 32)?,
-        "id_key_digest": reader.bytes(0x0e0, 48)?,
-        "author_key_digest": reader.bytes(0x110, 48)?,
-        "report_id": reader.bytes(0x140, 32)?,
-        "report_id_ma": reader.bytes(0x160, 32)?,
-        "reported_tcb": tcb(0x180)?,
-        "cpuid_fam_id": cpuid(0x188)?,
-        "cpuid_mod_id": cpuid(0x189)?,
-        "cpuid_step": cpuid(0x18a)?,
-        "chip_id": reader.bytes(CHIP_ID, 64)?,
-        "committed_tcb": tcb(0x1e0)?,
-        "current": firmware(0x1e8)?,
-        "committed": firmware(0x1ec)?,
-        "launch_tcb": tcb(0x1f0)?,
-        "signature": {
-            "r": reader.bytes(SIGNED_LENGTH, 72)?,
-            "s": reader.bytes(SIGNED_LENGTH + 72, 72)?,
-        },
-    });
-    if version >= 5 {
-        json["launch_mit_vector"] = json!(reader.u64(0x1f8)?);
-        json["current_mit_vector"] = json!(reader.u64(0x200)?);
-    }
-    Ok(json)
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn bytes(&self, offset: usize, length: usize) -> Result<&[u8], DevelopmentError> {
-        self.0
-            .get(offset..offset + length)
-            .ok_or(DevelopmentError::Length {
-                field: "an attestation report",
-                actual: self.0.len(),
-                expected: "1184",
-            })
-    }
-
-    fn byte(&self, offset: usize) -> Result<u8, DevelopmentError> {
-        Ok(super::fitted::<1>(self.bytes(offset, 1)?)[0])
-    }
-
-    fn u32(&self, offset: usize) -> Result<u32, DevelopmentError> {
-        Ok(u32::from_le_bytes(super::fitted(self.bytes(offset, 4)?)))
-    }
-
-    fn u64(&self, offset: usize) -> Result<u64, DevelopmentError> {
-        Ok(u64::from_le_bytes(super::fitted(self.bytes(offset, 8)?)))
     }
 }
 

@@ -78,6 +78,7 @@ pub(super) const TABLE: &[(&str, &str, Access)] = &[
     ("DELETE", "/strongroom/v1/reference-value/{*name}", Admins("remove reference value", POLICY)),
     // The record
     ("GET",    "/strongroom/v1/audit",                 Admins("list audit entries",       AUDITOR)),
+    ("POST",   "/strongroom/v1/audit/prune",           Admins("prune audit log",          ADMIN)),
     ("GET",    "/strongroom/v1/log/{*path}",           Admins("read the log",             AUDITOR)),
     ("GET",    "/strongroom/v1/explain/{event}",       Admins("explain event",            POLICY_READ)),
     // The broker itself

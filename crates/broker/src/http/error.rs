@@ -18,6 +18,7 @@ use crate::admin::{AdminError, SetAdminError, WrongRole};
 use crate::attest::AttestError;
 use crate::policies::LoadError;
 use crate::release::ReleaseError;
+use crate::retention::RetentionError;
 use crate::rotate::RotateError;
 use crate::session::SessionError;
 use crate::sources::SourceError;
@@ -57,6 +58,11 @@ pub(crate) enum ApiError {
     Busy,
     Store(StoreError),
     Rotate(RotateError),
+    Retention(RetentionError),
+    /// No entry of that event is there, and older ones were pruned.
+    NoEvent {
+        first: u64,
+    },
     Panicked,
 }
 
@@ -113,7 +119,7 @@ impl ApiError {
                     (S::CONFLICT, "AdminError", error.to_string())
                 }
                 SetAdminError::Store(StoreError::NotFound) => Self::NotFound("admin").answer(),
-                SetAdminError::Store(error) => internal(error),
+                SetAdminError::Store(error) => store(error),
             },
             Self::Attest(error) => {
                 let status = match error {
@@ -122,10 +128,11 @@ impl ApiError {
                     | AttestError::Service(_) => S::BAD_REQUEST,
                     AttestError::Refused { .. } => S::FORBIDDEN,
                     AttestError::Later { .. } => S::SERVICE_UNAVAILABLE,
-                    AttestError::Session(SessionError::Unreachable)
-                    | AttestError::Store(StoreError::Away(_)) => return away(error),
+                    AttestError::Session(SessionError::Unreachable) => return away(error),
+                    AttestError::Session(SessionError::Full) => return full(error),
                     AttestError::Session(_) => S::UNAUTHORIZED,
-                    AttestError::Store(_) | AttestError::Internal(_) => return internal(error),
+                    AttestError::Store(error) => return store(error),
+                    AttestError::Internal(_) => return internal(error),
                 };
                 (status, "AttestationError", error.to_string())
             }
@@ -137,8 +144,7 @@ impl ApiError {
                 ReleaseError::Denied { .. } => (S::FORBIDDEN, "PolicyDeny", error.to_string()),
                 ReleaseError::Missing => (S::NOT_FOUND, "ResourceNotFound", error.to_string()),
                 ReleaseError::Key(_) => (S::BAD_REQUEST, "JweError", error.to_string()),
-                ReleaseError::Store(StoreError::Away(_)) => away(error),
-                ReleaseError::Store(_) => internal(error),
+                ReleaseError::Store(error) => store(error),
                 ReleaseError::Source {
                     event,
                     error: cause,
@@ -199,16 +205,27 @@ impl ApiError {
                 "Busy",
                 "too many attestations are under way: try again in the same session".into(),
             ),
-            Self::Store(error @ StoreError::Away(_)) => away(error),
-            Self::Store(error) => internal(error),
+            Self::Store(error) => store(error),
             Self::Rotate(error @ RotateError::Shared) => {
                 (S::CONFLICT, "StorageKeyShared", error.to_string())
             }
+            Self::Rotate(RotateError::Store(
+                error @ (StoreError::Away(_) | StoreError::Full(_) | StoreError::ReadOnly(_)),
+            )) => store(error),
             // Only admins rotate, and they are to know what to do.
             Self::Rotate(error) => {
                 tracing::error!(%error, "the storage key was not rotated to the end");
                 (S::INTERNAL_SERVER_ERROR, "InternalError", error.to_string())
             }
+            Self::Retention(RetentionError::Store(error)) => store(error),
+            Self::Retention(error) => (S::CONFLICT, "AuditRetention", error.to_string()),
+            Self::NoEvent { first } => (
+                S::NOT_FOUND,
+                "ResourceNotFound",
+                format!(
+                    "there is no such event: the record is kept from entry {first} on, and what came before was removed"
+                ),
+            ),
             Self::Panicked => (S::INTERNAL_SERVER_ERROR, "InternalError", INTERNAL.into()),
         }
     }
@@ -221,6 +238,36 @@ fn internal(error: &dyn std::error::Error) -> (StatusCode, &'static str, String)
         StatusCode::INTERNAL_SERVER_ERROR,
         "InternalError",
         INTERNAL.into(),
+    )
+}
+
+/// What the store says: what can be mended outside the broker is named.
+fn store(error: &StoreError) -> (StatusCode, &'static str, String) {
+    match error {
+        StoreError::Away(_) => away(error),
+        StoreError::Full(_) => full(error),
+        StoreError::ReadOnly(_) => {
+            tracing::error!(%error, "the store cannot be written");
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "StoreReadOnly",
+                "the broker's store cannot be written, and nothing is done without a record of it: its owner makes it \
+                 writable again"
+                    .into(),
+            )
+        }
+        _ => internal(error),
+    }
+}
+
+/// Nothing is done without a record of it, and there is no room for one. RFC 4918, 11.5.
+fn full(error: &dyn std::error::Error) -> (StatusCode, &'static str, String) {
+    tracing::error!(%error, "the disk is full");
+    (
+        StatusCode::INSUFFICIENT_STORAGE,
+        "StoreFull",
+        "the disk under the broker's store is full, and nothing was written: when its owner has made room, ask again"
+            .into(),
     )
 }
 
@@ -284,6 +331,12 @@ impl From<ReferenceValueError> for ApiError {
 impl From<RotateError> for ApiError {
     fn from(error: RotateError) -> Self {
         Self::Rotate(error)
+    }
+}
+
+impl From<RetentionError> for ApiError {
+    fn from(error: RetentionError) -> Self {
+        Self::Retention(error)
     }
 }
 

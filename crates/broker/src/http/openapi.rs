@@ -449,6 +449,14 @@ const OPERATIONS: &[Operation] = &[
         ("event", "string", false),
     ]),
     operation(
+        ("post", "/strongroom/v1/audit/prune", "pruneAudit"),
+        "Removes the oldest entries of the record, as far as the configuration lets them go",
+        Who::Admin,
+        Body::None,
+        Answer::Json("Pruned"),
+    )
+    .asking(&[("before", "integer", false)]),
+    operation(
         ("get", "/strongroom/v1/explain/{event}", "explain"),
         "Explains an event",
         Who::Admin,
@@ -802,6 +810,7 @@ fn schemas() -> Value {
                     "resource": text, "query": {"type": "object", "additionalProperties": text}, "version": number,
                     "source": text, "digest": text, "policy_id": text, "policy": text, "reasons": list("Reason"),
                     "detail": text, "loosenings": {"type": "array", "items": text}, "suppressed": number,
+                    "minimum_index": number,
                 }),
                 &["seq", "event", "at", "kind", "outcome", "action"],
             ),
@@ -893,6 +902,13 @@ fn schemas() -> Value {
             object(
                 json!({"name": text, "version": number}),
                 &["name", "version"],
+            ),
+        ),
+        (
+            "Pruned",
+            object(
+                json!({"entries": number, "first": number}),
+                &["entries", "first"],
             ),
         ),
         (

@@ -77,6 +77,7 @@ fn routes(broker: Option<&Arc<Inner>>) -> Routes {
         .route("/.well-known/jwks.json", get(jwks))
         // Ours, for admins
         .route("/strongroom/v1/audit", get(admin::audit::list))
+        .route("/strongroom/v1/audit/prune", post(admin::audit::prune))
         .route("/strongroom/v1/explain/{event}", get(admin::explain::event))
         .route("/strongroom/v1/rehearse", post(admin::explain::what_if))
         .route("/strongroom/v1/log/{*path}", get(admin::log::file))

@@ -150,20 +150,16 @@ fn write_group(store: &dyn Store, key: &LogKey, group: Vec<Waiting>) {
         .into_iter()
         .map(|waiting| ((waiting.change, waiting.record), waiting.reply))
         .unzip();
-    let sign = |size, root: &_| key.checkpoint(size, root);
-    match store.commit(changes, &sign) {
+    match store.commit(changes, key) {
         Ok(committed) => {
             let told = replies.into_iter().zip(committed);
             told.for_each(|(reply, committed)| reply.give(committed));
         }
         Err(error) => {
-            let text = error.to_string();
+            let others = error.again();
             let mut error = Some(error);
             for reply in replies {
-                let failed = error.take();
-                reply.give(Err(
-                    failed.unwrap_or_else(|| StoreError::Group(text.clone()))
-                ));
+                reply.give(Err(error.take().unwrap_or_else(|| others.again())));
             }
         }
     }
@@ -266,24 +262,23 @@ mod tests {
         let missing = || Change::DeleteSecret {
             path: "a/b/c".parse().unwrap(),
         };
-        let sign = |size, root: &_| ledger.key().checkpoint(size, root);
         let group = vec![
             (Change::Nothing, record("first")),
             (missing(), record("second")),
             (Change::Nothing, record("third")),
         ];
-        let committed = ledger.store().commit(group, &sign).unwrap();
+        let committed = ledger.store().commit(group, ledger.key()).unwrap();
         assert_eq!(committed[0].as_ref().unwrap().seq, 1);
         assert!(matches!(committed[1], Err(StoreError::NotFound)));
         assert_eq!(committed[2].as_ref().unwrap().seq, 2);
     }
 
     #[test]
-    fn record_that_cannot_be_signed_is_not_written() {
+    fn record_of_another_key_is_not_continued() {
         let ledger = ledger();
-        let refuse = |_, _: &_| Err(StoreError::Sign("no key".to_owned()));
+        let other = LogKey::generate().unwrap();
         let group = vec![(Change::Nothing, record("first"))];
-        assert!(ledger.store().commit(group, &refuse).is_err());
+        assert!(ledger.store().commit(group, &other).is_err());
         assert!(ledger.store().audit(10, None).unwrap().is_empty());
     }
 }

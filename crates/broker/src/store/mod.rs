@@ -6,19 +6,22 @@
 
 #[cfg(test)]
 mod conformance;
+mod governing;
 mod ledger;
 mod postgres;
 mod sealing;
 mod sqlite;
 
+use rusqlite::ErrorCode;
 use serde::Serialize;
 use strongroom_verifier::{ReferenceValue, ReferenceValues};
 use strongroom_wire::resource::ResourcePath;
-use strongroom_wire::tlog::Hash;
+use strongroom_wire::tlog::{FULL_WIDTH, Hash};
 
-use crate::audit::{Entry, LogError, Record};
+use crate::audit::{Entry, LogError, LogKey, Record};
 use crate::config::Role;
 
+pub(crate) use governing::Governing;
 pub(crate) use ledger::Ledger;
 pub(crate) use postgres::{PostgresStore, Target};
 pub use sealing::SealError;
@@ -27,7 +30,7 @@ pub(crate) use sqlite::SqliteStore;
 
 /// What a broker keeps. All calls block; an implementation is shared between threads.
 pub(crate) trait Store: Send + Sync {
-    /// Applies each change and appends its record, in order: the group is durable once this returns, or none of it is
+    /// Applies each change and appends its record, in order, to what `key` signed before: the group is durable once this returns, or none of it is
     /// there. A change that fails leaves no trace and spoils no other.
     ///
     /// `record.version` and `record.digest` are filled in where a change makes or removes a version. A change to
@@ -35,7 +38,7 @@ pub(crate) trait Store: Send + Sync {
     fn commit(
         &self,
         group: Vec<(Change, Record)>,
-        sign: &SignHead<'_>,
+        key: &LogKey,
     ) -> Result<Vec<Committed>, StoreError>;
 
     /// A version of a secret, still sealed; the newest when none is named.
@@ -93,11 +96,12 @@ pub(crate) trait Store: Send + Sync {
     /// The record's size, right edge and newest checkpoint; nothing in a store that never had an entry.
     fn head(&self) -> Result<Option<Head>, StoreError>;
 
-    /// Up to `count` entries of the record, as they were hashed, from the one at position `first`, counted from 0.
+    /// Those of the `count` entries from position `first`, counted from 0, that are there, as they were hashed. Pruned
+    /// ones are not.
     fn log_entries(&self, first: u64, count: u32) -> Result<Vec<String>, StoreError>;
 
-    /// Up to `count` hashes of a level of tiles from position `first`: at level 0 of entries, at each other of full
-    /// tiles one level below.
+    /// Up to `count` hashes of a level of tiles from position `first`: at level 0 of entries, pruned ones too, at each
+    /// other of full tiles one level below.
     fn log_hashes(&self, level: u8, first: u64, count: u32) -> Result<Vec<Hash>, StoreError>;
 
     /// A number that is another one after each change of policies or reference values that somebody else may have made;
@@ -116,15 +120,16 @@ pub(crate) struct Claims {
 /// What became of one change of a group.
 pub(crate) type Committed = Result<Entry, StoreError>;
 
-/// Signs the record at a size with a root: the text of a checkpoint.
-pub(crate) type SignHead<'a> = dyn Fn(u64, &Hash) -> Result<String, StoreError> + 'a;
-
 /// The end of the record.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Head {
     pub(crate) size: u64,
     pub(crate) edge: Vec<Hash>,
     pub(crate) checkpoint: String,
+    /// The first entry that is kept, counted from 0: those before it were pruned.
+    pub(crate) minimum: u64,
+    /// The number of the entry that says so; 0 where nothing was pruned.
+    pub(crate) pruned_by: u64,
 }
 
 /// A change to make together with its audit record.
@@ -160,14 +165,31 @@ pub(crate) enum Change {
     KeepClaims { token: String, claims: String },
     /// Forgets the claims of tokens that were issued before a time.
     ForgetClaims { before: u64 },
+    /// Removes the entries before position `minimum`, counted from 0, and the claims that they issued; their hashes stay.
+    /// `record.minimum_index` is filled in. [`StoreError::NotFound`] when they are gone already.
+    PruneLog { minimum: u64 },
 }
 
 impl Change {
+    /// Whether it changes what decides.
+    pub(crate) fn governs(&self) -> bool {
+        matches!(
+            self,
+            Self::SetPolicy { .. }
+                | Self::SetAdmin { .. }
+                | Self::MergeReferenceValues { .. }
+                | Self::RemoveReferenceValue { .. }
+        )
+    }
+
     /// Whether bytes are removed that must not be found in the store's files afterwards.
     pub(crate) fn removes(&self) -> bool {
         matches!(
             self,
-            Self::PutSecret { .. } | Self::DeleteSecret { .. } | Self::Rewrap(_)
+            Self::PutSecret { .. }
+                | Self::DeleteSecret { .. }
+                | Self::Rewrap(_)
+                | Self::PruneLog { .. }
         )
     }
 }
@@ -266,6 +288,16 @@ pub(crate) fn may_set_admin(
     }
 }
 
+/// Whether the entries before a position may go: whole bundles of a log that has more, and that still has them.
+pub(crate) fn may_prune(head: Option<&Head>, minimum: u64) -> Result<(), StoreError> {
+    let (size, kept_from) = head.map_or((0, 0), |head| (head.size, head.minimum));
+    let whole = minimum.is_multiple_of(u64::from(FULL_WIDTH));
+    match minimum > kept_from && minimum < size && whole {
+        true => Ok(()),
+        false => Err(StoreError::NotFound),
+    }
+}
+
 /// Why a store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -341,6 +373,12 @@ pub enum StoreError {
     /// The database does not answer, or cannot now.
     #[error("the database does not answer: {0}")]
     Away(String),
+    /// There is no room for what was to be written, and nothing of it was.
+    #[error("the disk under the store is full: {0}")]
+    Full(String),
+    /// What was to be written may not be, and nothing of it was.
+    #[error("the store cannot be written: {0}")]
+    ReadOnly(String),
     /// The database refused.
     #[error("the database refused: {0}")]
     Postgres(String),
@@ -360,7 +398,7 @@ pub enum StoreError {
     Record(#[from] LogError),
     /// The database failed.
     #[error("the store failed: {0}")]
-    Database(#[from] rusqlite::Error),
+    Database(#[source] rusqlite::Error),
     /// A file of the store could not be made or opened.
     #[error("{path}: {source}")]
     File {
@@ -382,3 +420,31 @@ pub enum StoreError {
     #[error("the record could not be signed: {0}")]
     Sign(String),
 }
+
+impl StoreError {
+    /// The same for another whose write was in the group that failed.
+    fn again(&self) -> Self {
+        match self {
+            Self::Away(why) => Self::Away(why.clone()),
+            Self::Full(why) => Self::Full(why.clone()),
+            Self::ReadOnly(why) => Self::ReadOnly(why.clone()),
+            other => Self::Group(other.to_string()),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        let code = error
+            .sqlite_error()
+            .map(|said| (said.code, said.extended_code));
+        match code {
+            Some((ErrorCode::DiskFull, _) | (_, IOERR_SHMSIZE)) => Self::Full(error.to_string()),
+            Some((ErrorCode::ReadOnly, _)) => Self::ReadOnly(error.to_string()),
+            _ => Self::Database(error),
+        }
+    }
+}
+
+/// `SQLITE_IOERR_SHMSIZE`: the index of the write-ahead log could not grow.
+const IOERR_SHMSIZE: i32 = 10 | (19 << 8);

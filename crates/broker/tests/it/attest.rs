@@ -37,7 +37,7 @@ async fn sample_evidence_is_refused_unless_a_setting_says_otherwise() {
             &Guest::new().attestation(&nonce),
         )
         .await;
-    let detail = answer.refused(StatusCode::FORBIDDEN, "AttestationError");
+    let detail = broker.refused_because(&answer).await;
     assert!(
         detail.contains("development evidence proves nothing"),
         "{detail}"
@@ -47,7 +47,6 @@ async fn sample_evidence_is_refused_unless_a_setting_says_otherwise() {
         (entry.record.kind, entry.record.outcome),
         (Kind::Attestation, Outcome::Denied)
     );
-    assert!(detail.contains(entry.record.event.as_str()));
     assert_eq!(entry.record.reasons[0].actual, json!("development"));
 }
 
@@ -159,11 +158,8 @@ async fn nonce_of_another_session_is_refused() {
             &guest.attestation(&other_nonce),
         )
         .await;
-    assert!(
-        answer
-            .refused(StatusCode::FORBIDDEN, "AttestationError")
-            .contains("another nonce")
-    );
+    let detail = broker.refused_because(&answer).await;
+    assert!(detail.contains("another nonce"), "{detail}");
 }
 
 #[tokio::test]
@@ -175,11 +171,8 @@ async fn refused_evidence_uses_the_nonce_up() {
     let good = message["tee-evidence"]["primary_evidence"]["report_data"].take();
     message["tee-evidence"]["primary_evidence"]["report_data"] = json!("YWJj");
     let answer = broker.post("/kbs/v0/attest", Some(&cookie), &message).await;
-    assert!(
-        answer
-            .refused(StatusCode::FORBIDDEN, "AttestationError")
-            .contains("report data")
-    );
+    let detail = broker.refused_because(&answer).await;
+    assert!(detail.contains("report data"), "{detail}");
     message["tee-evidence"]["primary_evidence"]["report_data"] = good;
     let answer = broker.post("/kbs/v0/attest", Some(&cookie), &message).await;
     answer.refused(StatusCode::UNAUTHORIZED, "AttestationError");
@@ -313,11 +306,8 @@ async fn key_that_the_evidence_does_not_bind_is_refused() {
     let mut message = Guest::new().attestation(&nonce);
     message["runtime-data"]["tee-pubkey"] = json!(Guest::new().key.public());
     let answer = broker.post("/kbs/v0/attest", Some(&cookie), &message).await;
-    assert!(
-        answer
-            .refused(StatusCode::FORBIDDEN, "AttestationError")
-            .contains("report data")
-    );
+    let detail = broker.refused_because(&answer).await;
+    assert!(detail.contains("report data"), "{detail}");
 }
 
 fn sample_device(report_data: &[u8]) -> String {
@@ -350,7 +340,7 @@ async fn device_that_the_cpu_does_not_bind_is_refused() {
     let mut message = Guest::new().attestation(&nonce);
     message["tee-evidence"]["additional_evidence"] = json!(sample_device(&[0; 48]));
     let answer = broker.post("/kbs/v0/attest", Some(&cookie), &message).await;
-    let detail = answer.refused(StatusCode::FORBIDDEN, "AttestationError");
+    let detail = broker.refused_because(&answer).await;
     assert!(detail.contains("report data"), "{detail}");
 }
 
@@ -360,7 +350,7 @@ async fn device_with_the_report_data_of_the_cpu_is_refused() {
     let (cookie, nonce) = broker.auth().await;
     let message = Guest::new().composite_attestation(&nonce, |_| sample_device(&[7; 48]));
     let answer = broker.post("/kbs/v0/attest", Some(&cookie), &message).await;
-    let detail = answer.refused(StatusCode::FORBIDDEN, "AttestationError");
+    let detail = broker.refused_because(&answer).await;
     assert!(detail.contains("report data"), "{detail}");
 }
 
@@ -379,7 +369,7 @@ async fn unsupported_device_is_refused_and_not_ignored() {
         let (cookie, nonce) = broker.auth().await;
         let message = Guest::new().composite_attestation(&nonce, |_| devices.to_string());
         let answer = broker.post("/kbs/v0/attest", Some(&cookie), &message).await;
-        let detail = answer.refused(StatusCode::FORBIDDEN, "AttestationError");
+        let detail = broker.refused_because(&answer).await;
         assert!(detail.contains(said), "{detail}");
     }
 }
@@ -400,7 +390,7 @@ async fn unsupported_platform_is_named() {
     let answer = broker
         .post("/kbs/v0/attest", answer.cookie.as_deref(), &message)
         .await;
-    let detail = answer.refused(StatusCode::FORBIDDEN, "AttestationError");
+    let detail = broker.refused_because(&answer).await;
     assert!(detail.contains("platform cca is not supported"), "{detail}");
 }
 
@@ -529,11 +519,8 @@ async fn initdata_that_the_register_does_not_hold_is_refused() {
         let answer = broker
             .post("/kbs/v0/attest", Some(&cookie), &guest.attestation(&nonce))
             .await;
-        let detail = answer.refused(StatusCode::FORBIDDEN, "AttestationError");
+        let detail = broker.refused_because(&answer).await;
         assert!(detail.contains("register"), "{detail}");
-        // What was expected and found is for the record alone.
-        let register = hex::encode(guest.register.as_ref().unwrap());
-        assert!(!detail.contains(&register), "{detail}");
         let entry = broker.last_entry().await;
         assert_eq!(entry.record.reasons[0].claim, "init_data");
         assert_eq!(

@@ -118,8 +118,8 @@ async fn evidence_that_binds_something_else_is_refused() {
     let mut other = piece(&json!({"nonce": "one"}));
     other["runtime_data"]["structured"]["nonce"] = json!("another");
     let answer = evaluate(&broker, &request(&[other])).await;
-    let said = answer.refused(StatusCode::FORBIDDEN, "AttestationError");
-    assert!(said.contains("other report data"), "{said}");
+    let said = broker.refused_because(&answer).await;
+    assert!(said.contains("report data"), "{said}");
     let entry = broker.last_entry().await.record;
     assert_eq!(entry.reasons[0].claim, "report_data");
 }
@@ -214,7 +214,7 @@ async fn devices_stand_beside_a_cpu_that_vouches_for_them() {
 async fn sample_evidence_is_refused_where_no_setting_lets_it_through() {
     let broker = Running::start(|config| config + ON).await;
     let answer = evaluate(&broker, &request(&[piece(&json!({}))])).await;
-    let said = answer.refused(StatusCode::FORBIDDEN, "AttestationError");
+    let said = broker.refused_because(&answer).await;
     assert!(said.contains("development evidence"), "{said}");
 }
 

@@ -357,3 +357,111 @@ async fn record_is_not_for_strangers() {
         assert!(answer.status.is_client_error(), "{path}");
     }
 }
+
+const MONTH: &str = "[audit]\nkeep_days = 30\n";
+const DAY: u64 = 86_400;
+
+/// A broker with two bundles of entries and some more, all from the time at which it started.
+async fn with_entries(edit: impl FnOnce(String) -> String) -> Running {
+    let broker = Running::start(edit).await;
+    for number in 0..520 {
+        // Of somebody who proved nothing, an entry a second.
+        broker.pass(1);
+        let path = format!("/strongroom/v1/policy/{number}");
+        let answer = broker.request(Method::GET, &path).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    }
+    broker
+}
+
+async fn prune(broker: &Running, query: &str) -> Answer {
+    let path = format!("/strongroom/v1/audit/prune{query}");
+    broker.admin(Method::POST, &path, "").await
+}
+
+#[tokio::test]
+async fn entries_that_the_configuration_keeps_are_pruned() {
+    let broker = with_entries(|config| config.replace("[audit]\n", MONTH)).await;
+    let nothing = serde_json::json!({"entries": 0, "first": 1});
+    assert_eq!(prune(&broker, "").await.json(), nothing);
+    let all = broker.audit().await;
+    broker.pass(31 * DAY);
+    let young = format!("?before={}", broker.now() - 29 * DAY);
+    let detail = prune(&broker, &young)
+        .await
+        .refused(StatusCode::CONFLICT, "AuditRetention");
+    assert!(detail.contains("30 days"), "{detail}");
+    // As of when the first bundle ended.
+    let until = format!("?before={}", all[256].record.at);
+    let one = serde_json::json!({"entries": 256, "first": 257});
+    assert_eq!(prune(&broker, &until).await.json(), one);
+    let other = serde_json::json!({"entries": 256, "first": 513});
+    assert_eq!(prune(&broker, "").await.json(), other);
+
+    let entry = broker.last_entry().await;
+    let record = &entry.record;
+    assert_eq!(record.action, "prune audit log");
+    assert_eq!(
+        (record.minimum_index, record.admin.as_deref()),
+        (Some(512), Some("admin"))
+    );
+    let get = async |path: &str| {
+        let path = format!("/strongroom/v1/{path}");
+        broker.admin(Method::GET, &path, "").await
+    };
+    let gone = &all[3].record.event;
+    let explained = get(&format!("explain/{gone}")).await;
+    let detail = explained.refused(StatusCode::NOT_FOUND, "ResourceNotFound");
+    assert!(detail.contains("from entry 513 on"), "{detail}");
+    let empty = serde_json::json!([]);
+    assert_eq!(get("audit?before=513").await.json(), empty);
+    assert_eq!(get(&format!("audit?event={gone}")).await.json(), empty);
+    for (path, there) in [
+        ("tile/entries/000", false),
+        ("tile/entries/001", false),
+        ("tile/0/000", true),
+        ("tile/0/001", true),
+        ("tile/1/000.p/2", true),
+        ("checkpoint", true),
+    ] {
+        let status = get(&format!("log/{path}")).await.status;
+        assert_eq!(status == StatusCode::OK, there, "{path}");
+    }
+    let broker = broker.restart(|config| config).await;
+    broker.put("a/b/c", "x").await;
+}
+
+#[tokio::test]
+async fn record_that_is_kept_for_good_is_pruned() {
+    let broker = Running::strict().await;
+    broker.pass(100 * 365 * DAY);
+    let detail = prune(&broker, "?before=1")
+        .await
+        .refused(StatusCode::CONFLICT, "AuditRetention");
+    assert!(detail.contains("keep_days in [audit]"), "{detail}");
+    for query in ["?before=x", "?before=-1", "?until=1"] {
+        let answer = prune(&broker, query).await;
+        answer.refused(StatusCode::BAD_REQUEST, "SerdeError");
+    }
+}
+
+#[tokio::test]
+async fn broker_does_not_prune_by_itself() {
+    let broker = with_entries(|config| config).await;
+    broker.pass(31 * DAY);
+    let broker = broker
+        .restart(|config| config.replace("[audit]\n", MONTH))
+        .await;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while broker.audit().await[0].seq == 1 {
+        assert!(std::time::Instant::now() < deadline, "it never prunes");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let entries = broker.audit().await;
+    assert_eq!(entries[0].seq, 513);
+    let mut told = entries
+        .iter()
+        .filter(|entry| entry.record.minimum_index.is_some());
+    let told = &told.next().unwrap().record;
+    assert_eq!((told.minimum_index, &told.admin), (Some(512), &None));
+}

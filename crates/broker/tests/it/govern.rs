@@ -11,14 +11,14 @@ const DENY: &str = "package policy\n\nimport rego.v1\n\ndefault allow := false";
 const ALLOW: &str = "package policy\n\nimport rego.v1\n\ndefault allow := true";
 
 impl Running {
-    async fn ok(&self, method: Method, path: &str, body: impl Into<Vec<u8>>) -> Value {
+    pub(crate) async fn ok(&self, method: Method, path: &str, body: impl Into<Vec<u8>>) -> Value {
         let answer = self
             .admin(method, &format!("/strongroom/v1/{path}"), body)
             .await;
         answer.expect(StatusCode::OK).json()
     }
 
-    async fn fails(&self, method: Method, path: &str, body: &str) -> Answer {
+    pub(crate) async fn fails(&self, method: Method, path: &str, body: &str) -> Answer {
         self.admin(method, &format!("/strongroom/v1/{path}"), body)
             .await
     }

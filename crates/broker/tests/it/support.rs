@@ -13,7 +13,10 @@ use reqwest::{Method, Response, StatusCode};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
-use strongroom_broker::{Broker, Config, Entry, Handle, InitOptions, InitSummary, init};
+use strongroom_broker::audit::Outcome;
+use strongroom_broker::{
+    Broker, Config, DEFAULT_PCRS, Entry, Handle, InitOptions, InitSummary, Sealing, init,
+};
 use strongroom_wire::admin::{AUDIENCE, AdminClaims};
 use strongroom_wire::canonical::HashAlgorithm;
 use strongroom_wire::error_information::ErrorInformation;
@@ -83,6 +86,23 @@ impl Running {
         options.accept_sample_evidence = true;
         let summary = init(&folder.path().join("broker"), options).unwrap();
         Self::serve(folder, summary, Arc::new(AtomicU64::new(START)))
+    }
+
+    /// A broker whose storage key a TPM seals, while PCR 7 is as it is. The recovery key lies beside its folder.
+    pub(crate) async fn sealed_by(tpm: &str) -> Self {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        let mut options = InitOptions::new("127.0.0.1:0".parse().unwrap());
+        options.sealing = Some(Sealing {
+            tpm: tpm.parse().unwrap(),
+            pcrs: DEFAULT_PCRS,
+        });
+        options.recovery_key = Some(folder.path().join("recovery.key"));
+        options.accept_sample_evidence = true;
+        let summary = init(&folder.path().join("broker"), options).unwrap();
+        let broker = Self::serve(folder, summary, Arc::new(AtomicU64::new(START)));
+        broker.register_reference_values().await;
+        broker.set_policy(AFFIRMING).await;
+        broker
     }
 
     /// A further broker on the same database: its folder is a copy of this one's.
@@ -273,6 +293,21 @@ impl Running {
             .admin(Method::GET, "/strongroom/v1/audit?limit=1000", "")
             .await;
         serde_json::from_slice(&answer.expect(StatusCode::OK).body).unwrap()
+    }
+
+    /// Why evidence was refused, which the record says and the answer must not: it names the event alone.
+    pub(crate) async fn refused_because(&self, answer: &Answer) -> String {
+        let said = answer.refused(StatusCode::FORBIDDEN, "AttestationError");
+        let entries = self.audit().await;
+        let entry = entries.iter().find(|entry| {
+            let event = &entry.record.event;
+            said == format!(
+                "the evidence was refused; the broker's owner can explain event {event}"
+            )
+        });
+        let entry = entry.unwrap_or_else(|| panic!("{said:?} names no event of {entries:?}"));
+        assert_eq!(entry.record.outcome, Outcome::Denied);
+        entry.record.detail.clone().unwrap()
     }
 
     /// Verifies the record as an auditor would, with the public key and the log's files alone; gives how many entries

@@ -1,4 +1,4 @@
-//! Versions: of resources and of reference values; and the storage key, which all of them rest on.
+//! Versions: of resources and of reference values; the storage key, which all of them rest on; and the record's files.
 
 use reqwest::Method;
 use serde_json::Value;
@@ -71,6 +71,20 @@ impl AdminClient {
         let rotated: Value = answer.json("a rotation")?;
         let key = rotated["key"].as_str().unwrap_or_default().to_owned();
         Ok((key, rotated["rewrapped"].as_u64().unwrap_or_default()))
+    }
+
+    /// Removes the entries of the audit log that are older than the broker's configuration keeps, and than `before` (in
+    /// seconds since 1970) if it is named. Gives how many went, and the number of the first that is there.
+    ///
+    /// # Errors
+    /// [`ClientError::Rejected`] where the configuration keeps them, besides those of [`AdminClient::put_resource`].
+    pub async fn prune_audit(&self, before: Option<u64>) -> Result<(u64, u64), ClientError> {
+        let (path, what) = ("/strongroom/v1/audit/prune", "pruning the audit log");
+        let query = before.map(|before| format!("before={before}"));
+        let answer = self.call(Method::POST, path, query.as_deref(), None, what);
+        let pruned: Value = answer.await?.json("a pruning")?;
+        let number = |name: &str| pruned[name].as_u64().unwrap_or_default();
+        Ok((number("entries"), number("first")))
     }
 
     /// A file of the audit log (C2SP tlog-tiles): `checkpoint` or `tile/...`; nothing when it is not there.

@@ -390,6 +390,8 @@ impl DigestAlgorithm {
 
 /// TCG PC Client Platform Firmware Profile, 10.4.5.1: the first event, in the form of TPM 1.2's logs, and in it the
 /// algorithms of all that follow.
+///
+/// guest-components writes this event without its name where the machine's firmware keeps no log (docs/decisions/0021).
 fn specification_id(cursor: &mut Cursor<'_>) -> Result<Vec<DigestAlgorithm>, EventLogError> {
     let malformed = EventLogError::SpecificationId;
     let cut = || malformed("it is cut");
@@ -398,7 +400,11 @@ fn specification_id(cursor: &mut Cursor<'_>) -> Result<Vec<DigestAlgorithm>, Eve
         return Err(malformed("it is of another type"));
     }
     let _digest: [u8; 20] = cursor.array().ok_or_else(cut)?;
-    let mut data = Cursor::new(cursor.counted().ok_or_else(cut)?);
+    let data = cursor.counted().ok_or_else(cut)?;
+    if data == NAMELESS {
+        return Ok(vec![DigestAlgorithm::Sha384, DigestAlgorithm::Sm3]);
+    }
+    let mut data = Cursor::new(data);
     if data.take(SIGNATURE_03.len()) != Some(SIGNATURE_03) {
         return Err(malformed("it has another signature"));
     }
@@ -471,6 +477,16 @@ const MAX_LOG: usize = 2 * 1024 * 1024;
 const MAX_EVENTS: usize = 16_384;
 const PCRS: u32 = 24;
 const SIGNATURE_03: &[u8] = b"Spec ID Event03\0";
+/// SHA-384 and SM3 are declared, without a name, a class or a version.
+const NAMELESS: &[u8] = &{
+    let mut data = [0; 37];
+    data[24] = 2;
+    data[28] = 0x0c;
+    data[30] = 48;
+    data[32] = 0x12;
+    data[34] = 32;
+    data
+};
 const STARTUP_LOCALITY: &[u8] = b"StartupLocality\0";
 
 const EV_POST_CODE: u32 = 0x01;

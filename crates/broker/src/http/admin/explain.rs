@@ -24,7 +24,15 @@ pub(crate) async fn event(
         .blocking(move |broker| {
             broker.record_counted();
             let explanation = explain(broker, &event)?;
-            explanation.map(Json).ok_or(ApiError::NotFound("event"))
+            match explanation {
+                Some(explanation) => Ok(Json(explanation)),
+                None => Err(match broker.ledger.store().head()? {
+                    Some(head) if head.minimum > 0 => ApiError::NoEvent {
+                        first: head.minimum + 1,
+                    },
+                    _ => ApiError::NotFound("event"),
+                }),
+            }
         })
         .await
 }

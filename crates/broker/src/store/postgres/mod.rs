@@ -21,7 +21,7 @@ use tokio_postgres::config::{Host, SslMode};
 
 use super::{
     AdminVersion, Change, Claims, Committed, Head, PolicyVersion, ReferenceValueVersion,
-    ResourceMetadata, SealedVersion, SignHead, Store, StoreError, Wrapped,
+    ResourceMetadata, SealedVersion, Store, StoreError, Wrapped,
 };
 use crate::audit::{Entry, LogKey, Record};
 use crate::config::StoreConfig;
@@ -166,19 +166,19 @@ impl Store for PostgresStore {
     fn commit(
         &self,
         group: Vec<(Change, Record)>,
-        sign: &SignHead<'_>,
+        key: &LogKey,
     ) -> Result<Vec<Committed>, StoreError> {
         let mut session = self.session()?;
-        let begun = match write::begin(&mut session) {
+        let begun = match write::begin(&mut session, key) {
             // The connection broke while nobody used it; nothing of the group was sent.
             Err(StoreError::Away(_)) => {
                 drop(session);
                 session = self.session()?;
-                write::begin(&mut session)?
+                write::begin(&mut session, key)?
             }
             begun => begun?,
         };
-        begun.commit(&mut session, group, sign)
+        begun.commit(&mut session, group, key)
     }
 
     fn sealed_secret(

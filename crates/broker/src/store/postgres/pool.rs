@@ -330,6 +330,11 @@ pub(super) fn failed(error: &tokio_postgres::Error) -> StoreError {
         return StoreError::Away(format!("{error}{}", cause.unwrap_or_default()));
     };
     let (code, text) = (said.code().code(), said.message().to_owned());
+    match code {
+        "53100" => return StoreError::Full(text),
+        "25006" => return StoreError::ReadOnly(text),
+        _ => {}
+    }
     match AWAY.iter().any(|class| code.starts_with(class)) {
         true => StoreError::Away(text),
         false => StoreError::Postgres(text),

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
 use super::super::{
-    AdminVersion, Claims, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata,
+    AdminVersion, Claims, Governing, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata,
     SealedVersion, StoreError, Wrapped,
 };
 use super::pool::{Session, failed};
@@ -258,9 +258,18 @@ fn entry(row: &Row) -> Result<Entry, StoreError> {
     }
 }
 
+/// What decides, as this connection sees it.
+pub(super) fn governing(session: &mut Session) -> Result<Governing, StoreError> {
+    Ok(Governing {
+        policies: policies(session)?,
+        reference_values: reference_values(session)?,
+        admins: admins(session)?,
+    })
+}
+
 pub(super) fn head(session: &mut Session) -> Result<Option<Head>, StoreError> {
     let row = session.row(
-        "SELECT size, edge, checkpoint FROM log_head WHERE id = 1",
+        "SELECT size, edge, checkpoint, minimum, pruned_by FROM log_head WHERE id = 1",
         &[],
     )?;
     row.map(|row| {
@@ -268,6 +277,8 @@ pub(super) fn head(session: &mut Session) -> Result<Option<Head>, StoreError> {
             size: count(&row, 0)?,
             edge: edge(column(&row, 1)?)?,
             checkpoint: column(&row, 2)?,
+            minimum: count(&row, 3)?,
+            pruned_by: count(&row, 4)?,
         })
     })
     .transpose()
@@ -287,8 +298,8 @@ pub(super) fn log_entries(
     count: u32,
 ) -> Result<Vec<String>, StoreError> {
     let rows = session.query(
-        "SELECT entry FROM log_entry WHERE seq > $1 ORDER BY seq LIMIT $2",
-        &[&clamped(first), &i64::from(count)],
+        "SELECT entry FROM log_entry WHERE seq > $1 AND seq <= $2 ORDER BY seq",
+        &[&clamped(first), &clamped(end(first, count))],
     )?;
     rows.iter().map(|row| column(row, 0)).collect()
 }
@@ -299,17 +310,18 @@ pub(super) fn log_hashes(
     first: u64,
     count: u32,
 ) -> Result<Vec<Hash>, StoreError> {
-    let (first, count) = (clamped(first), i64::from(count));
-    let rows = match level {
-        0 => session.query(
-            "SELECT leaf FROM log_entry WHERE seq > $1 ORDER BY seq LIMIT $2",
-            &[&first, &count],
-        )?,
-        _ => session.query(
-            "SELECT hash FROM log_node WHERE level = $3 AND position >= $1 ORDER BY position LIMIT $2",
-            &[&first, &count, &i32::from(level)],
-        )?,
-    };
+    let (first, end) = (clamped(first), clamped(end(first, count)));
+    let mut rows = session.query(
+        "SELECT hash FROM log_node WHERE level = $3 AND position >= $1 AND position < $2 ORDER BY position",
+        &[&first, &end, &i32::from(level)],
+    )?;
+    // The hash of an entry is beside it for as long as it is there.
+    if level == 0 {
+        rows.extend(session.query(
+            "SELECT leaf FROM log_entry WHERE seq > $1 AND seq <= $2 ORDER BY seq",
+            &[&first, &end],
+        )?);
+    }
     rows.iter()
         .map(|row| {
             let bytes: &[u8] = column(row, 0)?;
@@ -318,6 +330,11 @@ pub(super) fn log_hashes(
                 .map_err(|_| StoreError::Damaged("a hash of the record".to_owned()))
         })
         .collect()
+}
+
+/// Behind the last of so many positions.
+fn end(first: u64, count: u32) -> u64 {
+    first.saturating_add(u64::from(count))
 }
 
 /// At what size of the record policies or reference values changed last.

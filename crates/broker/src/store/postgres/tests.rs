@@ -24,6 +24,7 @@ fn config(url: String) -> StoreConfig {
         postgres_certificate: None,
         insecure_postgres: false,
         key_file: "storage.key".into(),
+        key_tpm: None,
     }
 }
 
@@ -48,7 +49,7 @@ fn put(ledger: &Ledger, storage_key: &StorageKey, secret: &'static [u8]) -> Entr
     let place = path.clone();
     let change = Change::PutSecret {
         path,
-        seal: Box::new(move |version| key.seal(&place, version, secret)),
+        seal: Box::new(move |version| key.seal(&place, version, None, secret)),
         expires: None,
         keep: 1,
     };
@@ -154,7 +155,7 @@ fn stores_of_all_older_versions_come_forward() {
     migrate::create_older(&mut older.session().unwrap(), &key(), 1).unwrap();
     let storage_key = StorageKey::generate().unwrap();
     let path: ResourcePath = "a/b/c".parse().unwrap();
-    let sealed = storage_key.seal(&path, 4, b"secret").unwrap();
+    let sealed = storage_key.seal(&path, 4, None, b"secret").unwrap();
     let hex = |bytes: &[u8]| hex::encode(bytes);
     cluster.sql(
         "older",
@@ -222,6 +223,95 @@ fn log_refuses_everything_but_its_next_entry() {
 }
 
 #[test]
+fn what_was_changed_past_the_brokers_is_signed() {
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
+    let names = std::cell::Cell::new(0);
+    let name = |number: u32| format!("forged{number}");
+    let new = || {
+        names.set(names.get() + 1);
+        let config = config(cluster.database(&name(names.get())));
+        let key = LogKey::generate_for_tests();
+        PostgresStore::create(&config, &key).unwrap();
+        Box::new(PostgresStore::open(&config, &key).unwrap()) as Box<dyn Store>
+    };
+    let statements = |sql: &str| {
+        let sql = format!("SET session_replication_role = replica; {sql}");
+        cluster.sql(&name(names.get()), &sql);
+    };
+    let bytes = |bytes: &[u8]| format!("'\\x{}'", hex::encode(bytes));
+    conformance::forgers(&new, &statements, &bytes);
+}
+
+#[test]
+fn deletion_passes_for_a_pruning() {
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
+    let (_, store) = new(&cluster, "pruned");
+    let key = key();
+    let group = (0..700).map(|_| (Change::Nothing, record("test")));
+    store.commit(group.collect(), &key).unwrap();
+    let ledger = ledger(&store);
+    let prune = Change::PruneLog { minimum: 256 };
+    ledger.commit(prune, record("prune")).unwrap();
+    verify_newest(&store, key.verifier(), 100).unwrap();
+    for statement in [
+        "DELETE FROM log_entry WHERE seq = 257",
+        "UPDATE log_head SET minimum = 0",
+        "UPDATE log_entry SET entry = '{}' WHERE seq = 257",
+    ] {
+        let outcome = store.session().unwrap().batch(statement);
+        assert!(
+            matches!(outcome, Err(StoreError::Postgres(_))),
+            "{statement}"
+        );
+    }
+    cluster.sql(
+        "pruned",
+        "ALTER TABLE log_entry DISABLE TRIGGER ALL;
+         INSERT INTO log_node SELECT 0, seq - 1, leaf FROM log_entry WHERE seq <= 512;
+         DELETE FROM log_entry WHERE seq <= 512;",
+    );
+    let error = verify_newest(&store, key.verifier(), 100).unwrap_err();
+    assert!(error.to_string().contains("entry 257 is not"), "{error}");
+    cluster.sql("pruned", "UPDATE log_head SET minimum = 512");
+    let error = verify_newest(&store, key.verifier(), 100).unwrap_err();
+    assert!(error.to_string().contains("up to 512 are not"), "{error}");
+}
+
+#[test]
+fn full_and_read_only_databases_fail_as_anything_else() {
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
+    let (config, store) = new(&cluster, "full");
+    let ledger = ledger(&store);
+    // What the server says when a write finds no room, said by a trigger: its disk is this machine's.
+    cluster.sql(
+        "full",
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$;
+         CREATE TRIGGER full_disk BEFORE UPDATE ON log_head FOR EACH ROW EXECUTE FUNCTION full_disk();",
+    );
+    let error = ledger.commit(Change::Nothing, record("test")).unwrap_err();
+    assert!(matches!(error, StoreError::Full(_)), "{error}");
+    let error = store.probe().unwrap_err();
+    assert!(matches!(error, StoreError::Full(_)), "{error}");
+    cluster.sql("full", "DROP TRIGGER full_disk ON log_head");
+    ledger.commit(Change::Nothing, record("test")).unwrap();
+    cluster.sql(
+        "postgres",
+        "ALTER DATABASE \"full\" SET default_transaction_read_only = on",
+    );
+    // In force for connections that begin now.
+    let fresh = PostgresStore::connect(&config).unwrap();
+    let error = fresh.probe().unwrap_err();
+    assert!(matches!(error, StoreError::ReadOnly(_)), "{error}");
+}
+
+#[test]
 fn change_that_the_database_refuses_spoils_no_other_of_its_group() {
     let Some(cluster) = Cluster::start() else {
         return;
@@ -238,8 +328,7 @@ fn change_that_the_database_refuses_spoils_no_other_of_its_group() {
     let changes = [keep("one"), set("one\0two"), set("three"), keep("two")];
     let group = changes.map(|change| (change, record("test"))).into();
     let key = key();
-    let sign = |size, root: &Hash| key.checkpoint(size, root);
-    let committed = store.commit(group, &sign).unwrap();
+    let committed = store.commit(group, &key).unwrap();
     let numbers: Vec<Option<u64>> = committed
         .iter()
         .map(|outcome| outcome.as_ref().ok().map(|entry| entry.seq))
@@ -248,9 +337,9 @@ fn change_that_the_database_refuses_spoils_no_other_of_its_group() {
     assert_eq!(store.governed().unwrap(), 2);
     assert_eq!(store.policies().unwrap()[0].version, 1);
     assert!(store.claims("two").unwrap().is_some());
-    let refuse = |_, _: &Hash| Err(StoreError::Sign("no key".to_owned()));
+    let other = LogKey::generate().unwrap();
     let group = vec![(set("four"), record("test"))];
-    assert!(store.commit(group, &refuse).is_err());
+    assert!(store.commit(group, &other).is_err());
     assert_eq!(store.audit(10, None).unwrap().len(), 3);
     assert_eq!(store.policies().unwrap()[0].version, 1);
     verify_newest(&store, key.verifier(), 10).unwrap();

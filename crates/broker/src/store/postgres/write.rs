@@ -4,29 +4,36 @@
 //! appends is sent at its end in a few statements, however large the group is.
 
 use strongroom_wire::resource::ResourcePath;
-use strongroom_wire::tlog::{Frontier, leaf_hash, tile_to_bytes};
+use strongroom_wire::tlog::{Frontier, Hash, leaf_hash, tile_to_bytes};
 
 use super::super::{
-    Change, Committed, Rewrapped, Seal, SealedVersion, SignHead, StoreError, may_set_admin,
+    Change, Committed, Rewrapped, Seal, SealedVersion, StoreError, may_prune, may_set_admin,
 };
 use super::pool::Session;
 use super::read::{self, clamped, column, count};
-use crate::audit::{Entry, Record};
+use crate::audit::{Entry, LogError, LogKey, Record, Resumed};
 
 /// Begins a transaction and locks the record's head.
-pub(super) fn begin(session: &mut Session) -> Result<Group, StoreError> {
+pub(super) fn begin(session: &mut Session, key: &LogKey) -> Result<Group, StoreError> {
     session.batch("BEGIN")?;
     let head = session.row(
-        "SELECT size, edge, governed FROM log_head WHERE id = 1 FOR UPDATE",
+        "SELECT size, edge, governed, checkpoint FROM log_head WHERE id = 1 FOR UPDATE",
         &[],
     );
     let begun = head.and_then(|row| {
-        let damaged = || StoreError::Damaged("the edge of the record".to_owned());
-        let row = row.ok_or_else(damaged)?;
+        let row = row.ok_or(LogError::NoHead)?;
         let (size, edge) = (count(&row, 0)?, read::edge(column(&row, 1)?)?);
+        let Resumed {
+            frontier,
+            governing,
+        } = key.resume(size, edge, column(&row, 3)?)?;
         Ok(Group {
-            frontier: Frontier::resume(size, edge).map_err(|_| damaged())?,
+            frontier,
+            // What an older version did not sign is signed from now on.
+            governs: governing.is_none(),
+            governing,
             governed: count(&row, 2)?,
+            pruned_by: None,
             entries: Entries::default(),
             nodes: Nodes::default(),
             claims: NewClaims::default(),
@@ -41,7 +48,13 @@ pub(super) fn begin(session: &mut Session) -> Result<Group, StoreError> {
 /// A transaction that holds the record's head.
 pub(super) struct Group {
     frontier: Frontier,
+    /// The digest of what governs, as the head has it signed.
+    governing: Option<Hash>,
+    /// Whether that changes.
+    governs: bool,
     governed: u64,
+    /// The number of an entry of this group that says what was pruned.
+    pruned_by: Option<u64>,
     entries: Entries,
     nodes: Nodes,
     claims: NewClaims,
@@ -78,9 +91,9 @@ impl Group {
         self,
         session: &mut Session,
         changes: Vec<(Change, Record)>,
-        sign: &SignHead<'_>,
+        key: &LogKey,
     ) -> Result<Vec<Committed>, StoreError> {
-        let written = self.write(session, changes, sign);
+        let written = self.write(session, changes, key);
         if written.is_err() {
             session.rollback();
         }
@@ -91,17 +104,19 @@ impl Group {
         mut self,
         session: &mut Session,
         changes: Vec<(Change, Record)>,
-        sign: &SignHead<'_>,
+        key: &LogKey,
     ) -> Result<Vec<Committed>, StoreError> {
+        if let Some(signed) = self.governing
+            && changes.iter().any(|(change, _)| change.governs())
+            && read::governing(session)?.digest() != signed
+        {
+            // Nothing that was changed past the brokers is signed with what they change.
+            return Err(LogError::Governing.into());
+        }
         let mut committed = Vec::with_capacity(changes.len());
         for (change, mut record) in changes {
-            let governs = matches!(
-                change,
-                Change::SetPolicy { .. }
-                    | Change::SetAdmin { .. }
-                    | Change::MergeReferenceValues { .. }
-                    | Change::RemoveReferenceValue { .. }
-            );
+            let governs = change.governs();
+            self.governs |= governs;
             let applied = match change {
                 Change::Nothing => Ok(()),
                 Change::KeepClaims { token, claims } => {
@@ -134,17 +149,23 @@ impl Group {
         self.claims.write(session)?;
         self.entries.write(session)?;
         self.nodes.write(session)?;
-        let checkpoint = sign(self.frontier.size(), &self.frontier.root())?;
+        if self.governs {
+            self.governing = Some(read::governing(session)?.digest());
+        }
+        let checkpoint = key.checkpoint(&self.frontier, self.governing.as_ref())?;
         session.execute(
-            "UPDATE log_head SET size = $1, edge = $2, checkpoint = $3, governed = $4 WHERE id = 1",
+            "UPDATE log_head SET size = $1, edge = $2, checkpoint = $3, governed = $4, pruned_by = coalesce($5, pruned_by)
+             WHERE id = 1",
             &[
                 &clamped(self.frontier.size()),
                 &tile_to_bytes(self.frontier.peaks()),
                 &checkpoint,
                 &clamped(self.governed),
+                &self.pruned_by.map(clamped),
             ],
         )?;
         session.batch("COMMIT")?;
+        key.remember(checkpoint, &self.frontier, self.governing);
         Ok(committed)
     }
 
@@ -153,6 +174,9 @@ impl Group {
         let (entry, text) = Entry::numbered(self.frontier.size() + 1, record)
             .map_err(|e| StoreError::Damaged(format!("audit record: {e}")))?;
         let leaf = leaf_hash(text.as_bytes());
+        if entry.record.minimum_index.is_some() {
+            self.pruned_by = Some(entry.seq);
+        }
         self.entries.seqs.push(clamped(entry.seq));
         self.entries
             .events
@@ -262,6 +286,7 @@ fn apply(session: &mut Session, change: Change, record: &mut Record) -> Result<(
             session.execute("DELETE FROM claims WHERE at < $1", &[&clamped(before)])?;
             Ok(())
         }
+        Change::PruneLog { minimum } => prune_log(session, minimum, record),
     }
 }
 
@@ -374,6 +399,21 @@ fn set_policy(
         ],
     )?;
     record.version = row.map(|row| count(&row, 0)).transpose()?;
+    Ok(())
+}
+
+/// The head says first what may go.
+fn prune_log(session: &mut Session, minimum: u64, record: &mut Record) -> Result<(), StoreError> {
+    may_prune(read::head(session)?.as_ref(), minimum)?;
+    for statement in [
+        "UPDATE log_head SET minimum = $1 WHERE id = 1",
+        "DELETE FROM claims WHERE event IN (SELECT event FROM log_entry WHERE seq <= $1)",
+        "INSERT INTO log_node (level, position, hash) SELECT 0, seq - 1, leaf FROM log_entry WHERE seq <= $1",
+        "DELETE FROM log_entry WHERE seq <= $1",
+    ] {
+        session.execute(statement, &[&clamped(minimum)])?;
+    }
+    record.minimum_index = Some(minimum);
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use strongroom_wire::tlog::Hash;
 
 use super::{
     AdminVersion, Change, Claims, Committed, Head, PolicyVersion, ReferenceValueVersion,
-    ResourceMetadata, SealedVersion, SignHead, Store, StoreError, Wrapped,
+    ResourceMetadata, SealedVersion, Store, StoreError, Wrapped,
 };
 use crate::audit::{Entry, LogKey, Record};
 use migrate::{migrate, schema_version};
@@ -139,11 +139,11 @@ impl Store for SqliteStore {
     fn commit(
         &self,
         group: Vec<(Change, Record)>,
-        sign: &SignHead<'_>,
+        key: &LogKey,
     ) -> Result<Vec<Committed>, StoreError> {
         let mut connection = self.connection();
         let removes = group.iter().any(|(change, _)| change.removes());
-        let committed = write::group(&mut connection, group, sign)?;
+        let committed = write::group(&mut connection, group, key)?;
         if removes {
             // What secure_delete overwrote in the file may still stand in the log. Failing to fold the log in
             // now leaves that to the next time; the change itself is durable.
@@ -304,7 +304,10 @@ fn file_error(path: &Path, source: std::io::Error) -> StoreError {
 
 /// Says which file SQLite could not use.
 fn unusable(path: &Path, error: StoreError) -> StoreError {
+    let named = |why: String| format!("{}: {why}", path.display());
     match error {
+        StoreError::Full(why) => StoreError::Full(named(why)),
+        StoreError::ReadOnly(why) => StoreError::ReadOnly(named(why)),
         StoreError::Database(source) => StoreError::Unusable {
             path: path.display().to_string(),
             source,
@@ -344,8 +347,7 @@ mod tests {
 
     fn commit(store: &SqliteStore, change: Change) -> Result<Entry, StoreError> {
         let key = key();
-        let sign = |size, root: &Hash| key.checkpoint(size, root);
-        let mut committed = store.commit(vec![(change, record())], &sign)?;
+        let mut committed = store.commit(vec![(change, record())], &key)?;
         committed.remove(0)
     }
 
@@ -363,7 +365,7 @@ mod tests {
         let (path, secret) = (place.clone(), secret.to_vec());
         let change = Change::PutSecret {
             path,
-            seal: Box::new(move |version| key.seal(&place, version, &secret)),
+            seal: Box::new(move |version| key.seal(&place, version, None, &secret)),
             expires: None,
             keep: 1,
         };
@@ -511,9 +513,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder);
         let key = key();
-        let sign = |size, root: &Hash| key.checkpoint(size, root);
         let group = (0..700).map(|_| (Change::Nothing, record())).collect();
-        store.commit(group, &sign).unwrap();
+        store.commit(group, &key).unwrap();
         let drop_triggers = "DROP TRIGGER log_update_refused; DROP TRIGGER log_delete_refused;
                              DROP TRIGGER log_insert_in_order; DROP TRIGGER log_event_unused;";
         let statements = format!("{drop_triggers}{statements}");
@@ -582,6 +583,145 @@ mod tests {
         tampered("").unwrap();
     }
 
+    /// A record of 700 entries whose first 256 were pruned, with a change made behind the triggers.
+    fn pruned_and_tampered(statements: &str) -> Result<(), StoreError> {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let key = key();
+        let group = (0..700).map(|_| (Change::Nothing, record())).collect();
+        store.commit(group, &key).unwrap();
+        commit(&store, Change::PruneLog { minimum: 256 }).unwrap();
+        let drop_triggers = "DROP TRIGGER log_update_refused; DROP TRIGGER log_delete_refused;
+                             DROP TRIGGER log_minimum_rises;";
+        let statements = format!("{drop_triggers}{statements}");
+        store.connection().execute_batch(&statements).unwrap();
+        verify_newest(&store, key.verifier(), 100)
+    }
+
+    #[test]
+    fn what_was_changed_past_the_broker_is_signed() {
+        let key = LogKey::generate_for_tests();
+        let folder = tempfile::tempdir().unwrap();
+        let number = std::cell::Cell::new(0);
+        let path = || folder.path().join(format!("{}.sqlite", number.get()));
+        let new = || {
+            number.set(number.get() + 1);
+            SqliteStore::create(&path(), &key).unwrap();
+            Box::new(SqliteStore::open(&path(), &key).unwrap()) as Box<dyn Store>
+        };
+        let statements = |sql: &str| {
+            let connection = Connection::open(path()).unwrap();
+            let drop_triggers = "DROP TRIGGER log_update_refused; DROP TRIGGER log_delete_refused;";
+            connection
+                .execute_batch(&format!("{drop_triggers}{sql}"))
+                .unwrap();
+        };
+        let bytes = |bytes: &[u8]| format!("x'{}'", hex::encode(bytes));
+        conformance::forgers(&new, &statements, &bytes);
+    }
+
+    #[test]
+    fn deletion_passes_for_a_pruning() {
+        let gone = "DELETE FROM log_entry WHERE seq <= 512;";
+        let hashes = format!(
+            "INSERT INTO log_node SELECT 0, seq - 1, leaf FROM log_entry WHERE seq <= 512; {gone}"
+        );
+        let unattested = "up to 512 are not there, and no entry";
+        let said = |sql: &str| format!("{hashes} UPDATE log_head SET minimum = 512{sql};");
+        for (statements, reason) in [
+            (gone.to_owned(), "do not fit together"),
+            (hashes.clone(), "entry 257 is not where"),
+            (said(""), unattested),
+            (said(", pruned_by = 700"), unattested),
+            (said(", pruned_by = 0"), unattested),
+            (said(", pruned_by = 9"), unattested),
+            (
+                said(
+                    "; UPDATE log_entry SET entry = replace(entry, ':256', ':512') WHERE seq = 701",
+                ),
+                "entry 701 was altered",
+            ),
+            (
+                "UPDATE log_head SET minimum = 0".to_owned(),
+                "entry 1 is not where",
+            ),
+            (
+                "UPDATE log_head SET pruned_by = 0".to_owned(),
+                "up to 256 are not there",
+            ),
+        ] {
+            let error = pruned_and_tampered(&statements).unwrap_err();
+            assert!(error.to_string().contains(reason), "{statements}: {error}");
+        }
+        pruned_and_tampered("").unwrap();
+    }
+
+    #[test]
+    fn pruned_record_can_be_deleted_from_further() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let key = key();
+        let group = (0..700).map(|_| (Change::Nothing, record())).collect();
+        store.commit(group, &key).unwrap();
+        commit(&store, Change::PruneLog { minimum: 256 }).unwrap();
+        for statement in [
+            "DELETE FROM log_entry WHERE seq = 257",
+            "DELETE FROM log_entry",
+            "UPDATE log_head SET minimum = 0",
+        ] {
+            assert!(
+                store.connection().execute(statement, []).is_err(),
+                "{statement}"
+            );
+        }
+        verified(&store).unwrap();
+    }
+
+    #[test]
+    fn disk_that_is_full_fails_as_anything_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        commit(&store, Change::Nothing).unwrap();
+        let most = |pages: u64| {
+            let pages: u64 = store
+                .connection()
+                .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| {
+                    row.get(0)
+                })
+                .unwrap();
+            pages
+        };
+        most(1);
+        let large = || Change::KeepClaims {
+            token: "t".to_owned(),
+            claims: "x".repeat(100_000),
+        };
+        let error = commit(&store, large()).unwrap_err();
+        assert!(matches!(error, StoreError::Full(_)), "{error}");
+        assert!(error.to_string().contains("disk"), "{error}");
+        // Who was written together with it is told the same.
+        let again = error.again();
+        assert!(matches!(again, StoreError::Full(_)), "{again}");
+        verified(&store).unwrap();
+        assert!(store.claims("t").unwrap().is_none());
+        most(1_000_000);
+        commit(&store, large()).unwrap();
+        verified(&store).unwrap();
+    }
+
+    #[test]
+    fn store_that_cannot_be_written_fails_as_anything_else() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(open(&folder));
+        let store = SqliteStore::open_for_reading(&path_in(&folder))
+            .unwrap()
+            .unwrap();
+        let error = commit(&store, Change::Nothing).unwrap_err();
+        assert!(matches!(error, StoreError::ReadOnly(_)), "{error}");
+        let error = store.probe().unwrap_err();
+        assert!(matches!(error, StoreError::ReadOnly(_)), "{error}");
+    }
+
     #[test]
     fn older_checkpoint_over_a_longer_record_is_refused() {
         let folder = tempfile::tempdir().unwrap();
@@ -631,7 +771,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let storage_key = StorageKey::generate().unwrap();
             let path: ResourcePath = "a/b/c".parse().unwrap();
-            let sealed = storage_key.seal(&path, 1, b"secret").unwrap();
+            let sealed = storage_key.seal(&path, 1, None, b"secret").unwrap();
             let older = Connection::open(path_in(&folder)).unwrap();
             older
                 .execute_batch(include_str!("../schema/0001.sql"))

@@ -7,7 +7,7 @@ use strongroom_wire::resource::{ResourceError, ResourcePath};
 use strongroom_wire::tlog::{Hash, tile_from_bytes};
 
 use super::super::{
-    AdminVersion, Claims, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata,
+    AdminVersion, Claims, Governing, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata,
     SealedVersion, StoreError, Wrapped,
 };
 use crate::audit::{Entry, LogError};
@@ -286,20 +286,58 @@ impl EntryRow {
 
 pub(super) fn head(connection: &Connection) -> Result<Option<Head>, StoreError> {
     let head = connection
-        .prepare_cached("SELECT size, edge, checkpoint FROM log_head WHERE id = 1")?
-        .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .prepare_cached(
+            "SELECT size, edge, checkpoint, minimum, pruned_by FROM log_head WHERE id = 1",
+        )?
+        .query_row([], |row| {
+            let edge: Vec<u8> = row.get(1)?;
+            let head = Head {
+                size: row.get(0)?,
+                edge: Vec::new(),
+                checkpoint: row.get(2)?,
+                minimum: row.get(3)?,
+                pruned_by: row.get(4)?,
+            };
+            Ok((head, edge))
+        })
         .optional()?;
-    head.map(|(size, edge, checkpoint): (u64, Vec<u8>, String)| {
+    head.map(|(head, edge)| {
         Ok(Head {
-            size,
-            edge: match edge.is_empty() {
-                true => Vec::new(),
-                false => tile_from_bytes(&edge).map_err(|_| damaged_record())?,
-            },
-            checkpoint,
+            edge: edge_from_bytes(&edge)?,
+            ..head
         })
     })
     .transpose()
+}
+
+/// What decides, as this connection sees it.
+pub(super) fn governing(connection: &Connection) -> Result<Governing, StoreError> {
+    Ok(Governing {
+        policies: policies(connection)?,
+        reference_values: reference_values(connection)?,
+        admins: admins(connection)?,
+    })
+}
+
+/// The record's size, right edge and newest checkpoint, as every write wants them.
+pub(super) fn edge(
+    connection: &Connection,
+) -> Result<Option<(u64, Vec<Hash>, String)>, StoreError> {
+    let edge = connection
+        .prepare_cached("SELECT size, edge, checkpoint FROM log_head WHERE id = 1")?
+        .query_row([], |row| {
+            Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?, row.get(2)?))
+        })
+        .optional()?;
+    edge.map(|(size, edge, checkpoint)| Ok((size, edge_from_bytes(&edge)?, checkpoint)))
+        .transpose()
+}
+
+fn edge_from_bytes(bytes: &[u8]) -> Result<Vec<Hash>, StoreError> {
+    match bytes.is_empty() {
+        true => Ok(Vec::new()),
+        false => tile_from_bytes(bytes).map_err(|_| damaged_record()),
+    }
 }
 
 pub(super) fn log_entries(
@@ -308,9 +346,9 @@ pub(super) fn log_entries(
     count: u32,
 ) -> Result<Vec<String>, StoreError> {
     let mut statement = connection
-        .prepare_cached("SELECT entry FROM log_entry WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
+        .prepare_cached("SELECT entry FROM log_entry WHERE seq > ?1 AND seq <= ?2 ORDER BY seq")?;
     Ok(statement
-        .query_map(params![first, count], |row| row.get(0))?
+        .query_map(range(first, count), |row| row.get(0))?
         .collect::<Result<_, _>>()?)
 }
 
@@ -320,19 +358,32 @@ pub(super) fn log_hashes(
     first: u64,
     count: u32,
 ) -> Result<Vec<Hash>, StoreError> {
-    let rows: Vec<[u8; Hash::BYTES]> = match level {
-        0 => connection
-            .prepare_cached("SELECT leaf FROM log_entry WHERE seq > ?1 ORDER BY seq LIMIT ?2")?
-            .query_map(params![first, count], |row| row.get(0))?
-            .collect::<Result<_, _>>()?,
-        _ => connection
-            .prepare_cached(
-                "SELECT hash FROM log_node WHERE level = ?3 AND position >= ?1 ORDER BY position LIMIT ?2",
-            )?
-            .query_map(params![first, count, level], |row| row.get(0))?
-            .collect::<Result<_, _>>()?,
-    };
+    let (first, end) = range(first, count);
+    let mut rows: Vec<[u8; Hash::BYTES]> = connection
+        .prepare_cached(
+            "SELECT hash FROM log_node WHERE level = ?3 AND position >= ?1 AND position < ?2 ORDER BY position",
+        )?
+        .query_map(params![first, end, level], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    // The hash of an entry is beside it for as long as it is there.
+    if level == 0 {
+        let mut statement = connection.prepare_cached(
+            "SELECT leaf FROM log_entry WHERE seq > ?1 AND seq <= ?2 ORDER BY seq",
+        )?;
+        for row in statement.query_map(params![first, end], |row| row.get(0))? {
+            rows.push(row?);
+        }
+    }
     Ok(rows.into_iter().map(Hash::from_bytes).collect())
+}
+
+/// Positions as the database has numbers: from the first on, and behind the last.
+fn range(first: u64, count: u32) -> (i64, i64) {
+    let number = |of: u64| i64::try_from(of).unwrap_or(i64::MAX);
+    (
+        number(first),
+        number(first.saturating_add(u64::from(count))),
+    )
 }
 
 fn damaged_record() -> StoreError {

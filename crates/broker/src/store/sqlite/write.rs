@@ -2,24 +2,28 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use strongroom_wire::resource::ResourcePath;
-use strongroom_wire::tlog::{Frontier, leaf_hash, tile_to_bytes};
+use strongroom_wire::tlog::{Frontier, Hash, leaf_hash, tile_to_bytes};
 
 use super::super::{
-    Change, Committed, Rewrapped, Seal, SealedVersion, SignHead, StoreError, may_set_admin,
+    Change, Committed, Rewrapped, Seal, SealedVersion, StoreError, may_prune, may_set_admin,
 };
 use super::read;
-use crate::audit::{Entry, Record};
+use crate::audit::{Entry, LogError, LogKey, Record, Resumed};
 
 /// Applies a group. What fails for one change alone is that change's outcome; what fails for the database undoes all.
 pub(super) fn group(
     connection: &mut Connection,
     group: Vec<(Change, Record)>,
-    sign: &SignHead<'_>,
+    key: &LogKey,
 ) -> Result<Vec<Committed>, StoreError> {
     let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut log = Log::read(&transaction)?;
+    let mut log = Log::read(&transaction, key)?;
+    if group.iter().any(|(change, _)| change.governs()) {
+        log.governing_is_signed(&transaction)?;
+    }
     let mut committed = Vec::with_capacity(group.len());
     for (change, mut record) in group {
+        log.governs |= change.governs();
         // A savepoint costs two statements, and these changes cannot fail alone.
         let applied = match &change {
             Change::Nothing | Change::KeepClaims { .. } => {
@@ -40,8 +44,9 @@ pub(super) fn group(
             Err(error) => Err(error),
         });
     }
-    log.write(&transaction, &log.signed(sign)?)?;
+    let checkpoint = log.write(&transaction, key)?;
     transaction.commit()?;
+    key.remember(checkpoint, &log.frontier, log.governing);
     Ok(committed)
 }
 
@@ -91,6 +96,7 @@ fn apply(at: &Connection, change: Change, record: &mut Record) -> Result<(), Sto
                 .execute([before])?;
             Ok(())
         }
+        Change::PruneLog { minimum } => prune_log(at, minimum, record),
     }
 }
 
@@ -231,6 +237,21 @@ fn set_admin(
     Ok(())
 }
 
+/// The head says first what may go.
+fn prune_log(at: &Connection, minimum: u64, record: &mut Record) -> Result<(), StoreError> {
+    may_prune(read::head(at)?.as_ref(), minimum)?;
+    for statement in [
+        "UPDATE log_head SET minimum = ?1 WHERE id = 1",
+        "DELETE FROM claims WHERE event IN (SELECT event FROM log_entry WHERE seq <= ?1)",
+        "INSERT INTO log_node (level, position, hash) SELECT 0, seq - 1, leaf FROM log_entry WHERE seq <= ?1",
+        "DELETE FROM log_entry WHERE seq <= ?1",
+    ] {
+        at.execute(statement, [minimum])?;
+    }
+    record.minimum_index = Some(minimum);
+    Ok(())
+}
+
 fn set_reference_value(
     at: &Connection,
     name: &str,
@@ -253,16 +274,44 @@ fn set_reference_value(
 /// The record's tree, for as long as a transaction lasts.
 pub(super) struct Log {
     frontier: Frontier,
+    /// The digest of what governs, as the head has it signed.
+    governing: Option<Hash>,
+    /// Whether that changes.
+    governs: bool,
 }
 
 impl Log {
-    pub(super) fn read(transaction: &Connection) -> Result<Self, StoreError> {
-        let damaged = || StoreError::Damaged("the edge of the record".to_owned());
-        let frontier = match read::head(transaction)? {
-            Some(head) => Frontier::resume(head.size, head.edge).map_err(|_| damaged())?,
-            None => Frontier::new(),
-        };
-        Ok(Self { frontier })
+    /// The record of a store that has none yet.
+    pub(super) fn new() -> Self {
+        Self {
+            frontier: Frontier::new(),
+            governing: None,
+            governs: false,
+        }
+    }
+
+    fn read(transaction: &Connection, key: &LogKey) -> Result<Self, StoreError> {
+        let (size, edge, checkpoint) = read::edge(transaction)?.ok_or(LogError::NoHead)?;
+        let Resumed {
+            frontier,
+            governing,
+        } = key.resume(size, edge, &checkpoint)?;
+        Ok(Self {
+            frontier,
+            // What an older version did not sign is signed from now on.
+            governs: governing.is_none(),
+            governing,
+        })
+    }
+
+    /// Nothing that was changed past the broker is signed with what it changes.
+    fn governing_is_signed(&self, at: &Connection) -> Result<(), StoreError> {
+        match self.governing {
+            Some(signed) if signed != read::governing(at)?.digest() => {
+                Err(LogError::Governing.into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Gives a record its number and appends it.
@@ -270,6 +319,12 @@ impl Log {
         let (entry, text) = Entry::numbered(self.frontier.size() + 1, record)
             .map_err(|e| StoreError::Damaged(format!("audit record: {e}")))?;
         self.append(at, entry.record.event.as_str(), &text)?;
+        if entry.record.minimum_index.is_some() {
+            at.execute(
+                "UPDATE log_head SET pruned_by = ?1 WHERE id = 1",
+                [entry.seq],
+            )?;
+        }
         Ok(entry)
     }
 
@@ -295,18 +350,22 @@ impl Log {
         Ok(())
     }
 
-    /// The checkpoint over what is appended so far.
-    pub(super) fn signed(&self, sign: &SignHead<'_>) -> Result<String, StoreError> {
-        sign(self.frontier.size(), &self.frontier.root())
-    }
-
-    pub(super) fn write(&self, at: &Transaction<'_>, checkpoint: &str) -> Result<(), StoreError> {
+    /// Signs what is appended so far, and writes the head.
+    pub(super) fn write(
+        &mut self,
+        at: &Transaction<'_>,
+        key: &LogKey,
+    ) -> Result<String, StoreError> {
+        if self.governs {
+            self.governing = Some(read::governing(at)?.digest());
+        }
+        let checkpoint = key.checkpoint(&self.frontier, self.governing.as_ref())?;
         let edge = tile_to_bytes(self.frontier.peaks());
         at.prepare_cached(
             "INSERT INTO log_head (id, size, edge, checkpoint) VALUES (1, ?1, ?2, ?3)
              ON CONFLICT (id) DO UPDATE SET size = ?1, edge = ?2, checkpoint = ?3",
         )?
         .execute(params![self.frontier.size(), edge, checkpoint])?;
-        Ok(())
+        Ok(checkpoint)
     }
 }

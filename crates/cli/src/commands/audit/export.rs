@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
-use strongroom_wire::tlog::{CHECKPOINT_PATH, Checkpoint, tiles_added};
+use strongroom_wire::tlog::{CHECKPOINT_PATH, Checkpoint, TileKind, tiles_added};
 
 use super::verifier;
 use super::verify::{Source, verify};
@@ -14,7 +14,7 @@ use crate::outcome::Outcome;
 
 /// Copy the record: as a log that verifies anywhere, or as JSON lines
 ///
-/// The folder gets what is new since the last time; what it has is left alone. Everything is verified before this
+/// The folder gets what is new since the last time; what it has is left alone, also when the broker has pruned it. Everything is verified before this
 /// answers.
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -48,7 +48,10 @@ pub(super) fn run(admin: &AdminArgs, args: &Args) -> anyhow::Result<Outcome> {
             lines.push(b'\n');
         }
     })?;
-    let mut text = format!("Verified and copied: {} entries.", verified.size);
+    let mut text = format!("Verified and copied: {} entries.", verified.entries());
+    if let Some(said) = verified.pruned() {
+        text.push_str(&format!("\n{said}"));
+    }
     if let Some(path) = &args.jsonl {
         files::write(path, Existing::Replace, 0o644, &lines)?;
         if path == Path::new("-") {
@@ -57,7 +60,7 @@ pub(super) fn run(admin: &AdminArgs, args: &Args) -> anyhow::Result<Outcome> {
         text.push_str(&format!("\nAs JSON lines: {}", path.display()));
     }
     let document = json!({
-        "entries": verified.size, "folder": args.folder, "jsonl": args.jsonl,
+        "entries": verified.entries(), "first": verified.first, "folder": args.folder, "jsonl": args.jsonl,
     });
     let outcome = Outcome::new(text, document);
     Ok(match &args.folder {
@@ -94,7 +97,11 @@ fn copy(
             newest.size()
         );
     }
+    let lowest = broker.lowest(newest.size())?;
     for tile in tiles_added(older, newest.size()) {
+        if tile.kind() == TileKind::Entries && tile.end_index() <= lowest {
+            continue;
+        }
         let path = tile.to_string();
         let bytes = broker
             .read(&path, tile.max_bytes())?

@@ -2,6 +2,7 @@
 
 mod explain;
 mod export;
+mod prune;
 mod report;
 mod verify;
 
@@ -51,6 +52,7 @@ enum Action {
     Verify(verify::Args),
     Export(export::Args),
     Report(report::Args),
+    Prune(prune::Args),
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
@@ -60,6 +62,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         Some(Action::Verify(verify)) => verify::run(&args.admin, verify),
         Some(Action::Export(export)) => export::run(&args.admin, export),
         Some(Action::Report(report)) => report::run(&args.admin, report),
+        Some(Action::Prune(prune)) => prune::run(&args.admin.client()?, prune),
     }
 }
 
@@ -68,16 +71,23 @@ fn list(args: &Args) -> anyhow::Result<Outcome> {
     let entries = match (&args.event, args.before) {
         (Some(event), _) => {
             let entry = block_on(client.audit_event(event))??;
-            vec![entry.with_context(|| format!("the record has no event {event}"))?]
+            let missing = || {
+                format!(
+                    "the record has no event {event}, or its entry was pruned: `strongroom audit verify` says from which \
+                     entry on the record is there"
+                )
+            };
+            vec![entry.with_context(missing)?]
         }
         (None, Some(before)) => block_on(client.audit_before(before, args.limit))??,
         (None, None) => block_on(client.audit(args.limit))??,
     };
     if entries.is_empty() {
         return Ok(Outcome::new(
-            "Nothing is recorded here.",
+            "Nothing is recorded here, or it was pruned.",
             json!({ "entries": [] }),
-        ));
+        )
+        .next("strongroom audit verify    # says from which entry on the record is there"));
     }
     let text: Vec<String> = entries.iter().map(paragraph).collect();
     let denied = entries

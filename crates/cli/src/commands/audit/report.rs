@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 
-use super::verify::{Source, verify};
+use super::verify::{Source, Verified, verify};
 use super::{moment, reason_line, verifier};
 use crate::connect::AdminArgs;
 use crate::files::{self, Existing};
@@ -60,9 +60,10 @@ pub(super) fn run(admin: &AdminArgs, args: &Args) -> anyhow::Result<Outcome> {
             report.take(&entry, &period);
         }
     })?;
-    let text = report.text(args, verified.size, &verified.root, &key.to_string());
+    let text = report.text(args, &verified, &key.to_string());
     let document = json!({
         "from": args.from.to_string(), "to": args.to.to_string(), "entries": verified.size,
+        "first": verified.first,
         "root": verified.root, "releases": report.releases(), "denials": report.denials.len(),
         "changes": report.changes.len(),
     });
@@ -138,7 +139,8 @@ impl Report {
         by_key.sum()
     }
 
-    fn text(&self, args: &Args, size: u64, root: &str, key: &str) -> String {
+    fn text(&self, args: &Args, verified: &Verified, key: &str) -> String {
+        let Verified { size, root, .. } = verified;
         let mut text = format!(
             "# What the broker released, denied and changed, {} to {}\n\nFrom a record of {size} entries, verified whole: \
              root {root}, signed by `{key}`. Written {}.\n",
@@ -146,6 +148,11 @@ impl Report {
             args.to,
             moment(u64::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default()),
         );
+        if let Some(said) = verified.pruned() {
+            text.push_str(&format!(
+                "\n{said} What they say of these days is not in here.\n"
+            ));
+        }
         // Writing to a string cannot fail.
         let mut line = |line: String| _ = writeln!(text, "{line}");
         line(format!("\n## Released: {}\n", self.releases()));
@@ -226,7 +233,7 @@ fn start_of(text: &str) -> &str {
     text.get(..16).unwrap_or(text)
 }
 
-fn parse_day(text: &str) -> anyhow::Result<Date> {
+pub(super) fn parse_day(text: &str) -> anyhow::Result<Date> {
     Date::parse(text, format_description!("[year]-[month]-[day]"))
         .context("write a date such as 2027-01-31")
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use strongroom_attester::Attester;
+use strongroom_attester::{Attester, Devices};
 use strongroom_guest::{Agent, AgentConfig};
 use strongroom_wire::initdata::Initdata;
 
@@ -56,7 +56,7 @@ impl AttestArgs {
             .unwrap_or_default();
         let mut attester = match &self.platform {
             Some(name) => Attester::named_with_root(name, self.development_root.as_deref())?,
-            None => Attester::detect()?,
+            None => Attester::detect(&Devices::default())?.attester,
         };
         let certificate = self.broker_cert.as_deref().map(read_pem).transpose()?;
         let Choice {

@@ -1,0 +1,5 @@
+//! What needs `unsafe`: ioctls of drivers, and a vendor's library.
+
+#![allow(unsafe_code)]
+
+pub(crate) mod ioctl;
