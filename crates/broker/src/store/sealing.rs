@@ -240,7 +240,7 @@ impl StorageKeys {
         Ok(Self {
             newer: Vec::new(),
             current: StorageKey::generate()?,
-            older: self.all().map(StorageKey::copy).collect(),
+            older: self.iter().map(StorageKey::copy).collect(),
         })
     }
 
@@ -345,7 +345,7 @@ impl StorageKeys {
 
     /// Rows of before there could be two keys name none: the oldest wrapped them.
     fn by_id(&self, id: &str) -> Option<&StorageKey> {
-        let mut keys = self.all();
+        let mut keys = self.iter();
         match id {
             "" => keys.last(),
             id => keys.find(|key| key.id() == id),
