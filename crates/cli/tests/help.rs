@@ -42,7 +42,11 @@ const COMMANDS: &[(&str, &str)] = &[
     ("get", "Fetch one resource"),
     ("guest", "serves secrets to applications"),
     ("guest exec", "if one fails, APP does not start"),
+    ("guest pull", "without one nothing may run"),
     ("guest run", "/cdh/resource/"),
+    ("image", "guests that verify and open them"),
+    ("image encrypt", "to attested guests only"),
+    ("image sign", "so that cosign and policies"),
     ("initdata", "a confidential VM measures"),
     ("initdata check", "what would not work"),
     ("initdata digest", "the values that platforms bind"),
@@ -118,7 +122,9 @@ fn help_names_an_internal_option() {
 
 #[test]
 fn nothing_asked_is_answered_with_nothing() {
-    for command in ["", "broker", "guest", "initdata", "model", "policy"] {
+    for command in [
+        "", "broker", "guest", "image", "initdata", "model", "policy",
+    ] {
         let finished = strongroom().args(command.split_terminator(' ')).run();
         let finished = finished.unwrap();
         assert_eq!(finished.status.code(), Some(2), "{command}");

@@ -2,6 +2,7 @@
 
 mod agent;
 mod exec;
+mod pull;
 mod run;
 
 use clap::Subcommand;
@@ -9,6 +10,7 @@ use clap::Subcommand;
 use crate::outcome::Outcome;
 
 pub(crate) use agent::AttestArgs;
+pub(crate) use pull::{RegistryArgs, document};
 
 /// Run the guest: attests and serves secrets to applications beside it.
 #[derive(clap::Args)]
@@ -23,11 +25,13 @@ enum Action {
     Run(run::Args),
     /// Unseal environment values and files, then become APP; if one fails, APP does not start
     Exec(exec::Args),
+    Pull(Box<pull::Args>),
 }
 
 pub(crate) fn run(args: Args, json: bool) -> anyhow::Result<Outcome> {
     match args.action {
         Action::Run(args) => run::run(&args, json),
         Action::Exec(args) => exec::run(&args),
+        Action::Pull(args) => pull::run(&args),
     }
 }
