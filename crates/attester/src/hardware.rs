@@ -1,5 +1,8 @@
 //! A platform of this machine that was found, and what it is asked for.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use serde_json::value::RawValue;
 use strongroom_wire::canonical::HashAlgorithm;
 use strongroom_wire::tee::Tee;
@@ -7,13 +10,15 @@ use strongroom_wire::tee::Tee;
 use crate::binding::LaunchRegister;
 use crate::devices::Devices;
 use crate::event_log::{self, Event, Register};
-use crate::{AttestError, sgx, snp, tdx, tpm};
+use crate::{AttestError, nvidia, sgx, snp, tdx, tpm};
 
 /// A platform, and the devices through which it answers.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Hardware {
     pub(crate) platform: Platform,
-    pub(crate) devices: Devices,
+    pub(crate) devices: Arc<Devices>,
+    /// Whether GPUs that sign are beside it.
+    pub(crate) nvidia: bool,
 }
 
 /// What was found.
@@ -45,6 +50,16 @@ impl Hardware {
             Platform::Snp(source) => snp::evidence(&self.devices, source, &padded),
             Platform::Tpm => tpm::evidence(&self.devices, &padded),
         }
+    }
+
+    /// Evidence of the devices beside it, as one JSON object by their names; `""` without any.
+    pub(crate) fn additional_evidence(&self, report_data: &[u8]) -> Result<String, AttestError> {
+        if !self.nvidia {
+            return Ok(String::new());
+        }
+        let nvidia = nvidia::evidence(&self.devices, report_data)?;
+        let all = BTreeMap::from([(Tee::Nvidia.as_str(), nvidia)]);
+        serde_json::to_string(&all).map_err(|_| AttestError::Json)
     }
 
     /// What whoever launched this machine set.
@@ -94,7 +109,7 @@ impl Hardware {
         match self.platform {
             Platform::Tdx => (0..4)
                 .map(|index| {
-                    let devices = self.devices.clone();
+                    let devices = Arc::clone(&self.devices);
                     Box::new(Rtmr { devices, index }) as Box<dyn Register>
                 })
                 .collect(),
@@ -121,7 +136,7 @@ fn ccmr_of_tdx(pcr: u32) -> u32 {
 const INITDATA_PCR: u8 = 8;
 
 struct Rtmr {
-    devices: Devices,
+    devices: Arc<Devices>,
     index: u8,
 }
 

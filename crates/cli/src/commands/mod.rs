@@ -19,6 +19,7 @@ mod reference_value;
 mod resource;
 mod score;
 mod seal;
+mod secret;
 mod unseal;
 mod verify;
 mod workshop;
@@ -47,6 +48,8 @@ pub(crate) enum Command {
 
     Seal(seal::Args),
     Unseal(unseal::Args),
+    #[command(hide = true)]
+    Secret(secret::Args),
     Initdata(initdata::Args),
     Image(image::Args),
 
@@ -85,6 +88,7 @@ impl Command {
             Self::Resource(args) => resource::run(&args),
             Self::Score(args) => score::run(&args, json),
             Self::Seal(args) => seal::run(&args),
+            Self::Secret(args) => secret::run(args),
             Self::Unseal(args) => unseal::run(&args),
             Self::Verify(args) => verify::run(&args),
         }

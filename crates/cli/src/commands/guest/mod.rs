@@ -4,6 +4,9 @@ mod agent;
 mod exec;
 mod pull;
 mod run;
+mod scratch;
+mod unseal_volumes;
+mod unsealing;
 
 use clap::Subcommand;
 
@@ -11,6 +14,7 @@ use crate::outcome::Outcome;
 
 pub(crate) use agent::AttestArgs;
 pub(crate) use pull::{RegistryArgs, document};
+pub(crate) use unsealing::UnsealArgs;
 
 /// Run the guest: attests and serves secrets to applications beside it.
 #[derive(clap::Args)]
@@ -23,9 +27,11 @@ pub(crate) struct Args {
 enum Action {
     /// Attest and serve http://127.0.0.1:8006/cdh/resource/... until told to stop
     Run(run::Args),
-    /// Unseal environment values and files, then become APP; if one fails, APP does not start
+    /// Unseal environment values, files and volumes, then become APP; if one fails, APP does not start
     Exec(exec::Args),
     Pull(Box<pull::Args>),
+    UnsealVolumes(unseal_volumes::Args),
+    Scratch(scratch::Args),
 }
 
 pub(crate) fn run(args: Args, json: bool) -> anyhow::Result<Outcome> {
@@ -33,5 +39,7 @@ pub(crate) fn run(args: Args, json: bool) -> anyhow::Result<Outcome> {
         Action::Run(args) => run::run(&args, json),
         Action::Exec(args) => exec::run(&args),
         Action::Pull(args) => pull::run(&args),
+        Action::Scratch(args) => scratch::run(&args),
+        Action::UnsealVolumes(args) => unseal_volumes::run(&args, json),
     }
 }
