@@ -184,7 +184,6 @@ fn next_step(to: &Location) -> String {
             format!("strongroom image sign {reference} --key image.key")
         }
         Location::Layout { .. } => format!("skopeo copy {to} docker://REGISTRY/NAME:TAG"),
-        _ => "strongroom image sign IMAGE --key image.key".to_owned(),
     }
 }
 

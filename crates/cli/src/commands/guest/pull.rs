@@ -3,18 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use serde_json::json;
 use strongroom_client::guest_api::GuestApi;
 use strongroom_guest::Source;
+use strongroom_guest::config::{CdhConfig, Document as _};
 use strongroom_guest::image::{
-    Admitted, Devices, Document, ImageSection, Progress, PullOptions, PulledImage, pull,
+    Admitted, Devices, Document, Progress, PullOptions, PulledImage, pull,
 };
-use strongroom_wire::bounded_toml;
 use strongroom_wire::openpgp::Sha1;
 
 use crate::connect::{block_on, read_pem};
-use crate::files;
 use crate::keys::GuestArgs;
 use crate::outcome::Outcome;
 use crate::progress;
@@ -109,8 +107,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
 }
 
 fn options(args: &Args) -> anyhow::Result<PullOptions> {
-    let section = args.config.as_deref().map(image_section).transpose()?;
-    let mut options = section.unwrap_or_default().options()?;
+    let config = args.config.as_deref().map(CdhConfig::load).transpose()?;
+    if let Some(read) = &config {
+        for key in &read.unknown {
+            tracing::warn!(
+                key,
+                "the data hub's configuration has a key that is not known here"
+            );
+        }
+    }
+    let image = config.map(|read| read.config.image).unwrap_or_default();
+    let mut options = PullOptions::from_config(&image)?;
     if let Some(policy) = document(args.policy.as_ref())? {
         options.policy = Some(policy);
     }
@@ -132,18 +139,6 @@ fn options(args: &Args) -> anyhow::Result<PullOptions> {
         options.sha1 = Sha1::InsecureAccept;
     }
     Ok(options)
-}
-
-fn image_section(path: &Path) -> anyhow::Result<ImageSection> {
-    let text = files::read_text(path, MAX_CONFIG)?;
-    let mut table: toml::Table =
-        bounded_toml::from_str(&text).with_context(|| format!("{} is not TOML", path.display()))?;
-    match table.remove("image") {
-        None => Ok(ImageSection::default()),
-        Some(section) => section
-            .try_into()
-            .with_context(|| format!("the section [image] of {}", path.display())),
-    }
 }
 
 fn outcome(pulled: &PulledImage, dest: &Path) -> Outcome {
@@ -189,5 +184,3 @@ fn outcome(pulled: &PulledImage, dest: &Path) -> Outcome {
 fn short(hex: &str) -> &str {
     hex.get(..16).unwrap_or(hex)
 }
-
-const MAX_CONFIG: u64 = 1024 * 1024;
