@@ -42,7 +42,11 @@ const COMMANDS: &[(&str, &str)] = &[
     ("get", "Fetch one resource"),
     ("guest", "serves secrets to applications"),
     ("guest exec", "if one fails, APP does not start"),
+    ("guest pull", "without one nothing may run"),
     ("guest run", "/cdh/resource/"),
+    ("image", "guests that verify and open them"),
+    ("image encrypt", "to attested guests only"),
+    ("image sign", "so that cosign and policies"),
     ("guest scratch", "does not fit into memory"),
     ("guest unseal-volumes", "Mirror mounted volumes"),
     ("initdata", "a confidential VM measures"),
@@ -121,7 +125,9 @@ fn help_names_an_internal_option() {
 
 #[test]
 fn nothing_asked_is_answered_with_nothing() {
-    for command in ["", "broker", "guest", "initdata", "model", "policy"] {
+    for command in [
+        "", "broker", "guest", "image", "initdata", "model", "policy",
+    ] {
         let finished = strongroom().args(command.split_terminator(' ')).run();
         let finished = finished.unwrap();
         assert_eq!(finished.status.code(), Some(2), "{command}");

@@ -10,6 +10,7 @@ mod encrypt;
 mod generate;
 mod get;
 mod guest;
+mod image;
 mod initdata;
 mod keygen;
 mod model;
@@ -50,6 +51,7 @@ pub(crate) enum Command {
     #[command(hide = true)]
     Secret(secret::Args),
     Initdata(initdata::Args),
+    Image(image::Args),
 
     Guest(guest::Args),
     Attest(attest::Args),
@@ -77,6 +79,7 @@ impl Command {
             Self::Generate(args) => generate::run(&args),
             Self::Get(args) => get::run(&args),
             Self::Guest(args) => guest::run(args, json),
+            Self::Image(args) => image::run(&args),
             Self::Initdata(args) => initdata::run(&args),
             Self::Keygen(args) => keygen::run(&args),
             Self::Model(args) => model::run(&args),

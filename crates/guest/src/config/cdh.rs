@@ -94,6 +94,10 @@ pub struct ImageConfig {
     pub extra_root_certificates: Vec<String>,
     /// Proxies.
     pub image_pull_proxy: ImagePullProxy,
+    /// Accepts GPG signatures of images over SHA-1; not of upstream.
+    pub insecure_sha1_signatures: bool,
+    /// Lets images bring device nodes; not of upstream.
+    pub allow_devices: bool,
 }
 
 /// A number of downloads, three unless it is said.
@@ -153,6 +157,8 @@ impl Document for CdhConfig {
         "image.image_pull_proxy.https_proxy",
         "image.image_pull_proxy.http_proxy",
         "image.image_pull_proxy.no_proxy",
+        "image.insecure_sha1_signatures",
+        "image.allow_devices",
     ];
 
     fn checked(mut self) -> Result<Self, String> {

@@ -43,7 +43,7 @@ use unpack::Unpacker;
 use verify::{Candidate, Verifier};
 
 pub use error::{ImageError, LayerError};
-pub use options::{Document, ImageSection, Progress, PullOptions};
+pub use options::{Document, Progress, PullOptions};
 pub use registry::Proxies;
 pub use unpack::{Devices, Limits};
 pub use verify::Admitted;

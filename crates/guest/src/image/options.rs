@@ -1,10 +1,9 @@
-//! What a pull is told: policy, credentials, registries, limits; and the `[image]` section of a data hub's `cdh.toml`.
+//! What a pull is told: policy, credentials, registries, limits, from a data hub's configuration or otherwise.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Deserialize;
 use strongroom_wire::image::FormatError;
 use strongroom_wire::image::manifest::Platform;
 use strongroom_wire::openpgp::Sha1;
@@ -14,6 +13,7 @@ use zeroize::Zeroizing;
 use super::error::ImageError;
 use super::registry::Proxies;
 use super::unpack::{Devices, Limits};
+use crate::config::ImageConfig;
 use crate::data::resource::Source;
 
 /// What a pull is told. The default lets nothing run: it names no policy.
@@ -195,109 +195,70 @@ pub(crate) fn read_capped(path: &Path) -> Result<Zeroizing<Vec<u8>>, ImageError>
     }
 }
 
-/// The `[image]` section of `cdh.toml`, as guest-components has it. Keys that are not known are refused.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields)]
-pub struct ImageSection {
-    /// Where layers are kept.
-    pub work_dir: Option<PathBuf>,
-    /// How many layers are fetched at once.
-    pub max_concurrent_layer_downloads_per_image: Option<usize>,
-    /// Where the broker has the policy.
-    pub image_security_policy_uri: Option<String>,
-    /// The policy itself.
-    pub image_security_policy: Option<String>,
-    /// Where the broker has the places of signatures.
-    pub sigstore_config_uri: Option<String>,
-    /// The places of signatures themselves.
-    pub sigstore_config: Option<String>,
-    /// Where the broker has the logins.
-    pub authenticated_registry_credentials_uri: Option<String>,
-    /// Where the broker has the configuration of registries.
-    pub registry_configuration_uri: Option<String>,
-    /// The configuration of registries itself: a table, or its text.
-    pub registry_config: Option<toml::Value>,
-    /// Certificate authorities besides the machine's own.
-    #[serde(default)]
-    pub extra_root_certificates: Vec<String>,
-    /// Proxies on the way.
-    #[serde(default)]
-    pub image_pull_proxy: Proxies,
-    /// Accepts GPG signatures over SHA-1.
-    #[serde(default)]
-    pub insecure_sha1_signatures: bool,
-    /// Lets images bring device nodes.
-    #[serde(default)]
-    pub allow_devices: bool,
-}
-
-impl ImageSection {
-    /// The options that it states.
+impl PullOptions {
+    /// What the `[image]` section of a data hub's configuration states.
     ///
     /// # Errors
     /// [`ImageError::Document`] when a URI is none; [`ImageError::Io`] when a file that one names cannot be read.
-    pub fn options(&self) -> Result<PullOptions, ImageError> {
+    pub fn from_config(image: &ImageConfig) -> Result<Self, ImageError> {
         let document =
-            |what: &'static str, uri: &Option<String>, text: Option<&str>| match (uri, text) {
+            |what: &'static str, uri: Option<&String>, text: Option<String>| match (uri, text) {
                 (None, None) => Ok(None),
                 // As guest-components has it, the URI counts where both are there.
                 (Some(uri), _) => Document::named(uri).map(Some).map_err(|error| match error {
                     ImageError::Unusable(reason) => invalid(what, reason),
                     other => other,
                 }),
-                (None, Some(text)) => Ok(Some(Document::Text(Zeroizing::new(
-                    text.as_bytes().to_vec(),
-                )))),
+                (None, Some(text)) => Ok(Some(Document::Text(Zeroizing::new(text.into_bytes())))),
             };
-        let registry_config = match &self.registry_config {
-            Some(toml::Value::String(text)) => Some(text.clone()),
-            Some(toml::Value::Table(table)) => Some(table.to_string()),
-            Some(_) => {
-                return Err(invalid(
-                    "registry_config",
-                    "it is neither a table nor text".to_owned(),
-                ));
-            }
-            None => None,
-        };
-        let defaults = PullOptions::default();
-        Ok(PullOptions {
+        let registries =
+            image
+                .registry_config
+                .as_ref()
+                .map(|registries| match registries.as_str() {
+                    Some(text) => text.to_owned(),
+                    None => registries.to_string(),
+                });
+        let proxies = &image.image_pull_proxy;
+        let concurrency = image.max_concurrent_layer_downloads_per_image.0;
+        Ok(Self {
             policy: document(
                 "image_security_policy",
-                &self.image_security_policy_uri,
-                self.image_security_policy.as_deref(),
+                image.image_security_policy_uri.as_ref(),
+                image.image_security_policy.clone(),
             )?,
             sigstore_config: document(
                 "sigstore_config",
-                &self.sigstore_config_uri,
-                self.sigstore_config.as_deref(),
+                image.sigstore_config_uri.as_ref(),
+                image.sigstore_config.clone(),
             )?,
             credentials: document(
                 "authenticated_registry_credentials_uri",
-                &self.authenticated_registry_credentials_uri,
+                image.authenticated_registry_credentials_uri.as_ref(),
                 None,
             )?,
             registries: document(
                 "registry_config",
-                &self.registry_configuration_uri,
-                registry_config.as_deref(),
+                image.registry_configuration_uri.as_ref(),
+                registries,
             )?,
-            extra_roots: self.extra_root_certificates.clone(),
-            proxies: self.image_pull_proxy.clone(),
-            cache: self.work_dir.clone(),
-            concurrency: self
-                .max_concurrent_layer_downloads_per_image
-                .filter(|count| *count > 0)
-                .unwrap_or(defaults.concurrency),
-            devices: match self.allow_devices {
+            extra_roots: image.extra_root_certificates.clone(),
+            proxies: Proxies {
+                https: proxies.https_proxy.clone().unwrap_or_default(),
+                http: proxies.http_proxy.clone().unwrap_or_default(),
+                none_for: proxies.no_proxy.clone().unwrap_or_default(),
+            },
+            cache: image.work_dir.clone(),
+            concurrency: usize::try_from(concurrency).unwrap_or(usize::MAX),
+            devices: match image.allow_devices {
                 true => Devices::Allow,
                 false => Devices::Refuse,
             },
-            sha1: match self.insecure_sha1_signatures {
+            sha1: match image.insecure_sha1_signatures {
                 true => Sha1::InsecureAccept,
                 false => Sha1::Refuse,
             },
-            ..defaults
+            ..Self::default()
         })
     }
 }
@@ -332,46 +293,50 @@ const MAX_DOCUMENT: u64 = 4 * 1024 * 1024;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use strongroom_testkit::fixtures::fixture;
+    use strongroom_wire::image::registries::Registries;
+
     use super::*;
+    use crate::config::{CdhConfig, Document as _};
 
     #[test]
     fn upstream_configuration_states_the_options() {
-        let path = Path::new(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../../shared/fixtures/guest/guest-components/confidential-data-hub/example.config.toml"
-        ));
-        let Ok(text) = std::fs::read_to_string(path) else {
-            println!("SKIPPED: no example.config.toml beside this checkout");
-            return;
-        };
-        let table: toml::Table = text.parse().unwrap();
-        let section: ImageSection = table["image"].clone().try_into().unwrap();
-        let options = section.options().unwrap();
-        assert!(options.policy.is_some(), "{section:?}");
-        let inline = ImageSection {
-            registry_configuration_uri: None,
-            ..section
-        };
-        let Some(Document::Text(text)) = inline.options().unwrap().registries else {
-            panic!("the table is lost");
-        };
-        let text = std::str::from_utf8(&text).unwrap();
-        strongroom_wire::image::registries::Registries::parse(text).unwrap();
+        for name in ["example.config.toml", "example.config.json"] {
+            let Some(path) = fixture(&format!(
+                "guest/guest-components/confidential-data-hub/{name}"
+            )) else {
+                return;
+            };
+            let mut image = CdhConfig::load(&path).unwrap().config.image;
+            let options = PullOptions::from_config(&image).unwrap();
+            assert!(
+                matches!(options.policy, Some(Document::Resource(_))),
+                "the URI counts before the text"
+            );
+            assert_eq!(options.concurrency, 3);
+            assert_eq!(options.proxies.https, "http://127.0.0.1:5432");
+            image.registry_configuration_uri = None;
+            let Some(Document::Text(text)) = PullOptions::from_config(&image).unwrap().registries
+            else {
+                panic!("the table is lost");
+            };
+            let registries = Registries::parse(std::str::from_utf8(&text).unwrap()).unwrap();
+            assert!(
+                registries
+                    .places(&"example.com/banned/x".parse().unwrap())
+                    .is_err()
+            );
+        }
     }
 
     #[test]
-    fn misspelt_key_is_refused_and_a_uri_counts_before_text() {
-        assert!(toml::from_str::<ImageSection>("image_security_policy_url = \"x\"").is_err());
-        let both = "image_security_policy = \"{}\"\nimage_security_policy_uri = \"kbs:///a/b/c\"";
-        let both: ImageSection = toml::from_str(both).unwrap();
+    fn nothing_stated_lets_nothing_run_and_a_bad_uri_is_told() {
+        let mut image = ImageConfig::default();
+        assert!(PullOptions::from_config(&image).unwrap().policy.is_none());
+        image.image_security_policy_uri = Some("kbs:///a b".to_owned());
         assert!(matches!(
-            both.options().unwrap().policy,
-            Some(Document::Resource(_))
+            PullOptions::from_config(&image),
+            Err(ImageError::Document { .. })
         ));
-        let neither: ImageSection = toml::from_str("").unwrap();
-        assert!(neither.options().unwrap().policy.is_none());
-        let bad: ImageSection =
-            toml::from_str("image_security_policy_uri = \"kbs:///a b\"").unwrap();
-        assert!(matches!(bad.options(), Err(ImageError::Document { .. })));
     }
 }

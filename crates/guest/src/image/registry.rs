@@ -34,19 +34,15 @@ pub(crate) struct Registry {
     schemes: Mutex<HashMap<String, &'static str>>,
 }
 
-/// Proxies on the way to registries.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(deny_unknown_fields)]
+/// Proxies on the way to registries; an empty text is none.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Proxies {
     /// For `https://` registries.
-    #[serde(default)]
-    pub https_proxy: String,
+    pub https: String,
     /// For `http://` registries.
-    #[serde(default)]
-    pub http_proxy: String,
+    pub http: String,
     /// Hosts that are reached without one, with commas between.
-    #[serde(default)]
-    pub no_proxy: String,
+    pub none_for: String,
 }
 
 /// A document as a registry has it.
@@ -82,14 +78,14 @@ impl Registry {
             .user_agent(concat!("strongroom/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT)
             .read_timeout(READ);
-        let around = || reqwest::NoProxy::from_string(&proxies.no_proxy);
+        let around = || reqwest::NoProxy::from_string(&proxies.none_for);
         let bad = |_| failed("a proxy's address is no URL".to_owned());
-        if !proxies.https_proxy.is_empty() {
-            let proxy = reqwest::Proxy::https(&proxies.https_proxy).map_err(bad)?;
+        if !proxies.https.is_empty() {
+            let proxy = reqwest::Proxy::https(&proxies.https).map_err(bad)?;
             builder = builder.proxy(proxy.no_proxy(around()));
         }
-        if !proxies.http_proxy.is_empty() {
-            let proxy = reqwest::Proxy::http(&proxies.http_proxy).map_err(bad)?;
+        if !proxies.http.is_empty() {
+            let proxy = reqwest::Proxy::http(&proxies.http).map_err(bad)?;
             builder = builder.proxy(proxy.no_proxy(around()));
         }
         Ok(Self {

@@ -6,8 +6,8 @@
 
 use serde::Deserialize;
 
-use super::FormatError;
 use super::reference::Repository;
+use super::{FormatError, bounded_json};
 use crate::bounded_toml;
 
 /// Where images are fetched from.
@@ -52,7 +52,7 @@ pub struct Place {
 }
 
 impl Registries {
-    /// Parses a configuration.
+    /// Parses a configuration: TOML, or the same as JSON, as a data hub's own configuration may have it.
     ///
     /// # Errors
     /// [`FormatError`] when it is another document, or a `[[registry]]` has neither prefix nor location.
@@ -63,8 +63,11 @@ impl Registries {
                 limit: MAX_TEXT,
             });
         }
-        let parsed: Self = bounded_toml::from_str(text)
-            .map_err(|error| FormatError::invalid(WHAT, error.to_string()))?;
+        let parsed: Self = match text.trim_start().starts_with('{') {
+            true => bounded_json(WHAT, text.as_bytes(), MAX_TEXT)?,
+            false => bounded_toml::from_str(text)
+                .map_err(|error| FormatError::invalid(WHAT, error.to_string()))?,
+        };
         if parsed
             .registries
             .iter()
@@ -271,5 +274,15 @@ mod tests {
             ["registries"]
         );
         assert!(Registries::parse("[[registry]]\nblocked = true\n").is_err());
+    }
+
+    #[test]
+    fn configuration_as_json_is_the_same() {
+        let json = r#"{"registry":[{"prefix":"a.b","blocked":true}]}"#;
+        let toml = "[[registry]]\nprefix = \"a.b\"\nblocked = true\n";
+        assert_eq!(
+            Registries::parse(json).unwrap(),
+            Registries::parse(toml).unwrap()
+        );
     }
 }

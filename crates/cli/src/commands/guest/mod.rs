@@ -2,6 +2,7 @@
 
 mod agent;
 mod exec;
+mod pull;
 mod run;
 mod scratch;
 mod unseal_volumes;
@@ -12,6 +13,7 @@ use clap::Subcommand;
 use crate::outcome::Outcome;
 
 pub(crate) use agent::AttestArgs;
+pub(crate) use pull::{RegistryArgs, document};
 pub(crate) use unsealing::UnsealArgs;
 
 /// Run the guest: attests and serves secrets to applications beside it.
@@ -27,6 +29,7 @@ enum Action {
     Run(run::Args),
     /// Unseal environment values, files and volumes, then become APP; if one fails, APP does not start
     Exec(exec::Args),
+    Pull(Box<pull::Args>),
     UnsealVolumes(unseal_volumes::Args),
     Scratch(scratch::Args),
 }
@@ -35,6 +38,7 @@ pub(crate) fn run(args: Args, json: bool) -> anyhow::Result<Outcome> {
     match args.action {
         Action::Run(args) => run::run(&args, json),
         Action::Exec(args) => exec::run(&args),
+        Action::Pull(args) => pull::run(&args),
         Action::Scratch(args) => scratch::run(&args),
         Action::UnsealVolumes(args) => unseal_volumes::run(&args, json),
     }
