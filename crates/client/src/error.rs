@@ -90,6 +90,16 @@ pub enum ClientError {
         /// The other side's words.
         detail: String,
     },
+    /// What an admin asked for does not exist.
+    #[error("{what} does not exist: {detail}; {next}")]
+    NoSuch {
+        /// What was asked for.
+        what: String,
+        /// The other side's words.
+        detail: String,
+        /// Where what exists is listed.
+        next: &'static str,
+    },
     /// The broker's policy says no. Final: asking again changes nothing until its owner does.
     #[error("{what} is denied: {detail}")]
     Denied {

@@ -11,6 +11,7 @@ use strongroom_client::handshake::{Attested, Challenged};
 use strongroom_client::session::RetryPolicy;
 use strongroom_client::{ClientError, KbsClient};
 use strongroom_wire::initdata::Initdata;
+use strongroom_wire::jwe::KeyAlgorithm;
 use strongroom_wire::kbs::CompositeEvidence;
 use strongroom_wire::resource::ResourceUri;
 use strongroom_wire::tee::Tee;
@@ -36,6 +37,8 @@ pub struct AgentConfig {
     pub initdata: Option<Initdata>,
     /// What of sealed secrets is accepted.
     pub unseal: UnsealOptions,
+    /// The key that secrets are encrypted to.
+    pub key_algorithm: KeyAlgorithm,
     /// How failures of network and broker are tried again.
     pub retry: RetryPolicy,
     /// How long one call may take in all.
@@ -54,6 +57,7 @@ impl AgentConfig {
             attester,
             initdata: None,
             unseal: UnsealOptions::of_a_guest(),
+            key_algorithm: KeyAlgorithm::default(),
             retry: RetryPolicy::default(),
             deadline: Duration::from_secs(45),
             clock: Clock::system(),
@@ -84,6 +88,7 @@ impl Agent {
             })
             .insecure_http(config.insecure_http)
             .initdata(config.initdata)
+            .key_algorithm(config.key_algorithm)
             .retry(config.retry)
             .deadline(config.deadline)
             .clock(config.clock);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use strongroom_attester::{AttestError, NoTee};
+use strongroom_attester::{AttestError, BindingError, NoTee};
 use strongroom_client::ClientError;
 use strongroom_client::seal::SealError;
 
@@ -77,6 +77,17 @@ pub enum GuestError {
         /// What is wrong, with line and column where it has them.
         reason: String,
     },
+    /// The init-data cannot be read.
+    #[error("init-data of {}: {reason}", path.display())]
+    Initdata {
+        /// Where it was found.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The init-data is not what this machine was launched with.
+    #[error(transparent)]
+    Binding(#[from] BindingError),
     /// A variable of the environment could not be unsealed.
     #[error("environment variable {name}: {source}")]
     Variable {

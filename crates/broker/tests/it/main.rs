@@ -20,5 +20,7 @@ mod replay;
 mod roles;
 mod selector;
 mod sources;
+mod storage_key;
 mod support;
+mod tpm;
 mod vault;
