@@ -312,6 +312,11 @@ pub(crate) fn parse_initdata(body: &InitDataBody) -> Result<Initdata, AttestErro
     Ok(Initdata::parse(&body.body)?)
 }
 
+/// Records why, and gives what the guest may know. Blocks.
+fn refuse(broker: &Inner, record: Record, refusal: Refusal) -> AttestError {
+    Ended::refused(record, refusal).record(broker)
+}
+
 fn recorded(broker: &Inner, record: Record, refusal: Refusal) -> AttestError {
     broker
         .metrics
