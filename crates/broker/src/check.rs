@@ -15,7 +15,9 @@ use crate::policies::{LoadError, Policies};
 use crate::sources::Sources;
 use crate::store::{PostgresStore, SqliteStore, Store};
 use crate::tokens::Issuer;
-use crate::{BrokerError, Clock, anchors, signers, storage_key, system_clock, telemetry, tls};
+use crate::{
+    BrokerError, Clock, anchors, is_unsigned, signers, storage_key, system_clock, telemetry, tls,
+};
 
 /// What there is to say of a configuration.
 #[derive(Clone, Debug, Default)]
@@ -120,19 +122,27 @@ impl Checked {
                 let Some(key) = self.audit_key(config) else {
                     return;
                 };
-                self.takes(Policies::load(&*store, key.verifier(), &signers).map_err(
-                    |error| match error {
-                        LoadError::Store(error) => error.to_string(),
-                        LoadError::Policy(error) => {
-                            format!("a stored policy cannot be put in force: {error}")
-                        }
-                    },
+                self.takes(
+                    Policies::load(&*store, key.verifier(), &signers).map_err(
+                        |error| match error {
+                            LoadError::Store(error) => error.to_string(),
+                            LoadError::Policy(error) => {
+                                format!("a stored policy cannot be put in force: {error}")
+                            }
+                        },
+                    ),
+                );
+            }
+            Ok(None) => {
+                self.takes(is_unsigned(
+                    config,
+                    &config.audit.signing_key(&config.store),
+                ));
+                self.notes.push(format!(
+                    "{} was made by an older version: its policies are checked when a start has brought it forward",
+                    config.store.name()
                 ));
             }
-            Ok(None) => self.notes.push(format!(
-                "{} was made by an older version: its policies are checked when a start has brought it forward",
-                config.store.name()
-            )),
             Err(error) => self.problems.push(error.to_string()),
         }
     }

@@ -177,14 +177,14 @@ impl Broker {
         })?;
         let metrics = Arc::new(Metrics::new());
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
-        let storage_keys = storage_key::load(&config.store)?;
+        let mut storage_keys = storage_key::load(&config.store)?;
         let issuer = Issuer::new(
             &key_file::read_private(&config.token.signing_key)?,
             &key_file::read_certificates(&config.token.certificate_chain)?,
             config.token.issuer.clone(),
             config.token.lifetime_seconds,
         )?;
-        let admins = Admins::open(&config, &ledger, clock())?;
+        let admins = Admins::open(&config, &ledger, clock())?.sharing(shared.clone());
         let signers = signers::signers(&config)?;
         let policies =
             Policies::load(ledger.store(), ledger.key().verifier(), &signers).map_err(|error| {
@@ -197,10 +197,12 @@ impl Broker {
         let sessions = match &shared {
             None => Sessions::new(lifetime, most),
             Some(store) => {
-                let key = storage_keys.current();
-                store.agree_on_key("storage key", &key.id())?;
+                let in_use = store.join(&rotate::member_name(&config), &storage_keys)?;
+                storage_keys = storage_keys
+                    .with_current(&in_use)
+                    .ok_or(StoreError::KeyMoved)?;
                 store.agree_on_key("token signing key", issuer.key_id())?;
-                Sessions::shared(lifetime, key, store.clone())
+                Sessions::shared(lifetime, &storage_keys, store.clone())
             }
         };
         let collaterals = Collaterals::open(&config, Arc::clone(&clock))?;
@@ -317,6 +319,7 @@ impl Inner {
         let Some(shared) = &self.shared else {
             return Ok(());
         };
+        rotate::follow(self, shared)?;
         self.follow()?;
         self.admins.reload(&self.ledger)?;
         shared.sweep(self.now(), self.config.session.max)
@@ -357,6 +360,9 @@ impl Inner {
         expires: Option<u64>,
         record: Record,
     ) -> Result<Entry, StoreError> {
+        if let Some(shared) = &self.shared {
+            rotate::follow(self, shared)?;
+        }
         let (keys, place) = (Arc::clone(&self.storage_keys), path.clone());
         // The key that is current when it is written: one that was current before may be gone by then.
         let seal = move |version| {
@@ -578,6 +584,16 @@ pub enum BrokerError {
         /// Its permission bits.
         mode: u32,
     },
+    /// The storage key is not where it should be.
+    #[error(
+        "{path} is not there: it holds the storage key, without which no secret in the store can be read, and another key \
+         opens none of them. Restore it from its copy (or name where it lies with store.key_file), with mode 0600; if it \
+         is lost, the secrets are, and have to be stored anew in a new broker"
+    )]
+    NoStorageKey {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
     /// The storage key is of no use, or the TPM does not give it back.
     #[error("{path}: {source}")]
     StorageKey {
@@ -606,6 +622,19 @@ pub enum BrokerError {
         path: PathBuf,
         /// What does not hold, and at which entry.
         source: LogError,
+    },
+    /// A store whose record was never signed, beside a key that signs records.
+    #[error(
+        "{store} is of a version that signed no record, and {key} lies beside it, which signs records: whoever put this \
+         store in the place of a newer one would have its record signed unseen. Restore the newest good copy of the store. \
+         Only if this is the first start of a newer strongroom, and the start before it broke off: remove {key} and the .pub \
+         beside it, and start again"
+    )]
+    UnsignedRecord {
+        /// The store's file.
+        store: PathBuf,
+        /// The key's file.
+        key: PathBuf,
     },
     /// A stored policy cannot be put in force.
     #[error("a stored policy cannot be put in force: {0}")]
@@ -682,7 +711,7 @@ pub mod fuzz {
 
     /// The body of `PUT /strongroom/v1/policy/{id}`.
     pub fn policy_text(text: &str) -> bool {
-        strongroom_verifier::ReleasePolicy::compile(text).is_ok()
+        strongroom_verifier::ReleasePolicy::compile("resource-policy", text).is_ok()
     }
 
     /// The id of a policy.
@@ -738,11 +767,25 @@ pub mod fuzz {
 /// Reads the key that signs the record. A store of before there was one gets it now, and none that was signed does.
 fn audit_key(config: &Config) -> Result<LogKey, BrokerError> {
     let path = config.audit.signing_key(&config.store);
-    let in_a_file = config.store.postgres_url.is_none();
-    if in_a_file && !path.exists() && SqliteStore::is_older_than_audit_keys(&config.store.path)? {
+    if is_unsigned(config, &path)? {
         init::write_audit_key(&path)?;
     }
     Ok(LogKey::from_text(&key_file::read_private(&path)?)?)
+}
+
+/// Whether the store is of before records were signed and gets its key now: not where there is one already.
+pub(crate) fn is_unsigned(config: &Config, key: &Path) -> Result<bool, BrokerError> {
+    let store = &config.store.path;
+    if config.store.postgres_url.is_some() || !SqliteStore::is_older_than_audit_keys(store)? {
+        return Ok(false);
+    }
+    match key.exists() {
+        false => Ok(true),
+        true => Err(BrokerError::UnsignedRecord {
+            store: store.clone(),
+            key: key.to_owned(),
+        }),
+    }
 }
 
 /// What a broker does beside answering: it goes on with a rotation that was interrupted, and once a day forgets what

@@ -79,11 +79,9 @@ impl Releases {
 }
 
 fn compiled(id: &ReleaseId, text: &str) -> Result<InForce<ReleasePolicy>, PolicyError> {
-    Ok(InForce::new(
-        &id.to_string(),
-        text,
-        ReleasePolicy::compile(text)?,
-    ))
+    let id = id.to_string();
+    let policy = ReleasePolicy::compile(&id, text)?;
+    Ok(InForce::new(&id, text, policy))
 }
 
 fn shipped_release() -> InForce<ReleasePolicy> {

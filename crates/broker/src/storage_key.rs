@@ -15,13 +15,13 @@ use strongroom_tpm::{
 use zeroize::Zeroizing;
 
 use crate::config::StoreConfig;
-use crate::key_file::{read_private, replace_private, write_new};
+use crate::key_file::{read_private, read_storage_key, replace_private, write_new};
 use crate::store::{SealError, StorageKey, StorageKeys};
 use crate::{BrokerError, Config};
 
 /// Reads the storage keys from where the configuration has them.
 pub(crate) fn load(config: &StoreConfig) -> Result<StorageKeys, BrokerError> {
-    let text = read_private(&config.key_file)?;
+    let text = read_storage_key(&config.key_file)?;
     let read = || match &config.key_tpm {
         None if is_sealed(&text) => Err(StorageKeyError::NoTpm),
         None => Ok(StorageKeys::from_text(&text)?),
@@ -206,7 +206,7 @@ impl SealedKeys {
                 .map(|(pcr, value)| (*pcr, hex::encode(value)))
                 .collect(),
             keys: keys
-                .iter()
+                .all()
                 .map(|key| {
                     let sealed = tpm.seal(key.expose(), policy.clone())?;
                     Ok(SealedText {

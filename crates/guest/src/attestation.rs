@@ -18,7 +18,7 @@ use strongroom_wire::tee::Tee;
 use zeroize::Zeroizing;
 
 use crate::data::resource::Source;
-use crate::data::unseal::unseal;
+use crate::data::unseal::{UnsealOptions, Unsealer};
 use crate::error::GuestError;
 
 /// What an agent needs to know.
@@ -37,6 +37,8 @@ pub struct AgentConfig {
     pub initdata: Option<Initdata>,
     /// The key that secrets are encrypted to.
     pub key_algorithm: KeyAlgorithm,
+    /// What of sealed secrets is accepted.
+    pub unseal: UnsealOptions,
     /// How failures of network and broker are tried again.
     pub retry: RetryPolicy,
     /// How long one call may take in all.
@@ -55,6 +57,7 @@ impl AgentConfig {
             attester,
             initdata: None,
             key_algorithm: KeyAlgorithm::default(),
+            unseal: UnsealOptions::of_a_guest(),
             retry: RetryPolicy::default(),
             deadline: Duration::from_secs(45),
             clock: Clock::system(),
@@ -67,6 +70,7 @@ impl AgentConfig {
 pub struct Agent {
     client: KbsClient,
     attester: Arc<Attester>,
+    unseal: Arc<UnsealOptions>,
     reachability: Arc<Reachability>,
 }
 
@@ -94,6 +98,7 @@ impl Agent {
         Ok(Self {
             client: builder.build()?,
             attester,
+            unseal: Arc::new(config.unseal),
             reachability: Arc::default(),
         })
     }
@@ -109,10 +114,12 @@ impl Agent {
     /// Opens a sealed secret.
     ///
     /// # Errors
-    /// [`GuestError::Seal`] when text or signature is at fault, [`GuestError::SigningKey`] and
-    /// [`GuestError::SealedResource`] when the broker does not give what it points to.
+    /// As [`Unsealer::unseal`].
     pub async fn unseal(&self, text: &str) -> Result<Zeroizing<Vec<u8>>, GuestError> {
-        unseal(&Source::Agent(self.clone()), text).await
+        let options = UnsealOptions::clone(&self.unseal);
+        Unsealer::new(Source::Agent(self.clone()), options)
+            .unseal(text)
+            .await
     }
 
     /// The token in use, with the key that it names; attests when there is none.

@@ -58,8 +58,8 @@ pub(super) async fn attempts(
 }
 
 /// Bounds a request's time, reading its body included, and forbids caches.
-pub(super) async fn within(limit: Duration, request: Request, next: Next) -> Response {
-    let mut response = match tokio::time::timeout(limit, next.run(request)).await {
+pub(super) async fn within(limit: Duration, answer: impl Future<Output = Response>) -> Response {
+    let mut response = match tokio::time::timeout(limit, answer).await {
         Ok(response) => response,
         Err(_) => ApiError::Timeout.into_response(),
     };

@@ -210,6 +210,52 @@ mod tests {
         assert_eq!(ledger.store().head().unwrap().unwrap().size, 400);
     }
 
+    #[tokio::test]
+    async fn task_that_stops_waiting_takes_its_change_along() {
+        let ledger = ledger();
+        let mut waits = Box::pin(ledger.committed(Change::Nothing, record("first")));
+        // Polled once, it stands in line.
+        let polled = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(waits.as_mut().poll(context).is_ready())
+        });
+        polled.await;
+        drop(waits);
+        let second = ledger.committed(Change::Nothing, record("second")).await;
+        assert_eq!(second.unwrap().seq, 2);
+        assert_eq!(ledger.store().audit(10, None).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn write_that_panics_is_the_last_one() {
+        let ledger = ledger();
+        let panics = Change::PutSecret {
+            path: "a/b/c".parse().unwrap(),
+            seal: Box::new(|_| panic!("as a test")),
+            expires: None,
+            keep: 1,
+        };
+        let lost = ledger.commit(panics, record("first"));
+        assert!(matches!(lost, Err(StoreError::Group(why)) if why == LOST));
+        let next = ledger.commit(Change::Nothing, record("second")).unwrap();
+        assert_eq!(next.seq, 1);
+    }
+
+    #[test]
+    fn ledger_that_is_dropped_leaves_its_store_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, key) = (
+            folder.path().join("store.sqlite"),
+            LogKey::generate().unwrap(),
+        );
+        SqliteStore::create(&path, &key).unwrap();
+        for _ in 0..2 {
+            let key = LogKey::from_text(&key.to_text()).unwrap();
+            let store = SqliteStore::open(&path, &key).unwrap();
+            let ledger = Ledger::new(Box::new(store), key);
+            ledger.commit(Change::Nothing, record("first")).unwrap();
+        }
+    }
+
     #[test]
     fn change_that_fails_spoils_no_other_of_its_group() {
         let ledger = ledger();

@@ -165,6 +165,9 @@ pub(crate) enum Change {
     KeepClaims { token: String, claims: String },
     /// Forgets the claims of tokens that were issued before a time.
     ForgetClaims { before: u64 },
+    /// Has every broker on the database seal under another storage key: [`StoreError::KeyLacking`] where one that is there
+    /// lacks it. Only brokers that share a database have to agree.
+    UseStorageKey { id: String },
     /// Removes the entries before position `minimum`, counted from 0, and the claims that they issued; their hashes stay.
     /// `record.minimum_index` is filled in. [`StoreError::NotFound`] when they are gone already.
     PruneLog { minimum: u64 },
@@ -392,6 +395,15 @@ pub enum StoreError {
     OtherKey {
         /// Which key.
         name: &'static str,
+    },
+    /// The brokers took another storage key in use a moment ago.
+    #[error("the storage key was changed meanwhile: try again")]
+    KeyMoved,
+    /// A storage key cannot be taken in use.
+    #[error("these brokers do not have the storage key: {brokers}")]
+    KeyLacking {
+        /// Their names.
+        brokers: String,
     },
     /// The record does not hold.
     #[error(transparent)]

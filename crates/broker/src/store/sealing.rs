@@ -202,52 +202,83 @@ impl StorageKey {
     }
 }
 
-/// The storage keys of one broker: new secrets are sealed under the first, the others open what is still theirs.
+/// The storage keys of one broker: new secrets are sealed under the current one, the others open what is theirs.
 pub(crate) struct StorageKeys {
+    /// Made to be the next, and not in use yet: before the current one in the file.
+    newer: Vec<StorageKey>,
     current: StorageKey,
     older: Vec<StorageKey>,
 }
 
 impl StorageKeys {
-    /// Reads the text form: a key a line, the current one first.
+    /// Reads the text form: a key a line, the newest first, which is the current one where nobody says otherwise.
     pub(crate) fn from_text(text: &str) -> Result<Self, SealError> {
         let mut keys = text.lines().map(StorageKey::from_text);
         let current = keys.next().ok_or(SealError::KeyFile)??;
         let older = keys.collect::<Result<Vec<_>, _>>()?;
         match older.len() < MAX_KEYS {
-            true => Ok(Self { current, older }),
+            true => Ok(Self {
+                newer: Vec::new(),
+                current,
+                older,
+            }),
             false => Err(SealError::KeyFile),
         }
     }
 
     /// The text form.
     pub(crate) fn to_text(&self) -> Zeroizing<String> {
-        let mut text = self.current.to_text();
-        for key in &self.older {
+        let mut text = Zeroizing::new(String::new());
+        for key in self.all() {
             text.push_str(&key.to_text());
         }
         text
     }
 
-    /// The same with a fresh key before them all.
+    /// The same with a fresh key before them all, in use.
     pub(crate) fn rotated(&self) -> Result<Self, SealError> {
         Ok(Self {
+            newer: Vec::new(),
             current: StorageKey::generate()?,
-            older: self.iter().map(StorageKey::copy).collect(),
+            older: self.all().map(StorageKey::copy).collect(),
+        })
+    }
+
+    /// The same with a fresh key before them all, not in use yet.
+    pub(crate) fn with_candidate(&self) -> Result<Self, SealError> {
+        let copied = self.newer.iter().map(StorageKey::copy);
+        Ok(Self {
+            newer: std::iter::once(StorageKey::generate()?)
+                .chain(copied)
+                .collect(),
+            current: self.current.copy(),
+            older: self.older.iter().map(StorageKey::copy).collect(),
+        })
+    }
+
+    /// The id of the newest key, when that is not in use yet.
+    pub(crate) fn candidate(&self) -> Option<String> {
+        self.newer.first().map(StorageKey::id)
+    }
+
+    /// The same with the key of that id in use, if there is one.
+    pub(crate) fn with_current(&self, id: &str) -> Option<Self> {
+        let at = self.all().position(|key| key.id() == id)?;
+        let mut keys = self.all().map(StorageKey::copy);
+        Some(Self {
+            newer: keys.by_ref().take(at).collect(),
+            current: keys.next()?,
+            older: keys.collect(),
         })
     }
 
     /// The same without the older ones, which nothing is sealed under any more.
     pub(crate) fn retired(&self) -> Self {
         Self {
+            newer: self.newer.iter().map(StorageKey::copy).collect(),
             current: self.current.copy(),
             older: Vec::new(),
         }
-    }
-
-    /// All of them, the current one first.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &StorageKey> {
-        std::iter::once(&self.current).chain(&self.older)
     }
 
     /// The key that new secrets are sealed under.
@@ -255,9 +286,27 @@ impl StorageKeys {
         &self.current
     }
 
-    /// Whether something may be sealed under another key than the current one.
+    /// Whether something may be sealed under an older key than the current one.
     pub(crate) fn has_older(&self) -> bool {
         !self.older.is_empty()
+    }
+
+    /// Whether the key of that id is among them.
+    pub(crate) fn has(&self, id: &str) -> bool {
+        self.all().any(|key| key.id() == id)
+    }
+
+    /// The ids of all, the newest first.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        self.all().map(StorageKey::id).collect()
+    }
+
+    /// All of them, the newest first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &StorageKey> {
+        let newer = self.newer.iter();
+        newer
+            .chain(std::iter::once(&self.current))
+            .chain(&self.older)
     }
 
     /// Opens what one of the keys sealed for this place.
@@ -268,9 +317,10 @@ impl StorageKeys {
     ) -> Result<Secret, SealError> {
         match self.by_id(&sealed.key_id) {
             Some(key) => key.open(path, sealed),
-            None => Err(SealError::Open {
+            None => Err(SealError::UnknownKey {
                 path: path.to_string(),
                 version: sealed.version,
+                key: sealed.key_id.clone(),
             }),
         }
     }
@@ -295,7 +345,7 @@ impl StorageKeys {
 
     /// Rows of before there could be two keys name none: the oldest wrapped them.
     fn by_id(&self, id: &str) -> Option<&StorageKey> {
-        let mut keys = self.iter();
+        let mut keys = self.all();
         match id {
             "" => keys.last(),
             id => keys.find(|key| key.id() == id),
@@ -330,6 +380,19 @@ pub enum SealError {
     /// The key file does not hold a key.
     #[error("the storage key file does not hold keys of 64 hexadecimal digits, one a line")]
     KeyFile,
+    /// The storage key that wrapped the row's data key is not there.
+    #[error(
+        "version {version} of {path} is sealed under storage key {key}, which is not in this broker's key file: copy it \
+         from another broker's, or from a copy of the file"
+    )]
+    UnknownKey {
+        /// The path that was asked for.
+        path: String,
+        /// The version found there.
+        version: u64,
+        /// The id of the key.
+        key: String,
+    },
     /// The row was changed or moved, or belongs to another storage key.
     #[error(
         "version {version} of {path} does not open: its row was changed or moved, or the storage key is another"

@@ -240,7 +240,9 @@ impl Running {
 
     /// A fresh id for an admin token.
     pub(crate) fn token_id(&self) -> String {
-        self.tokens.fetch_add(1, Ordering::SeqCst).to_string()
+        // Brokers on one database know each other's.
+        let number = self.tokens.fetch_add(1, Ordering::SeqCst);
+        format!("{}-{number}", self.address.port())
     }
 
     pub(crate) fn sign(&self, claims: &AdminClaims) -> String {

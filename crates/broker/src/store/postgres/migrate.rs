@@ -105,11 +105,12 @@ pub(super) fn create_older(
     in_transaction(session, |session| forward(session, key, 0, version))
 }
 
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     include_str!("../schema/postgres/0001.sql"),
     include_str!("../schema/postgres/0002.sql"),
     include_str!("../schema/postgres/0003.sql"),
     include_str!("../schema/postgres/0004.sql"),
+    include_str!("../schema/postgres/0005.sql"),
 ];
 
 /// "strongrm" as a number.

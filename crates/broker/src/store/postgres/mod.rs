@@ -3,6 +3,7 @@
 //! Every write locks the record's head, so there is one writer at a time among all brokers. What a broker keeps in its
 //! memory otherwise (used nonces, tokens of attested sessions) is in tables here.
 
+mod members;
 mod migrate;
 mod pool;
 mod read;
@@ -23,7 +24,7 @@ use super::{
     AdminVersion, Change, Claims, Committed, Head, PolicyVersion, ReferenceValueVersion,
     ResourceMetadata, SealedVersion, Store, StoreError, Wrapped,
 };
-use crate::audit::{Entry, LogKey, Record};
+use crate::audit::{Entry, EventId, LogKey, Record};
 use crate::config::StoreConfig;
 use crate::{BrokerError, key_file, outgoing};
 use pool::{Lease, Pool};
@@ -34,6 +35,8 @@ use tls::Tls;
 #[derive(Clone)]
 pub(crate) struct PostgresStore {
     pool: Arc<Pool>,
+    /// What tells this broker from the others.
+    member: Arc<str>,
 }
 
 impl PostgresStore {
@@ -78,7 +81,8 @@ impl PostgresStore {
             target.password(key_file::read_private(file)?.trim_end_matches(['\r', '\n']));
         }
         let pool = Arc::new(Pool::new(target, tls)?);
-        Ok(Self { pool })
+        let member = EventId::fresh().as_str().into();
+        Ok(Self { pool, member })
     }
 
     fn session(&self) -> Result<Lease<'_>, StoreError> {

@@ -419,6 +419,137 @@ fn handshakes_are_shared_and_swept() {
     assert!(matches!(error, StoreError::OtherKey { .. }), "{error}");
 }
 
+/// A certificate for these names and its key, and the authority that vouches for it.
+fn certified(names: &[&str]) -> [String; 3] {
+    let key = || rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let params = |names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        rcgen::CertificateParams::new(names).unwrap()
+    };
+    let (mut authority, authority_key, server_key) = (params(&[]), key(), key());
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = authority.self_signed(&authority_key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let server = params(names).signed_by(&server_key, &issuer).unwrap();
+    [server.pem(), server_key.serialize_pem(), root]
+}
+
+#[test]
+fn server_with_another_certificate_or_password_is_spoken_to() {
+    const PASSWORD: &str = "correct horse battery staple";
+    let [certificate, private, root] = certified(&["localhost"]);
+    let Some(cluster) = Cluster::guarded(PASSWORD, &certificate, &private) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        key_file::write_new(&path, 0o600, text.as_bytes()).unwrap();
+        Some(path)
+    };
+    let good = StoreConfig {
+        postgres_password_file: file("password", &format!("{PASSWORD}\n")),
+        postgres_certificate: file("root.pem", &root),
+        ..config(cluster.database_over_tls("guarded", "localhost"))
+    };
+    PostgresStore::create(&good, &key()).unwrap();
+    let store = PostgresStore::open(&good, &key()).unwrap();
+    let sessions = "SELECT ssl::text, version FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+                    WHERE application_name = 'strongroom' LIMIT 1";
+    let seen = cluster.sql("guarded", sessions);
+    assert!(seen.starts_with("true|TLSv1.3"), "{seen}");
+    conformance::suite(Box::new(store), key());
+
+    let url = good.postgres_url.clone().unwrap();
+    let address = |of: &str, to: &str| Some(url.replace(of, to));
+    let other_root = certified(&["localhost"])[2].clone();
+    let bad = [
+        (
+            "another password",
+            StoreConfig {
+                postgres_password_file: file("other", "hunter2"),
+                ..good.clone()
+            },
+            "password authentication failed for user \"strongroom\"",
+        ),
+        (
+            "no password",
+            StoreConfig {
+                postgres_password_file: None,
+                ..good.clone()
+            },
+            "password missing",
+        ),
+        (
+            "another authority",
+            StoreConfig {
+                postgres_certificate: file("other.pem", &other_root),
+                ..good.clone()
+            },
+            "invalid peer certificate",
+        ),
+        (
+            "this machine's authorities",
+            StoreConfig {
+                postgres_certificate: None,
+                ..good.clone()
+            },
+            "certificate",
+        ),
+        (
+            "another name",
+            StoreConfig {
+                postgres_url: address("localhost", "127.0.0.1"),
+                ..good.clone()
+            },
+            "not valid for name",
+        ),
+        (
+            // Upstream's word for less: here it is as much as verify-full.
+            "another name, required",
+            StoreConfig {
+                postgres_url: url
+                    .replace("localhost", "127.0.0.1")
+                    .replace("verify-full", "require")
+                    .into(),
+                ..good.clone()
+            },
+            "not valid for name",
+        ),
+        (
+            "no TLS",
+            StoreConfig {
+                postgres_url: address("verify-full", "disable"),
+                ..good.clone()
+            },
+            "no encryption",
+        ),
+    ];
+    for (what, config, reason) in &bad {
+        let error = PostgresStore::open(config, &key()).err().unwrap();
+        let said = format!("{error} {error:?}");
+        assert!(said.contains(reason), "{what}: {said}");
+        for password in [PASSWORD, "hunter2"] {
+            assert!(!said.contains(password), "{what}: {said}");
+        }
+    }
+
+    // And a server that has no TLS is not spoken to without it.
+    let Some(plain) = Cluster::start() else {
+        return;
+    };
+    let url = plain.database("plain").replace("disable", "verify-full");
+    let config = StoreConfig {
+        postgres_url: Some(url),
+        ..good
+    };
+    let error = PostgresStore::open(&config, &key()).err().unwrap();
+    assert!(
+        error.to_string().contains("does not support TLS"),
+        "{error}"
+    );
+}
+
 #[test]
 fn only_this_machine_is_spoken_to_without_tls() {
     let parse = |url: &str, loosened: bool| {

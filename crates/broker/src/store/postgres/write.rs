@@ -9,6 +9,7 @@ use strongroom_wire::tlog::{Frontier, Hash, leaf_hash, tile_to_bytes};
 use super::super::{
     Change, Committed, Rewrapped, Seal, SealedVersion, StoreError, may_prune, may_set_admin,
 };
+use super::members;
 use super::pool::Session;
 use super::read::{self, clamped, column, count};
 use crate::audit::{Entry, LogError, LogKey, Record, Resumed};
@@ -287,6 +288,7 @@ fn apply(session: &mut Session, change: Change, record: &mut Record) -> Result<(
             Ok(())
         }
         Change::PruneLog { minimum } => prune_log(session, minimum, record),
+        Change::UseStorageKey { id } => members::use_storage_key(session, &id),
     }
 }
 
@@ -307,6 +309,10 @@ fn put_secret(
     let row = row.ok_or_else(|| StoreError::Damaged(format!("the counter of {name}")))?;
     let version = count(&row, 0)?;
     let sealed: SealedVersion = seal(version)?;
+    // Whoever changes this holds the record's head, as we do.
+    if members::storage_key_in_use(session)?.is_some_and(|key| key != sealed.key_id) {
+        return Err(StoreError::KeyMoved);
+    }
     session.execute(
         "DELETE FROM secret WHERE path = $1 AND version <= $2",
         &[&name, &clamped(version.saturating_sub(keep.max(1)))],

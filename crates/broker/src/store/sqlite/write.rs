@@ -97,6 +97,8 @@ fn apply(at: &Connection, change: Change, record: &mut Record) -> Result<(), Sto
             Ok(())
         }
         Change::PruneLog { minimum } => prune_log(at, minimum, record),
+        // One broker has a file, and its key file says which.
+        Change::UseStorageKey { .. } => Err(StoreError::NotFound),
     }
 }
 
