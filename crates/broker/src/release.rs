@@ -63,7 +63,7 @@ pub(crate) enum Asked {
         answer: Box<Result<Jwe, ReleaseError>>,
     },
     /// It is allowed, and the store has nothing. A source may.
-    Elsewhere(Grant),
+    Elsewhere(Box<Grant>),
     /// It is denied.
     Denied(Denial),
     /// Whoever asks showed no token of this broker's.
@@ -91,7 +91,7 @@ impl Asked {
         let (record, answer) = match self {
             Self::Decided { record, answer } => (record, *answer),
             Self::Elsewhere(grant) => {
-                let sought = broker.blocking(move |broker| Ok(from_a_source(broker, grant)));
+                let sought = broker.blocking(move |broker| Ok(from_a_source(broker, *grant)));
                 sought.await?
             }
             Self::Denied(denial) => {
@@ -188,7 +188,7 @@ pub(crate) fn authorize(
 fn release(broker: &Inner, grant: Grant) -> Asked {
     let sealed = match broker.ledger.store().sealed_secret(&grant.path, None) {
         Ok(Some(sealed)) => sealed,
-        Ok(None) => return Asked::Elsewhere(grant),
+        Ok(None) => return Asked::Elsewhere(Box::new(grant)),
         Err(error) => return Asked::Failed(error.into()),
     };
     let Grant {

@@ -52,8 +52,7 @@ fn platform_is_explained_or_its_absence_is() {
 
 #[test]
 fn named_platform_is_said_to_have_been_named() {
-    let mut command = strongroom();
-    command.args(["attest", "--platform", "sample", "--explain", "--json"]);
+    let command = strongroom().args(["attest", "--platform", "sample", "--explain", "--json"]);
     let finished = command.run().unwrap().expect_success();
     let told: Value = serde_json::from_slice(&finished.stdout).unwrap();
     assert_eq!(told["platform"], "sample");
@@ -64,8 +63,7 @@ fn named_platform_is_said_to_have_been_named() {
 
 #[test]
 fn hardware_that_was_named_and_is_not_there_is_no_sample() {
-    let mut command = strongroom();
-    command.args([
+    let command = strongroom().args([
         "attest",
         "--platform",
         "sgx",
