@@ -228,9 +228,16 @@ fn conclude(
     match outcome {
         Ok(token) => {
             record.token = Some(token.id.clone());
-            let kept = Change::KeepClaims {
-                token: token.id,
-                claims: token.claims,
+            let kept = match broker.keeps_claims(token.claims.len()) {
+                true => Change::KeepClaims {
+                    token: token.id,
+                    claims: token.claims,
+                },
+                false => {
+                    let grades = record.detail.take().unwrap_or_default();
+                    record.detail = Some(format!("{grades}; {CLAIMS_NOT_KEPT}"));
+                    Change::Nothing
+                }
             };
             broker.metrics.attested(record.tee);
             broker.ledger.commit(kept, record)?;
@@ -416,6 +423,7 @@ pub(crate) enum AttestError {
 }
 
 const ACTION: &str = "attest";
+const CLAIMS_NOT_KEPT: &str = "its claims are not kept: audit.claims_megabytes_per_day is used up";
 const MAX_DETAIL: usize = 512;
 /// Enough for every finding of a CPU and eight GPUs.
 const MAX_REASONS: usize = 256;

@@ -170,7 +170,13 @@ impl Rules {
 }
 
 /// Takes the newest decisions again.
-pub(crate) fn rehearse(broker: &Inner, changes: &Changes) -> Result<Rehearsal, LoadError> {
+///
+/// Ends early, with what it has, when `stop` says that nobody waits for it any more.
+pub(crate) fn rehearse(
+    broker: &Inner,
+    changes: &Changes,
+    stop: &dyn Fn() -> bool,
+) -> Result<Rehearsal, LoadError> {
     let rules = Rules::in_force(broker).with(changes)?;
     let mut rehearsal = Rehearsal {
         decisions: 0,
@@ -178,11 +184,14 @@ pub(crate) fn rehearse(broker: &Inner, changes: &Changes) -> Result<Rehearsal, L
         flips: Vec::new(),
     };
     let (mut left, mut before) = (changes.limit.unwrap_or(DEFAULT).min(MOST), None);
-    while left > 0 {
+    while left > 0 && !stop() {
         let entries = broker.ledger.store().audit(BATCH, before)?;
         let Some(oldest) = entries.first() else { break };
         before = Some(oldest.seq);
         for entry in entries.iter().rev().filter(|entry| decides(entry)) {
+            if stop() {
+                break;
+            }
             match again(broker, &rules, entry)? {
                 Some(flip) => {
                     rehearsal.decisions += 1;

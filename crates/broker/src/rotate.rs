@@ -56,6 +56,7 @@ fn finish(broker: &Inner, mut record: Record) -> Result<u64, RotateError> {
         broker.ledger.commit(change, batch)?;
     }
     let retired = keys.retired();
+    open_all(broker, &retired)?;
     save(broker, &retired)?;
     put_in_force(broker, retired);
     let said = record.detail.take().map(|said| format!("{said}; "));
@@ -63,6 +64,21 @@ fn finish(broker: &Inner, mut record: Record) -> Result<u64, RotateError> {
     record.detail = Some(format!("{said}key {current} is the only one now"));
     broker.ledger.commit(Change::Nothing, record)?;
     Ok(wrapped)
+}
+
+/// Opens every version under these keys. What a row says of its key is not believed where the older key would be gone for
+/// good.
+fn open_all(broker: &Inner, keys: &StorageKeys) -> Result<(), StoreError> {
+    let store = broker.ledger.store();
+    for resource in store.resources()? {
+        for version in store.resource_versions(&resource.path)? {
+            // One that was removed meanwhile needs no key.
+            if let Some(sealed) = store.sealed_secret(&resource.path, Some(version.version))? {
+                keys.open(&resource.path, &sealed).map(drop)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn save(broker: &Inner, keys: &StorageKeys) -> Result<(), BrokerError> {

@@ -124,6 +124,7 @@ pub struct Reason {
 pub struct Requirement {
     pattern: ResourcePattern,
     tier: Option<Tier>,
+    appraisal: String,
     assurance: Option<Assurance>,
     platform: Option<Tee>,
     initdata_digest: Option<String>,
@@ -139,6 +140,7 @@ impl Requirement {
         Ok(Self {
             pattern: pattern.parse()?,
             tier: Some(Tier::Affirming),
+            appraisal: DEFAULT_APPRAISAL.to_owned(),
             assurance: None,
             platform: None,
             initdata_digest: None,
@@ -150,6 +152,13 @@ impl Requirement {
     #[must_use]
     pub fn tier(mut self, tier: Tier) -> Self {
         self.tier = Some(tier);
+        self
+    }
+
+    /// Takes the tier from these appraisal policies instead of those named `default`. The guest says by which it is graded.
+    #[must_use]
+    pub fn appraisal(mut self, id: &str) -> Self {
+        id.clone_into(&mut self.appraisal);
         self
     }
 
@@ -212,6 +221,12 @@ impl Requirement {
                 claim("ear.status"),
                 json!(tier),
                 "found(submod, [\"ear.status\"])".to_owned(),
+            ));
+            every.push(check(
+                "graded by",
+                claim("ear.appraisal-policy-id"),
+                json!(self.appraisal),
+                "found(submod, [\"ear.appraisal-policy-id\"])".to_owned(),
             ));
         }
         if let Some(assurance) = self.assurance {
@@ -375,6 +390,8 @@ fn shorten(text: String) -> String {
 /// The id under which upstream's clients set and list the release policy.
 pub const POLICY_ID: &str = "resource-policy";
 
+/// What `ear.appraisal-policy-id` says when the guest asked for no other policies.
+const DEFAULT_APPRAISAL: &str = "default";
 const ALLOW: &str = "data.policy.allow";
 const DENIALS: &str = "data.policy.denials";
 /// Asks a policy for its rules, with upstream's `data` put in their place for one evaluation. Setting `data` on the engine
@@ -443,7 +460,40 @@ mod tests {
     use super::*;
 
     fn token(status: &str, evidence: Value) -> Value {
-        json!({"submods": {"cpu0": {"ear.status": status, ANNOTATED: evidence}}})
+        graded_by("default", status, evidence)
+    }
+
+    fn graded_by(id: &str, status: &str, evidence: Value) -> Value {
+        json!({"submods": {"cpu0": {"ear.status": status, "ear.appraisal-policy-id": id, ANNOTATED: evidence}}})
+    }
+
+    #[test]
+    fn guest_chooses_the_policy_that_grades_it() {
+        let evidence = || json!({"assurance": "hardware", "init_data_bound": true});
+        let written = |appraisal: Option<&str>| {
+            let requirement = Requirement::for_resources("a/b/c").unwrap();
+            let requirement = match appraisal {
+                Some(id) => requirement.appraisal(id),
+                None => requirement,
+            };
+            ReleasePolicy::compile(&requiring(&[requirement])).unwrap()
+        };
+        let lax = graded_by("lax", "affirming", evidence());
+        let unnamed =
+            json!({"submods": {"cpu0": {"ear.status": "affirming", ANNOTATED: evidence()}}});
+        let default = token("affirming", evidence());
+        for policy in [ReleasePolicy::closed_by_default(), written(None)] {
+            assert_eq!(decide(&policy, &default, "a/b/c"), Decision::Allow);
+            for (token, actual) in [(&lax, "lax"), (&unnamed, "absent")] {
+                let reasons = reasons_of(decide(&policy, token, "a/b/c"));
+                assert_eq!(reasons.len(), 1);
+                assert_eq!(reasons[0].claim, "submods.cpu0.ear.appraisal-policy-id");
+                assert_eq!(reasons[0].actual, json!(actual));
+            }
+        }
+        let policy = written(Some("lax"));
+        assert_eq!(decide(&policy, &lax, "a/b/c"), Decision::Allow);
+        assert_ne!(decide(&policy, &default, "a/b/c"), Decision::Allow);
     }
 
     fn decide(policy: &ReleasePolicy, token: &Value, path: &str) -> Decision {
@@ -527,8 +577,9 @@ mod tests {
     #[test]
     fn default_denies_when_one_of_two_submodules_falls_short() {
         let policy = ReleasePolicy::closed_by_default();
-        let good = json!({"ear.status": "affirming", ANNOTATED: {"assurance": "hardware"}});
-        let bad = json!({"ear.status": "warning", ANNOTATED: {"assurance": "hardware"}});
+        let id = "default";
+        let good = json!({"ear.status": "affirming", "ear.appraisal-policy-id": id, ANNOTATED: {"assurance": "hardware"}});
+        let bad = json!({"ear.status": "warning", "ear.appraisal-policy-id": id, ANNOTATED: {"assurance": "hardware"}});
         let reasons = reasons_of(decide(
             &policy,
             &json!({"submods": {"cpu0": good, "gpu0": bad}}),

@@ -56,6 +56,10 @@ pub(crate) enum ApiError {
         seconds: u64,
     },
     Busy,
+    /// Other requests take what memory there is for bodies.
+    Crowded,
+    /// Another rehearsal is under way.
+    Rehearsing,
     Store(StoreError),
     Rotate(RotateError),
     Retention(RetentionError),
@@ -204,6 +208,16 @@ impl ApiError {
                 S::SERVICE_UNAVAILABLE,
                 "Busy",
                 "too many attestations are under way: try again in the same session".into(),
+            ),
+            Self::Crowded => (
+                S::SERVICE_UNAVAILABLE,
+                "Busy",
+                "too many large requests are under way: try again".into(),
+            ),
+            Self::Rehearsing => (
+                S::SERVICE_UNAVAILABLE,
+                "Busy",
+                "another rehearsal is under way, and there is one at a time: try again".into(),
             ),
             Self::Store(error) => store(error),
             Self::Rotate(error @ RotateError::Shared) => {

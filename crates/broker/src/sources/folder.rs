@@ -27,18 +27,8 @@ impl Folder {
             path: path.to_owned(),
             message,
         };
-        let folder = beneath::Folder::open(path)
+        beneath::Folder::open(path)
             .map_err(|error| refused(format!("{error}, and sources.folder names it")))?;
-        // Mounted volumes are open to all and read-only.
-        if folder
-            .others_may_write()
-            .map_err(|e| refused(e.to_string()))?
-        {
-            return Err(refused(
-                "others may write there, and with it decide what guests are given: chmod go-w, or mount it read-only"
-                    .to_owned(),
-            ));
-        }
         Ok(Self {
             path: path.to_owned(),
             limit,
