@@ -175,6 +175,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn file_of_another_user_is_believed_for_its_mode() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: only root can give a file away");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("storage.key");
+        write_new(&path, 0o600, b"key").unwrap();
+        assert!(read_private(&path).is_ok() && read_guarded(&path).is_ok());
+        std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+        for read in [read_private(&path).map(drop), read_guarded(&path).map(drop)] {
+            let said = read.unwrap_err().to_string();
+            assert!(said.contains("number 12345"), "{said}");
+        }
+        // Root looks at a broker's folder that is another user's.
+        std::os::unix::fs::chown(folder.path(), Some(12_345), None).unwrap();
+        assert!(read_private(&path).is_ok() && read_guarded(&path).is_ok());
+    }
+
+    #[test]
     fn file_that_a_group_may_read_is_taken_for_a_credential() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tls.key");

@@ -708,6 +708,21 @@ mod tests {
     }
 
     #[test]
+    fn deep_policy_overflows_the_stack_when_it_is_set_or_asked() {
+        let mut text = String::from("package policy\n\nimport rego.v1\n\nx0 := [0]\n\n");
+        for number in 1..200 {
+            text.push_str(&format!("x{number} := [[[[[[x{}]]]]]]\n\n", number - 1));
+        }
+        text.push_str("allow if {\n\tinput.submods\n\tcount(x199) == 1\n}\n");
+        let policy = ReleasePolicy::compile(&text).unwrap();
+        let token = token("affirming", json!({}));
+        assert_eq!(decide(&policy, &token, "a/b/c"), Decision::Allow);
+        let set = text.replace("count(x199) == 1", "false") + "\ndenials contains x199\n";
+        let policy = ReleasePolicy::compile(&set).unwrap();
+        assert_eq!(reasons_of(decide(&policy, &token, "a/b/c")).len(), 1);
+    }
+
+    #[test]
     fn policy_that_does_not_end_is_set() {
         let digits = "[0,1,2,3,4,5,6,7,8,9]";
         let text = format!(

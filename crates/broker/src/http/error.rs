@@ -300,7 +300,7 @@ impl IntoResponse for ApiError {
         let (status, kind, detail) = self.answer();
         let retry_after = match self {
             Self::TooOften { seconds } => Some(seconds),
-            Self::Busy => Some(1),
+            Self::Busy | Self::Crowded | Self::Rehearsing => Some(1),
             _ => None,
         };
         let retry_after = retry_after.map(|seconds| [(RETRY_AFTER, seconds.to_string())]);

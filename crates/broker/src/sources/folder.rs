@@ -342,6 +342,40 @@ mod tests {
     }
 
     #[test]
+    fn file_or_folder_that_others_may_change_is_released() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = dir.path().join("db");
+        swap(&secret, "..1", &keys("x"));
+        let folder = open(dir.path());
+        let version = secret.join("..1");
+        let set = |path: &Path, mode: u32| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        for (path, good, bad) in [
+            (version.join("a"), 0o644, 0o664),
+            (version.join("a"), 0o440, 0o646),
+            (version, 0o755, 0o775),
+            (secret, 0o755, 0o757),
+            (dir.path().to_owned(), 0o755, 0o777),
+        ] {
+            set(&path, bad);
+            let said = read(&folder, "default/db/a").unwrap_err();
+            assert!(said.contains("others may write it"), "{said}");
+            set(&path, good);
+            assert_eq!(content(&folder, "default/db/a").unwrap(), "x");
+        }
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: only root can give a file away");
+            return;
+        }
+        let file = dir.path().join("db/..1/a");
+        std::os::unix::fs::chown(&file, Some(12_345), None).unwrap();
+        let said = read(&folder, "default/db/a").unwrap_err();
+        assert!(said.contains("number 12345"), "{said}");
+        assert_eq!(content(&folder, "default/db/b").unwrap(), "x");
+    }
+
+    #[test]
     fn hidden_names_and_other_repositories_are_resources() {
         let dir = tempfile::tempdir().unwrap();
         swap(&dir.path().join("db"), "..1", &keys("x"));

@@ -226,7 +226,8 @@ async fn one_address_has_all_connections() {
             .await;
     let mut open = Vec::new();
     let closed = async |connection: &mut TcpStream| {
-        let read = connection.read(&mut [0; 1]);
+        let mut one = [0; 1];
+        let read = connection.read(&mut one);
         tokio::time::timeout(Duration::from_millis(500), read)
             .await
             .is_ok()
@@ -284,7 +285,8 @@ async fn reload_leaves_nobody_who_may_do_everything() {
     let broker = Running::strict().await;
     let text = fs::read_to_string(&broker.summary.config).unwrap();
     let without = text.split("[[admin]]").next().unwrap().to_owned();
-    let lesser = text.replace("[[admin]]", "[[admin]]\nrole = \"auditor\"");
+    let lesser = text.replace("role = \"admin\"", "role = \"auditor\"");
+    assert_ne!(text, lesser);
     for text in [without, lesser] {
         fs::write(&broker.summary.config, text).unwrap();
         let next = Config::load(&broker.summary.config).unwrap();
@@ -356,4 +358,88 @@ async fn file_of_a_key_or_a_secret_is_writable_by_others() {
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o777)).unwrap();
     let open = broker.get_with_token("default/db/key", &token).await;
     open.refused(StatusCode::SERVICE_UNAVAILABLE, "PluginInternalError");
+}
+
+#[tokio::test]
+async fn rehearsal_goes_on_when_nobody_waits_for_it() {
+    let broker = Running::accepting_sample().await;
+    let (_, token) = broker.attest(&Guest::new()).await;
+    for _ in 0..12 {
+        broker.get_with_token("a/b/c", &token).await;
+    }
+    let slow = "package policy\n\nimport rego.v1\n\nd := [0,1,2,3,4,5,6,7,8,9]\n\nallow if {\n input.submods.cpu0\n \
+        count([1 | some a in d; some b in d; some c in d; some e in d; some f in d; some g in d; some h in d]) > 0\n}";
+    let changes = json!({"policies": {"resource-policy": slow}}).to_string();
+    let path = "/strongroom/v1/rehearse";
+    let rehearse = |changes: &str| {
+        let token = broker.admin_token();
+        let request = broker.request(Method::POST, path).bearer_auth(token);
+        request.body(changes.to_owned()).send()
+    };
+    // Twelve decisions of half a second each.
+    let first = tokio::time::timeout(Duration::from_secs(1), rehearse(&changes));
+    let second = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        rehearse("{}").await.unwrap()
+    };
+    let (first, second) = tokio::join!(first, second);
+    assert!(first.is_err());
+    assert_eq!(second.headers()["retry-after"], "1");
+    Answer::of(second)
+        .await
+        .refused(StatusCode::SERVICE_UNAVAILABLE, "Busy");
+    let begun = std::time::Instant::now();
+    loop {
+        let again = Answer::of(rehearse("{}").await.unwrap()).await;
+        if again.status == StatusCode::OK {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(3));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn older_storage_key_is_thrown_away_on_the_word_of_a_row() {
+    let mut broker = Running::strict().await;
+    broker.put("a/b/c", "secret").await;
+    let mut other = Running::strict().await;
+    let rotate = "/strongroom/v1/storage-key/rotate";
+    let rotated = other.admin(Method::POST, rotate, "").await.json();
+    let (fresh, id) = (
+        other.store().with_file_name("storage.key"),
+        rotated["key"].clone(),
+    );
+    let (fresh, id) = (
+        fs::read_to_string(fresh).unwrap(),
+        id.as_str().unwrap().to_owned(),
+    );
+    broker.stop().await;
+    other.stop().await;
+    // As after a rotation that broke off, and a row that says that it is wrapped anew.
+    let file = broker.store().with_file_name("storage.key");
+    let older = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{}\n{older}", fresh.trim_end())).unwrap();
+    let database = rusqlite::Connection::open(broker.store()).unwrap();
+    let honest: String = database
+        .query_row("SELECT key_id FROM secret", [], |row| row.get(0))
+        .unwrap();
+    database
+        .execute("UPDATE secret SET key_id = ?1", [&id])
+        .unwrap();
+    drop(database);
+    let mut broker = broker.start_again();
+    let kept = async || {
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        fs::read_to_string(&file).unwrap().lines().count()
+    };
+    assert_eq!(kept().await, 2);
+    broker.stop().await;
+    let database = rusqlite::Connection::open(broker.store()).unwrap();
+    database
+        .execute("UPDATE secret SET key_id = ?1", [&honest])
+        .unwrap();
+    drop(database);
+    let _broker = broker.start_again();
+    assert_eq!(kept().await, 1);
 }
