@@ -69,7 +69,7 @@ impl LaunchRegister {
             Self::None { why } => return Ok(Bound::Nowhere { why }),
             Self::HostData(_) => wanted.snp_host_data,
             Self::MrConfigId(_) => wanted.tdx_mrconfigid,
-            Self::Pcr8(_) => wanted.vtpm_pcr8.ok_or(BindingError::Algorithm {
+            Self::Pcr8(_) => wanted.vtpm_pcr8.ok_or_else(|| BindingError::Algorithm {
                 algorithm: initdata.algorithm().as_str(),
                 length: digest.len(),
             })?,

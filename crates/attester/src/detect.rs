@@ -3,13 +3,14 @@
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use strongroom_wire::tee::Tee;
 
 use crate::devices::Devices;
 use crate::hardware::{Hardware, Platform};
 use crate::tsm::{self, Provider};
-use crate::{Attester, files, snp};
+use crate::{AttestError, Attester, files, nvidia, snp, tpm};
 
 /// A platform that was found, and all that was looked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -19,6 +20,8 @@ pub struct Found {
     pub attester: Attester,
     /// What was looked for, in order.
     pub probes: Vec<Probe>,
+    /// What was looked for beside it.
+    pub devices: Vec<Probe>,
 }
 
 /// One place where a platform was looked for.
@@ -90,8 +93,27 @@ impl fmt::Display for Outcome {
 
 /// Looks for a platform.
 pub(crate) fn detect(devices: &Devices) -> Result<Found, NoTee> {
+    search(devices, None)
+}
+
+/// Looks for one platform, where another one may be too.
+pub(crate) fn named(tee: Tee, devices: &Devices) -> Result<Attester, AttestError> {
+    if !SUPPORTED.contains(&tee) {
+        return Err(AttestError::Unsupported(tee));
+    }
+    match search(devices, Some(tee)) {
+        Ok(found) => Ok(found.attester),
+        Err(none) => Err(AttestError::NotHere {
+            tee,
+            none: Box::new(none),
+        }),
+    }
+}
+
+fn search(devices: &Devices, only: Option<Tee>) -> Result<Found, NoTee> {
     let mut search = Search {
         devices,
+        only,
         probes: Vec::new(),
         found: None,
     };
@@ -99,18 +121,45 @@ pub(crate) fn detect(devices: &Devices) -> Result<Found, NoTee> {
     let Search { probes, found, .. } = search;
     match found {
         None => Err(NoTee { probes }),
-        Some(platform) => Ok(Found {
-            attester: Attester::Hardware(Hardware {
-                platform,
-                devices: devices.clone(),
-            }),
-            probes,
-        }),
+        Some(platform) => {
+            let gpus = gpus(devices);
+            Ok(Found {
+                attester: Attester::Hardware(Hardware {
+                    platform,
+                    devices: Arc::new(devices.clone()),
+                    nvidia: gpus.outcome == Outcome::Found,
+                }),
+                probes,
+                devices: vec![gpus],
+            })
+        }
+    }
+}
+
+/// A GPU that does not sign is none: a policy that wants one sees that its evidence is missing.
+fn gpus(devices: &Devices) -> Probe {
+    let outcome = match devices.nvidia.exists() {
+        false => Outcome::Missing { mend: None },
+        true => match nvidia::probe(devices) {
+            Ok(()) => Outcome::Found,
+            Err(AttestError::Device { reason, .. }) => Outcome::Unusable { reason, mend: None },
+            Err(error) => Outcome::Unusable {
+                reason: error.to_string(),
+                mend: None,
+            },
+        },
+    };
+    Probe {
+        tee: Tee::Nvidia,
+        by: "the driver's management library",
+        path: devices.nvidia.display().to_string(),
+        outcome,
     }
 }
 
 struct Search<'a> {
     devices: &'a Devices,
+    only: Option<Tee>,
     probes: Vec<Probe>,
     found: Option<Platform>,
 }
@@ -148,6 +197,34 @@ impl Search<'_> {
             &devices.prot_virt_guest,
             protected,
         );
+        self.tpm();
+    }
+
+    /// The last, for every other platform proves more, and many of their machines have a TPM too.
+    fn tpm(&mut self) {
+        let devices = self.devices;
+        let there = devices.tpm.iter().find(|path| path.exists());
+        let Some(path) = there else {
+            if let Some(path) = devices.tpm.first() {
+                self.note(Tee::Tpm, A_TPM, path, Outcome::Missing { mend: None });
+            }
+            return;
+        };
+        match self.found.map_or_else(|| tpm::probe(path), |_| Ok(())) {
+            Ok(()) => self.take(Tee::Tpm, A_TPM, path, Platform::Tpm),
+            Err(error) => {
+                let reason = match error {
+                    AttestError::Device { reason, .. } => reason,
+                    other => other.to_string(),
+                };
+                self.note(
+                    Tee::Tpm,
+                    A_TPM,
+                    path,
+                    Outcome::Unusable { reason, mend: None },
+                );
+            }
+        }
     }
 
     fn report_interface(
@@ -155,7 +232,7 @@ impl Search<'_> {
         tee: Tee,
         wanted: Provider,
         platform: Platform,
-        provider: &Option<Result<Provider, crate::AttestError>>,
+        provider: &Option<Result<Provider, AttestError>>,
     ) {
         let devices = self.devices;
         let outcome = match provider {
@@ -196,7 +273,7 @@ impl Search<'_> {
         }
     }
 
-    fn tdx_driver(&mut self, provider: &Option<Result<Provider, crate::AttestError>>) {
+    fn tdx_driver(&mut self, provider: &Option<Result<Provider, AttestError>>) {
         let path = &self.devices.tdx_guest;
         let outcome = match (path.exists(), provider) {
             (false, _) => Outcome::Missing { mend: None },
@@ -274,6 +351,7 @@ impl Search<'_> {
     fn take(&mut self, tee: Tee, by: &'static str, path: &Path, platform: Platform) {
         let outcome = match self.found {
             Some(_) => Outcome::PassedOver,
+            None if self.only.is_some_and(|only| only != tee) => Outcome::PassedOver,
             None => {
                 self.found = Some(platform);
                 Outcome::Found
@@ -351,7 +429,11 @@ impl fmt::Display for NoTee {
 
 impl std::error::Error for NoTee {}
 
+/// The platforms of which evidence is made.
+pub(crate) const SUPPORTED: [Tee; 4] = [Tee::Tdx, Tee::Sgx, Tee::Snp, Tee::Tpm];
+
 const REPORT_INTERFACE: &str = "the kernel's report interface";
+const A_TPM: &str = "a TPM 2.0";
 const ENCLAVE: &str = "the enclave's attestation files";
 
 #[cfg(test)]
@@ -425,9 +507,21 @@ mod tests {
                 Tee::Snp,
                 Tee::Snp,
                 Tee::Csv,
-                Tee::Se
+                Tee::Se,
+                Tee::Tpm
             ]
         );
+    }
+
+    #[test]
+    fn named_platform_is_taken_though_another_comes_first_and_never_another() {
+        let (_root, devices) = machine(&[
+            ("dev/sev-guest", ""),
+            ("dev/attestation/attestation_type", "dcap\n"),
+        ]);
+        assert_eq!(named(Tee::Snp, &devices).unwrap().tee(), Tee::Snp);
+        let error = named(Tee::Tdx, &devices).unwrap_err();
+        assert!(matches!(error, AttestError::NotHere { tee: Tee::Tdx, .. }));
     }
 
     #[test]

@@ -26,6 +26,10 @@ pub struct Devices {
     pub prot_virt_guest: PathBuf,
     /// TPM devices, the one to try first at the head.
     pub tpm: Vec<PathBuf>,
+    /// Where the attestation key lies when the TPM's owner made one persistent.
+    pub tpm_ak: u32,
+    /// The attestation key's certificate and those above it, in PEM, where there are any.
+    pub tpm_ak_certificates: PathBuf,
     /// The instance metadata service of Azure: scheme, host and port.
     pub imds: String,
     /// NVIDIA's control device: where it is missing, no library is loaded.
@@ -59,6 +63,8 @@ impl Devices {
             csv_guest: root.join("dev/csv-guest"),
             prot_virt_guest: root.join("sys/firmware/uv/prot_virt_guest"),
             tpm: vec![root.join("dev/tpmrm0"), root.join("dev/tpm0")],
+            tpm_ak: UPSTREAMS_AK,
+            tpm_ak_certificates: root.join("etc/strongroom/tpm-ak.pem"),
             imds: "http://169.254.169.254".to_owned(),
             nvidia: root.join("dev/nvidiactl"),
             nvml: root.join("usr/lib/libnvidia-ml.so.1"),
@@ -66,3 +72,6 @@ impl Devices {
         }
     }
 }
+
+/// Where guest-components looks for the attestation key.
+const UPSTREAMS_AK: u32 = 0x8101_0002;

@@ -1,5 +1,8 @@
 //! A platform of this machine that was found, and what it is asked for.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use serde_json::value::RawValue;
 use strongroom_wire::canonical::HashAlgorithm;
 use strongroom_wire::tee::Tee;
@@ -7,13 +10,15 @@ use strongroom_wire::tee::Tee;
 use crate::binding::LaunchRegister;
 use crate::devices::Devices;
 use crate::event_log::{self, Event, Register};
-use crate::{AttestError, sgx, snp, tdx};
+use crate::{AttestError, nvidia, sgx, snp, tdx, tpm};
 
 /// A platform, and the devices through which it answers.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Hardware {
     pub(crate) platform: Platform,
-    pub(crate) devices: Devices,
+    pub(crate) devices: Arc<Devices>,
+    /// Whether GPUs that sign are beside it.
+    pub(crate) nvidia: bool,
 }
 
 /// What was found.
@@ -22,6 +27,7 @@ pub(crate) enum Platform {
     Tdx,
     Sgx,
     Snp(snp::Source),
+    Tpm,
 }
 
 impl Hardware {
@@ -30,6 +36,7 @@ impl Hardware {
             Platform::Tdx => Tee::Tdx,
             Platform::Sgx => Tee::Sgx,
             Platform::Snp(_) => Tee::Snp,
+            Platform::Tpm => Tee::Tpm,
         }
     }
 
@@ -41,7 +48,18 @@ impl Hardware {
             Platform::Tdx => tdx::evidence(&self.devices, &padded),
             Platform::Sgx => sgx::evidence(&self.devices, &padded),
             Platform::Snp(source) => snp::evidence(&self.devices, source, &padded),
+            Platform::Tpm => tpm::evidence(&self.devices, &padded),
         }
+    }
+
+    /// Evidence of the devices beside it, as one JSON object by their names; `""` without any.
+    pub(crate) fn additional_evidence(&self, report_data: &[u8]) -> Result<String, AttestError> {
+        if !self.nvidia {
+            return Ok(String::new());
+        }
+        let nvidia = nvidia::evidence(&self.devices, report_data)?;
+        let all = BTreeMap::from([(Tee::Nvidia.as_str(), nvidia)]);
+        serde_json::to_string(&all).map_err(|_| AttestError::Json)
     }
 
     /// What whoever launched this machine set.
@@ -54,13 +72,25 @@ impl Hardware {
             Platform::Sgx => LaunchRegister::None {
                 why: "an enclave does not see its CONFIGID through a library system's files",
             },
+            Platform::Tpm => LaunchRegister::Pcr8(self.pcr(INITDATA_PCR).value()?),
         })
+    }
+
+    /// Measures the digest of init-data where the guest itself does that.
+    pub(crate) fn extend_initdata(&self, digest: &[u8]) -> Result<(), AttestError> {
+        self.pcr(INITDATA_PCR).extend_by(digest)
+    }
+
+    fn pcr(&self, number: u8) -> tpm::Pcr {
+        let tpm = self.devices.tpm.clone();
+        tpm::Pcr { tpm, number }
     }
 
     /// Measures an event into the register that stands for a PCR.
     pub(crate) fn extend(&self, event: &Event, pcr: u32) -> Result<(), AttestError> {
         let number = match self.platform {
             Platform::Tdx => ccmr_of_tdx(pcr),
+            Platform::Tpm => tpm::register_for(pcr).into(),
             Platform::Sgx | Platform::Snp(_) => return Err(AttestError::NoRegister(self.tee())),
         };
         let registers = self.registers();
@@ -69,7 +99,7 @@ impl Hardware {
 
     pub(crate) fn has_registers(&self) -> bool {
         match self.platform {
-            Platform::Tdx => true,
+            Platform::Tdx | Platform::Tpm => true,
             Platform::Sgx | Platform::Snp(_) => false,
         }
     }
@@ -79,9 +109,12 @@ impl Hardware {
         match self.platform {
             Platform::Tdx => (0..4)
                 .map(|index| {
-                    let devices = self.devices.clone();
+                    let devices = Arc::clone(&self.devices);
                     Box::new(Rtmr { devices, index }) as Box<dyn Register>
                 })
+                .collect(),
+            Platform::Tpm => (0..24)
+                .map(|number| Box::new(self.pcr(number)) as Box<dyn Register>)
                 .collect(),
             Platform::Sgx | Platform::Snp(_) => Vec::new(),
         }
@@ -99,8 +132,11 @@ fn ccmr_of_tdx(pcr: u32) -> u32 {
     }
 }
 
+/// Where the guest extends the digest of its init-data.
+const INITDATA_PCR: u8 = 8;
+
 struct Rtmr {
-    devices: Devices,
+    devices: Arc<Devices>,
     index: u8,
 }
 

@@ -12,11 +12,13 @@ mod event_log;
 mod files;
 pub mod fuzzing;
 mod hardware;
+mod nvidia;
 mod sample;
 mod sgx;
 mod snp;
 mod sys;
 mod tdx;
+mod tpm;
 mod tsm;
 
 use std::path::{Path, PathBuf};
@@ -60,7 +62,7 @@ impl Attester {
         detect::detect(devices)
     }
 
-    /// Takes the platform of that name, which is none for development but `sample`.
+    /// Takes the platform of that name, which is none of development.
     ///
     /// # Errors
     /// As [`Self::named_with_root`].
@@ -68,8 +70,8 @@ impl Attester {
         Self::named_with_root(name, None)
     }
 
-    /// Takes the platform of that name: `sample`, or `development` (which is `development:snp`), `development:tdx` and
-    /// so on. The root of development platforms is kept in the folder `development_root`, and made on first use.
+    /// Takes the platform of that name: `sample`; `development` (which is `development:snp`), `development:tdx` and so
+    /// on; `tdx`, `snp` and so on when this machine is one, even where another platform would come first. The root of development platforms is kept in the folder `development_root`, and made on first use.
     ///
     /// # Errors
     /// [`AttestError::Unsupported`] when this build has no attester for it, [`AttestError::Unknown`] when there is no
@@ -92,7 +94,7 @@ impl Attester {
             Ok(Tee::Sample) => Ok(Self::Sample {
                 initdata_digest: None,
             }),
-            Ok(tee) => Err(AttestError::Unsupported(tee)),
+            Ok(tee) => detect::named(tee, &Devices::default()),
             Err(error) => Err(AttestError::Unknown(error.to_string())),
         }
     }
@@ -144,9 +146,18 @@ impl Attester {
     ///
     /// # Errors
     /// As [`Self::evidence`].
-    pub fn additional_evidence(&self, _report_data: &[u8]) -> Result<String, AttestError> {
+    pub fn additional_evidence(&self, report_data: &[u8]) -> Result<String, AttestError> {
         match self {
-            Self::Sample { .. } | Self::Development(_) | Self::Hardware(_) => Ok(String::new()),
+            Self::Sample { .. } | Self::Development(_) => Ok(String::new()),
+            Self::Hardware(hardware) => hardware.additional_evidence(report_data),
+        }
+    }
+
+    /// The devices beside the TEE that make evidence of their own.
+    pub fn additional_tees(&self) -> Vec<Tee> {
+        match self {
+            Self::Hardware(hardware) if hardware.nvidia => vec![Tee::Nvidia],
+            _ => Vec::new(),
         }
     }
 
@@ -169,7 +180,15 @@ impl Attester {
     /// # Errors
     /// [`BindingError`]: nothing of the document may be used, and the guest must not start.
     pub fn bind_initdata(&self, initdata: Option<&Initdata>) -> Result<Bound, BindingError> {
-        self.init_data()?.check(initdata)
+        let bound = self.init_data()?.check(initdata)?;
+        match (&bound, self) {
+            (Bound::ToExtend { digest }, Self::Hardware(hardware)) => {
+                hardware.extend_initdata(digest)?;
+                // Somebody else may have been first.
+                self.init_data()?.check(initdata)
+            }
+            _ => Ok(bound),
+        }
     }
 
     /// Whether the platform has registers that can be extended while the guest runs.
@@ -199,10 +218,19 @@ impl Attester {
 pub enum AttestError {
     /// The platform is known to the protocol and not to this build.
     #[error(
-        "this build makes no evidence for platform {0}; it makes it for: sample, {list}",
+        "this build makes no evidence for platform {0}; it makes it for: {hardware}, sample, {list}",
+        hardware = detect::SUPPORTED.map(Tee::as_str).join(", "),
         list = development::PLATFORMS.map(|tee| format!("development:{tee}")).join(", ")
     )]
     Unsupported(Tee),
+    /// The platform was named, and this machine is none.
+    #[error("platform {tee} was named, and this machine is none: {none}")]
+    NotHere {
+        /// The platform.
+        tee: Tee,
+        /// What was looked for.
+        none: Box<NoTee>,
+    },
     /// A development platform without the folder of its root.
     #[error(
         "platform development signs under a root of yours: say in which folder it is kept (--development-root DIR or \
@@ -265,10 +293,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hardware_by_name_is_refused_by_a_build_that_has_none() {
+    fn hardware_by_name_is_looked_for_and_not_made_up() {
+        for name in ["tdx", "snp", "sgx"] {
+            let outcome = Attester::named(name);
+            assert!(
+                matches!(
+                    outcome,
+                    Ok(Attester::Hardware(_)) | Err(AttestError::NotHere { .. })
+                ),
+                "{outcome:?}"
+            );
+        }
         assert_eq!(
-            Attester::named("tdx"),
-            Err(AttestError::Unsupported(Tee::Tdx))
+            Attester::named("cca"),
+            Err(AttestError::Unsupported(Tee::Cca))
         );
     }
 

@@ -158,7 +158,9 @@ fn certificates(root: &DevelopmentRoot) -> Vec<u8> {
 }
 
 fn names(value: &Value) -> Vec<String> {
-    value.as_object().unwrap().keys().cloned().collect()
+    let mut names: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
+    names.sort();
+    names
 }
 
 /// Upstream's evidence of a real machine, as the broker's end-to-end test has it.
@@ -547,4 +549,172 @@ fn log_of(evidence: &Value) -> EventLog {
 fn document(algorithm: &str) -> Initdata {
     let text = format!("version = \"0.1.0\"\nalgorithm = \"{algorithm}\"\n[data]\n");
     Initdata::parse(&text).unwrap()
+}
+
+/// A library with NVML's names, which gives the report and certificates of files: a real GPU's, recorded.
+const NVML: &str = r#"
+#include <stdio.h>
+#include <string.h>
+typedef struct { unsigned environment, feature, tools; } State;
+typedef struct { unsigned size, attestation_size; unsigned char chain[0x1000], attestation_chain[0x1400]; } Certificate;
+typedef struct { unsigned cec, size, cec_size; unsigned char nonce[0x20], report[0x2000], cec_report[0x1000]; } Report;
+static int initialised = 0;
+static unsigned filled(const char *path, unsigned char *into, unsigned room) {
+  FILE *file = fopen(path, "rb");
+  if (!file) return 0;
+  unsigned size = fread(into, 1, room, file);
+  fclose(file);
+  return size;
+}
+int nvmlInit_v2(void) { initialised++; return 0; }
+int nvmlShutdown(void) { initialised--; return 0; }
+const char *nvmlErrorString(int status) { return status == 3 ? "Not Supported" : "Unknown Error"; }
+int nvmlSystemGetConfComputeState(State *state) { state->feature = FEATURE; return initialised > 0 ? 0 : 1; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = 1; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) { *device = (void *)0x1001; return index; }
+int nvmlDeviceGetUUID(void *device, char *text, unsigned length) {
+  if (device != (void *)0x1001 || length < 80) return 2;
+  strcpy(text, "GPU-11111111-2222-3333-4444-555555555555");
+  return 0;
+}
+int nvmlDeviceGetArchitecture(void *device, unsigned *architecture) { *architecture = ARCHITECTURE; return 0; }
+int nvmlDeviceGetConfComputeGpuCertificate(void *device, Certificate *out) {
+  out->attestation_size = filled(FOLDER "/chain", out->attestation_chain, sizeof out->attestation_chain);
+  return 0;
+}
+int nvmlDeviceGetConfComputeGpuAttestationReport(void *device, Report *out) {
+  unsigned char nonce[0x20];
+  memcpy(nonce, out->nonce, sizeof nonce);
+  out->size = filled(FOLDER "/report", out->report, sizeof out->report);
+  /* This GPU signs one nonce. */
+  return memcmp(nonce, out->report + 4, sizeof nonce) ? 3 : 0;
+}
+"#;
+
+const GPU_NONCE: &str = "931d8dd0add203ac3d8b4fbde75e115278eefcdceac5b87671a748f32364dfcb";
+
+/// A TD with a GPU, whose library is compiled here.
+fn gpu_machine(feature: u32, architecture: u32) -> Option<(Booted, tempfile::TempDir)> {
+    let fixture = |name: &str| {
+        let path = format!("trustee/deps/verifier/test_data/nvidia/{name}");
+        let path = strongroom_testkit::fixtures::fixture(&path)?;
+        Some(std::fs::read_to_string(path).unwrap())
+    };
+    let compiler = strongroom_testkit::fixtures::peer("cc")?;
+    let report = fixture("hopperAttestationReport.txt")?;
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    write("report", &hex::decode(report.trim()).unwrap());
+    write("chain", fixture("hopper_cert_chain_case1.txt")?.as_bytes());
+    write("nvml.c", NVML.as_bytes());
+    write("nvidiactl", b"");
+    let library = folder.path().join("libnvidia-ml.so.1");
+    let compiled = std::process::Command::new(compiler)
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(folder.path().join("nvml.c"))
+        .arg(format!("-DFOLDER=\"{}\"", folder.path().display()))
+        .arg(format!("-DFEATURE={feature}"))
+        .arg(format!("-DARCHITECTURE={architecture}"))
+        .status();
+    assert!(compiled.unwrap().success());
+    let mut booted = tdx_machine()?;
+    booted.devices.nvidia = folder.path().join("nvidiactl");
+    booted.devices.nvml = library;
+    Some((booted, folder))
+}
+
+#[test]
+fn gpu_beside_a_td_signs_the_nonce_and_its_evidence_verifies() {
+    let Some((booted, _folder)) = gpu_machine(1, 9) else {
+        return;
+    };
+    let attester = booted.attester();
+    assert_eq!(attester.additional_tees(), [Tee::Nvidia]);
+    let mut report_data = hex::decode(GPU_NONCE).unwrap();
+    report_data.resize(48, 7);
+    let evidence = attester.additional_evidence(&report_data).unwrap();
+    let evidence: Value = serde_json::from_str(&evidence).unwrap();
+    assert_eq!(names(&evidence), ["nvidia"]);
+    let gpu = &evidence["nvidia"]["device_evidence_list"][0];
+    assert_eq!(names(gpu), ["arch", "certificate", "evidence", "uuid"]);
+    assert_eq!(gpu["arch"], "HOPPER");
+    let evidence = Evidence::parse(Tee::Nvidia, evidence["nvidia"].to_string().as_bytes()).unwrap();
+    let expected = Expected {
+        report_data: Some(report_data),
+        initdata: ExpectedInitdata::Unknown,
+    };
+    let seen = examine(
+        evidence,
+        &Collateral::none(),
+        &TrustAnchors::vendors(),
+        &expected,
+        1_735_689_600,
+    );
+    assert_eq!(seen.error, None);
+    assert_eq!(seen.assurance, Assurance::Hardware);
+}
+
+#[test]
+fn gpu_that_refuses_is_an_error_and_not_missing_evidence() {
+    let Some((booted, _folder)) = gpu_machine(1, 9) else {
+        return;
+    };
+    let error = booted
+        .attester()
+        .additional_evidence(&[1; 48])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("Report failed with 3 (Not Supported)"),
+        "{error}"
+    );
+}
+
+#[test]
+fn gpu_outside_of_confidential_mode_is_told_and_left_out() {
+    let Some((booted, _folder)) = gpu_machine(0, 9) else {
+        return;
+    };
+    let found = booted.found();
+    assert!(
+        found.devices[0]
+            .outcome
+            .to_string()
+            .contains("not in confidential mode")
+    );
+    assert_eq!(found.attester.additional_tees(), []);
+    assert_eq!(
+        found.attester.additional_evidence(&[1; 48]),
+        Ok(String::new())
+    );
+}
+
+#[test]
+fn gpu_of_an_unknown_architecture_is_named() {
+    let Some((booted, _folder)) = gpu_machine(1, 42) else {
+        return;
+    };
+    let nonce = hex::decode(GPU_NONCE).unwrap();
+    let error = booted
+        .attester()
+        .additional_evidence(&nonce)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("GPU-11111111") && error.contains("no known architecture"),
+        "{error}"
+    );
+}
+
+#[test]
+fn driver_without_its_library_is_told() {
+    let Some((mut booted, folder)) = gpu_machine(1, 9) else {
+        return;
+    };
+    booted.devices.nvml = folder.path().join("missing.so");
+    let found = booted.found();
+    assert!(found.devices[0].outcome.to_string().contains("missing.so"));
+    std::fs::write(&booted.devices.nvml, "no library").unwrap();
+    assert_eq!(booted.found().devices[0].outcome.word(), "unusable");
 }

@@ -23,7 +23,7 @@ use strongroom_wire::admin::{AUDIENCE, AdminClaims, MAX_LIFETIME_SECONDS};
 use crate::BrokerError;
 use crate::audit::{self, Record};
 use crate::config::{AdminConfig, Config, IdentityProviderConfig, Role};
-use crate::store::{AdminVersion, Change, Ledger, Store, StoreError};
+use crate::store::{AdminVersion, Change, Governing, Ledger, PostgresStore, StoreError};
 use provider::IdentityProvider;
 pub(crate) use provider::is_safe;
 
@@ -39,6 +39,8 @@ pub(crate) struct Admins {
     /// What was used before this is not remembered, so nothing older is believed once.
     started: u64,
     writer: Mutex<()>,
+    /// The store, where other brokers use it too: a token that was used at one of them is used at all.
+    shared: Option<PostgresStore>,
 }
 
 /// An admin with a key.
@@ -119,10 +121,10 @@ fn wanted(roles: &[Role]) -> String {
 
 impl Admins {
     /// The admins of the configuration and of the store.
-    pub(crate) fn open(config: &Config, store: &dyn Store, now: u64) -> Result<Self, BrokerError> {
+    pub(crate) fn open(config: &Config, ledger: &Ledger, now: u64) -> Result<Self, BrokerError> {
         let mut admins = Self::new(&config.admin)?;
         admins.started = now;
-        admins.reload(store)?;
+        admins.reload(ledger)?;
         admins.not_in_both(&admins.configured())?;
         for provider in &config.identity_provider {
             let provider = IdentityProvider::open(provider, now)?;
@@ -139,13 +141,19 @@ impl Admins {
             used: Mutex::default(),
             started: 0,
             writer: Mutex::default(),
+            shared: None,
         })
     }
 
+    /// The same with a store that other brokers use too.
+    pub(crate) fn sharing(self, shared: Option<PostgresStore>) -> Self {
+        Self { shared, ..self }
+    }
+
     /// Takes over what the store has now.
-    pub(crate) fn reload(&self, store: &dyn Store) -> Result<(), StoreError> {
-        let stored = store.admins()?;
-        let stored = stored.iter().map(KnownAdmin::stored);
+    pub(crate) fn reload(&self, ledger: &Ledger) -> Result<(), StoreError> {
+        let governing = Governing::read(ledger.store(), ledger.key().verifier())?;
+        let stored = governing.admins.iter().map(KnownAdmin::stored);
         let stored = Arc::new(stored.collect::<Result<Vec<_>, _>>()?);
         *self.stored.write().unwrap_or_else(PoisonError::into_inner) = stored;
         Ok(())
@@ -275,7 +283,7 @@ impl Admins {
     ) -> Result<audit::Entry, SetAdminError> {
         let _writing = self.writing();
         let entry = ledger.commit(change, record)?;
-        self.reload(ledger.store())?;
+        self.reload(ledger)?;
         Ok(entry)
     }
 
@@ -290,8 +298,13 @@ impl Admins {
         let Some((token, provider)) =
             presented.and_then(|token| Some((token, self.provider_of(token)?)))
         else {
-            let admin = self.verify(presented, now)?;
-            return Ok(admin.asking_for(action, roles));
+            let (admin, once) = self.believe(presented, now)?;
+            let admin = match admin.asking_for(action, roles) {
+                Ok(admin) => admin,
+                wrong => return Ok(wrong),
+            };
+            self.use_once(once, now).await?;
+            return Ok(Ok(admin));
         };
         let vouched = provider.verify(token, now).await?;
         let admin = Admin {
@@ -310,7 +323,13 @@ impl Admins {
             }
             let id = vouched.id.ok_or(AdminError::Claims)?;
             // The name has the issuer in it: nobody's tokens take up another's room.
-            self.use_up(&admin.name, id, (vouched.issued, vouched.expires), now)?;
+            let once = Once {
+                of: admin.name.clone(),
+                id,
+                issued: vouched.issued,
+                expires: vouched.expires,
+            };
+            self.use_once(once, now).await?;
         }
         Ok(Ok(admin))
     }
@@ -327,8 +346,8 @@ impl Admins {
     }
 
     /// Believes a token whose subject is an admin, which that admin's key signed, and which is for a broker, for
-    /// the admin's role, for now and not for long. Each token is believed once.
-    fn verify(&self, presented: Option<&str>, now: u64) -> Result<Admin, AdminError> {
+    /// the admin's role, for now and not for long. The caller sees that it is believed once.
+    fn believe(&self, presented: Option<&str>, now: u64) -> Result<(Admin, Once), AdminError> {
         let presented = presented.ok_or(AdminError::NoToken)?;
         let (configured, stored) = (self.configured(), self.stored());
         let mut known = configured.iter().chain(stored.iter()).peekable();
@@ -361,22 +380,47 @@ impl Admins {
         if claims.exp.saturating_sub(claims.iat) > MAX_LIFETIME_SECONDS {
             return Err(AdminError::Lifetime);
         }
-        self.use_up(&admin.name, claims.jti, (claims.iat, claims.exp), now)?;
-        Ok(Admin {
+        let once = Once {
+            of: admin.name.clone(),
+            id: claims.jti,
+            issued: claims.iat,
+            expires: claims.exp,
+        };
+        let admin = Admin {
             name: admin.name.clone(),
             roles: vec![admin.role],
             action: "",
-        })
+        };
+        Ok((admin, once))
+    }
+
+    /// Remembers that a token was used, here and at the other brokers on the same store.
+    async fn use_once(&self, once: Once, now: u64) -> Result<(), AdminError> {
+        let (name, expires) = (once.digest(), once.expires);
+        self.use_up(once, now)?;
+        let Some(shared) = self.shared.clone() else {
+            return Ok(());
+        };
+        let taking = move || shared.take_nonce(&name, expires);
+        match tokio::task::spawn_blocking(taking).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(AdminError::Replayed),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "whether a token was used cannot be told");
+                Err(AdminError::Unreachable)
+            }
+            Err(_) => Err(AdminError::Unreachable),
+        }
     }
 
     /// Remembers a token's id until the token expires. What is remembered is never dropped to make room.
-    fn use_up(
-        &self,
-        of: &str,
-        id: String,
-        (issued, expires): (u64, u64),
-        now: u64,
-    ) -> Result<(), AdminError> {
+    fn use_up(&self, once: Once, now: u64) -> Result<(), AdminError> {
+        let Once {
+            of,
+            id,
+            issued,
+            expires,
+        } = once;
         if id.is_empty() || id.len() > MAX_ID {
             return Err(AdminError::Malformed);
         }
@@ -385,7 +429,7 @@ impl Admins {
         }
         // Each call leaves the map whole.
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        let used = used.entry(of.to_owned()).or_default();
+        let used = used.entry(of).or_default();
         if used.len() >= MAX_USED {
             used.retain(|_, expires| *expires > now);
         }
@@ -398,6 +442,24 @@ impl Admins {
                 Ok(())
             }
         }
+    }
+}
+
+/// A token that is believed once: whose it is, its id, and when it was issued and ends.
+struct Once {
+    of: String,
+    id: String,
+    issued: u64,
+    expires: u64,
+}
+
+impl Once {
+    /// What names it among everything that is used once.
+    fn digest(&self) -> [u8; 32] {
+        let named = format!("strongroom admin token\n{:?}\n{:?}", self.of, self.id);
+        let mut name = [0; 32];
+        name.copy_from_slice(digest::digest(&digest::SHA256, named.as_bytes()).as_ref());
+        name
     }
 }
 
@@ -551,6 +613,9 @@ pub(crate) enum AdminError {
     IssuerUnavailable,
     #[error("too many admin tokens were used lately: wait until some have expired")]
     Busy,
+    /// The database in which used tokens are does not answer.
+    #[error("whether this admin token was used before cannot be told now: try again later")]
+    Unreachable,
 }
 
 const MAX_TOKEN: usize = 16 * 1024;
@@ -586,6 +651,14 @@ mod tests {
     use super::*;
 
     const NOW: u64 = 1_000_000;
+
+    impl Admins {
+        fn verify(&self, presented: Option<&str>, now: u64) -> Result<Admin, AdminError> {
+            let (admin, once) = self.believe(presented, now)?;
+            self.use_up(once, now)?;
+            Ok(admin)
+        }
+    }
 
     fn claims() -> AdminClaims {
         AdminClaims {
@@ -695,8 +768,13 @@ mod tests {
         assert_eq!(refused, AdminError::Busy);
         assert_eq!(remembered(), MAX_USED);
         // Another's tokens are not kept out by it.
-        let ids = (NOW, NOW + 60);
-        admins.use_up("bob", "1".to_owned(), ids, NOW).unwrap();
+        let once = Once {
+            of: "bob".to_owned(),
+            id: "1".to_owned(),
+            issued: NOW,
+            expires: NOW + 60,
+        };
+        admins.use_up(once, NOW).unwrap();
         admins.verify(Some(&token), NOW + 10).unwrap();
         assert_eq!(remembered(), 1);
     }

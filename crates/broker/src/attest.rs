@@ -8,7 +8,7 @@ pub(crate) mod service;
 use std::sync::Arc;
 
 use strongroom_verifier::{
-    AppraiseError, AppraisedClaims, AppraisedSubmod, Binding, Collateral, CollateralRequest,
+    AppraiseError, AppraisedClaims, AppraisedSubmod, Binding, Check, Collateral, CollateralRequest,
     Evidence, Reason, VerifiedEvidence, VerifyError, appraise, verify,
 };
 use strongroom_wire::ear::{Tier, TrustVector};
@@ -105,11 +105,11 @@ pub(crate) fn finish(
     });
     match outcome {
         Ok(token) => {
-            record.token = Some(token.id.clone());
-            broker.metrics.attested(record.tee);
+            let (token, kept) = earned(broker, token, &mut record);
             Ok(Judged {
                 session,
                 token,
+                kept,
                 record,
             })
         }
@@ -121,28 +121,20 @@ pub(crate) fn finish(
 #[must_use = "a token that is not recorded goes to nobody"]
 pub(crate) struct Judged {
     session: SessionId,
-    token: IssuedToken,
+    token: String,
+    kept: Change,
     record: Record,
 }
 
 impl Judged {
     /// Records the attestation and gives its token, once.
     pub(crate) async fn issue(self, broker: &Arc<Inner>, now: u64) -> Result<String, ApiError> {
-        let Self {
-            session,
-            token,
-            record,
-        } = self;
-        let kept = Change::KeepClaims {
-            token: token.id,
-            claims: token.claims,
-        };
-        let recorded = broker.ledger.committed(kept, record).await;
+        let recorded = broker.ledger.committed(self.kept, self.record).await;
         recorded.map_err(AttestError::from)?;
-        let shown = Arc::from(token.jwt.as_str());
+        let (session, shown) = (self.session, Arc::from(self.token.as_str()));
         let keep = move |broker: &Inner| broker.sessions().attested(&session, shown, now);
         broker.moment(Moment::Short, keep).await?;
-        Ok(token.jwt)
+        Ok(self.token)
     }
 }
 
@@ -185,7 +177,7 @@ impl Ended {
                 broker.record_stranger(record, PER_SECOND);
                 error
             }
-            Self::Refused { record, refusal } => refuse(broker, *record, refusal),
+            Self::Refused { record, refusal } => recorded(broker, *record, refusal),
             Self::Failed(error) => error,
         }
     }
@@ -227,24 +219,30 @@ fn conclude(
 ) -> Result<String, AttestError> {
     match outcome {
         Ok(token) => {
-            record.token = Some(token.id.clone());
-            let kept = match broker.keeps_claims(token.claims.len()) {
-                true => Change::KeepClaims {
-                    token: token.id,
-                    claims: token.claims,
-                },
-                false => {
-                    let grades = record.detail.take().unwrap_or_default();
-                    record.detail = Some(format!("{grades}; {CLAIMS_NOT_KEPT}"));
-                    Change::Nothing
-                }
-            };
-            broker.metrics.attested(record.tee);
+            let (token, kept) = earned(broker, token, &mut record);
             broker.ledger.commit(kept, record)?;
-            Ok(token.jwt)
+            Ok(token)
         }
-        Err(refusal) => Err(Ended::refused(record, refusal).record(broker)),
+        Err(refusal) => Err(refuse(broker, record, refusal)),
     }
+}
+
+/// The token that evidence earned, and what is kept of it.
+fn earned(broker: &Inner, token: IssuedToken, record: &mut Record) -> (String, Change) {
+    record.token = Some(token.id.clone());
+    broker.metrics.attested(record.tee);
+    let kept = match broker.keeps_claims(token.claims.len()) {
+        true => Change::KeepClaims {
+            token: token.id,
+            claims: token.claims,
+        },
+        false => {
+            let grades = record.detail.take().unwrap_or_default();
+            record.detail = Some(format!("{grades}; {CLAIMS_NOT_KEPT}"));
+            Change::Nothing
+        }
+    };
+    (token.jwt, kept)
 }
 
 fn issue(
@@ -321,7 +319,12 @@ pub(crate) fn parse_initdata(body: &InitDataBody) -> Result<Initdata, AttestErro
     Ok(Initdata::parse(&body.body)?)
 }
 
+/// Records why, and gives what the guest may know. Blocks.
 fn refuse(broker: &Inner, record: Record, refusal: Refusal) -> AttestError {
+    Ended::refused(record, refusal).record(broker)
+}
+
+fn recorded(broker: &Inner, record: Record, refusal: Refusal) -> AttestError {
     broker
         .metrics
         .attestation_refused(record.tee, refusal.class());
@@ -392,7 +395,23 @@ impl Refusal {
                 expected,
                 actual,
             }) => vec![reason(check.name(), expected, actual)],
-            _ => Vec::new(),
+            Self::Verify(error) => {
+                let check = error.check();
+                vec![reason(check.name(), check.sentence(), &error.to_string())]
+            }
+            Self::Collateral(error) => {
+                let check = Check::Collateral;
+                vec![reason(check.name(), check.sentence(), &error.to_string())]
+            }
+            Self::Appraise(_) | Self::NoPolicy { .. } => vec![reason(
+                "appraisal-policy",
+                "one that can be evaluated",
+                &self.to_string(),
+            )],
+            Self::TokenTooLong(error) => {
+                vec![reason("token", "one that fits", &error.to_string())]
+            }
+            Self::Internal(cause) => vec![reason("broker", "no failure", cause)],
         }
     }
 }

@@ -5,8 +5,12 @@
 //! holds a secret, evidence or a token.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use aws_lc_rs::rand;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use strongroom_verifier::Reason;
 use strongroom_wire::tee::Tee;
@@ -26,12 +30,10 @@ pub struct EventId(String);
 impl EventId {
     /// Draws a fresh id.
     pub(crate) fn fresh() -> Self {
-        let mut bytes = [0u8; 8];
-        rand::fill(&mut bytes).expect("the system has randomness, or no key could have been made");
-        Self(hex::encode(bytes))
+        Self(hex::encode(fresh_id::<12>()))
     }
 
-    /// The id as text: 16 hexadecimal digits.
+    /// The id as text: 24 hexadecimal digits, in the order of time.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -41,6 +43,21 @@ impl std::fmt::Display for EventId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// An id that nobody had: the time, in steps of 65.5 microseconds, and then what is drawn. So an index over ids grows at
+/// its end, and writing one changes pages that are at hand, where one that is all drawn changes any page there is.
+pub(crate) fn fresh_id<const N: usize>() -> [u8; N] {
+    let mut id = [0; N];
+    rand::fill(&mut id).expect("the system has randomness, or no key could have been made");
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let steps = since.map_or(0, |since| since.as_nanos() >> 16);
+    // The lowest six bytes of sixteen: enough until the year 2554.
+    let time = steps.to_be_bytes();
+    id.iter_mut()
+        .zip(&time[10..])
+        .for_each(|(byte, of_time)| *byte = *of_time);
+    id
 }
 
 /// What an entry is about.
@@ -104,6 +121,9 @@ pub struct Record {
     /// What the guest asked beside the path, for policies that look at it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub query: BTreeMap<String, String>,
+    /// Whether the guest asked more than the record keeps: such a decision cannot be taken again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub query_left_out: bool,
     /// The version of the resource that was stored or released, or of the policy that was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
@@ -152,6 +172,7 @@ impl Record {
             token: None,
             resource: None,
             query: BTreeMap::new(),
+            query_left_out: false,
             version: None,
             source: None,
             digest: None,
@@ -203,33 +224,130 @@ impl Entry {
 }
 
 /// The key that signs the record's checkpoints, and the name under which it does.
-pub(crate) struct LogKey(SignerKey);
+pub(crate) struct LogKey {
+    signer: SignerKey,
+    last: Mutex<Option<Signed>>,
+}
+
+/// A checkpoint that this process signed and saw committed, or found and believed.
+struct Signed {
+    note: String,
+    size: u64,
+    root: Hash,
+    governing: Option<Hash>,
+}
+
+/// A tree that a store's head stands for, as it was signed.
+pub(crate) struct Resumed {
+    pub(crate) frontier: Frontier,
+    /// The digest of what governs; nothing where an older version signed.
+    pub(crate) governing: Option<Hash>,
+}
 
 impl LogKey {
     /// Draws a fresh key.
     pub(crate) fn generate() -> Result<Self, StoreError> {
-        SignerKey::generate(ORIGIN).map(Self).map_err(sign)
+        SignerKey::generate(ORIGIN).map(Self::new).map_err(sign)
     }
 
     /// Reads the text form of a signer's key.
     pub(crate) fn from_text(text: &str) -> Result<Self, StoreError> {
-        SignerKey::parse(text.trim_end()).map(Self).map_err(sign)
+        SignerKey::parse(text.trim_end())
+            .map(Self::new)
+            .map_err(sign)
+    }
+
+    /// The same key each time, as another process has it.
+    #[cfg(test)]
+    pub(crate) fn generate_for_tests() -> Self {
+        static KEY: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+            let key = LogKey::generate().expect("the system has randomness");
+            key.to_text().as_str().to_owned()
+        });
+        Self::from_text(&KEY).expect("it was printed so")
+    }
+
+    fn new(signer: SignerKey) -> Self {
+        Self {
+            signer,
+            last: Mutex::default(),
+        }
     }
 
     /// The text form, which is secret.
     pub(crate) fn to_text(&self) -> Zeroizing<String> {
-        self.0.to_private_text()
+        self.signer.to_private_text()
     }
 
     /// The key by which anybody verifies the record.
     pub(crate) fn verifier(&self) -> &VerifierKey {
-        self.0.verifier()
+        self.signer.verifier()
     }
 
-    /// Signs the record at a size.
-    pub(crate) fn checkpoint(&self, size: u64, root: &Hash) -> Result<String, StoreError> {
-        let checkpoint = Checkpoint::new(self.verifier().name(), size, *root).map_err(sign)?;
-        checkpoint.sign(&[&self.0]).map_err(sign)
+    /// Signs the record as it stands, and what governs.
+    pub(crate) fn checkpoint(
+        &self,
+        frontier: &Frontier,
+        governing: Option<&Hash>,
+    ) -> Result<String, StoreError> {
+        let (name, size) = (self.verifier().name(), frontier.size());
+        let mut checkpoint = Checkpoint::new(name, size, frontier.root()).map_err(sign)?;
+        if let Some(governing) = governing {
+            let line = format!("{GOVERNING}{governing}");
+            checkpoint = checkpoint.with_extension(&line).map_err(sign)?;
+        }
+        checkpoint.sign(&[&self.signer]).map_err(sign)
+    }
+
+    /// The tree to append to: that of a store's head, if this key signed it and it is none that this process saw surpassed.
+    ///
+    /// Nothing is signed over what was not: who changes the tree in the database would have the next entry vouch for it.
+    pub(crate) fn resume(
+        &self,
+        size: u64,
+        edge: Vec<Hash>,
+        note: &str,
+    ) -> Result<Resumed, StoreError> {
+        let fault = || LogError::Edge { size };
+        let frontier = Frontier::resume(size, edge).map_err(|_| fault())?;
+        let root = frontier.root();
+        let mut last = self.last();
+        if !last.as_ref().is_some_and(|last| last.note == note) {
+            let checkpoint = open_checkpoint(note, size, self.verifier())?;
+            if let Some(last) = &*last {
+                let (found, known) = (checkpoint.size(), last.size);
+                if found < known || (found == known && *checkpoint.root() != last.root) {
+                    return Err(LogError::SetBack { known, found }.into());
+                }
+            }
+            *last = Some(Signed {
+                note: note.to_owned(),
+                size: checkpoint.size(),
+                root: *checkpoint.root(),
+                governing: governing(&checkpoint),
+            });
+        }
+        match &*last {
+            Some(last) if (last.size, last.root) == (size, root) => Ok(Resumed {
+                frontier,
+                governing: last.governing,
+            }),
+            _ => Err(fault().into()),
+        }
+    }
+
+    /// Keeps in mind what was signed, once it is durable.
+    pub(crate) fn remember(&self, note: String, frontier: &Frontier, governing: Option<Hash>) {
+        *self.last() = Some(Signed {
+            note,
+            size: frontier.size(),
+            root: frontier.root(),
+            governing,
+        });
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Signed>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -243,9 +361,7 @@ pub(crate) fn verify_newest(
     key: &VerifierKey,
     most: u64,
 ) -> Result<(), StoreError> {
-    let Some(head) = store.head()? else {
-        return Ok(());
-    };
+    let head = store.head()?.ok_or(LogError::NoHead)?;
     verify_entries(store, &head, most)?;
     let root = root(store, head.size, most)?;
     let stored = Frontier::resume(head.size, head.edge.clone())
@@ -253,11 +369,7 @@ pub(crate) fn verify_newest(
     if stored.root() != root {
         return Err(LogError::Edge { size: head.size }.into());
     }
-    let checkpoint = Checkpoint::open(head.checkpoint.as_bytes(), std::slice::from_ref(key))
-        .map_err(|error| LogError::Checkpoint {
-            size: head.size,
-            reason: error.to_string(),
-        })?;
+    let checkpoint = open_checkpoint(&head.checkpoint, head.size, key)?;
     match checkpoint.size() == head.size && checkpoint.root() == &root {
         true => verify_pruning(store, &head, &checkpoint),
         false => Err(LogError::OtherHead {
@@ -266,6 +378,28 @@ pub(crate) fn verify_newest(
         }
         .into()),
     }
+}
+
+/// The checkpoint over `size` entries, if this key signed it.
+pub(crate) fn open_checkpoint(
+    note: &str,
+    size: u64,
+    key: &VerifierKey,
+) -> Result<Checkpoint, LogError> {
+    Checkpoint::open(note.as_bytes(), std::slice::from_ref(key)).map_err(|error| {
+        LogError::Checkpoint {
+            size,
+            reason: error.to_string(),
+        }
+    })
+}
+
+/// The digest of what governed when a checkpoint was signed.
+pub(crate) fn governing(checkpoint: &Checkpoint) -> Option<Hash> {
+    let mut lines = checkpoint.extensions().iter();
+    let digest = lines.find_map(|line| line.strip_prefix(GOVERNING))?;
+    let bytes = STANDARD.decode(digest).ok()?;
+    Some(Hash::from_bytes(bytes.try_into().ok()?))
 }
 
 /// That what is missing at the beginning was pruned: an entry under the signed root says so.
@@ -374,6 +508,29 @@ pub enum LogError {
         /// Its number.
         seq: u64,
     },
+    /// The record has no newest checkpoint, which every store has from its beginning.
+    #[error(
+        "the record has no checkpoint: it was emptied past the broker. Keep the store for the investigation, and restore \
+         it from a copy"
+    )]
+    NoHead,
+    /// The store became an older one while this broker had it open.
+    #[error(
+        "the record has {found} audit entries and had {known}: it was set back while this broker ran. Nothing is written \
+         to it before a restart"
+    )]
+    SetBack {
+        /// How many entries there were.
+        known: u64,
+        /// How many there are.
+        found: u64,
+    },
+    /// Policies, reference values or admins are others than the newest checkpoint signs.
+    #[error(
+        "policies, reference values or admins in the store are not those that the newest checkpoint signs: they were \
+         changed past the broker. Keep the store for the investigation, and restore it from a copy"
+    )]
+    Governing,
     /// Entries are gone, and no entry says that they were pruned.
     #[error(
         "audit entries up to {seq} are not there, and no entry under the signature says that they were pruned"
@@ -416,6 +573,8 @@ fn sign(error: impl std::fmt::Display) -> StoreError {
 
 /// The name of the record in its checkpoints.
 const ORIGIN: &str = "strongroom-audit";
+/// Begins a checkpoint's line with the digest of what governs.
+const GOVERNING: &str = "governing sha256 ";
 const BATCH: u32 = 1_024;
 const TILE: u64 = 256;
 /// What an entry bundle's length field can say.
@@ -435,9 +594,11 @@ mod tests {
     fn ledger(entries: u64) -> Ledger {
         let key = LogKey::generate().unwrap();
         let ledger = Ledger::new(Box::new(SqliteStore::in_memory(&key).unwrap()), key);
-        let sign = |size, root: &Hash| ledger.key().checkpoint(size, root);
         let group = (0..entries).map(|at| (Change::Nothing, record(at)));
-        ledger.store().commit(group.collect(), &sign).unwrap();
+        ledger
+            .store()
+            .commit(group.collect(), ledger.key())
+            .unwrap();
         ledger
     }
 
@@ -473,9 +634,20 @@ mod tests {
     fn key_survives_its_text() {
         let key = LogKey::generate().unwrap();
         let again = LogKey::from_text(&key.to_text()).unwrap();
-        let note = again.checkpoint(7, &Hash::from_bytes([1; 32])).unwrap();
-        let opened = Checkpoint::open(note.as_bytes(), &[key.verifier().clone()]);
-        assert_eq!(opened.unwrap().size(), 7);
+        let mut frontier = Frontier::new();
+        frontier.push(Hash::from_bytes([1; 32]));
+        let governs = Hash::from_bytes([2; 32]);
+        let note = again.checkpoint(&frontier, Some(&governs)).unwrap();
+        let opened = open_checkpoint(&note, 1, key.verifier()).unwrap();
+        assert_eq!((opened.size(), governing(&opened)), (1, Some(governs)));
+    }
+
+    #[test]
+    fn ids_that_are_drawn_one_after_the_other_are_out_of_order_or_the_same() {
+        let ids: Vec<[u8; 12]> = (0..1_000).map(|_| fresh_id()).collect();
+        assert!(ids.windows(2).all(|pair| pair[0][..6] <= pair[1][..6]));
+        let different: std::collections::BTreeSet<_> = ids.iter().collect();
+        assert_eq!(different.len(), ids.len());
     }
 
     #[test]

@@ -11,11 +11,13 @@ use crate::audit::LogKey;
 use crate::collateral::Collaterals;
 use crate::config::{Config, NEXT_PROBLEM, Overrides};
 use crate::key_file::{read_certificates, read_private};
-use crate::policies::Policies;
+use crate::policies::{LoadError, Policies};
 use crate::sources::Sources;
-use crate::store::{PostgresStore, SqliteStore, StorageKeys, Store};
+use crate::store::{PostgresStore, SqliteStore, Store};
 use crate::tokens::Issuer;
-use crate::{BrokerError, Clock, anchors, signers, system_clock, telemetry, tls};
+use crate::{
+    BrokerError, Clock, anchors, is_unsigned, signers, storage_key, system_clock, telemetry, tls,
+};
 
 /// What there is to say of a configuration.
 #[derive(Clone, Debug, Default)]
@@ -104,12 +106,7 @@ impl Checked {
     }
 
     fn store(&mut self, config: &Config) {
-        let key = &config.store.key_file;
-        if let Some(text) = self.takes(read_private(key))
-            && let Err(error) = StorageKeys::from_text(&text)
-        {
-            self.problems.push(format!("{}: {error}", key.display()));
-        }
+        self.takes(storage_key::load(&config.store));
         let Some(signers) = self.takes(signers::signers(config)) else {
             return;
         };
@@ -122,27 +119,40 @@ impl Checked {
         };
         match store {
             Ok(Some(store)) => {
-                self.audit_key(config);
-                self.takes(Policies::load(&*store, &signers).map_err(|error| {
-                    format!("a stored policy cannot be put in force: {error}")
-                }));
+                let Some(key) = self.audit_key(config) else {
+                    return;
+                };
+                self.takes(
+                    Policies::load(&*store, key.verifier(), &signers).map_err(
+                        |error| match error {
+                            LoadError::Store(error) => error.to_string(),
+                            LoadError::Policy(error) => {
+                                format!("a stored policy cannot be put in force: {error}")
+                            }
+                        },
+                    ),
+                );
             }
-            Ok(None) => self.notes.push(format!(
-                "{} was made by an older version: its policies are checked when a start has brought it forward",
-                config.store.name()
-            )),
+            Ok(None) => {
+                self.takes(is_unsigned(
+                    config,
+                    &config.audit.signing_key(&config.store),
+                ));
+                self.notes.push(format!(
+                    "{} was made by an older version: its policies are checked when a start has brought it forward",
+                    config.store.name()
+                ));
+            }
             Err(error) => self.problems.push(error.to_string()),
         }
     }
 
     /// The key of the record. A store of an older version has none yet.
-    fn audit_key(&mut self, config: &Config) {
+    fn audit_key(&mut self, config: &Config) -> Option<LogKey> {
         let path = config.audit.signing_key(&config.store);
-        if let Some(text) = self.takes(read_private(&path))
-            && let Err(error) = LogKey::from_text(&text)
-        {
-            self.problems.push(format!("{}: {error}", path.display()));
-        }
+        let text = self.takes(read_private(&path))?;
+        let key = LogKey::from_text(&text);
+        self.takes(key.map_err(|error| format!("{}: {error}", path.display())))
     }
 
     /// A certificate that has ended is of no use to anybody; one that ends soon wants another.

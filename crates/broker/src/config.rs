@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
+use strongroom_tpm::TpmAddress;
 use strongroom_wire::tee::Tee;
 
 use crate::client::Network;
@@ -123,6 +124,8 @@ pub struct StoreConfig {
     pub insecure_postgres: bool,
     /// The storage key, readable by its owner alone. Without it the store's secrets are lost.
     pub key_file: PathBuf,
+    /// The TPM that sealed what is in `key_file`: `/dev/tpmrm0`. A socket, or `tcp:127.0.0.1:PORT`, is an emulator's.
+    pub key_tpm: Option<String>,
 }
 
 impl StoreConfig {
@@ -143,6 +146,9 @@ impl StoreConfig {
     }
 
     fn check(&self) -> Result<(), String> {
+        if let Some(Err(error)) = self.key_tpm.as_deref().map(str::parse::<TpmAddress>) {
+            return Err(format!("store.key_tpm: {error}"));
+        }
         match (self.path.as_os_str().is_empty(), &self.postgres_url) {
             (true, None) => Err("[store] has neither path nor postgres_url: name one".to_owned()),
             (false, Some(_)) => {
@@ -1116,6 +1122,17 @@ mod tests {
         let plain = "postgres_url = \"postgres://u@db.example/d?sslmode=disable\"\ninsecure_postgres = true";
         let config = parse(&with(plain), "/folder").unwrap();
         assert_eq!(config.loosenings(), [Loosening::InsecurePostgres]);
+    }
+
+    #[test]
+    fn tpm_of_another_machine_is_no_place_for_a_key() {
+        let with = |tpm: &str| MINIMAL.replace("key_file", &format!("key_tpm = {tpm:?}\nkey_file"));
+        let config = parse(&with("/dev/tpmrm0"), "/folder").unwrap();
+        assert_eq!(config.store.key_tpm.as_deref(), Some("/dev/tpmrm0"));
+        for wrong in ["", "tpmrm0", "tcp:192.0.2.1:2321"] {
+            let refused = refusal(&with(wrong));
+            assert!(refused.contains("store.key_tpm"), "{refused}");
+        }
     }
 
     #[test]

@@ -58,6 +58,10 @@ async fn look(broker: &Arc<Inner>) -> Reasons {
                 _ => "store",
             });
         }
+        if broker.has_storage_key().is_ok_and(|has_it| !has_it) {
+            tracing::error!("not ready: the storage key in use is not in the key file");
+            reasons.insert("storage-key");
+        }
         if !broker.issuer.can_sign(broker.now()) {
             tracing::error!("not ready: the token key does not sign");
             reasons.insert("token-key");

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::audit::LogKey;
 use crate::key_file::write_new;
+use crate::storage_key::{self, SealedFor, Sealing};
 use crate::store::{PostgresStore, SqliteStore, StorageKey};
 use crate::{BrokerError, EventId};
 
@@ -37,6 +38,10 @@ pub struct InitOptions {
     pub postgres_password_file: Option<PathBuf>,
     /// PEM of the authorities that vouch for it.
     pub postgres_certificate: Option<PathBuf>,
+    /// Have the storage key sealed by a TPM, instead of lying in a file.
+    pub sealing: Option<Sealing>,
+    /// Where to write a copy of the sealed storage key that needs no TPM. Not into the broker's folder.
+    pub recovery_key: Option<PathBuf>,
 }
 
 impl InitOptions {
@@ -50,6 +55,8 @@ impl InitOptions {
             postgres_url: None,
             postgres_password_file: None,
             postgres_certificate: None,
+            sealing: None,
+            recovery_key: None,
         }
     }
 }
@@ -70,6 +77,8 @@ pub struct InitSummary {
     pub token_certificate: PathBuf,
     /// The store's file, empty; nothing is there when the store is a database.
     pub store: PathBuf,
+    /// What the storage key was sealed for.
+    pub sealed_for: Option<SealedFor>,
 }
 
 /// Makes a broker in `dir`, which must be empty or absent.
@@ -78,15 +87,19 @@ pub struct InitSummary {
 /// [`BrokerError::AlreadyInitialised`] when something is there, [`BrokerError::File`] when it cannot be written.
 pub fn init(dir: &Path, options: InitOptions) -> Result<InitSummary, BrokerError> {
     refuse_if_used(dir)?;
-    check(&options)?;
+    check(&options, dir)?;
     let parent = match dir.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     std::fs::create_dir_all(parent).map_err(|source| BrokerError::file(parent, source))?;
     let building = Building::beside(dir, parent)?;
-    write_files(&building.0, &options)?;
+    let sealed = write_files(&building.0, &options)?;
     building.rename_to(dir)?;
+    let sealed_for = sealed.map(|(sealed_for, recovery_copy)| {
+        recovery_copy.keep();
+        sealed_for
+    });
     Ok(InitSummary {
         config: dir.join(CONFIG),
         certificate: dir.join(TLS_CERTIFICATE),
@@ -94,6 +107,7 @@ pub fn init(dir: &Path, options: InitOptions) -> Result<InitSummary, BrokerError
         admin_name: options.admin_name,
         token_certificate: dir.join(TOKEN_CERTIFICATE),
         store: dir.join(STORE),
+        sealed_for,
     })
 }
 
@@ -110,7 +124,26 @@ fn refuse_if_used(dir: &Path) -> Result<(), BrokerError> {
     }
 }
 
-fn check(options: &InitOptions) -> Result<(), BrokerError> {
+fn check(options: &InitOptions, dir: &Path) -> Result<(), BrokerError> {
+    if let Some(copy) = &options.recovery_key {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let refused = |message: &str| {
+            Err(BrokerError::Option {
+                option: "recovery key",
+                message: message.to_owned(),
+            })
+        };
+        if options.sealing.is_none() {
+            return refused(
+                "is of no use without a TPM: the storage key is then a file, copy that",
+            );
+        }
+        if absolute(copy).starts_with(absolute(dir)) {
+            return refused(
+                "would lie in the broker's folder, where it undoes what the TPM is for: name another place",
+            );
+        }
+    }
     let name = &options.admin_name;
     let plain = |c: char| c.is_ascii_alphanumeric() || "._@-".contains(c);
     if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
@@ -122,7 +155,10 @@ fn check(options: &InitOptions) -> Result<(), BrokerError> {
     Ok(())
 }
 
-fn write_files(dir: &Path, options: &InitOptions) -> Result<(), BrokerError> {
+fn write_files(
+    dir: &Path,
+    options: &InitOptions,
+) -> Result<Option<(SealedFor, RecoveryCopy)>, BrokerError> {
     let tls = self_signed(
         "strongroom broker",
         names(options),
@@ -153,10 +189,7 @@ fn write_files(dir: &Path, options: &InitOptions) -> Result<(), BrokerError> {
         0o644,
         token.certificate.as_bytes(),
     )?;
-    let storage_key = StorageKey::generate()
-        .map_err(crate::StoreError::from)?
-        .to_text();
-    write_new(&dir.join(STORAGE_KEY), 0o600, storage_key.as_bytes())?;
+    let sealed = write_storage_key(dir, options)?;
     let admin = admin_key()?;
     write_new(
         &dir.join(ADMIN_KEY),
@@ -166,12 +199,41 @@ fn write_files(dir: &Path, options: &InitOptions) -> Result<(), BrokerError> {
     let audit_key = write_audit_key(&dir.join(AUDIT_KEY))?;
     let config = config_text(options, &admin.public_key_pem());
     write_new(&dir.join(CONFIG), 0o600, config.as_bytes())?;
-    match postgres(options) {
-        None => Ok(SqliteStore::create(&dir.join(STORE), &audit_key)?),
-        // Last: what is made there cannot be removed with the folder.
-        Some(_) => {
-            PostgresStore::create(&crate::Config::load(&dir.join(CONFIG))?.store, &audit_key)
-        }
+    if postgres(options).is_none() {
+        SqliteStore::create(&dir.join(STORE), &audit_key)?;
+    }
+    // Last: what is made there cannot be removed with the folder.
+    if postgres(options).is_some() {
+        PostgresStore::create(&crate::Config::load(&dir.join(CONFIG))?.store, &audit_key)?;
+    }
+    Ok(sealed)
+}
+
+/// Makes the storage key, and the copy of one that a TPM sealed.
+fn write_storage_key(
+    dir: &Path,
+    options: &InitOptions,
+) -> Result<Option<(SealedFor, RecoveryCopy)>, BrokerError> {
+    let path = dir.join(storage_key_name(options));
+    let Some(sealing) = &options.sealing else {
+        let key = StorageKey::generate().map_err(crate::StoreError::from)?;
+        write_new(&path, 0o600, key.to_text().as_bytes())?;
+        return Ok(None);
+    };
+    let (sealed, key, sealed_for) =
+        storage_key::generate(sealing).map_err(|error| BrokerError::StorageKey {
+            path: sealing.tpm.to_string().into(),
+            source: Box::new(error),
+        })?;
+    write_new(&path, 0o600, sealed.as_bytes())?;
+    let copy = RecoveryCopy::write(options.recovery_key.as_deref(), &key)?;
+    Ok(Some((sealed_for, copy)))
+}
+
+fn storage_key_name(options: &InitOptions) -> &'static str {
+    match options.sealing {
+        None => STORAGE_KEY,
+        Some(_) => SEALED_STORAGE_KEY,
     }
 }
 
@@ -280,6 +342,19 @@ fn config_text(options: &InitOptions, admin_public_key: &str) -> String {
         false => "",
     };
     let store = postgres(options).unwrap_or_else(|| format!("path = \"{STORE}\""));
+    let (key_file, keep) = match &options.sealing {
+        None => (
+            format!("key_file = \"{STORAGE_KEY}\""),
+            "keep a copy of it apart from copies of the store",
+        ),
+        Some(Sealing { tpm, .. }) => (
+            format!(
+                "key_file = \"{SEALED_STORAGE_KEY}\"\nkey_tpm = {}",
+                toml::Value::from(tpm.to_string())
+            ),
+            "only this machine's TPM opens it, so keep its recovery key\n# far from here (strongroom broker recovery-key)",
+        ),
+    };
     format!(
         r#"# A strongroom broker. Unknown keys are refused; paths are relative to this file.
 listen = "{listen}"
@@ -288,10 +363,10 @@ listen = "{listen}"
 certificate = "{TLS_CERTIFICATE}"
 private_key = "{TLS_KEY}"
 
-# Secrets are sealed under the storage key: keep a copy of it apart from copies of the store.
+# Secrets are sealed under the storage key: {keep}.
 [store]
 {store}
-key_file = "{STORAGE_KEY}"
+{key_file}
 
 # Every write signs the whole record. Who has audit.pub verifies it: give auditors a copy.
 [audit]
@@ -334,6 +409,32 @@ public_key = """
 {admin_public_key}"""
 "#
     )
+}
+
+/// A copy of the storage key that is removed again unless the broker that it is for was made.
+struct RecoveryCopy(Option<PathBuf>);
+
+impl RecoveryCopy {
+    fn write(path: Option<&Path>, key: &str) -> Result<Self, BrokerError> {
+        if let Some(path) = path {
+            write_new(path, 0o600, key.as_bytes())?;
+        }
+        Ok(Self(path.map(Path::to_owned)))
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for RecoveryCopy {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::warn!(path = %path.display(), %error, "the recovery key of an unfinished broker could not be removed");
+        }
+    }
 }
 
 /// A folder that is removed again unless it is renamed into place.
@@ -380,6 +481,7 @@ const TLS_KEY: &str = "tls.key";
 const TOKEN_CERTIFICATE: &str = "token.crt";
 const TOKEN_KEY: &str = "token.key";
 const STORAGE_KEY: &str = "storage.key";
+const SEALED_STORAGE_KEY: &str = "storage.sealed";
 pub(crate) const ADMIN_KEY: &str = "admin.key";
 const STORE: &str = "strongroom.sqlite";
 const AUDIT_KEY: &str = "audit.key";

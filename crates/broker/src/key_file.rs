@@ -23,6 +23,17 @@ pub(crate) fn read_credential(path: &Path) -> Result<Zeroizing<String>, BrokerEr
     read_unless(path, 0o037)
 }
 
+/// Reads the storage key. Where there is none, every secret is lost until it is back, and whoever starts the broker has to
+/// know that another one does not help.
+pub(crate) fn read_storage_key(path: &Path) -> Result<Zeroizing<String>, BrokerError> {
+    read_private(path).map_err(|error| match error {
+        BrokerError::File { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
+            BrokerError::NoStorageKey { path }
+        }
+        other => other,
+    })
+}
+
 fn read_unless(path: &Path, refused: u32) -> Result<Zeroizing<String>, BrokerError> {
     let failed = |source| BrokerError::file(path, source);
     let mut file = File::open(path).map_err(failed)?;
@@ -110,6 +121,12 @@ pub(crate) fn check_folder(path: &Path) -> Result<(), BrokerError> {
     }
 }
 
+/// Whether a file is one of those that the service manager hands to this service: a copy, which is made anew from what
+/// the manager has at each start.
+pub(crate) fn is_handed(path: &Path) -> bool {
+    std::env::var_os(CREDENTIALS).is_some_and(|folder| path.starts_with(folder))
+}
+
 /// Replaces a private file whole: what was there stays until what is new is on the disk.
 pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), BrokerError> {
     let beside = path.with_extension("new");
@@ -192,6 +209,17 @@ mod tests {
         // Root looks at a broker's folder that is another user's.
         std::os::unix::fs::chown(folder.path(), Some(12_345), None).unwrap();
         assert!(read_private(&path).is_ok() && read_guarded(&path).is_ok());
+    }
+
+    #[test]
+    fn missing_storage_key_says_no_more_than_that_a_file_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("storage.key");
+        let said = read_storage_key(&path).unwrap_err().to_string();
+        let wanted = [path.to_str().unwrap(), "secret", "copy", "store.key_file"];
+        for wanted in wanted {
+            assert!(said.contains(wanted), "{wanted}: {said}");
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod serve;
 mod session;
 mod signers;
 pub mod sources;
+mod storage_key;
 mod store;
 mod strangers;
 pub mod telemetry;
@@ -62,7 +63,11 @@ pub use config::{
 };
 pub use init::{InitOptions, InitSummary, admin_key_pair, init};
 pub use reload::{Handle, Reloaded};
+pub use storage_key::{
+    DEFAULT_PCRS, SealedFor, Sealing, StorageKeyError, copy_storage_key, seal_storage_key,
+};
 pub use store::{ResourceMetadata, SealError, StoreError};
+pub use strongroom_tpm::{PcrSet, TpmAddress};
 pub use tokens::TokenKeyError;
 
 use admin::Admins;
@@ -77,7 +82,7 @@ use policies::{LoadError, Policies};
 use reload::{Live, Reloadable};
 use session::Sessions;
 use sources::Sources;
-use store::{Change, Ledger, PostgresStore, SealedVersion, SqliteStore, StorageKeys};
+use store::{Change, Ledger, PostgresStore, SqliteStore, StorageKeys};
 use strangers::{DENIALS_PER_MINUTE, Strangers};
 use telemetry::Exporter;
 use tokens::Issuer;
@@ -183,28 +188,32 @@ impl Broker {
         })?;
         let metrics = Arc::new(Metrics::new());
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
-        let storage_keys = StorageKeys::from_text(&key_file::read_private(&config.store.key_file)?)
-            .map_err(StoreError::from)?;
+        let mut storage_keys = storage_key::load(&config.store)?;
         let issuer = Issuer::new(
             &key_file::read_private(&config.token.signing_key)?,
             &key_file::read_certificates(&config.token.certificate_chain)?,
             config.token.issuer.clone(),
             config.token.lifetime_seconds,
         )?;
-        let admins = Admins::open(&config, ledger.store(), clock())?;
+        let admins = Admins::open(&config, &ledger, clock())?.sharing(shared.clone());
         let signers = signers::signers(&config)?;
-        let policies = Policies::load(ledger.store(), &signers).map_err(|error| match error {
-            LoadError::Store(error) => BrokerError::Store(error),
-            LoadError::Policy(error) => BrokerError::Policy(error),
-        })?;
+        let policies =
+            Policies::load(ledger.store(), ledger.key().verifier(), &signers).map_err(|error| {
+                match error {
+                    LoadError::Store(error) => BrokerError::Store(error),
+                    LoadError::Policy(error) => BrokerError::Policy(error),
+                }
+            })?;
         let (lifetime, most) = (config.session.lifetime_seconds, config.session.max);
         let sessions = match &shared {
             None => Sessions::new(lifetime, most),
             Some(store) => {
-                let key = storage_keys.current();
-                store.agree_on_key("storage key", &key.id())?;
+                let in_use = store.join(&rotate::member_name(&config), &storage_keys)?;
+                storage_keys = storage_keys
+                    .with_current(&in_use)
+                    .ok_or(StoreError::KeyMoved)?;
                 store.agree_on_key("token signing key", issuer.key_id())?;
-                Sessions::shared(lifetime, key, store.clone())
+                Sessions::shared(lifetime, &storage_keys, store.clone())
             }
         };
         let collaterals = Collaterals::open(&config, Arc::clone(&clock))?;
@@ -312,7 +321,11 @@ impl Inner {
         if !self.shares_its_store() {
             return Ok(());
         }
-        let followed = self.policies.follow(self.ledger.store(), &self.signers);
+        let followed = self.policies.follow(
+            self.ledger.store(),
+            self.ledger.key().verifier(),
+            &self.signers,
+        );
         followed.map_err(|error| match error {
             LoadError::Store(error) => error,
             LoadError::Policy(error) => StoreError::Damaged(format!("a policy: {error}")),
@@ -324,8 +337,9 @@ impl Inner {
         let Some(shared) = &self.shared else {
             return Ok(());
         };
+        rotate::follow(self, shared)?;
         self.follow()?;
-        self.admins.reload(shared)?;
+        self.admins.reload(&self.ledger)?;
         shared.sweep(self.now(), self.config.session.max)
     }
 
@@ -364,12 +378,14 @@ impl Inner {
         expires: Option<u64>,
         record: Record,
     ) -> Result<Entry, StoreError> {
+        if let Some(shared) = &self.shared {
+            rotate::follow(self, shared)?;
+        }
         let (keys, place) = (Arc::clone(&self.storage_keys), path.clone());
         // The key that is current when it is written: one that was current before may be gone by then.
         let seal = move |version| {
             let keys = Arc::clone(&keys.read().unwrap_or_else(PoisonError::into_inner));
-            let sealed = keys.current().seal(&place, version, &secret)?;
-            Ok(SealedVersion { expires, ..sealed })
+            keys.current().seal(&place, version, expires, &secret)
         };
         let change = Change::PutSecret {
             path,
@@ -634,6 +650,24 @@ pub enum BrokerError {
         /// Its permission bits.
         mode: u32,
     },
+    /// The storage key is not where it should be.
+    #[error(
+        "{path} is not there: it holds the storage key, without which no secret in the store can be read, and another key \
+         opens none of them. Restore it from its copy (or name where it lies with store.key_file), with mode 0600; if it \
+         is lost, the secrets are, and have to be stored anew in a new broker"
+    )]
+    NoStorageKey {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The storage key is of no use, or the TPM does not give it back.
+    #[error("{path}: {source}")]
+    StorageKey {
+        /// The file, in the open or sealed.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<StorageKeyError>,
+    },
     /// The token key is of no use.
     #[error(transparent)]
     TokenKey(#[from] TokenKeyError),
@@ -654,6 +688,19 @@ pub enum BrokerError {
         path: PathBuf,
         /// What does not hold, and at which entry.
         source: LogError,
+    },
+    /// A store whose record was never signed, beside a key that signs records.
+    #[error(
+        "{store} is of a version that signed no record, and {key} lies beside it, which signs records: whoever put this \
+         store in the place of a newer one would have its record signed unseen. Restore the newest good copy of the store. \
+         Only if this is the first start of a newer strongroom, and the start before it broke off: remove {key} and the .pub \
+         beside it, and start again"
+    )]
+    UnsignedRecord {
+        /// The store's file.
+        store: PathBuf,
+        /// The key's file.
+        key: PathBuf,
     },
     /// A stored policy cannot be put in force.
     #[error("a stored policy cannot be put in force: {0}")]
@@ -730,7 +777,7 @@ pub mod fuzz {
 
     /// The body of `PUT /strongroom/v1/policy/{id}`.
     pub fn policy_text(text: &str) -> bool {
-        strongroom_verifier::ReleasePolicy::compile(text).is_ok()
+        strongroom_verifier::ReleasePolicy::compile("resource-policy", text).is_ok()
     }
 
     /// The id of a policy.
@@ -786,11 +833,25 @@ pub mod fuzz {
 /// Reads the key that signs the record. A store of before there was one gets it now, and none that was signed does.
 fn audit_key(config: &Config) -> Result<LogKey, BrokerError> {
     let path = config.audit.signing_key(&config.store);
-    let in_a_file = config.store.postgres_url.is_none();
-    if in_a_file && !path.exists() && SqliteStore::is_older_than_audit_keys(&config.store.path)? {
+    if is_unsigned(config, &path)? {
         init::write_audit_key(&path)?;
     }
     Ok(LogKey::from_text(&key_file::read_private(&path)?)?)
+}
+
+/// Whether the store is of before records were signed and gets its key now: not where there is one already.
+pub(crate) fn is_unsigned(config: &Config, key: &Path) -> Result<bool, BrokerError> {
+    let store = &config.store.path;
+    if config.store.postgres_url.is_some() || !SqliteStore::is_older_than_audit_keys(store)? {
+        return Ok(false);
+    }
+    match key.exists() {
+        false => Ok(true),
+        true => Err(BrokerError::UnsignedRecord {
+            store: store.clone(),
+            key: key.to_owned(),
+        }),
+    }
 }
 
 /// What a broker does beside answering: it goes on with a rotation that was interrupted, and once a day forgets what

@@ -12,9 +12,10 @@ use strongroom_verifier::{
     ReferenceValues, ReleasePolicy, Signers, release_policy,
 };
 use strongroom_wire::resource::{ResourceError, ResourcePath, ResourcePattern};
+use strongroom_wire::tlog::VerifierKey;
 
 use crate::audit::{Entry, Record};
-use crate::store::{Change, Ledger, Store, StoreError};
+use crate::store::{Change, Governing, Ledger, Store, StoreError};
 
 /// A policy in force, with its text's SHA-256.
 #[derive(Clone)]
@@ -78,11 +79,9 @@ impl Releases {
 }
 
 fn compiled(id: &ReleaseId, text: &str) -> Result<InForce<ReleasePolicy>, PolicyError> {
-    Ok(InForce::new(
-        &id.to_string(),
-        text,
-        ReleasePolicy::compile(text)?,
-    ))
+    let id = id.to_string();
+    let policy = ReleasePolicy::compile(&id, text)?;
+    Ok(InForce::new(&id, text, policy))
 }
 
 fn shipped_release() -> InForce<ReleasePolicy> {
@@ -243,9 +242,14 @@ pub(crate) struct Policies {
 impl Policies {
     /// Compiles what the store has, and the shipped policies where it has none. A reference value that none of the
     /// signers signed is as absent as an expired one.
-    pub(crate) fn load(store: &dyn Store, signers: &Signers) -> Result<Self, LoadError> {
+    pub(crate) fn load(
+        store: &dyn Store,
+        key: &VerifierKey,
+        signers: &Signers,
+    ) -> Result<Self, LoadError> {
         // Asked first: what changes from here on is read again.
         let governed = store.governed()?;
+        let governing = Governing::read(store, key)?;
         let mut release = Releases {
             root: Arc::new(shipped_release()),
             by_pattern: BTreeMap::new(),
@@ -254,7 +258,7 @@ impl Policies {
         for id in APPRAISAL_IDS.map(|(id, _)| AppraisalId::parse(id)) {
             appraisal.set(&id.expect("the ids that ship are ids"), None)?;
         }
-        for stored in store.policies()? {
+        for stored in governing.policies {
             let text = stored.text.unwrap_or_default();
             match (stored.id.parse(), AppraisalId::parse(&stored.id)) {
                 (Ok(id), _) => release = release.with(&id, Some(&text))?,
@@ -264,7 +268,7 @@ impl Policies {
                 _ => return Err(StoreError::Damaged(format!("policy {:?}", stored.id)).into()),
             }
         }
-        let stored = store.reference_values()?;
+        let stored = governing.reference_values;
         let (signed, unsigned): (Vec<_>, Vec<_>) = stored
             .iter()
             .map(|(name, value)| (name.to_owned(), value.clone()))
@@ -281,7 +285,12 @@ impl Policies {
 
     /// Reads everything anew if another broker on the same store changed something: what is decided from here on is
     /// decided by what was in force when this was called, or later.
-    pub(crate) fn follow(&self, store: &dyn Store, signers: &Signers) -> Result<(), LoadError> {
+    pub(crate) fn follow(
+        &self,
+        store: &dyn Store,
+        key: &VerifierKey,
+        signers: &Signers,
+    ) -> Result<(), LoadError> {
         if store.governed()? == self.governed.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -289,7 +298,7 @@ impl Policies {
         if store.governed()? == self.governed.load(Ordering::Acquire) {
             return Ok(());
         }
-        let newer = Self::load(store, signers)?;
+        let newer = Self::load(store, key, signers)?;
         *self.release.write().unwrap_or_else(PoisonError::into_inner) = newer.release();
         *self
             .appraisal

@@ -1,5 +1,8 @@
 //! What would have happened: past decisions, taken again under other policies or reference values.
 //!
+//! Each is taken twice, under what is in force and under that with the changes: a change is blamed for what differs between
+//! the two, and not for what others changed since.
+//!
 //! Evidence is not kept, so what is rehearsed begins where verification ended: with the claims that it proved. An
 //! attestation that failed verification stays as it was, whatever the policies.
 
@@ -33,13 +36,15 @@ pub(crate) struct Changes {
 pub(crate) struct Rehearsal {
     /// How many decisions were taken again.
     decisions: u64,
-    /// How many could not be, because the claims behind them are not kept any more.
+    /// How many could not be, because what they were decided on is not kept: the claims, or a query that was too long.
     forgotten: u64,
-    /// Those that ended otherwise, oldest first.
+    /// How many end otherwise than they did by what is in force already, whether the changes are made or not.
+    otherwise_already: u64,
+    /// Those that the changes would have end otherwise, oldest first.
     flips: Vec<Flip>,
 }
 
-/// A decision that would have ended otherwise.
+/// A decision that the changes would have end otherwise.
 #[derive(Debug, Serialize)]
 pub(crate) struct Flip {
     event: EventId,
@@ -49,7 +54,9 @@ pub(crate) struct Flip {
     resource: Option<String>,
     /// How it ended: an outcome of a release, a status of an attestation.
     was: String,
-    /// How it would have ended.
+    /// How it would end under what is in force.
+    now: String,
+    /// How it would end under that with the changes.
     would_be: String,
     /// Why, where it would be worse.
     reasons: Vec<Reason>,
@@ -151,6 +158,18 @@ impl Rules {
         Ok((graded.trust_vector, graded.findings))
     }
 
+    /// Takes the decision of an entry again over the claims that it was taken on: how it ends, and why where it ends badly.
+    fn decide(&self, payload: &Value, entry: &Entry) -> Option<(String, Vec<Reason>)> {
+        let (graded, findings) = self.appraise(payload, entry.record.at);
+        match entry.record.kind {
+            Kind::Attestation => Some((status(&graded), findings)),
+            _ => Some(match self.release(&graded, entry)? {
+                Decision::Allow => (ALLOWED.to_owned(), Vec::new()),
+                Decision::Deny { reasons } => (DENIED.to_owned(), reasons),
+            }),
+        }
+    }
+
     /// Decides over a payload as at the time of an entry.
     pub(crate) fn release(&self, payload: &Value, entry: &Entry) -> Option<Decision> {
         let path = entry.record.resource.as_deref()?.parse().ok()?;
@@ -177,13 +196,16 @@ pub(crate) fn rehearse(
     changes: &Changes,
     stop: &dyn Fn() -> bool,
 ) -> Result<Rehearsal, LoadError> {
-    let rules = Rules::in_force(broker).with(changes)?;
+    let in_force = Rules::in_force(broker);
+    let changed = Rules::in_force(broker).with(changes)?;
     let mut rehearsal = Rehearsal {
         decisions: 0,
         forgotten: 0,
+        otherwise_already: 0,
         flips: Vec::new(),
     };
     let (mut left, mut before) = (changes.limit.unwrap_or(DEFAULT).min(MOST), None);
+    let mut taken = 0;
     while left > 0 && !stop() {
         let entries = broker.ledger.store().audit(BATCH, before)?;
         let Some(oldest) = entries.first() else { break };
@@ -192,20 +214,21 @@ pub(crate) fn rehearse(
             if stop() {
                 break;
             }
-            match again(broker, &rules, entry)? {
-                Some(flip) => {
-                    rehearsal.decisions += 1;
-                    rehearsal.flips.extend(flip);
-                }
+            match again(broker, (&in_force, &changed), entry)? {
+                Some(Again::Flips(flip)) => rehearsal.flips.push(*flip),
+                Some(Again::OtherwiseAlready) => rehearsal.otherwise_already += 1,
+                Some(Again::Same) => (),
                 None => rehearsal.forgotten += 1,
             }
             left -= 1;
+            taken += 1;
             if left == 0 {
                 break;
             }
         }
     }
     rehearsal.flips.reverse();
+    rehearsal.decisions = taken - rehearsal.forgotten;
     Ok(rehearsal)
 }
 
@@ -217,8 +240,22 @@ fn decides(entry: &Entry) -> bool {
         && !gated
 }
 
-/// Takes a decision again: nothing when its claims are not kept any more; else the flip, if it is one.
-fn again(broker: &Inner, rules: &Rules, entry: &Entry) -> Result<Option<Option<Flip>>, StoreError> {
+/// What a decision does when it is taken again.
+enum Again {
+    Same,
+    OtherwiseAlready,
+    Flips(Box<Flip>),
+}
+
+/// Takes a decision again under what is in force and under the changes: nothing when what it was decided on is not kept.
+fn again(
+    broker: &Inner,
+    (in_force, changed): (&Rules, &Rules),
+    entry: &Entry,
+) -> Result<Option<Again>, StoreError> {
+    if entry.record.query_left_out {
+        return Ok(None);
+    }
     let token = entry.record.token.as_deref().unwrap_or_default();
     let Some(claims) = broker.ledger.store().claims(token)? else {
         return Ok(None);
@@ -226,24 +263,31 @@ fn again(broker: &Inner, rules: &Rules, entry: &Entry) -> Result<Option<Option<F
     let Ok(payload) = serde_json::from_str::<Value>(&claims.json) else {
         return Err(StoreError::Damaged(format!("the claims of token {token}")));
     };
-    let (graded, findings) = rules.appraise(&payload, entry.record.at);
-    let (was, would_be, reasons) = match entry.record.kind {
-        Kind::Attestation => (status(&payload), status(&graded), findings),
-        _ => match rules.release(&graded, entry) {
-            Some(Decision::Allow) => (outcome(entry), ALLOWED.to_owned(), Vec::new()),
-            Some(Decision::Deny { reasons }) => (outcome(entry), DENIED.to_owned(), reasons),
-            None => return Ok(None),
-        },
+    let was = match entry.record.kind {
+        Kind::Attestation => status(&payload),
+        _ => outcome(entry),
     };
-    Ok(Some((was != would_be).then(|| Flip {
-        event: entry.record.event.clone(),
-        at: entry.record.at,
-        kind: entry.record.kind,
-        resource: entry.record.resource.clone(),
-        was,
-        would_be,
-        reasons,
-    })))
+    let decided = (
+        in_force.decide(&payload, entry),
+        changed.decide(&payload, entry),
+    );
+    let (Some((now, _)), Some((would_be, reasons))) = decided else {
+        return Ok(None);
+    };
+    Ok(Some(match (now == would_be, was == now) {
+        (true, true) => Again::Same,
+        (true, false) => Again::OtherwiseAlready,
+        (false, _) => Again::Flips(Box::new(Flip {
+            event: entry.record.event.clone(),
+            at: entry.record.at,
+            kind: entry.record.kind,
+            resource: entry.record.resource.clone(),
+            was,
+            now,
+            would_be,
+            reasons,
+        })),
+    }))
 }
 
 /// The worst status of all submodules.

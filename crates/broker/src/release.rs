@@ -146,8 +146,9 @@ pub(crate) fn authorize(
         .iter()
         .map(|(name, value)| name.len() + value.len())
         .sum();
-    if asked <= MAX_QUERY {
-        record.query = query.clone();
+    match asked <= MAX_QUERY {
+        true => record.query = query.clone(),
+        false => record.query_left_out = true,
     }
     record.policy_id = Some(policy.id.clone());
     record.policy = Some(policy.digest.clone());
@@ -157,7 +158,10 @@ pub(crate) fn authorize(
         (record.policy_id, record.policy) = (None, None);
         return Err(Denial::new(record, vec![development()]));
     }
-    let evaluate = || policy.policy.evaluate(token.payload(), path, query, now);
+    let evaluate = || {
+        let subject = token.subject();
+        policy.policy.evaluate_for(subject, path, query, now)
+    };
     match broker.metrics.evaluated("release", evaluate) {
         Ok(Decision::Allow) => Ok(Grant {
             path: path.clone(),
@@ -167,7 +171,7 @@ pub(crate) fn authorize(
         Ok(Decision::Deny { mut reasons }) => {
             if reasons
                 .iter()
-                .any(|reason| reason.claim.ends_with("ear.status"))
+                .any(|reason| reason.claim.contains("ear.status"))
             {
                 reasons.extend(bad_claims(token.payload()));
             }
@@ -200,8 +204,8 @@ fn release(broker: &Inner, grant: Grant) -> Asked {
             missing(record)
         }
         false => {
-            let opened = broker.storage_keys().open(&path, &sealed);
-            let opened = opened.map_err(|e| ReleaseError::Store(e.into()));
+            let opened = broker.open_sealed(&path, &sealed);
+            let opened = opened.map_err(ReleaseError::Store);
             encrypted(record, &recipient, opened)
         }
     };

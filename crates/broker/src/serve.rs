@@ -61,6 +61,11 @@ impl Broker {
         end(waiting).await;
         beside.end().await;
         broker.record_counted();
+        if let Some(shared) = &broker.shared
+            && let Err(error) = shared.leave()
+        {
+            tracing::warn!(%error, "the other brokers could not be told of the end");
+        }
         served.map_err(BrokerError::Serve)
     }
 }

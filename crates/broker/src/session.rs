@@ -14,21 +14,22 @@
 //!
 //! Brokers on one database keep both there, and know each other's sessions by a key that follows from their storage key.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::{hmac, rand};
 use strongroom_wire::kbs::Nonce;
 use strongroom_wire::tee::Tee;
 
-use crate::store::{PostgresStore, StorageKey, StoreError};
+use crate::store::{PostgresStore, StorageKeys, StoreError};
 
 /// The sessions of one broker.
 pub(crate) struct Sessions {
     lifetime: u64,
-    key: hmac::Key,
+    /// The first makes ids, all of them are believed.
+    keys: RwLock<Arc<[hmac::Key]>>,
     kept: Kept,
 }
 
@@ -66,7 +67,7 @@ impl Sessions {
     pub(crate) fn new(lifetime: u64, limit: usize) -> Self {
         Self {
             lifetime,
-            key: hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()),
+            keys: RwLock::new([hmac::Key::new(hmac::HMAC_SHA256, &random::<32>())].into()),
             kept: Kept::Here(Box::new(Mutex::new(Held {
                 used: Used::new(MAX_USED),
                 attested: Attested::new(limit.max(1), MAX_TOKEN_BYTES),
@@ -75,13 +76,32 @@ impl Sessions {
     }
 
     /// Sessions that every broker on the same store believes, whichever of them opened or attested them.
-    pub(crate) fn shared(lifetime: u64, key: &StorageKey, store: PostgresStore) -> Self {
-        let key = key.derived(b"strongroom sessions, form 1");
+    pub(crate) fn shared(lifetime: u64, keys: &StorageKeys, store: PostgresStore) -> Self {
         Self {
             lifetime,
-            key: hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()),
+            keys: RwLock::new(derived(keys).into()),
             kept: Kept::Shared(store),
         }
+    }
+
+    /// Takes over the storage keys that brokers on one store agreed on. What was opened under the keys before them is
+    /// believed for as long as it lives.
+    pub(crate) fn know(&self, storage_keys: &StorageKeys) {
+        if let Kept::Here(_) = self.kept {
+            return;
+        }
+        let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = derived(storage_keys);
+        keys.extend(known.iter().cloned());
+        // Each derivation is the same again, so what is known twice goes.
+        let mut codes = HashSet::new();
+        keys.retain(|key| codes.insert(hmac::sign(key, b"").as_ref().to_vec()));
+        keys.truncate(MAX_KEYS);
+        *known = keys.into();
+    }
+
+    fn keys(&self) -> Arc<[hmac::Key]> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Opens a session and gives its nonce.
@@ -98,15 +118,17 @@ impl Sessions {
         kind.copy_from_slice(&[platform]);
         tag.copy_from_slice(&policy);
         number.copy_from_slice(&random::<NUMBER>());
-        code.copy_from_slice(&self.code(said)[..ID - SAID]);
+        let keys = self.keys();
+        let key = keys.first().expect("a broker has a key");
+        code.copy_from_slice(&code_of(key, said)[..ID - SAID]);
         let id = SessionId(id);
-        let nonce = self.nonce(&id);
+        let nonce = nonce(key, &id);
         (id, nonce)
     }
 
     /// Takes the session's nonce, which nobody can take again.
     pub(crate) fn take_nonce(&self, id: &SessionId, now: u64) -> Result<Pending, SessionError> {
-        let (tee, policy, opened) = self.believe(id, now)?;
+        let (promised, opened) = self.believe(id, now)?;
         let fresh = match &self.kept {
             Kept::Here(held) => {
                 let mut held = lock(held);
@@ -126,18 +148,14 @@ impl Sessions {
             }
         };
         match fresh {
-            true => Ok(Pending {
-                tee,
-                nonce: self.nonce(id),
-                policy,
-            }),
+            true => Ok(promised),
             false => Err(SessionError::NonceUsed),
         }
     }
 
     /// Keeps the token of a session whose evidence passed.
     pub(crate) fn attested(&self, id: &SessionId, token: Arc<str>, now: u64) {
-        let Ok((_, _, opened)) = self.believe(id, now) else {
+        let Ok((_, opened)) = self.believe(id, now) else {
             return;
         };
         let expires = opened.saturating_add(self.lifetime);
@@ -159,7 +177,7 @@ impl Sessions {
 
     /// The token of an attested session.
     pub(crate) fn token(&self, id: &SessionId, now: u64) -> Option<Arc<str>> {
-        let (_, _, opened) = self.believe(id, now).ok()?;
+        let (_, opened) = self.believe(id, now).ok()?;
         match &self.kept {
             Kept::Here(held) => {
                 let mut held = lock(held);
@@ -180,7 +198,7 @@ impl Sessions {
         match &self.kept {
             Kept::Here(held) => {
                 let held = lock(held);
-                (held.used.taken.len(), held.attested.tokens.len())
+                (held.used.count, held.attested.tokens.len())
             }
             // They are no memory of this broker.
             Kept::Shared(_) => (0, 0),
@@ -195,12 +213,15 @@ impl Sessions {
         }
     }
 
-    /// Takes a session's id at its word, if this broker made it and it has not expired: its platform, its policies, and
-    /// when it was opened.
-    fn believe(&self, id: &SessionId, now: u64) -> Result<(Tee, PolicyTag, u64), SessionError> {
+    /// Takes a session's id at its word, if this broker made it and it has not expired: what it promised, and when it
+    /// was opened.
+    fn believe(&self, id: &SessionId, now: u64) -> Result<(Pending, u64), SessionError> {
         let (said, code) = id.0.split_at(SAID);
-        verify_slices_are_equal(&self.code(said)[..ID - SAID], code)
-            .map_err(|_| SessionError::Unknown)?;
+        let made = |key: &&hmac::Key| {
+            verify_slices_are_equal(&code_of(key, said)[..ID - SAID], code).is_ok()
+        };
+        let keys = self.keys();
+        let key = keys.iter().find(made).ok_or(SessionError::Unknown)?;
         let (opened, rest) = said
             .split_first_chunk::<OPENED>()
             .ok_or(SessionError::Unknown)?;
@@ -211,35 +232,50 @@ impl Sessions {
             .ok_or(SessionError::Unknown)?;
         let (policy, _) = rest.split_first_chunk().ok_or(SessionError::Unknown)?;
         match now < opened.saturating_add(self.lifetime) {
-            true => Ok((*tee, *policy, opened)),
+            true => {
+                let (tee, policy, nonce) = (*tee, *policy, nonce(key, id));
+                Ok((Pending { tee, nonce, policy }, opened))
+            }
             false => Err(SessionError::Unknown),
         }
     }
-
-    fn code(&self, said: &[u8]) -> [u8; 32] {
-        self.hmac(b"id", said)
-    }
-
-    fn nonce(&self, id: &SessionId) -> Nonce {
-        Nonce::from_bytes(&self.hmac(b"nonce", &id.0))
-    }
-
-    fn hmac(&self, purpose: &[u8], of: &[u8]) -> [u8; 32] {
-        let mut context = hmac::Context::with_key(&self.key);
-        context.update(&[u8::try_from(purpose.len()).unwrap_or(u8::MAX)]);
-        context.update(purpose);
-        context.update(of);
-        let mut code = [0; 32];
-        code.copy_from_slice(context.sign().as_ref());
-        code
-    }
 }
 
-/// The nonces that are used, by their session's short id, and when each session was opened.
+/// The keys of sessions that follow from storage keys: first that of the one in use.
+fn derived(keys: &StorageKeys) -> Vec<hmac::Key> {
+    let in_use = std::iter::once(keys.current());
+    in_use
+        .chain(keys.all())
+        .map(|key| {
+            let key = key.derived(b"strongroom sessions, form 1");
+            hmac::Key::new(hmac::HMAC_SHA256, key.as_slice())
+        })
+        .collect()
+}
+
+fn code_of(key: &hmac::Key, said: &[u8]) -> [u8; 32] {
+    code(key, b"id", said)
+}
+
+fn nonce(key: &hmac::Key, id: &SessionId) -> Nonce {
+    Nonce::from_bytes(&code(key, b"nonce", &id.0))
+}
+
+fn code(key: &hmac::Key, purpose: &[u8], of: &[u8]) -> [u8; 32] {
+    let mut context = hmac::Context::with_key(key);
+    context.update(&[u8::try_from(purpose.len()).unwrap_or(u8::MAX)]);
+    context.update(purpose);
+    context.update(of);
+    let mut code = [0; 32];
+    code.copy_from_slice(context.sign().as_ref());
+    code
+}
+
+/// The nonces that are used: of each second, the sessions that were opened in it.
 struct Used {
     limit: usize,
-    taken: HashSet<Short>,
-    in_order: VecDeque<(u64, Short)>,
+    taken: BTreeMap<u64, HashSet<u64>>,
+    count: usize,
     /// Sessions that were opened in this second or before are not believed any more.
     floor: Option<u64>,
 }
@@ -251,20 +287,23 @@ impl Used {
     fn new(limit: usize) -> Self {
         Self {
             limit,
-            taken: HashSet::new(),
-            in_order: VecDeque::new(),
+            taken: BTreeMap::new(),
+            count: 0,
             floor: None,
         }
     }
 
-    /// Whether the session was new.
+    /// Whether the session was new. Half of what was drawn is kept: a session that shares it with another one of its
+    /// second, of which there is none in a lifetime, is refused as if it had been used.
     fn insert(&mut self, opened: u64, session: Short) -> bool {
-        if !self.taken.insert(session) {
+        let (half, _) = session.split_first_chunk().expect("16 bytes have 8");
+        let fresh = self.taken.entry(opened).or_default();
+        if !fresh.insert(u64::from_be_bytes(*half)) {
             return false;
         }
-        self.in_order.push_back((opened, session));
-        if self.taken.len() > self.limit {
-            let oldest = self.in_order.iter().map(|(opened, _)| *opened).min();
+        self.count += 1;
+        if self.count > self.limit {
+            let oldest = self.taken.keys().next().copied();
             self.drop_until(oldest);
         }
         true
@@ -288,13 +327,11 @@ impl Used {
             return;
         };
         self.floor = Some(second);
-        self.in_order.retain(|(opened, session)| {
-            let kept = *opened > second;
-            if !kept {
-                self.taken.remove(session);
-            }
-            kept
-        });
+        while let Some(oldest) = self.taken.first_entry()
+            && *oldest.key() <= second
+        {
+            self.count -= oldest.remove().len();
+        }
     }
 }
 
@@ -421,9 +458,12 @@ const SAID: usize = OPENED + 1 + TAG + NUMBER;
 const TAG: usize = 8;
 /// An id: what it says, and 16 bytes of HMAC-SHA-256 over that.
 const ID: usize = SAID + 16;
-/// About 16 MiB, and 800 attestations a second for as long as a session lives.
+/// About 6 MiB, and 800 attestations a second for as long as a session lives.
 const MAX_USED: usize = 262_144;
-const MAX_TOKEN_BYTES: usize = 8 * 1024 * 1024;
+/// Keys whose sessions are believed.
+const MAX_KEYS: usize = 16;
+/// Of more than a thousand sessions that show CPUs, and of dozens that show GPUs.
+const MAX_TOKEN_BYTES: usize = 4 * 1024 * 1024;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aws_lc_rs::{digest, rand};
+use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::DecodingKey;
@@ -16,13 +16,15 @@ use jsonwebtoken::jwk::{
 };
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
-use strongroom_verifier::{AppraisedClaims, Assurance};
+use strongroom_verifier::{AppraisedClaims, Assurance, Subject};
 use strongroom_wire::ear::{
     self, EarClaims, EarError, EarSigner, MAX_TOKEN, SignedEar, Submod, UnverifiedEar, VerifierId,
 };
 use strongroom_wire::jwk::TeePublicKey;
 use strongroom_wire::tee::Tee;
 use zeroize::Zeroizing;
+
+use crate::audit::fresh_id;
 
 /// The broker's signing key and what it writes into tokens.
 pub(crate) struct Issuer {
@@ -99,7 +101,7 @@ impl Issuer {
         audience: Option<&str>,
         now: u64,
     ) -> Result<IssuedToken, IssueError> {
-        let id = random_id();
+        let id = hex::encode(fresh_id::<16>());
         let submods = appraised
             .submods()
             .iter()
@@ -251,6 +253,7 @@ pub(crate) struct VerifiedToken {
     issued: u64,
     expires: u64,
     payload: Value,
+    subject: Subject,
 }
 
 impl VerifiedToken {
@@ -298,6 +301,7 @@ impl VerifiedToken {
             id,
             issued: claims.iat,
             expires: claims.exp,
+            subject: Subject::new(&payload),
             payload,
         })
     }
@@ -321,7 +325,12 @@ impl VerifiedToken {
         &self.id
     }
 
-    /// The payload: a release policy's input.
+    /// What a release policy sees of it.
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// The payload.
     pub(crate) fn payload(&self) -> &Value {
         &self.payload
     }
@@ -379,12 +388,6 @@ fn p256_point(pair: &rcgen::KeyPair) -> Option<(String, String)> {
 
 /// Of tokens' texts, in one generation: a hundred tokens or so, and their claims take a megabyte.
 const MAX_REMEMBERED: usize = 256 * 1024;
-
-fn random_id() -> String {
-    let mut bytes = [0u8; 16];
-    rand::fill(&mut bytes).expect("the system has randomness, or no key could have been made");
-    hex::encode(bytes)
-}
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

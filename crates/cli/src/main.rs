@@ -100,3 +100,54 @@ fn keep_memory_private() -> std::io::Result<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    /// What the broker's explanations put between backticks, and what is made into a command there.
+    const EXPLANATIONS: [&str; 2] = [
+        include_str!("../../broker/src/explain/advice.rs"),
+        include_str!("../../broker/src/explain/refused.rs"),
+    ];
+
+    #[test]
+    fn explanation_names_a_command_or_an_option_that_is_not_there() {
+        let mut seen = 0;
+        for text in EXPLANATIONS {
+            // A text goes on behind a backslash at the end of a line.
+            let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+            let text = lines.join("\n").replace("\\\n", "");
+            for quoted in text.split('`').skip(1).step_by(2) {
+                let Some(command) = quoted.strip_prefix("strongroom ") else {
+                    continue;
+                };
+                let words = command
+                    .split_whitespace()
+                    .filter(|word| *word != "...")
+                    .map(|word| match word.trim_matches('\'') {
+                        // Numbers and patterns are made of what the reader has.
+                        "N" => "1".to_owned(),
+                        "PATTERN" | "{pattern}" => "default/fraud-*".to_owned(),
+                        other => other.to_owned(),
+                    });
+                let words = std::iter::once("strongroom".to_owned()).chain(words);
+                seen += 1;
+                if let Err(error) = Args::try_parse_from(words) {
+                    // A command that is only mentioned is mentioned without what it is about.
+                    assert!(
+                        matches!(
+                            error.kind(),
+                            ErrorKind::MissingRequiredArgument | ErrorKind::DisplayHelp
+                        ),
+                        "{command}: {error}"
+                    );
+                }
+            }
+        }
+        assert!(seen > 10, "{seen}");
+    }
+}

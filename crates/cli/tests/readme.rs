@@ -44,6 +44,13 @@ fn a_command_of_the_readme_does_not_work_as_written() {
     for block in &blocks {
         script.push_str(&translated(block));
     }
+    // The mending that the README's reader types is the one that explain names.
+    let mending = "strongroom reference-value set launch_digest='\"abcde\"'";
+    assert!(blocks.iter().any(|block| block.contains(mending)));
+    script.push_str(&format!(
+        "grep -qF 'to mend it: {}' explained\n",
+        mending.replace('\'', r"'\''")
+    ));
     // What the README says of the statuses, and of the broker being stopped.
     script.push_str(
         r#"
@@ -75,7 +82,14 @@ echo "the README holds"
         finished.stderr_text()
     );
     assert!(said.contains("the same key"), "{said}");
-    assert!(said.contains(" 404\n") && said.contains(" 403\n"), "{said}");
+    // Denied, mended, the same guest gets the key, and then it is denied for good.
+    let places: Vec<usize> = [" 403\n", "to mend it: ", "the same key", " 404\n"]
+        .iter()
+        .map(|text| said.find(text).unwrap())
+        .collect();
+    assert!(places.is_sorted(), "{said}");
+    assert_eq!(said.matches(" 403\n").count(), 2, "{said}");
+    assert!(said.matches("The record holds").count() >= 2, "{said}");
     assert!(said.contains("\"kind\":\"summary\""), "{said}");
     assert!(said.trim_end().ends_with("the README holds"), "{said}");
 }
@@ -125,6 +139,9 @@ fn translated(block: &str) -> String {
             _ if line.starts_with("strongroom guest run") => {
                 out.push_str("server guest.log ");
                 out.push_str(line);
+            }
+            _ if line.starts_with("strongroom audit explain") => {
+                out.push_str("strongroom audit explain | tee -a explained");
             }
             other => out.push_str(other),
         }

@@ -90,6 +90,16 @@ pub enum ClientError {
         /// The other side's words.
         detail: String,
     },
+    /// What an admin asked for does not exist.
+    #[error("{what} does not exist: {detail}; {next}")]
+    NoSuch {
+        /// What was asked for.
+        what: String,
+        /// The other side's words.
+        detail: String,
+        /// Where what exists is listed.
+        next: &'static str,
+    },
     /// The broker's policy says no. Final: asking again changes nothing until its owner does.
     #[error("{what} is denied: {detail}")]
     Denied {
@@ -186,6 +196,8 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } | Self::Unavailable { .. } => true,
             Self::NotTheBroker { status, .. } => *status >= 500,
+            // A guest's word for a broker that it does not reach.
+            Self::GuestFailed { status, .. } => (502..=504).contains(status),
             _ => false,
         }
     }
@@ -289,6 +301,17 @@ mod tests {
             trusted: "",
         };
         assert!(!error.is_transient());
+    }
+
+    #[test]
+    fn a_guest_that_does_not_reach_its_broker_is_given_up() {
+        let failed = |status| ClientError::GuestFailed {
+            peer: String::new(),
+            status,
+            detail: String::new(),
+        };
+        assert!(failed(502).is_transient());
+        assert!(!failed(500).is_transient());
     }
 
     #[test]

@@ -418,6 +418,32 @@ fn tls_config(plain: bool, roots: &Roots) -> Result<ClientConfig, ClientError> {
     Ok(builder.with_root_certificates(store).with_no_client_auth())
 }
 
+/// A TLS configuration that trusts the machine's own authorities and, besides them, some certificates (PEM).
+///
+/// # Errors
+/// [`ClientError::BadRoots`] when a certificate is damaged, or there is nobody to trust.
+pub fn tls_with_extra_roots(pems: &[String]) -> Result<ClientConfig, ClientError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let bad = |reason: String| ClientError::BadRoots { reason };
+    let mut extra = Vec::new();
+    for pem in pems {
+        // Adding them to a store tells a damaged one before it is silently left out.
+        parse_roots(pem)?;
+        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            extra.push(certificate.map_err(|error| bad(error.to_string()))?);
+        }
+    }
+    let verifier =
+        rustls_platform_verifier::Verifier::new_with_extra_roots(extra, Arc::clone(&provider))
+            .map_err(|error| bad(error.to_string()))?;
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| bad(error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth())
+}
+
 fn parse_roots(pem: &str) -> Result<RootCertStore, ClientError> {
     let bad = |reason: String| ClientError::BadRoots { reason };
     let mut store = RootCertStore::empty();

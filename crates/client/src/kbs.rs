@@ -327,7 +327,8 @@ fn refused_handshake(refused: Refused) -> ClientError {
     }
 }
 
-fn jitter() -> f64 {
+/// Chance between 0 and 1, for [`RetryPolicy::delay`].
+pub fn jitter() -> f64 {
     let mut bytes = [0u8; 4];
     // Without randomness the wait is merely not spread.
     match aws_lc_rs::rand::fill(&mut bytes) {

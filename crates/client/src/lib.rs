@@ -17,4 +17,4 @@ pub mod session;
 pub use admin::{AdminClient, AdminKey};
 pub use error::ClientError;
 pub use guest_api::GuestApi;
-pub use kbs::KbsClient;
+pub use kbs::{KbsClient, jitter};

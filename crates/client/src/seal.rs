@@ -7,6 +7,9 @@
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_macros))]
 
+use std::fmt;
+use std::str::FromStr;
+
 use strongroom_wire::envelope::{self, Envelope};
 use strongroom_wire::resource::{ResourceError, ResourceUri};
 use strongroom_wire::sealed_secret::{
@@ -24,11 +27,12 @@ pub use strongroom_wire::envelope::CounterMode;
 pub fn seal_vault(
     resource: &ResourceUri,
     signing_key: &SigningJwk,
-    signing_key_uri: &ResourceUri,
+    kid: impl Into<KeyPlace>,
 ) -> Result<String, SealError> {
-    check_uris(resource, signing_key_uri)?;
+    let kid = kid.into();
+    check_uris(resource, &kid)?;
     let secret = SealedSecret::vault(&resource.to_string());
-    Ok(seal(&secret, signing_key, &signing_key_uri.to_string())?)
+    Ok(seal(&secret, signing_key, &kid.to_string())?)
 }
 
 /// Seals the secret itself, under a key of 32 bytes that the broker holds at `wrapping_key_uri`.
@@ -40,22 +44,26 @@ pub fn seal_envelope(
     wrapping_key: &[u8],
     wrapping_key_uri: &ResourceUri,
     signing_key: &SigningJwk,
-    signing_key_uri: &ResourceUri,
+    kid: impl Into<KeyPlace>,
 ) -> Result<String, SealError> {
-    check_uris(wrapping_key_uri, signing_key_uri)?;
+    let kid = kid.into();
+    check_uris(wrapping_key_uri, &kid)?;
     let secret = envelope::seal_envelope(&wrapping_key_uri.to_string(), wrapping_key, plaintext)?;
-    Ok(seal(&secret, signing_key, &signing_key_uri.to_string())?)
+    Ok(seal(&secret, signing_key, &kid.to_string())?)
 }
 
-fn check_uris(named: &ResourceUri, signing_key: &ResourceUri) -> Result<(), SealError> {
+fn check_uris(named: &ResourceUri, kid: &KeyPlace) -> Result<(), SealError> {
     fetchable(named).map_err(|reason| SealError::Name {
         uri: named.to_string(),
         reason,
     })?;
-    fetchable(signing_key).map_err(|reason| SealError::SigningKey {
-        kid: signing_key.to_string(),
-        reason,
-    })
+    match kid {
+        KeyPlace::Broker(uri) => fetchable(uri).map_err(|reason| SealError::SigningKey {
+            kid: uri.to_string(),
+            reason,
+        }),
+        KeyPlace::Folder(_) => Ok(()),
+    }
 }
 
 /// Unsealing, step 1 and 2: the text is parsed, not believed; its signing key is to be fetched.
@@ -72,10 +80,7 @@ impl SigningKeyWanted {
     /// is neither a resource of the broker nor a plain name.
     pub fn parse(text: &str) -> Result<Self, SealError> {
         let secret = UnverifiedSealedSecret::parse(text)?;
-        let place = KeyPlace::parse(secret.kid()).map_err(|reason| SealError::SigningKey {
-            kid: shortened(secret.kid()),
-            reason,
-        })?;
+        let place = secret.kid().parse()?;
         Ok(Self { secret, place })
     }
 
@@ -107,16 +112,43 @@ pub enum KeyPlace {
     Folder(KeyName),
 }
 
-impl KeyPlace {
-    fn parse(kid: &str) -> Result<Self, String> {
+impl FromStr for KeyPlace {
+    type Err = SealError;
+
+    fn from_str(kid: &str) -> Result<Self, SealError> {
         if let Some(name) = KeyName::parse(kid) {
             return Ok(Self::Folder(name));
         }
+        let refuse = |reason| SealError::SigningKey {
+            kid: shortened(kid),
+            reason,
+        };
         let uri: ResourceUri = kid
             .parse()
-            .map_err(|error: ResourceError| error.to_string())?;
-        fetchable(&uri)?;
+            .map_err(|error: ResourceError| refuse(error.to_string()))?;
+        fetchable(&uri).map_err(refuse)?;
         Ok(Self::Broker(uri))
+    }
+}
+
+impl fmt::Display for KeyPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Broker(uri) => uri.fmt(f),
+            Self::Folder(name) => f.write_str(name.as_str()),
+        }
+    }
+}
+
+impl From<&Self> for KeyPlace {
+    fn from(place: &Self) -> Self {
+        place.clone()
+    }
+}
+
+impl From<&ResourceUri> for KeyPlace {
+    fn from(uri: &ResourceUri) -> Self {
+        Self::Broker(uri.clone())
     }
 }
 

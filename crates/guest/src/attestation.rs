@@ -11,13 +11,14 @@ use strongroom_client::handshake::{Attested, Challenged};
 use strongroom_client::session::RetryPolicy;
 use strongroom_client::{ClientError, KbsClient};
 use strongroom_wire::initdata::Initdata;
+use strongroom_wire::jwe::KeyAlgorithm;
 use strongroom_wire::kbs::CompositeEvidence;
 use strongroom_wire::resource::ResourceUri;
 use strongroom_wire::tee::Tee;
 use zeroize::Zeroizing;
 
 use crate::data::resource::Source;
-use crate::data::unseal::unseal;
+use crate::data::unseal::{UnsealOptions, Unsealer};
 use crate::error::GuestError;
 
 /// What an agent needs to know.
@@ -34,6 +35,10 @@ pub struct AgentConfig {
     pub attester: Attester,
     /// The configuration that was measured at launch, sent along with the evidence.
     pub initdata: Option<Initdata>,
+    /// The key that secrets are encrypted to.
+    pub key_algorithm: KeyAlgorithm,
+    /// What of sealed secrets is accepted.
+    pub unseal: UnsealOptions,
     /// How failures of network and broker are tried again.
     pub retry: RetryPolicy,
     /// How long one call may take in all.
@@ -51,6 +56,8 @@ impl AgentConfig {
             insecure_http: false,
             attester,
             initdata: None,
+            key_algorithm: KeyAlgorithm::default(),
+            unseal: UnsealOptions::of_a_guest(),
             retry: RetryPolicy::default(),
             deadline: Duration::from_secs(45),
             clock: Clock::system(),
@@ -63,6 +70,7 @@ impl AgentConfig {
 pub struct Agent {
     client: KbsClient,
     attester: Arc<Attester>,
+    unseal: Arc<UnsealOptions>,
     reachability: Arc<Reachability>,
 }
 
@@ -80,6 +88,7 @@ impl Agent {
             })
             .insecure_http(config.insecure_http)
             .initdata(config.initdata)
+            .key_algorithm(config.key_algorithm)
             .retry(config.retry)
             .deadline(config.deadline)
             .clock(config.clock);
@@ -89,6 +98,7 @@ impl Agent {
         Ok(Self {
             client: builder.build()?,
             attester,
+            unseal: Arc::new(config.unseal),
             reachability: Arc::default(),
         })
     }
@@ -104,10 +114,12 @@ impl Agent {
     /// Opens a sealed secret.
     ///
     /// # Errors
-    /// [`GuestError::Seal`] when text or signature is at fault, [`GuestError::SigningKey`] and
-    /// [`GuestError::SealedResource`] when the broker does not give what it points to.
+    /// As [`Unsealer::unseal`].
     pub async fn unseal(&self, text: &str) -> Result<Zeroizing<Vec<u8>>, GuestError> {
-        unseal(&Source::Agent(self.clone()), text).await
+        let options = UnsealOptions::clone(&self.unseal);
+        Unsealer::new(Source::Agent(self.clone()), options)
+            .unseal(text)
+            .await
     }
 
     /// The token in use, with the key that it names; attests when there is none.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use strongroom_attester::{AttestError, NoTee};
+use strongroom_attester::{AttestError, BindingError, NoTee};
 use strongroom_client::ClientError;
 use strongroom_client::seal::SealError;
 
@@ -29,6 +29,31 @@ pub enum GuestError {
     /// The secret that a sealed secret points to could not be fetched.
     #[error("what the sealed secret points to: {0}")]
     SealedResource(ClientError),
+    /// The key that a sealed secret is signed with could not be read from the folder of signing keys.
+    #[error("the signing key of the sealed secret, {}: {reason}", path.display())]
+    SigningKeyFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A sealed secret names a key in a folder, and there is no such folder.
+    #[error(
+        "the sealed secret is signed with the key {name:?} of a folder in the guest, and no folder is named: \
+         name one with --signing-keys, or seal again with a key at the broker (kbs:///repository/type/tag)"
+    )]
+    NoSigningKeys {
+        /// The key's name.
+        name: String,
+    },
+    /// The way to the broker stayed closed.
+    #[error("{source}; gave up after {seconds} s")]
+    GaveUp {
+        /// How long it was tried.
+        seconds: u64,
+        /// The last failure.
+        source: Box<Self>,
+    },
     /// The REST API was to listen where others can reach it.
     #[error(
         "{address} is not a loopback address: whoever reaches this API gets the secrets; \
@@ -52,6 +77,17 @@ pub enum GuestError {
         /// What is wrong, with line and column where it has them.
         reason: String,
     },
+    /// The init-data cannot be read.
+    #[error("init-data of {}: {reason}", path.display())]
+    Initdata {
+        /// Where it was found.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The init-data is not what this machine was launched with.
+    #[error(transparent)]
+    Binding(#[from] BindingError),
     /// A variable of the environment could not be unsealed.
     #[error("environment variable {name}: {source}")]
     Variable {
@@ -94,7 +130,44 @@ pub enum GuestError {
         /// The file system's magic number.
         filesystem: String,
     },
+    /// A volume that cannot be unsealed, or its mirror.
+    #[error("{}: {reason}", path.display())]
+    Volume {
+        /// The volume's folder or file, or the mirror's.
+        path: PathBuf,
+        /// What is wrong, and what would mend it.
+        reason: String,
+    },
+    /// Scratch space that cannot be had.
+    #[error("scratch space {}: {reason}", path.display())]
+    Scratch {
+        /// The device, header or mount point.
+        path: PathBuf,
+        /// What is wrong, and what would mend it.
+        reason: String,
+    },
+    /// What scratch space needs and is not here.
+    #[error("scratch space needs what is missing here:\n  {}", missing.join("\n  "))]
+    ScratchNeeds {
+        /// Each with how to get it.
+        missing: Vec<String>,
+    },
     /// Plaintext that cannot be what was asked for.
     #[error("{0}")]
     UnusablePlaintext(&'static str),
+}
+
+impl GuestError {
+    /// Whether the same may succeed a moment later, because it is the way to the broker that failed.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Broker(error) | Self::SigningKey(error) | Self::SealedResource(error) => {
+                error.is_transient()
+            }
+            Self::Variable { source, .. }
+            | Self::File { source, .. }
+            | Self::GaveUp { source, .. } => source.may_pass(),
+            _ => false,
+        }
+    }
 }

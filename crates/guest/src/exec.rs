@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd, AsRawFd as _};
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
@@ -19,9 +19,11 @@ use rustix::io::Errno;
 use strongroom_wire::sealed_secret::is_sealed;
 use zeroize::Zeroizing;
 
-use crate::data::resource::Source;
-use crate::data::unseal::unseal;
+use crate::data::unseal::Unsealer;
 use crate::error::GuestError;
+use crate::placement::{
+    OnPlace, Placement, check_filesystem, file_error, io_error as io, warn_of_swap,
+};
 
 /// Unseals every value of `environment` that is sealed, and every file.
 ///
@@ -33,7 +35,7 @@ use crate::error::GuestError;
 /// # Errors
 /// The first failure, naming the variable or file. Then nothing is left behind, and the application must not start.
 pub async fn prepare(
-    source: &Source,
+    unsealer: &Unsealer,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     files: &[SealedFile],
     placement: Placement,
@@ -45,10 +47,11 @@ pub async fn prepare(
         .map(SealedFile::read)
         .collect::<Result<Vec<_>, _>>()?;
 
-    let variables = unseal_environment(source, environment).await?;
+    let variables = unseal_environment(unsealer, environment).await?;
     let mut plaintexts = Vec::with_capacity(files.len());
     for (file, sealed) in files.iter().zip(sealed_files) {
-        let plaintext = unseal(source, &sealed)
+        let plaintext = unsealer
+            .unseal(&sealed)
             .await
             .map_err(|error| file_error(&file.source, error))?;
         plaintexts.push(plaintext);
@@ -76,15 +79,12 @@ pub async fn prepare(
     Ok(prepared)
 }
 
-/// What surrounds the step in which a plaintext file gets its name: called with that name and the step.
-pub type OnPlace<'a> = dyn FnMut(&Path, &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> + 'a;
-
 /// Unseals every value that is sealed; the others are left out.
 ///
 /// # Errors
-/// The first failure, naming the variable. Plaintext must be UTF-8 without NUL, as an environment wants it.
+/// The first failure, naming the variable. Plaintext may be any bytes but NUL, which no environment can hold.
 pub async fn unseal_environment(
-    source: &Source,
+    unsealer: &Unsealer,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Vec<Variable>, GuestError> {
     let mut variables = Vec::new();
@@ -94,7 +94,7 @@ pub async fn unseal_environment(
             continue;
         }
         let outcome = match std::str::from_utf8(&value) {
-            Ok(text) => unseal(source, text).await.and_then(environment_text),
+            Ok(text) => unsealer.unseal(text).await.and_then(without_nul),
             Err(_) => Err(GuestError::UnusablePlaintext(
                 "the sealed value is not UTF-8",
             )),
@@ -132,7 +132,7 @@ impl Prepared {
         let mut command = Command::new(program);
         command.args(arguments);
         for variable in &self.variables {
-            command.env(&variable.name, variable.value.as_str());
+            command.env(&variable.name, variable.expose());
         }
         command
     }
@@ -156,7 +156,7 @@ impl Drop for Prepared {
 /// An unsealed variable.
 pub struct Variable {
     name: OsString,
-    value: Zeroizing<String>,
+    value: Zeroizing<Vec<u8>>,
 }
 
 impl Variable {
@@ -165,9 +165,9 @@ impl Variable {
         &self.name
     }
 
-    /// Its plaintext.
-    pub fn expose(&self) -> &str {
-        &self.value
+    /// Its plaintext, which need not be UTF-8.
+    pub fn expose(&self) -> &OsStr {
+        OsStr::from_bytes(&self.value)
     }
 }
 
@@ -225,16 +225,6 @@ impl SealedFile {
             _ => Path::new("."),
         }
     }
-}
-
-/// Where plaintext may lie.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Placement {
-    /// On tmpfs and ramfs.
-    #[default]
-    MemoryOnly,
-    /// Anywhere, disks included, where it outlives the machine.
-    InsecureAnyFilesystem,
 }
 
 /// Two sealed files for one place would leave only one of them.
@@ -344,110 +334,35 @@ fn by_descriptor(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-fn check_filesystem(on: impl AsFd, folder: &Path, placement: Placement) -> Result<(), GuestError> {
-    if placement == Placement::InsecureAnyFilesystem {
-        return Ok(());
-    }
-    let found = rustix::fs::fstatfs(on)
-        .map_err(|error| file_error(folder, io("asking for the file system")(error.into())))?
-        .f_type;
-    if found == TMPFS_MAGIC || found == RAMFS_MAGIC {
-        return Ok(());
-    }
-    Err(GuestError::NotInMemory {
-        path: folder.to_owned(),
-        filesystem: format!("magic {found:#x}"),
-    })
-}
-
-/// What tmpfs holds may be swapped out; that it may is the machine's owner's to mend.
-fn warn_of_swap() {
-    let Ok(swaps) = std::fs::read_to_string("/proc/swaps") else {
-        return;
-    };
-    for device in swap_on_disk(&swaps) {
-        tracing::warn!(
-            device,
-            "swap is on: plaintext on tmpfs can reach this disk; turn swap off (swapoff -a)"
-        );
-    }
-}
-
-/// The swap areas in `/proc/swaps` that are not compressed memory.
-fn swap_on_disk(swaps: &str) -> impl Iterator<Item = &str> {
-    swaps
-        .lines()
-        .skip(1)
-        .filter_map(|line| line.split_whitespace().next())
-        .filter(|name| !name.starts_with("/dev/zram"))
-}
-
-fn environment_text(plaintext: Zeroizing<Vec<u8>>) -> Result<Zeroizing<String>, GuestError> {
+fn without_nul(plaintext: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, GuestError> {
     if plaintext.contains(&0) {
         return Err(GuestError::UnusablePlaintext(
             "the plaintext holds a NUL byte, which no environment variable can; use a file",
         ));
     }
-    match std::str::from_utf8(&plaintext) {
-        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
-        Err(_) => Err(GuestError::UnusablePlaintext(
-            "the plaintext is not UTF-8, as an environment variable should be; use a file",
-        )),
-    }
-}
-
-fn file_error(path: &Path, source: GuestError) -> GuestError {
-    match source {
-        named @ (GuestError::File { .. } | GuestError::NotInMemory { .. }) => named,
-        source => GuestError::File {
-            path: path.to_owned(),
-            source: Box::new(source),
-        },
-    }
-}
-
-fn io(doing: &'static str) -> impl Fn(io::Error) -> GuestError {
-    move |error| GuestError::Io {
-        doing,
-        reason: error.to_string(),
-    }
+    Ok(plaintext)
 }
 
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 const MAX_SEALED_FILE: u64 = 1024 * 1024;
-/// linux/magic.h
-const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
-/// linux/magic.h
-const RAMFS_MAGIC: rustix::fs::FsWord = 0x8584_58f6;
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
-    fn text(plaintext: &[u8]) -> Result<Zeroizing<String>, GuestError> {
-        environment_text(Zeroizing::new(plaintext.to_vec()))
-    }
-
     #[test]
     fn nul_in_an_environment_value_is_refused() {
-        assert!(matches!(
-            text(b"a\0b"),
-            Err(GuestError::UnusablePlaintext(_))
-        ));
+        let with_nul = without_nul(Zeroizing::new(b"a\0b".to_vec()));
+        assert!(matches!(with_nul, Err(GuestError::UnusablePlaintext(_))));
     }
 
     #[test]
-    fn plaintext_that_is_not_utf8_is_no_environment_value() {
-        assert!(matches!(
-            text(&[0xff]),
-            Err(GuestError::UnusablePlaintext(_))
-        ));
-    }
-
-    #[test]
-    fn newline_at_the_end_of_a_plaintext_is_kept() {
-        assert_eq!(text(b"secret\n").unwrap().as_str(), "secret\n");
+    fn plaintext_that_is_no_text_is_changed_for_the_environment() {
+        for plaintext in [&b"\xff\xfe"[..], b"secret\n", b""] {
+            let value = without_nul(Zeroizing::new(plaintext.to_vec())).unwrap();
+            let name = "X".into();
+            assert_eq!(Variable { name, value }.expose().as_bytes(), plaintext);
+        }
     }
 
     #[test]
@@ -527,12 +442,5 @@ mod tests {
             placed: vec![path.clone()],
         });
         assert!(!path.exists());
-    }
-
-    #[test]
-    fn swap_on_a_disk_is_told_from_compressed_memory() {
-        let swaps = "Filename Type Size Used Priority\n/dev/zram0 partition 1 0 100\n/dev/sda2 partition 1 0 -2\n";
-        assert_eq!(swap_on_disk(swaps).collect::<Vec<_>>(), ["/dev/sda2"]);
-        assert_eq!(swap_on_disk("").count(), 0);
     }
 }

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use broker::{ScriptedBroker, error};
 use strongroom_client::GuestApi;
 use strongroom_client::seal::seal_vault;
-use strongroom_guest::exec::{Placement, Prepared, SealedFile, prepare};
-use strongroom_guest::{GuestError, ServeOptions, Source};
+use strongroom_guest::exec::{Prepared, SealedFile, prepare};
+use strongroom_guest::{GuestError, Placement, ServeOptions, Source, UnsealOptions, Unsealer};
 use strongroom_wire::sealed_secret::SigningJwk;
 use support::{Guest, agent};
 
@@ -61,8 +61,9 @@ fn run(
     files: &[SealedFile],
 ) -> Result<Prepared, GuestError> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
+    let unsealer = Unsealer::new(source.clone(), UnsealOptions::default());
     runtime.block_on(prepare(
-        source,
+        &unsealer,
         environment,
         files,
         Placement::MemoryOnly,
@@ -123,7 +124,7 @@ fn sealed_values_are_opened_and_the_others_left_alone() {
     let opened: Vec<_> = prepared
         .variables()
         .iter()
-        .map(|v| (v.name().to_str().unwrap(), v.expose()))
+        .map(|v| (v.name().to_str().unwrap(), v.expose().to_str().unwrap()))
         .collect();
     assert_eq!(opened, [("KEY", "the key\n")]);
 }
@@ -260,12 +261,21 @@ fn value_that_is_not_utf8_but_claims_to_be_sealed_fails() {
 }
 
 #[test]
-fn binary_plaintext_is_refused_as_a_variable() {
-    for plaintext in [b"a\0b".as_slice(), b"\xff"] {
-        let owner = Owner::new();
-        owner.broker.put(KEY, plaintext);
-        refused(&owner, &owner.seal(KEY));
-    }
+fn nul_is_cut_off_in_a_variable() {
+    let owner = Owner::new();
+    owner.broker.put(KEY, b"a\0b");
+    assert!(refused(&owner, &owner.seal(KEY)).contains("NUL"));
+}
+
+#[test]
+fn plaintext_that_is_no_text_reaches_the_application_changed() {
+    let owner = Owner::new();
+    owner.broker.put(KEY, b"\xff\xfe\n");
+    let environment = variables(&[("SECRET_VALUE", &owner.seal(KEY))]);
+    let prepared = run(&owner.source(), environment, &[]).unwrap();
+    let arguments = ["-c", "printf %s \"$SECRET_VALUE\""].map(OsString::from);
+    let output = prepared.command("sh".as_ref(), &arguments).output();
+    assert_eq!(output.unwrap().stdout, b"\xff\xfe\n");
 }
 
 #[test]
@@ -345,9 +355,9 @@ fn no_file_has_a_name_before_its_removal_is_arranged() {
         arranged.push(path.to_owned());
         place()
     };
-    let source = owner.source();
+    let unsealer = Unsealer::new(owner.source(), UnsealOptions::default());
     let outcome = prepare(
-        &source,
+        &unsealer,
         Vec::new(),
         &files,
         Placement::MemoryOnly,
@@ -374,9 +384,9 @@ fn second_file_that_cannot_be_placed_takes_the_first_with_it() {
             _ => Err(std::io::ErrorKind::StorageFull.into()),
         }
     };
-    let source = owner.source();
+    let unsealer = Unsealer::new(owner.source(), UnsealOptions::default());
     let outcome = prepare(
-        &source,
+        &unsealer,
         Vec::new(),
         &files,
         Placement::MemoryOnly,
@@ -437,10 +447,10 @@ fn disk_by_name_is_allowed() {
     let Some(folder) = disk() else { return };
     let owner = Owner::new();
     let files = [sealed_file(folder.path(), "key", &owner.seal(KEY))];
-    let source = owner.source();
+    let unsealer = Unsealer::new(owner.source(), UnsealOptions::default());
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let prepared = runtime.block_on(prepare(
-        &source,
+        &unsealer,
         Vec::new(),
         &files,
         Placement::InsecureAnyFilesystem,

@@ -39,6 +39,17 @@ pub fn peer(program: &str) -> Option<PathBuf> {
     found
 }
 
+/// Returns the path of a program of others that not every machine can have, even where peers are required.
+pub fn optional_peer(program: &str) -> Option<PathBuf> {
+    let found = program_on(&env::var_os("PATH").unwrap_or_default(), program);
+    if found.is_none() {
+        skip(&format!(
+            "no program `{program}` here, and ./check could not fetch it"
+        ));
+    }
+    found
+}
+
 /// Returns the Python that has the packages of `tests/peers/requirements.txt`.
 ///
 /// # Panics
@@ -83,6 +94,8 @@ fn program_on(search_path: &OsStr, program: &str) -> Option<PathBuf> {
     env::split_paths(search_path)
         // Debian keeps tcpdump where only root looks.
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        // What ./check fetched for the tests alone.
+        .chain([workspace_root().join(".peers/bin")])
         .map(|folder| folder.join(program))
         .find(|path| path.is_file())
 }

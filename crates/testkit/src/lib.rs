@@ -11,4 +11,5 @@ pub mod kernel_files;
 pub mod leak;
 pub mod postgres;
 pub mod process;
+pub mod registry;
 pub mod swtpm;

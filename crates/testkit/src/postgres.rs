@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,12 +22,36 @@ pub struct Cluster {
     as_user: Option<String>,
 }
 
+/// What keeps strangers out of a server.
+struct Guard<'a> {
+    password: &'a str,
+    certificate: &'a str,
+    key: &'a str,
+}
+
 impl Cluster {
     /// Starts a server, or says that the test is skipped when there is none on this machine.
     ///
     /// # Panics
     /// When it is there and does not start, or it is missing and peers are required.
     pub fn start() -> Option<Self> {
+        Self::start_with(None)
+    }
+
+    /// Starts a server that wants a password (SCRAM) and TLS of whoever comes over loopback, and shows this certificate
+    /// (PEM, with its key).
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn guarded(password: &str, certificate: &str, key: &str) -> Option<Self> {
+        Self::start_with(Some(Guard {
+            password,
+            certificate,
+            key,
+        }))
+    }
+
+    fn start_with(guard: Option<Guard<'_>>) -> Option<Self> {
         let Some(binaries) = binaries() else {
             missing_peer("no PostgreSQL server here (Debian: postgresql)");
             return None;
@@ -54,9 +79,15 @@ impl Cluster {
         };
         let data = cluster.data();
         let mut initdb = cluster.program("initdb");
+        if let Some(guard) = &guard {
+            initdb.arg("--auth-host=scram-sha-256");
+            initdb
+                .arg("--pwfile")
+                .arg(cluster.private("password", guard.password));
+        }
         initdb
             .args([
-                "--auth=trust",
+                "--auth-local=trust",
                 "--username=strongroom",
                 "--encoding=UTF8",
                 "--locale=C",
@@ -64,9 +95,44 @@ impl Cluster {
             ])
             .arg("-D")
             .arg(&data);
-        run(initdb);
+        match &guard {
+            None => {
+                initdb.arg("--auth-host=trust");
+                run(initdb);
+            }
+            Some(guard) => {
+                run(initdb);
+                let certificate = cluster.private("server.crt", guard.certificate);
+                let key = cluster.private("server.key", guard.key);
+                let mut settings = fs::OpenOptions::new()
+                    .append(true)
+                    .open(data.join("postgresql.conf"))
+                    .expect("initdb wrote it");
+                writeln!(
+                    settings,
+                    "ssl = on\nssl_cert_file = '{}'\nssl_key_file = '{}'",
+                    certificate.display(),
+                    key.display()
+                )
+                .expect("there is room for three lines");
+                let admitted = "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
+                fs::write(data.join("pg_hba.conf"), admitted).expect("initdb wrote it");
+            }
+        }
         cluster.resume();
         Some(cluster)
+    }
+
+    /// Writes a file that the server's user alone may read.
+    fn private(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.folder.join(name);
+        fs::write(&path, content).expect("the folder is ours");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("the file is ours");
+        if let Some(user) = &self.as_user {
+            let chown = Command::new("chown").arg(user).arg(&path).status();
+            assert!(chown.is_ok_and(|status| status.success()), "chown {user}");
+        }
+        path
     }
 
     /// Makes an empty database and gives its address over loopback.
@@ -74,6 +140,15 @@ impl Cluster {
         self.sql("postgres", &format!("CREATE DATABASE \"{name}\""));
         format!(
             "postgres://strongroom@127.0.0.1:{}/{name}?sslmode=disable",
+            self.port
+        )
+    }
+
+    /// Makes an empty database and gives its address over TLS, under a name of this machine.
+    pub fn database_over_tls(&self, name: &str, host: &str) -> String {
+        self.sql("postgres", &format!("CREATE DATABASE \"{name}\""));
+        format!(
+            "postgres://strongroom@{host}:{}/{name}?sslmode=verify-full",
             self.port
         )
     }

@@ -1,7 +1,7 @@
 //! A throw-away TPM 2.0 for one test: `swtpm`, on a socket in a folder that goes with it, and `tpm2-tools` beside it.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -51,7 +51,7 @@ impl Swtpm {
             .find_map(|_| {
                 let port = tcp.then(free_port);
                 let mut process = spawn(&folder, port);
-                is_up(&folder, &mut process).then_some((port, process))
+                is_up(&folder, port, &mut process).then_some((port, process))
             })
             .map(|(tcp_port, process)| Self {
                 folder,
@@ -85,7 +85,8 @@ impl Swtpm {
             }
         }
         self.process = spawn(&self.folder, self.tcp_port);
-        assert!(is_up(&self.folder, &mut self.process), "swtpm starts again");
+        let is_up = is_up(&self.folder, self.tcp_port, &mut self.process);
+        assert!(is_up, "swtpm starts again");
     }
 
     /// Ends the TPM.
@@ -155,15 +156,18 @@ fn control(folder: &Path) -> PathBuf {
     folder.join("s.ctrl")
 }
 
-/// Waits until the control channel takes connections. (The command channel takes one at a time: a probe there would be
-/// in the way.)
-fn is_up(folder: &Path, process: &mut Child) -> bool {
+/// Waits until both channels take connections. (The command channel takes one at a time: the probe's is closed at once.)
+fn is_up(folder: &Path, tcp_port: Option<u16>, process: &mut Child) -> bool {
     let limit = Instant::now() + Duration::from_secs(20);
     while Instant::now() < limit {
         if process.try_wait().is_ok_and(|ended| ended.is_some()) {
             return false;
         }
-        if UnixStream::connect(control(folder)).is_ok() {
+        let commands = match tcp_port {
+            Some(port) => TcpStream::connect(("127.0.0.1", port)).is_ok(),
+            None => UnixStream::connect(folder.join("s")).is_ok(),
+        };
+        if commands && UnixStream::connect(control(folder)).is_ok() {
             return true;
         }
         std::thread::sleep(Duration::from_millis(5));

@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 use crate::error::TpmError;
 
 /// Puts fields one after the other. Its buffer is zeroed when dropped, for some of what is sent is secret.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(crate) struct Writer(Zeroizing<Vec<u8>>);
 
 impl Writer {

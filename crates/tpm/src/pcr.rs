@@ -16,9 +16,15 @@ impl PcrSet {
     /// All of them.
     pub const ALL: Self = Self(0x00FF_FFFF);
 
+    /// None of them.
+    pub const NONE: Self = Self(0);
+
+    /// PCR 7: what Secure Boot trusts, and whether it is on.
+    pub const SECURE_BOOT: Self = Self(1 << 7);
+
     /// Those of these numbers; `None` when one is beyond 23.
     pub fn of(numbers: impl IntoIterator<Item = u8>) -> Option<Self> {
-        numbers.into_iter().try_fold(Self(0), |set, number| {
+        numbers.into_iter().try_fold(Self::NONE, |set, number| {
             (number < COUNT).then(|| Self(set.0 | 1 << number))
         })
     }
@@ -107,7 +113,7 @@ impl PcrPolicy {
 
     /// Its registers.
     pub fn pcrs(&self) -> PcrSet {
-        PcrSet::of(self.0.keys().copied()).unwrap_or(PcrSet(0))
+        PcrSet::of(self.0.keys().copied()).unwrap_or(PcrSet::NONE)
     }
 
     /// What a policy session that saw exactly these values holds (Part 3, `TPM2_PolicyPCR`).

@@ -11,6 +11,7 @@ mod appraise;
 mod binding;
 mod check;
 mod collateral;
+mod compared;
 mod cursor;
 mod dcap;
 pub mod event_log;
@@ -51,7 +52,7 @@ pub use reference_value::{
     DEFAULT_LIFE_SECONDS, Provenance, ReferenceValue, ReferenceValueError, ReferenceValues,
     SignerError, Signers,
 };
-pub use release_policy::{Decision, Reason, ReleasePolicy};
+pub use release_policy::{Decision, Reason, ReleasePolicy, Subject};
 
 use check::Steps;
 use platforms::{PlatformEvidence, PlatformVerdict, Verification};

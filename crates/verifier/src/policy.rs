@@ -15,6 +15,7 @@ use regorus::{Engine, LimitError, Value};
 use serde_json::{Map, Value as Json};
 
 use crate::ReferenceValues;
+use crate::compared::{self, Comparison};
 
 /// Why a policy cannot be used, or failed when it was.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -171,6 +172,16 @@ impl Rego {
             })
     }
 
+    /// What the policy compares, but for its rule `but`.
+    pub(crate) fn comparisons(&mut self, but: &str) -> Vec<Comparison> {
+        let but = but.rsplit('.').next().unwrap_or(but);
+        let modules = self.engine.get_modules();
+        modules
+            .first()
+            .map(|module| compared::comparisons(module, but))
+            .unwrap_or_default()
+    }
+
     /// Adds a module of this crate's own, from which the policy is asked. A policy cannot be that module: its package is
     /// another.
     pub(crate) fn asked_by(mut self, module: &str) -> Result<Self, PolicyError> {
@@ -284,7 +295,7 @@ pub(crate) fn value(json: &Json) -> Value {
 }
 
 /// Adds members to an object, in the place of those of the same name; what is no object stays as it is.
-pub(crate) fn with(mut object: Value, members: [(&str, Json); 3]) -> Value {
+pub(crate) fn with<const N: usize>(mut object: Value, members: [(&str, Json); N]) -> Value {
     if let Ok(object) = object.as_object_mut() {
         for (name, json) in members {
             object.insert(Value::String(name.into()), value(&json));

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use regorus::Value as RegoValue;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use strongroom_wire::resource::{ResourceError, ResourcePath, ResourcePattern};
 use strongroom_wire::tee::Tee;
 
 use crate::Assurance;
+use crate::compared::{self, Comparison};
 use crate::policy::{self, PolicyError, Rego};
 
 /// A parsed release policy.
@@ -23,18 +25,21 @@ use crate::policy::{self, PolicyError, Rego};
 pub struct ReleasePolicy {
     rego: Rego,
     denials: bool,
+    /// What to say of a denial that `denials` does not explain.
+    comparisons: Arc<[Comparison]>,
 }
 
 impl ReleasePolicy {
     /// Parses a policy and tries it on an empty token, so that one that does not parse or does not end is
-    /// refused when it is set.
+    /// refused when it is set. Errors name it by `id`.
     ///
     /// # Errors
     /// [`PolicyError`], with line and column where the text is at fault.
-    pub fn compile(rego: &str) -> Result<Self, PolicyError> {
-        let rego = Rego::compile(POLICY_ID, rego, ALLOW)?;
+    pub fn compile(id: &str, rego: &str) -> Result<Self, PolicyError> {
+        let mut rego = Rego::compile(id, rego, ALLOW)?;
         let policy = Self {
             denials: rego.declares(DENIALS),
+            comparisons: rego.comparisons(DENIALS).into(),
             rego: rego.asked_by(ASKER)?.prepared(ASKED_ALLOW)?,
         };
         let nothing = question(policy::value(&json!({})), ["", "", ""], &BTreeMap::new());
@@ -44,7 +49,8 @@ impl ReleasePolicy {
 
     /// The policy that holds until the owner sets one: [`Self::DEFAULT`].
     pub fn closed_by_default() -> Self {
-        Self::compile(Self::DEFAULT).expect("the shipped policy compiles, as its test shows")
+        Self::compile(POLICY_ID, Self::DEFAULT)
+            .expect("the shipped policy compiles, as its test shows")
     }
 
     /// The text of the policy that ships: affirming, on hardware, init-data bound.
@@ -61,9 +67,24 @@ impl ReleasePolicy {
         query: &BTreeMap<String, String>,
         now: u64,
     ) -> Result<Decision, PolicyError> {
+        self.evaluate_for(&Subject::new(token), path, query, now)
+    }
+
+    /// As [`Self::evaluate`], for a token that is asked on more than once.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`].
+    pub fn evaluate_for(
+        &self,
+        subject: &Subject,
+        path: &ResourcePath,
+        query: &BTreeMap<String, String>,
+        now: u64,
+    ) -> Result<Decision, PolicyError> {
         let path_parts = [path.repo(), path.r#type(), path.tag()];
-        let input = policy::with(policy::value(token), request(token, now));
-        let mut evaluation = self.rego.evaluation(question(input, path_parts, query));
+        let input = policy::with(subject.0.clone(), [("time", json!(now))]);
+        let asked = question(input.clone(), path_parts, query);
+        let mut evaluation = self.rego.evaluation(asked);
         let verdict = evaluation.value(ASKED_ALLOW)?;
         if verdict == Some(Value::Bool(true)) {
             return Ok(Decision::Allow);
@@ -79,15 +100,53 @@ impl ReleasePolicy {
             false => Vec::new(),
         };
         let reasons = match denials.is_empty() {
-            true => vec![Reason {
-                rule: ALLOW.to_owned(),
-                claim: path.to_string(),
-                expected: json!(true),
-                actual: verdict.unwrap_or_else(|| json!("undefined")),
-            }],
+            true => {
+                let mut reasons = vec![Reason {
+                    rule: ALLOW.to_owned(),
+                    claim: path.to_string(),
+                    expected: json!(true),
+                    actual: verdict.unwrap_or_else(|| json!("undefined")),
+                }];
+                reasons.extend(self.unmet(&input, path_parts, query));
+                reasons
+            }
             false => denials,
         };
         Ok(Decision::Deny { reasons })
+    }
+}
+
+impl ReleasePolicy {
+    /// What the policy's text compares and what does not hold.
+    fn unmet(
+        &self,
+        input: &RegoValue,
+        path: [&str; 3],
+        query: &BTreeMap<String, String>,
+    ) -> Vec<Reason> {
+        if self.comparisons.is_empty() {
+            return Vec::new();
+        }
+        let Ok(input) = serde_json::to_value(input) else {
+            return Vec::new();
+        };
+        let data = json!({"plugin": "resource", "resource-path": path, "query": query});
+        compared::unmet(&self.comparisons, ALLOW, (&input, &data), MAX_REASONS - 1)
+            .into_iter()
+            .map(bounded)
+            .collect()
+    }
+}
+
+/// What release policies see of a token: its payload, `assurance` and `init_data_claims`, in the form in which they are
+/// evaluated.
+#[derive(Clone, Debug)]
+pub struct Subject(RegoValue);
+
+impl Subject {
+    /// Reads a token's payload.
+    pub fn new(token: &Value) -> Self {
+        Self(policy::with(policy::value(token), beyond(token)))
     }
 }
 
@@ -286,6 +345,14 @@ impl Requirement {
 /// Writes the Rego of a policy that allows what one of `requirements` allows, and nothing else.
 pub fn requiring(requirements: &[Requirement]) -> String {
     let mut text = String::from(PREAMBLE);
+    if requirements
+        .iter()
+        .any(|requirement| requirement.platform.is_some())
+    {
+        let names = json!(Tee::ALL.map(Tee::as_str));
+        text.push_str(PLATFORM);
+        text.push_str(&format!("\nplatforms := {names}\n"));
+    }
     for (number, requirement) in (1..).zip(requirements) {
         let (every, cpu) = requirement.checks();
         let pattern = &requirement.pattern;
@@ -310,8 +377,8 @@ pub fn requiring(requirements: &[Requirement]) -> String {
     text
 }
 
-/// What a policy may ask of a request beyond the token's own members.
-fn request(token: &Value, now: u64) -> [(&'static str, Value); 3] {
+/// What a policy may ask of a token beyond its own members.
+fn beyond(token: &Value) -> [(&'static str, Value); 2] {
     let submods = token["submods"].as_object();
     let hardware = submods.is_some_and(|submods| {
         let named = |submod: &Value| submod[ANNOTATED]["assurance"] == Assurance::Hardware.as_str();
@@ -325,7 +392,6 @@ fn request(token: &Value, now: u64) -> [(&'static str, Value); 3] {
     [
         ("assurance", json!(assurance.as_str())),
         ("init_data_claims", init_data),
-        ("time", json!(now)),
     ]
 }
 
@@ -362,14 +428,19 @@ pub(crate) fn reasons(rule: &str, denials: Value) -> Vec<Reason> {
                 expected: Value::Null,
                 actual: entry,
             });
-            Reason {
-                rule: shorten(reason.rule),
-                claim: shorten(reason.claim),
-                expected: shorten_value(reason.expected),
-                actual: shorten_value(reason.actual),
-            }
+            bounded(reason)
         })
         .collect()
+}
+
+/// Claims come from guests, and so does their length.
+fn bounded(reason: Reason) -> Reason {
+    Reason {
+        rule: shorten(reason.rule),
+        claim: shorten(reason.claim),
+        expected: shorten_value(reason.expected),
+        actual: shorten_value(reason.actual),
+    }
 }
 
 fn shorten_value(value: Value) -> Value {
@@ -392,7 +463,9 @@ pub const POLICY_ID: &str = "resource-policy";
 
 /// What `ear.appraisal-policy-id` says when the guest asked for no other policies.
 const DEFAULT_APPRAISAL: &str = "default";
-const ALLOW: &str = "data.policy.allow";
+/// The rule whose value decides. A reason that no rule `denials` gave names it, by itself or with the comparison in the
+/// policy's text that does not hold.
+pub const ALLOW: &str = "data.policy.allow";
 const DENIALS: &str = "data.policy.denials";
 /// Asks a policy for its rules, with upstream's `data` put in their place for one evaluation. Setting `data` on the engine
 /// would have the policy analysed for each release, which takes as long as everything else about a release.
@@ -418,6 +491,16 @@ const ASKED_DENIALS: &str = "data.strongroom.denials";
 const ANNOTATED: &str = "ear.veraison.annotated-evidence";
 const MAX_REASONS: usize = 32;
 const MAX_TEXT: usize = 1024;
+/// What a rule that names a platform needs besides: the platform of a submodule, or what it is of instead.
+const PLATFORM: &str = "
+# A platform's claims stand under its name.
+platform(submod, name) := name if {
+	object.get(submod, [\"ear.veraison.annotated-evidence\", name], set()) != set()
+} else := concat(\", \", came) if {
+	came := {other | some other in platforms; object.get(submod, [\"ear.veraison.annotated-evidence\", other], set()) != set()}
+	count(came) > 0
+} else := \"none that has a name here\"
+";
 const PREAMBLE: &str = "\
 # Written by strongroom from a list of requirements. What no rule below covers is denied.
 package policy
@@ -431,10 +514,6 @@ path := concat(\"/\", data[\"resource-path\"])
 # What a submodule says. One that says nothing gives the empty set, which no claim and no requirement can equal:
 # JSON has no sets.
 found(submod, path) := object.get(submod, path, set())
-
-platform(submod, name) := name if object.get(submod, [\"ear.veraison.annotated-evidence\", name], set()) != set()
-
-platform(submod, name) := \"another\" if object.get(submod, [\"ear.veraison.annotated-evidence\", name], set()) == set()
 
 explained(check) := {\"rule\": check.rule, \"claim\": check.claim, \"expected\": check.expected, \"actual\": shown(check.found)}
 
@@ -593,7 +672,8 @@ mod tests {
     fn verdict_that_is_not_true_denies() {
         for verdict in ["\"true\"", "1", "null", "[true]", "{}", "false"] {
             let policy =
-                ReleasePolicy::compile(&format!("package policy\n\nallow := {verdict}")).unwrap();
+                ReleasePolicy::compile(POLICY_ID, &format!("package policy\n\nallow := {verdict}"))
+                    .unwrap();
             assert!(
                 matches!(decide(&policy, &json!({}), "a/b/c"), Decision::Deny { .. }),
                 "{verdict}"
@@ -604,7 +684,7 @@ mod tests {
     #[test]
     fn guest_cannot_fill_the_record_with_its_claims() {
         let text = "package policy\n\nimport rego.v1\n\ndefault allow := false\n\ndenials contains {\"rule\": \"r\", \"claim\": input.c, \"expected\": 1, \"actual\": input.c}\n\ndenials contains input.c";
-        let policy = ReleasePolicy::compile(text).unwrap();
+        let policy = ReleasePolicy::compile(POLICY_ID, text).unwrap();
         let reasons = reasons_of(decide(
             &policy,
             &json!({"c": "\u{20ac}".repeat(100_000)}),
@@ -616,9 +696,11 @@ mod tests {
 
     #[test]
     fn undefined_verdict_denies_and_names_the_rule() {
-        let policy =
-            ReleasePolicy::compile("package policy\n\nimport rego.v1\n\nallow if input.never")
-                .unwrap();
+        let policy = ReleasePolicy::compile(
+            POLICY_ID,
+            "package policy\n\nimport rego.v1\n\nallow if input.never",
+        )
+        .unwrap();
         let reasons = reasons_of(decide(&policy, &json!({}), "a/b/c"));
         assert_eq!(
             (reasons[0].rule.as_str(), &reasons[0].actual),
@@ -627,9 +709,83 @@ mod tests {
     }
 
     #[test]
+    fn denial_by_a_policy_without_denials_names_no_claim() {
+        let text = "package policy\n\nimport rego.v1\n\ndefault allow := false\n\nallow if {\n\tinput.assurance == \"hardware\"\n\
+                    \tinput.submods.cpu0[\"ear.status\"] == \"affirming\"\n\tinput.time < 60\n\tdata.query.purpose == \"score\"\n}";
+        let policy = ReleasePolicy::compile(POLICY_ID, text).unwrap();
+        let token = token("warning", json!({"assurance": "development"}));
+        let reasons = reasons_of(decide(&policy, &token, "a/b/c"));
+        let seen: Vec<_> = reasons
+            .iter()
+            .map(|r| (r.rule.as_str(), r.claim.as_str(), &r.expected, &r.actual))
+            .collect();
+        let compares = "data.policy.allow compares";
+        assert_eq!(
+            seen,
+            [
+                (ALLOW, "a/b/c", &json!(true), &json!(false)),
+                (
+                    compares,
+                    "input.assurance",
+                    &json!("hardware"),
+                    &json!("development")
+                ),
+                (
+                    compares,
+                    "input.submods.cpu0[\"ear.status\"]",
+                    &json!("affirming"),
+                    &json!("warning")
+                ),
+                (
+                    compares,
+                    "data.query.purpose",
+                    &json!("score"),
+                    &json!("absent")
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn written_policy_calls_the_platform_that_came_another() {
+        for (came, said) in [("tdx", "tdx"), ("unheard-of", "none that has a name here")] {
+            let requirement = Requirement::for_resources("a/b/c").unwrap();
+            let rego = requiring(&[requirement.platform(Tee::Snp)]);
+            let policy = ReleasePolicy::compile(POLICY_ID, &rego).unwrap();
+            let mut evidence = json!({"assurance": "hardware"});
+            evidence[came] = json!({"x": 1});
+            let reasons = reasons_of(decide(&policy, &token("affirming", evidence), "a/b/c"));
+            assert_eq!(
+                (reasons.len(), &reasons[0].expected, &reasons[0].actual),
+                (1, &json!("snp"), &json!(said))
+            );
+            let snp = json!({"assurance": "hardware", "snp": {"measurement": "aa"}, "tdx": {}});
+            let decision = decide(&policy, &token("affirming", snp), "a/b/c");
+            assert_eq!(decision, Decision::Allow);
+        }
+    }
+
+    #[test]
+    fn error_in_the_policy_of_a_pattern_blames_the_root() {
+        let id = "resource-policy/default/fraud-*";
+        for text in [
+            "package policy\n\nallow := if {",
+            "package policy\n\nx := 1",
+        ] {
+            let error = ReleasePolicy::compile(id, text).unwrap_err().to_string();
+            assert!(error.contains(id), "{error}");
+        }
+        let error = ReleasePolicy::compile(id, "package policy\n\nallow := if {").unwrap_err();
+        assert!(
+            matches!(error, PolicyError::Syntax { line: 3, .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn upstream_affirming_policy_runs_unchanged() {
         let text = "package policy\n\nimport rego.v1\n\ndefault allow = false\n\nplugin = data.plugin\n\nallow if {\n\tplugin == \"resource\"\n\tcount(input.submods) > 0\n\tevery _, submod in input.submods {\n\t\tsubmod[\"ear.status\"] == \"affirming\"\n\t}\n}\n";
-        let policy = ReleasePolicy::compile(text).unwrap();
+        let policy = ReleasePolicy::compile(POLICY_ID, text).unwrap();
         assert_eq!(
             decide(&policy, &token("affirming", json!({})), "a/b/c"),
             Decision::Allow
@@ -643,7 +799,7 @@ mod tests {
     #[test]
     fn policy_sees_path_and_query() {
         let text = "package policy\n\nimport rego.v1\n\nallow if {\n\tdata[\"resource-path\"] == [\"a\", \"b\", \"c\"]\n\tdata.query.x == \"1\"\n}";
-        let policy = ReleasePolicy::compile(text).unwrap();
+        let policy = ReleasePolicy::compile(POLICY_ID, text).unwrap();
         let query = BTreeMap::from([("x".to_owned(), "1".to_owned())]);
         assert_eq!(
             policy
@@ -658,7 +814,7 @@ mod tests {
     fn one_evaluation_leaves_nothing_for_the_next() {
         let text =
             "package policy\n\nimport rego.v1\n\nallow if data[\"resource-path\"][0] == \"a\"";
-        let policy = ReleasePolicy::compile(text).unwrap();
+        let policy = ReleasePolicy::compile(POLICY_ID, text).unwrap();
         assert_eq!(decide(&policy, &json!({}), "a/b/c"), Decision::Allow);
         assert_ne!(decide(&policy, &json!({}), "x/b/c"), Decision::Allow);
         assert_eq!(decide(&policy, &json!({}), "a/b/c"), Decision::Allow);
@@ -671,7 +827,7 @@ mod tests {
                     fits(name) if data[\"resource-path\"][1] == name\n\n\
                     refused if data.query.refuse == \"1\"\n\n\
                     denials contains {\"rule\": \"r\", \"claim\": \"c\", \"expected\": input.place, \"actual\": place} if some place in places";
-        let policy = ReleasePolicy::compile(text).unwrap();
+        let policy = ReleasePolicy::compile(POLICY_ID, text).unwrap();
         let token = json!({"place": "a"});
         assert_eq!(decide(&policy, &token, "a/b/c"), Decision::Allow);
         assert_ne!(decide(&policy, &token, "a/x/c"), Decision::Allow);
@@ -698,7 +854,7 @@ mod tests {
             "allow := count(data.strongroom) > 0",
         ] {
             let text = format!("package policy\n\nimport rego.v1\n\n{rule}");
-            let Ok(policy) = ReleasePolicy::compile(&text) else {
+            let Ok(policy) = ReleasePolicy::compile(POLICY_ID, &text) else {
                 continue;
             };
             let path = "a/b/c".parse().unwrap();
@@ -729,7 +885,7 @@ mod tests {
             "package policy\n\nimport rego.v1\n\nd := {digits}\n\nallow if {{\n count([1 | some a in d; some b in d; some c in d; some e in d; some f in d; some g in d; some h in d; some i in d; some j in d]) > 0\n}}"
         );
         assert!(matches!(
-            ReleasePolicy::compile(&text),
+            ReleasePolicy::compile(POLICY_ID, &text),
             Err(PolicyError::TimeLimit { .. })
         ));
     }
@@ -738,7 +894,7 @@ mod tests {
         let requirement = Requirement::for_resources("default/fraud-*/*")
             .unwrap()
             .initdata_digest(&[0xab; 4]);
-        ReleasePolicy::compile(&requiring(&[requirement])).unwrap()
+        ReleasePolicy::compile(POLICY_ID, &requiring(&[requirement])).unwrap()
     }
 
     fn fraud_evidence() -> Value {
@@ -804,7 +960,7 @@ mod tests {
 
     #[test]
     fn written_policy_without_requirements_denies_everything() {
-        let policy = ReleasePolicy::compile(&requiring(&[])).unwrap();
+        let policy = ReleasePolicy::compile(POLICY_ID, &requiring(&[])).unwrap();
         assert_ne!(
             decide(&policy, &token("affirming", json!({})), "a/b/c"),
             Decision::Allow
@@ -829,7 +985,7 @@ mod tests {
                 .tier(Tier::Warning)
                 .assurance(Assurance::Hardware),
         ]);
-        let policy = ReleasePolicy::compile(&policy).unwrap();
+        let policy = ReleasePolicy::compile(POLICY_ID, &policy).unwrap();
         let token = token("warning", json!({"assurance": "hardware"}));
         assert_eq!(decide(&policy, &token, "a/b/c.d"), Decision::Allow);
         assert_ne!(decide(&policy, &token, "a/b/cxd"), Decision::Allow);
@@ -839,7 +995,7 @@ mod tests {
         let requirement = Requirement::for_resources("a/b/c")
             .unwrap()
             .claim(&["sample", "x"], value);
-        ReleasePolicy::compile(&requiring(&[requirement])).unwrap()
+        ReleasePolicy::compile(POLICY_ID, &requiring(&[requirement])).unwrap()
     }
 
     #[test]
@@ -910,7 +1066,7 @@ mod tests {
     fn policy_sees_assurance_initdata_and_time_beside_the_payload() {
         let rego = "package policy\n\nimport rego.v1\n\nallow if {\n input.assurance == \"hardware\"\n \
                     input.init_data_claims.workload == \"batch\"\n input.time < 60\n}";
-        let policy = ReleasePolicy::compile(rego).unwrap();
+        let policy = ReleasePolicy::compile(POLICY_ID, rego).unwrap();
         let token = |assurance: &str, gpu: Value| {
             let evidence =
                 json!({"assurance": assurance, "init_data_claims": {"workload": "batch"}});

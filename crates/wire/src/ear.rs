@@ -399,8 +399,8 @@ mod tests {
         };
         let text = String::from_utf8(text).unwrap();
         let parts: Vec<&str> = text.trim().split('.').collect();
-        let payload = String::from_utf8(crate::b64::url_decode(parts[1]).unwrap()).unwrap();
-        let changed = crate::b64::url_encode(payload.replace("contraindicated", "affirming"));
+        let payload = String::from_utf8(b64::url_decode(parts[1]).unwrap()).unwrap();
+        let changed = b64::url_encode(payload.replace("contraindicated", "affirming"));
         let token = UnverifiedEar::parse(&format!("{}.{changed}.{}", parts[0], parts[2])).unwrap();
         let key = DecodingKey::from_jwk(token.unverified_jwk().unwrap()).unwrap();
         assert_eq!(token.verify(&key, 1_795_368_700), Err(EarError::Signature));
@@ -408,12 +408,12 @@ mod tests {
 
     #[test]
     fn token_without_a_signature_algorithm_is_refused() {
-        let header = crate::b64::url_encode(r#"{"typ":"JWT","alg":"none"}"#);
+        let header = b64::url_encode(r#"{"typ":"JWT","alg":"none"}"#);
         assert!(matches!(
             UnverifiedEar::parse(&format!("{header}.e30.")),
             Err(EarError::Malformed)
         ));
-        let header = crate::b64::url_encode(r#"{"typ":"JWT","alg":"HS256"}"#);
+        let header = b64::url_encode(r#"{"typ":"JWT","alg":"HS256"}"#);
         assert!(matches!(
             UnverifiedEar::parse(&format!("{header}.e30.AAAA")),
             Err(EarError::Algorithm(_))

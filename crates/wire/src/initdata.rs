@@ -2,7 +2,7 @@
 //!
 //! A TOML document with `version`, `algorithm` and a `[data]` table of strings. Its digest is over the exact
 //! bytes, so the text is kept as it came and never printed again. On a pod it travels as base64 of gzip in the
-//! annotation `io.katacontainers.config.hypervisor.cc_init_data`.
+//! annotation `io.katacontainers.config.hypervisor.cc_init_data`, into a virtual machine on a disk of its own.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -78,30 +78,49 @@ impl Initdata {
         }
         let compressed = b64::std_decode(annotation.trim_end())
             .map_err(|error| InitdataError::Base64(error.to_string()))?;
-        let mut text = Vec::new();
-        let limit = u64::try_from(MAX_DOCUMENT).expect("1 MiB fits") + 1;
-        flate2::read::GzDecoder::new(compressed.as_slice())
-            .take(limit)
-            .read_to_end(&mut text)
-            .map_err(|error| InitdataError::Gzip(error.to_string()))?;
-        if text.len() > MAX_DOCUMENT {
-            return Err(InitdataError::TooLong {
-                limit: MAX_DOCUMENT,
-            });
+        Self::parse(&unpacked(compressed.as_slice())?)
+    }
+
+    /// Parses the content of a file that holds a document, its annotation, its gzip or an image of its disk.
+    ///
+    /// # Errors
+    /// As [`Self::parse`] and [`Self::from_annotation`].
+    pub fn from_file(bytes: &[u8]) -> Result<Self, InitdataError> {
+        if let Some(text) = text_on_disk(bytes)? {
+            return Self::parse(&text);
         }
-        Self::parse(
-            &String::from_utf8(text)
-                .map_err(|_| InitdataError::Toml("the document is not UTF-8".to_owned()))?,
-        )
+        if bytes.starts_with(GZIP) {
+            return Self::parse(&unpacked(bytes)?);
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| not_utf8())?;
+        match text.trim_start().starts_with(GZIP_IN_BASE64) {
+            true => Self::from_annotation(text.trim_start()),
+            false => Self::parse(text),
+        }
+    }
+
+    /// The disk that hands a document to a virtual machine, as the Kata runtime makes it.
+    pub fn to_disk(&self) -> Vec<u8> {
+        let compressed = self.packed();
+        let mut disk = MAGIC.to_vec();
+        let length = u64::try_from(compressed.len()).expect("a length of memory fits");
+        disk.extend_from_slice(&length.to_le_bytes());
+        disk.extend_from_slice(&compressed);
+        disk.resize(disk.len().next_multiple_of(SECTOR), 0);
+        disk
     }
 
     /// Prints the form a pod's annotation holds.
     pub fn to_annotation(&self) -> String {
+        b64::std_encode(self.packed())
+    }
+
+    fn packed(&self) -> Vec<u8> {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
         let compressed = gzip
             .write_all(self.text.as_bytes())
             .and_then(|()| gzip.finish());
-        b64::std_encode(compressed.expect("writing to memory does not fail"))
+        compressed.expect("writing to memory does not fail")
     }
 
     /// The document, byte for byte.
@@ -124,6 +143,75 @@ impl Initdata {
         &self.data
     }
 }
+
+/// Reads the text on a disk that hands init-data to a virtual machine; `None` when the disk is another one.
+///
+/// The form is `initdata`, the length of what follows (64 bits, little-endian), a gzip, and zeros to a whole sector. The
+/// text is nobody's word until the hardware vouches for its digest.
+///
+/// # Errors
+/// [`InitdataError`], when the disk begins as one for init-data and cannot be read as one.
+pub fn text_on_disk(mut disk: impl Read) -> Result<Option<String>, InitdataError> {
+    let mut head = [0; 16];
+    let mut filled = 0;
+    while let Some(rest) = head.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match disk.read(rest) {
+            Ok(0) => break,
+            Ok(length) => filled = filled.saturating_add(length),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(InitdataError::Disk(error.to_string())),
+        }
+    }
+    if !head.starts_with(MAGIC) {
+        return Ok(None);
+    }
+    let length = head.last_chunk().map(|length| u64::from_le_bytes(*length));
+    let Some(length) = length.filter(|_| filled == head.len()) else {
+        return Err(InitdataError::Disk("it ends within its head".to_owned()));
+    };
+    if length > MAX_PACKED {
+        return Err(InitdataError::Disk(format!(
+            "its head says {length} bytes, and at most {MAX_PACKED} are read"
+        )));
+    }
+    let mut compressed = Vec::new();
+    disk.take(length)
+        .read_to_end(&mut compressed)
+        .map_err(|error| InitdataError::Disk(error.to_string()))?;
+    if u64::try_from(compressed.len()) != Ok(length) {
+        return Err(InitdataError::Disk(format!(
+            "its head says {length} bytes, and {} are there",
+            compressed.len()
+        )));
+    }
+    unpacked(&compressed).map(Some)
+}
+
+fn unpacked(gzip: &[u8]) -> Result<String, InitdataError> {
+    let mut text = Vec::new();
+    let limit = u64::try_from(MAX_DOCUMENT).expect("1 MiB fits") + 1;
+    flate2::read::GzDecoder::new(gzip)
+        .take(limit)
+        .read_to_end(&mut text)
+        .map_err(|error| InitdataError::Gzip(error.to_string()))?;
+    if text.len() > MAX_DOCUMENT {
+        return Err(InitdataError::TooLong {
+            limit: MAX_DOCUMENT,
+        });
+    }
+    String::from_utf8(text).map_err(|_| not_utf8())
+}
+
+fn not_utf8() -> InitdataError {
+    InitdataError::Toml("the document is not UTF-8".to_owned())
+}
+
+const MAGIC: &[u8] = b"initdata";
+const SECTOR: usize = 512;
+/// No document of [`MAX_DOCUMENT`] packs to more.
+const MAX_PACKED: u64 = 2 * 1024 * 1024;
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const GZIP_IN_BASE64: &str = "H4sI";
 
 /// What the platforms hold when they were launched with an init-data of this digest.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -195,8 +283,11 @@ pub enum InitdataError {
     /// The annotation is not standard base64 with padding.
     #[error("init-data annotation is not standard base64 with its padding: {0}")]
     Base64(String),
-    /// The annotation does not unpack.
-    #[error("init-data annotation does not unpack as gzip: {0}")]
+    /// The disk is one for init-data, and it is cut or cannot be read.
+    #[error("init-data disk: {0}")]
+    Disk(String),
+    /// What was packed does not unpack.
+    #[error("init-data does not unpack as gzip: {0}")]
     Gzip(String),
     /// Not the expected TOML. Only the parser's own words are kept, never the document's.
     #[error("init-data is not the expected TOML: {0}")]
@@ -322,6 +413,54 @@ mod tests {
                 limit: MAX_DOCUMENT
             })
         );
+    }
+
+    #[test]
+    fn upstreams_disk_has_its_text() {
+        let Some(disk) = crate::fixtures::read("guest/kata/src/agent/testdata/initdata.img") else {
+            return;
+        };
+        assert_eq!(
+            text_on_disk(disk.as_slice()),
+            Ok(Some("some content".to_owned()))
+        );
+        // Cut within the head and within the gzip, which has 36 bytes. What is cut before the magic is another disk.
+        for length in 0..52 {
+            let outcome = text_on_disk(&disk[..length]);
+            match length {
+                0..8 => assert_eq!(outcome, Ok(None)),
+                _ => assert!(matches!(outcome, Err(InitdataError::Disk(_))), "{length}"),
+            }
+        }
+        assert!(text_on_disk(&disk[..52]).is_ok());
+    }
+
+    #[test]
+    fn every_form_of_a_file_has_the_same_document() {
+        let document = Initdata::parse(DOCUMENT).unwrap();
+        let disk = document.to_disk();
+        assert_eq!(disk.len() % SECTOR, 0);
+        let annotation = document.to_annotation();
+        for form in [
+            DOCUMENT.as_bytes(),
+            &disk,
+            annotation.as_bytes(),
+            format!("  {annotation}\n").as_bytes(),
+            &document.packed(),
+        ] {
+            assert_eq!(Initdata::from_file(form).as_ref(), Ok(&document));
+        }
+    }
+
+    #[test]
+    fn disk_that_claims_to_be_huge_allocates_nothing() {
+        for length in [MAX_PACKED + 1, u64::MAX] {
+            let disk = [MAGIC, &length.to_le_bytes()].concat();
+            let error = text_on_disk(disk.as_slice()).unwrap_err().to_string();
+            assert!(error.contains("at most"), "{error}");
+        }
+        let disk = [MAGIC, &MAX_PACKED.to_le_bytes()].concat();
+        assert!(text_on_disk(disk.as_slice()).is_err());
     }
 
     #[test]

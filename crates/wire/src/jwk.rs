@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::b64;
-use crate::canonical::{HashAlgorithm, to_jcs};
+use crate::canonical::HashAlgorithm;
 
 /// RSA keys outside this range of modulus bytes are refused: 2,048 to 8,192 bits.
 const RSA_MODULUS_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
@@ -36,16 +36,21 @@ pub enum TeePublicKey {
 impl TeePublicKey {
     /// The RFC 7638 thumbprint: SHA-256 over the required members, base64url.
     pub fn thumbprint(&self) -> String {
-        let members = match self {
-            Self::Ec { crv, x, y } => serde_json::json!({
-                "crv": crv, "kty": "EC", "x": b64::url_encode(x), "y": b64::url_encode(y),
-            }),
-            Self::Rsa { n, e } => serde_json::json!({
-                "e": b64::url_encode(e), "kty": "RSA", "n": b64::url_encode(n),
-            }),
+        // In order, and none of these strings holds what JSON escapes: this is the canonical form.
+        let jcs = match self {
+            Self::Ec { crv, x, y } => format!(
+                r#"{{"crv":"{}","kty":"EC","x":"{}","y":"{}"}}"#,
+                crv.as_str(),
+                b64::url_encode(x),
+                b64::url_encode(y),
+            ),
+            Self::Rsa { n, e } => format!(
+                r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#,
+                b64::url_encode(e),
+                b64::url_encode(n),
+            ),
         };
-        let jcs = to_jcs(&members).expect("a map of strings has a canonical form");
-        b64::url_encode(HashAlgorithm::Sha256.digest(&jcs))
+        b64::url_encode(HashAlgorithm::Sha256.digest(jcs.as_bytes()))
     }
 }
 
@@ -61,6 +66,14 @@ pub enum EcCurve {
 }
 
 impl EcCurve {
+    /// The name on the wire.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::P256 => "P-256",
+            Self::P521 => "P-521",
+        }
+    }
+
     /// Bytes of one coordinate.
     pub fn field_bytes(self) -> usize {
         match self {

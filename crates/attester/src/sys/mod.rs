@@ -3,3 +3,4 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod ioctl;
+pub(crate) mod nvml;

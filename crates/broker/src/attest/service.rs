@@ -17,7 +17,7 @@ use strongroom_wire::attestation_service::{
 use strongroom_wire::ear::ANY_RELYING_PARTY;
 use strongroom_wire::tee::Tee;
 
-use super::{AttestError, Ended, Refusal, appraised, conclude, issue};
+use super::{AttestError, Refusal, appraised, conclude, issue, refuse};
 use crate::Inner;
 use crate::audit::{Kind, Outcome, Record};
 use crate::collateral::CollateralError;
@@ -130,7 +130,7 @@ pub(crate) fn begin(broker: &Inner, asked: Asked, now: u64) -> Result<Begun, Att
                 record,
             })
         }
-        Err(refusal) => Err(Ended::refused(record, refusal).record(broker)),
+        Err(refusal) => Err(refuse(broker, record, refusal)),
     }
 }
 

@@ -49,6 +49,7 @@ pub(crate) enum ApiError {
     Source(SourceError),
     NotFound(&'static str),
     NoRoute,
+    NoPlugin(String),
     Method,
     Timeout,
     TooLarge,
@@ -105,6 +106,7 @@ impl ApiError {
                 ),
             ),
             Self::ReferenceValue(error) => (S::BAD_REQUEST, "RvpsError", error.to_string()),
+            Self::Admin(error @ AdminError::Unreachable) => away(error),
             Self::Admin(error) => {
                 let status = match error {
                     AdminError::Busy => S::TOO_MANY_REQUESTS,
@@ -184,6 +186,11 @@ impl ApiError {
                 "InvalidRequestPath",
                 "there is nothing at this path".into(),
             ),
+            Self::NoPlugin(name) => (
+                S::NOT_FOUND,
+                "PluginNotFound",
+                format!("there is no plugin {name:?}: the one plugin here is \"resource\""),
+            ),
             Self::Method => (
                 S::METHOD_NOT_ALLOWED,
                 "MethodNotAllowed",
@@ -220,7 +227,7 @@ impl ApiError {
                 "another rehearsal is under way, and there is one at a time: try again".into(),
             ),
             Self::Store(error) => store(error),
-            Self::Rotate(error @ RotateError::Shared) => {
+            Self::Rotate(error @ (RotateError::Lacking { .. } | RotateError::Elsewhere { .. })) => {
                 (S::CONFLICT, "StorageKeyShared", error.to_string())
             }
             Self::Rotate(RotateError::Store(
@@ -258,7 +265,7 @@ fn internal(error: &dyn std::error::Error) -> (StatusCode, &'static str, String)
 /// What the store says: what can be mended outside the broker is named.
 fn store(error: &StoreError) -> (StatusCode, &'static str, String) {
     match error {
-        StoreError::Away(_) => away(error),
+        StoreError::Away(_) | StoreError::KeyMoved => away(error),
         StoreError::Full(_) => full(error),
         StoreError::ReadOnly(_) => {
             tracing::error!(%error, "the store cannot be written");

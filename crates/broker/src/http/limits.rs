@@ -18,14 +18,19 @@ use crate::{Inner, client};
 /// Refuses a body that says it is too large, and takes in a bounded part of it first: a connection that is closed
 /// with bytes unread is reset, and the client would not see the answer. A body without a length is cut where it is
 /// read.
-pub(super) async fn refuse_oversized(most: usize, request: Request, next: Next) -> Response {
+pub(super) async fn refuse_oversized(
+    broker: Arc<Inner>,
+    most: usize,
+    request: Request,
+    next: Next,
+) -> Response {
     let length = request
         .headers()
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     let oversized = length.is_some_and(|length| usize::try_from(length).is_ok_and(|l| l > most));
     if !oversized {
-        return next.run(request).await;
+        return bodies(broker, request, next).await;
     }
     take_in(request, most.saturating_mul(2)).await;
     ApiError::TooLarge.into_response()
@@ -77,11 +82,7 @@ pub(super) async fn reads(
 
 /// Refuses a large body while others take what room there is. What a body says of its length is what it may take; one that
 /// says nothing may take all that is allowed.
-pub(super) async fn bodies(
-    State(broker): State<Arc<Inner>>,
-    request: Request,
-    next: Next,
-) -> Response {
+async fn bodies(broker: Arc<Inner>, request: Request, next: Next) -> Response {
     let limits = &broker.config.limits;
     let hint = request.body().size_hint();
     let most = hint.upper().and_then(|most| usize::try_from(most).ok());
@@ -109,8 +110,8 @@ fn source(broker: &Inner, request: &Request) -> Option<client::Client> {
 }
 
 /// Bounds a request's time, reading its body included, and forbids caches.
-pub(super) async fn within(limit: Duration, request: Request, next: Next) -> Response {
-    let mut response = match tokio::time::timeout(limit, next.run(request)).await {
+pub(super) async fn within(limit: Duration, answer: impl Future<Output = Response>) -> Response {
+    let mut response = match tokio::time::timeout(limit, answer).await {
         Ok(response) => response,
         Err(_) => ApiError::Timeout.into_response(),
     };

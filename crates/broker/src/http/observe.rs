@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use axum::middleware::Next;
 use axum::response::Response;
 use tracing::{Instrument as _, field};
 
@@ -18,7 +17,11 @@ use crate::metrics::method_name;
 use crate::telemetry::{TRACE_PARENT, TraceParent};
 
 /// Answers a request within its span, and counts it.
-pub(super) async fn observe(broker: Arc<Inner>, request: Request, next: Next) -> Response {
+pub(super) async fn observe<F: Future<Output = Response>>(
+    broker: Arc<Inner>,
+    request: Request,
+    answer: impl FnOnce(Request) -> F,
+) -> Response {
     let began = Instant::now();
     let id = request_id(request.headers());
     let route: Arc<str> = request
@@ -38,7 +41,7 @@ pub(super) async fn observe(broker: Arc<Inner>, request: Request, next: Next) ->
     if let Some(parent) = trace_parent(request.headers()) {
         span.record(TRACE_PARENT, parent);
     }
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut response = answer(request).instrument(span.clone()).await;
     let status = response.status().as_u16();
     let took = began.elapsed();
     broker.metrics.request(&route, &method, status, took);

@@ -807,7 +807,8 @@ fn schemas() -> Value {
                     "kind": {"enum": ["start", "attestation", "release", "admin"]},
                     "outcome": {"enum": ["allowed", "denied", "missing", "failed"]},
                     "action": text, "admin": text, "tee": reference("Tee"), "tee_key": text, "token": text,
-                    "resource": text, "query": {"type": "object", "additionalProperties": text}, "version": number,
+                    "resource": text, "query": {"type": "object", "additionalProperties": text},
+                    "query_left_out": {"type": "boolean"}, "version": number,
                     "source": text, "digest": text, "policy_id": text, "policy": text, "reasons": list("Reason"),
                     "detail": text, "loosenings": {"type": "array", "items": text}, "suppressed": number,
                     "minimum_index": number,
@@ -845,17 +846,20 @@ fn schemas() -> Value {
             "Flip",
             object(
                 json!({
-                    "event": text, "at": number, "kind": text, "resource": text, "was": text, "would_be": text,
+                    "event": text, "at": number, "kind": text, "resource": text, "was": text, "now": text,
+                    "would_be": text,
                     "reasons": list("Reason"),
                 }),
-                &["event", "at", "kind", "was", "would_be", "reasons"],
+                &["event", "at", "kind", "was", "now", "would_be", "reasons"],
             ),
         ),
         (
             "Rehearsal",
             object(
-                json!({"decisions": number, "forgotten": number, "flips": list("Flip")}),
-                &["decisions", "forgotten", "flips"],
+                json!({
+                    "decisions": number, "forgotten": number, "otherwise_already": number, "flips": list("Flip"),
+                }),
+                &["decisions", "forgotten", "otherwise_already", "flips"],
             ),
         ),
         ("ResourceMetadata", object(metadata, &metadata_members)),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, OriginalUri, State};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, any, get, post};
 use axum::{Json, Router};
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::error::ApiError;
 use super::health::{healthz, readyz};
-use super::limits::{attempts, bodies, reads, refuse_oversized, within};
+use super::limits::{attempts, reads, refuse_oversized, within};
 use super::observe::observe;
 use super::{access, admin, attestation, kbs, openapi};
 use crate::Inner;
@@ -28,15 +28,12 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(limits.body_bytes))
-        .layer(from_fn_with_state(Arc::clone(&broker), bodies))
+        // One layer for what surrounds every request: each costs an allocation and a copy of the request.
         .layer(from_fn(move |request, next| {
-            refuse_oversized(most, request, next)
-        }))
-        .layer(from_fn(move |request, next| {
-            within(request_time, request, next)
-        }))
-        .layer(from_fn(move |request, next| {
-            observe(Arc::clone(&observed), request, next)
+            let (broker, held) = (Arc::clone(&observed), Arc::clone(&observed));
+            observe(broker, request, move |request| {
+                within(request_time, refuse_oversized(held, most, request, next))
+            })
         }))
         .with_state(broker)
 }
@@ -160,9 +157,25 @@ async fn jwks(State(broker): State<Arc<Inner>>) -> Json<Value> {
     Json(broker.issuer.jwks())
 }
 
-async fn not_found() -> ApiError {
-    ApiError::NoRoute
+/// As upstream: the first segment behind `/kbs/v0/` names a plugin, unless it is one of the protocol's own.
+async fn not_found(OriginalUri(uri): OriginalUri) -> ApiError {
+    let beneath = uri.path().strip_prefix("/kbs/v0/").unwrap_or_default();
+    let plugin = beneath.split('/').next().unwrap_or_default();
+    match plugin.is_empty() || OF_THE_PROTOCOL.contains(&plugin) {
+        true => ApiError::NoRoute,
+        false => ApiError::NoPlugin(plugin.chars().take(MAX_PLUGIN).collect()),
+    }
 }
+
+const OF_THE_PROTOCOL: [&str; 6] = [
+    "auth",
+    "attest",
+    "resource",
+    "resource-policy",
+    "attestation-policy",
+    "reference-value",
+];
+const MAX_PLUGIN: usize = 64;
 
 async fn method_not_allowed() -> ApiError {
     ApiError::Method

@@ -4,10 +4,12 @@
 use serde_json::json;
 use strongroom_verifier::{Provenance, ReferenceValue, ReferenceValues};
 use strongroom_wire::resource::ResourcePath;
-use strongroom_wire::tlog::{Checkpoint, Hash, TilePath, prove_consistency};
+use strongroom_wire::tlog::{
+    Checkpoint, Frontier, TilePath, leaf_hash, prove_consistency, tile_to_bytes,
+};
 
-use super::{Change, Ledger, Rewrapped, SealError, SealedVersion, StorageKey, Store, StoreError};
-use crate::audit::{Entry, Kind, LogKey, Outcome, Record, verify_newest};
+use super::{Change, Governing, Ledger, Rewrapped, SealError, StorageKey, Store, StoreError};
+use crate::audit::{Entry, Kind, LogError, LogKey, Outcome, Record, verify_newest};
 
 /// Runs every check on an empty store.
 pub(crate) fn suite(store: Box<dyn Store>, key: LogKey) {
@@ -41,7 +43,7 @@ fn path() -> ResourcePath {
 fn put(ledger: &Ledger, key: &StorageKey, secret: &[u8], keep: u64) -> Entry {
     let key = StorageKey::from_text(&key.to_text()).unwrap();
     let (path, place, secret) = (path(), path(), secret.to_vec());
-    let seal = Box::new(move |version| key.seal(&place, version, &secret));
+    let seal = Box::new(move |version| key.seal(&place, version, None, &secret));
     let change = Change::PutSecret {
         path,
         seal,
@@ -107,13 +109,7 @@ fn only_so_many_versions_are_kept(ledger: &Ledger) {
 fn secret_that_expires_says_when(ledger: &Ledger) {
     let place: ResourcePath = "a/b/expiring".parse().unwrap();
     let (path, key) = (place.clone(), StorageKey::generate().unwrap());
-    let seal = Box::new(move |version| {
-        let sealed = key.seal(&path, version, b"secret")?;
-        Ok(SealedVersion {
-            expires: Some(99),
-            ..sealed
-        })
-    });
+    let seal = Box::new(move |version| key.seal(&path, version, Some(99), b"secret"));
     let change = Change::PutSecret {
         path: place.clone(),
         seal,
@@ -363,13 +359,12 @@ fn audit_is_one_log_and_limit_takes_the_newest(ledger: &Ledger) {
 fn pruned_entries_are_gone_and_their_hashes_stay(ledger: &Ledger) {
     let store = ledger.store();
     let key = ledger.key();
-    let sign = |size, root: &Hash| key.checkpoint(size, root);
     let keep = |number: u64| Change::KeepClaims {
         token: format!("pruned {number}"),
         claims: "{}".to_owned(),
     };
     let group = (0..700).map(|number| (keep(number), record("alice")));
-    store.commit(group.collect(), &sign).unwrap();
+    store.commit(group.collect(), key).unwrap();
     let before = store.head().unwrap().unwrap();
     assert_eq!((before.minimum, before.pruned_by), (0, 0));
     let older = Checkpoint::open(before.checkpoint.as_bytes(), &[key.verifier().clone()]).unwrap();
@@ -424,4 +419,116 @@ fn pruned_entries_are_gone_and_their_hashes_stay(ledger: &Ledger) {
     }
     ledger.commit(Change::Nothing, record("alice")).unwrap();
     verify_newest(store, key.verifier(), 1_000).unwrap();
+}
+
+/// What somebody does to an empty store past the broker, who can write to the database and has no key. `statements` runs
+/// SQL with nothing in its way, `bytes` prints a literal.
+pub(crate) fn forgers(
+    stores: &dyn Fn() -> Box<dyn Store>,
+    statements: &dyn Fn(&str),
+    bytes: &dyn Fn(&[u8]) -> String,
+) {
+    let set = |text: &str| Change::SetPolicy {
+        id: "resource-policy".to_owned(),
+        text: Some(text.to_owned()),
+    };
+    let commit = |store: &dyn Store, key: &LogKey, change| {
+        store.commit(vec![(change, record("alice"))], key).map(drop)
+    };
+    let broken = |outcome: Result<(), StoreError>| match outcome {
+        Err(StoreError::Record(error)) => error,
+        other => panic!("{other:?}"),
+    };
+
+    // An entry is replaced and the tree over it made to fit: the next entry must not vouch for that.
+    for remembers in [true, false] {
+        let (store, key) = (stores(), LogKey::generate_for_tests());
+        for text in ["one", "two", "three"] {
+            commit(&*store, &key, set(text)).unwrap();
+        }
+        let mut texts = store.log_entries(0, 3).unwrap();
+        texts[0] = texts[0].replace("alice", "mallory");
+        let mut forged = Frontier::new();
+        texts
+            .iter()
+            .for_each(|text| forged.push(leaf_hash(text.as_bytes())));
+        let (leaf, edge) = (
+            leaf_hash(texts[0].as_bytes()),
+            tile_to_bytes(forged.peaks()),
+        );
+        statements(&format!(
+            "UPDATE log_entry SET entry = '{}', leaf = {} WHERE seq = 1; UPDATE log_head SET edge = {}",
+            texts[0],
+            bytes(leaf.as_bytes()),
+            bytes(&edge)
+        ));
+        let key = if remembers {
+            key
+        } else {
+            LogKey::generate_for_tests()
+        };
+        let error = broken(commit(&*store, &key, Change::Nothing));
+        assert!(matches!(error, LogError::Edge { size: 3 }), "{error}");
+        let error = broken(verify_newest(&*store, key.verifier(), 10));
+        assert!(matches!(error, LogError::OtherHead { .. }), "{error}");
+    }
+
+    // The whole store is set back while the broker runs.
+    let (store, key) = (stores(), LogKey::generate_for_tests());
+    commit(&*store, &key, set("one")).unwrap();
+    let head = store.head().unwrap().unwrap();
+    commit(&*store, &key, set("two")).unwrap();
+    statements(&format!(
+        "DELETE FROM log_entry WHERE seq = 2; DELETE FROM policy_version WHERE version = 2;
+             UPDATE log_head SET size = 1, edge = {}, checkpoint = '{}'",
+        bytes(&tile_to_bytes(&head.edge)),
+        head.checkpoint
+    ));
+    let error = broken(commit(&*store, &key, Change::Nothing));
+    assert!(
+        matches!(error, LogError::SetBack { known: 2, found: 1 }),
+        "{error}"
+    );
+
+    // The record is emptied.
+    let (store, key) = (stores(), LogKey::generate_for_tests());
+    commit(&*store, &key, set("one")).unwrap();
+    statements("DELETE FROM log_entry; DELETE FROM log_node; DELETE FROM log_head");
+    let error = broken(verify_newest(&*store, key.verifier(), 10));
+    assert!(matches!(error, LogError::NoHead), "{error}");
+    let error = broken(commit(&*store, &key, Change::Nothing));
+    assert!(matches!(error, LogError::NoHead), "{error}");
+
+    // What decides is changed, and neither believed nor signed along with what changes next.
+    for statement in [
+        "UPDATE policy_version SET text = 'other'",
+        "DELETE FROM policy_version WHERE version = 2",
+        "UPDATE policy_version SET version = 3 WHERE version = 1",
+        "INSERT INTO policy_version VALUES ('resource-policy/a/*', 1, 'package policy', 7, 'alice')",
+        "INSERT INTO admin_version VALUES ('mallory', 1, 'admin', 'PEM', 7, 'alice')",
+        "INSERT INTO reference_value_version VALUES ('svn', 1, '{\"value\": [\"9\"], \"expires\": 9, \"provenance\": {}}', 7, 'alice')",
+    ] {
+        let (store, key) = (stores(), LogKey::generate_for_tests());
+        for text in ["one", "two"] {
+            commit(&*store, &key, set(text)).unwrap();
+        }
+        Governing::read(&*store, key.verifier()).unwrap();
+        statements(statement);
+        let believed = || Governing::read(&*store, key.verifier()).map(drop);
+        assert!(
+            matches!(broken(believed()), LogError::Governing),
+            "{statement}"
+        );
+        commit(&*store, &key, Change::Nothing).unwrap();
+        assert!(
+            matches!(broken(believed()), LogError::Governing),
+            "{statement}"
+        );
+        let error = broken(commit(&*store, &key, set("three")));
+        assert!(matches!(error, LogError::Governing), "{statement}");
+        assert!(
+            matches!(broken(believed()), LogError::Governing),
+            "{statement}"
+        );
+    }
 }

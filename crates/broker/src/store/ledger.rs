@@ -150,8 +150,7 @@ fn write_group(store: &dyn Store, key: &LogKey, group: Vec<Waiting>) {
         .into_iter()
         .map(|waiting| ((waiting.change, waiting.record), waiting.reply))
         .unzip();
-    let sign = |size, root: &_| key.checkpoint(size, root);
-    match store.commit(changes, &sign) {
+    match store.commit(changes, key) {
         Ok(committed) => {
             let told = replies.into_iter().zip(committed);
             told.for_each(|(reply, committed)| reply.give(committed));
@@ -211,30 +210,75 @@ mod tests {
         assert_eq!(ledger.store().head().unwrap().unwrap().size, 400);
     }
 
+    #[tokio::test]
+    async fn task_that_stops_waiting_takes_its_change_along() {
+        let ledger = ledger();
+        let mut waits = Box::pin(ledger.committed(Change::Nothing, record("first")));
+        // Polled once, it stands in line.
+        let polled = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(waits.as_mut().poll(context).is_ready())
+        });
+        polled.await;
+        drop(waits);
+        let second = ledger.committed(Change::Nothing, record("second")).await;
+        assert_eq!(second.unwrap().seq, 2);
+        assert_eq!(ledger.store().audit(10, None).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn write_that_panics_is_the_last_one() {
+        let ledger = ledger();
+        let panics = Change::PutSecret {
+            path: "a/b/c".parse().unwrap(),
+            seal: Box::new(|_| panic!("as a test")),
+            expires: None,
+            keep: 1,
+        };
+        let lost = ledger.commit(panics, record("first"));
+        assert!(matches!(lost, Err(StoreError::Group(why)) if why == LOST));
+        let next = ledger.commit(Change::Nothing, record("second")).unwrap();
+        assert_eq!(next.seq, 1);
+    }
+
+    #[test]
+    fn ledger_that_is_dropped_leaves_its_store_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, key) = (
+            folder.path().join("store.sqlite"),
+            LogKey::generate().unwrap(),
+        );
+        SqliteStore::create(&path, &key).unwrap();
+        for _ in 0..2 {
+            let key = LogKey::from_text(&key.to_text()).unwrap();
+            let store = SqliteStore::open(&path, &key).unwrap();
+            let ledger = Ledger::new(Box::new(store), key);
+            ledger.commit(Change::Nothing, record("first")).unwrap();
+        }
+    }
+
     #[test]
     fn change_that_fails_spoils_no_other_of_its_group() {
         let ledger = ledger();
         let missing = || Change::DeleteSecret {
             path: "a/b/c".parse().unwrap(),
         };
-        let sign = |size, root: &_| ledger.key().checkpoint(size, root);
         let group = vec![
             (Change::Nothing, record("first")),
             (missing(), record("second")),
             (Change::Nothing, record("third")),
         ];
-        let committed = ledger.store().commit(group, &sign).unwrap();
+        let committed = ledger.store().commit(group, ledger.key()).unwrap();
         assert_eq!(committed[0].as_ref().unwrap().seq, 1);
         assert!(matches!(committed[1], Err(StoreError::NotFound)));
         assert_eq!(committed[2].as_ref().unwrap().seq, 2);
     }
 
     #[test]
-    fn record_that_cannot_be_signed_is_not_written() {
+    fn record_of_another_key_is_not_continued() {
         let ledger = ledger();
-        let refuse = |_, _: &_| Err(StoreError::Sign("no key".to_owned()));
+        let other = LogKey::generate().unwrap();
         let group = vec![(Change::Nothing, record("first"))];
-        assert!(ledger.store().commit(group, &refuse).is_err());
+        assert!(ledger.store().commit(group, &other).is_err());
         assert!(ledger.store().audit(10, None).unwrap().is_empty());
     }
 }

@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod conformance;
+mod governing;
 mod ledger;
 mod postgres;
 mod sealing;
@@ -17,9 +18,10 @@ use strongroom_verifier::{ReferenceValue, ReferenceValues};
 use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::tlog::{FULL_WIDTH, Hash};
 
-use crate::audit::{Entry, LogError, Record};
+use crate::audit::{Entry, LogError, LogKey, Record};
 use crate::config::Role;
 
+pub(crate) use governing::Governing;
 pub(crate) use ledger::Ledger;
 pub(crate) use postgres::{PostgresStore, Target};
 pub use sealing::SealError;
@@ -28,7 +30,7 @@ pub(crate) use sqlite::SqliteStore;
 
 /// What a broker keeps. All calls block; an implementation is shared between threads.
 pub(crate) trait Store: Send + Sync {
-    /// Applies each change and appends its record, in order: the group is durable once this returns, or none of it is
+    /// Applies each change and appends its record, in order, to what `key` signed before: the group is durable once this returns, or none of it is
     /// there. A change that fails leaves no trace and spoils no other.
     ///
     /// `record.version` and `record.digest` are filled in where a change makes or removes a version. A change to
@@ -36,7 +38,7 @@ pub(crate) trait Store: Send + Sync {
     fn commit(
         &self,
         group: Vec<(Change, Record)>,
-        sign: &SignHead<'_>,
+        key: &LogKey,
     ) -> Result<Vec<Committed>, StoreError>;
 
     /// A version of a secret, still sealed; the newest when none is named.
@@ -118,9 +120,6 @@ pub(crate) struct Claims {
 /// What became of one change of a group.
 pub(crate) type Committed = Result<Entry, StoreError>;
 
-/// Signs the record at a size with a root: the text of a checkpoint.
-pub(crate) type SignHead<'a> = dyn Fn(u64, &Hash) -> Result<String, StoreError> + 'a;
-
 /// The end of the record.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Head {
@@ -166,12 +165,26 @@ pub(crate) enum Change {
     KeepClaims { token: String, claims: String },
     /// Forgets the claims of tokens that were issued before a time.
     ForgetClaims { before: u64 },
+    /// Has every broker on the database seal under another storage key: [`StoreError::KeyLacking`] where one that is there
+    /// lacks it. Only brokers that share a database have to agree.
+    UseStorageKey { id: String },
     /// Removes the entries before position `minimum`, counted from 0, and the claims that they issued; their hashes stay.
     /// `record.minimum_index` is filled in. [`StoreError::NotFound`] when they are gone already.
     PruneLog { minimum: u64 },
 }
 
 impl Change {
+    /// Whether it changes what decides.
+    pub(crate) fn governs(&self) -> bool {
+        matches!(
+            self,
+            Self::SetPolicy { .. }
+                | Self::SetAdmin { .. }
+                | Self::MergeReferenceValues { .. }
+                | Self::RemoveReferenceValue { .. }
+        )
+    }
+
     /// Whether bytes are removed that must not be found in the store's files afterwards.
     pub(crate) fn removes(&self) -> bool {
         matches!(
@@ -382,6 +395,15 @@ pub enum StoreError {
     OtherKey {
         /// Which key.
         name: &'static str,
+    },
+    /// The brokers took another storage key in use a moment ago.
+    #[error("the storage key was changed meanwhile: try again")]
+    KeyMoved,
+    /// A storage key cannot be taken in use.
+    #[error("these brokers do not have the storage key: {brokers}")]
+    KeyLacking {
+        /// Their names.
+        brokers: String,
     },
     /// The record does not hold.
     #[error(transparent)]

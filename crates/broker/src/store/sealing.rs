@@ -73,6 +73,21 @@ impl StorageKey {
         Ok(Self(bytes))
     }
 
+    /// Takes a key as it is.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, SealError> {
+        let mut key = Zeroizing::new([0u8; KEY_LEN]);
+        match bytes.len() == KEY_LEN {
+            true => key.copy_from_slice(bytes),
+            false => return Err(SealError::KeyFile),
+        }
+        Ok(Self(key))
+    }
+
+    /// The key as it is, for whoever seals it.
+    pub(crate) fn expose(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+
     /// The text form.
     pub(crate) fn to_text(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(hex::encode(self.0.as_slice()));
@@ -114,11 +129,12 @@ impl StorageKey {
         Ok(again.to_vec())
     }
 
-    /// Seals a secret for one place: this path and this version.
+    /// Seals a secret for one place and time: this path, this version, until it expires.
     pub(crate) fn seal(
         &self,
         path: &ResourcePath,
         version: u64,
+        expires: Option<u64>,
         secret: &[u8],
     ) -> Result<SealedVersion, SealError> {
         let mut data_key = Zeroizing::new([0u8; KEY_LEN]);
@@ -131,7 +147,7 @@ impl StorageKey {
         cipher(data_key.as_slice())?
             .seal_in_place_append_tag(
                 Nonce::assume_unique_for_key(nonce),
-                Aad::from(place(path, version)),
+                Aad::from(place(path, version, expires)),
                 &mut buffer,
             )
             .map_err(|_| SealError::Crypto)?;
@@ -145,7 +161,7 @@ impl StorageKey {
             key_id: self.id(),
             nonce: nonce.to_vec(),
             ciphertext: buffer,
-            expires: None,
+            expires,
         })
     }
 
@@ -165,17 +181,20 @@ impl StorageKey {
             .unwrap(&sealed.wrapped_key, data_key.as_mut_slice())
             .map_err(|_| refused())?;
         let nonce = <[u8; NONCE_LEN]>::try_from(sealed.nonce.as_slice()).map_err(|_| refused())?;
-        let mut buffer = Zeroizing::new(sealed.ciphertext.clone());
-        let length = cipher(data_key)?
-            .open_in_place(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(place(path, sealed.version)),
-                buffer.as_mut_slice(),
-            )
-            .map_err(|_| refused())?
-            .len();
-        buffer.truncate(length);
-        Ok(Secret(buffer))
+        let cipher = cipher(data_key)?;
+        let opened = |place: Vec<u8>| {
+            let mut buffer = Zeroizing::new(sealed.ciphertext.clone());
+            let nonce = Nonce::assume_unique_for_key(nonce);
+            let length = cipher
+                .open_in_place(nonce, Aad::from(place), buffer.as_mut_slice())
+                .ok()?
+                .len();
+            buffer.truncate(length);
+            Some(Secret(buffer))
+        };
+        opened(place(path, sealed.version, sealed.expires))
+            .or_else(|| opened(place_form_1(path, sealed.version)))
+            .ok_or_else(refused)
     }
 
     fn kek(&self) -> Result<AesKek, SealError> {
@@ -183,45 +202,80 @@ impl StorageKey {
     }
 }
 
-/// The storage keys of one broker: new secrets are sealed under the first, the others open what is still theirs.
+/// The storage keys of one broker: new secrets are sealed under the current one, the others open what is theirs.
 pub(crate) struct StorageKeys {
+    /// Made to be the next, and not in use yet: before the current one in the file.
+    newer: Vec<StorageKey>,
     current: StorageKey,
     older: Vec<StorageKey>,
 }
 
 impl StorageKeys {
-    /// Reads the text form: a key a line, the current one first.
+    /// Reads the text form: a key a line, the newest first, which is the current one where nobody says otherwise.
     pub(crate) fn from_text(text: &str) -> Result<Self, SealError> {
         let mut keys = text.lines().map(StorageKey::from_text);
         let current = keys.next().ok_or(SealError::KeyFile)??;
         let older = keys.collect::<Result<Vec<_>, _>>()?;
         match older.len() < MAX_KEYS {
-            true => Ok(Self { current, older }),
+            true => Ok(Self {
+                newer: Vec::new(),
+                current,
+                older,
+            }),
             false => Err(SealError::KeyFile),
         }
     }
 
     /// The text form.
     pub(crate) fn to_text(&self) -> Zeroizing<String> {
-        let mut text = self.current.to_text();
-        for key in &self.older {
+        let mut text = Zeroizing::new(String::new());
+        for key in self.all() {
             text.push_str(&key.to_text());
         }
         text
     }
 
-    /// The same with a fresh key before them all.
+    /// The same with a fresh key before them all, in use.
     pub(crate) fn rotated(&self) -> Result<Self, SealError> {
-        let older = std::iter::once(&self.current).chain(&self.older);
         Ok(Self {
+            newer: Vec::new(),
             current: StorageKey::generate()?,
-            older: older.map(StorageKey::copy).collect(),
+            older: self.all().map(StorageKey::copy).collect(),
+        })
+    }
+
+    /// The same with a fresh key before them all, not in use yet.
+    pub(crate) fn with_candidate(&self) -> Result<Self, SealError> {
+        let copied = self.newer.iter().map(StorageKey::copy);
+        Ok(Self {
+            newer: std::iter::once(StorageKey::generate()?)
+                .chain(copied)
+                .collect(),
+            current: self.current.copy(),
+            older: self.older.iter().map(StorageKey::copy).collect(),
+        })
+    }
+
+    /// The id of the newest key, when that is not in use yet.
+    pub(crate) fn candidate(&self) -> Option<String> {
+        self.newer.first().map(StorageKey::id)
+    }
+
+    /// The same with the key of that id in use, if there is one.
+    pub(crate) fn with_current(&self, id: &str) -> Option<Self> {
+        let at = self.all().position(|key| key.id() == id)?;
+        let mut keys = self.all().map(StorageKey::copy);
+        Some(Self {
+            newer: keys.by_ref().take(at).collect(),
+            current: keys.next()?,
+            older: keys.collect(),
         })
     }
 
     /// The same without the older ones, which nothing is sealed under any more.
     pub(crate) fn retired(&self) -> Self {
         Self {
+            newer: self.newer.iter().map(StorageKey::copy).collect(),
             current: self.current.copy(),
             older: Vec::new(),
         }
@@ -232,9 +286,27 @@ impl StorageKeys {
         &self.current
     }
 
-    /// Whether something may be sealed under another key than the current one.
+    /// Whether something may be sealed under an older key than the current one.
     pub(crate) fn has_older(&self) -> bool {
         !self.older.is_empty()
+    }
+
+    /// Whether the key of that id is among them.
+    pub(crate) fn has(&self, id: &str) -> bool {
+        self.all().any(|key| key.id() == id)
+    }
+
+    /// The ids of all, the newest first.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        self.all().map(StorageKey::id).collect()
+    }
+
+    /// All of them, the newest first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &StorageKey> {
+        let newer = self.newer.iter();
+        newer
+            .chain(std::iter::once(&self.current))
+            .chain(&self.older)
     }
 
     /// Opens what one of the keys sealed for this place.
@@ -245,9 +317,10 @@ impl StorageKeys {
     ) -> Result<Secret, SealError> {
         match self.by_id(&sealed.key_id) {
             Some(key) => key.open(path, sealed),
-            None => Err(SealError::Open {
+            None => Err(SealError::UnknownKey {
                 path: path.to_string(),
                 version: sealed.version,
+                key: sealed.key_id.clone(),
             }),
         }
     }
@@ -272,7 +345,7 @@ impl StorageKeys {
 
     /// Rows of before there could be two keys name none: the oldest wrapped them.
     fn by_id(&self, id: &str) -> Option<&StorageKey> {
-        let mut keys = std::iter::once(&self.current).chain(&self.older);
+        let mut keys = self.all();
         match id {
             "" => keys.last(),
             id => keys.find(|key| key.id() == id),
@@ -287,7 +360,13 @@ fn cipher(key: &[u8]) -> Result<LessSafeKey, SealError> {
 }
 
 /// The associated data. Paths hold no newline, so no two places read the same.
-fn place(path: &ResourcePath, version: u64) -> Vec<u8> {
+fn place(path: &ResourcePath, version: u64, expires: Option<u64>) -> Vec<u8> {
+    let expires = expires.map_or_else(|| "never".to_owned(), |at| at.to_string());
+    format!("strongroom resource, form 2\n{path}\n{version}\n{expires}").into_bytes()
+}
+
+/// What was sealed by versions that did not bind the end: it stays readable, and its end can be changed in the store.
+fn place_form_1(path: &ResourcePath, version: u64) -> Vec<u8> {
     format!("strongroom resource, form 1\n{path}\n{version}").into_bytes()
 }
 
@@ -301,6 +380,19 @@ pub enum SealError {
     /// The key file does not hold a key.
     #[error("the storage key file does not hold keys of 64 hexadecimal digits, one a line")]
     KeyFile,
+    /// The storage key that wrapped the row's data key is not there.
+    #[error(
+        "version {version} of {path} is sealed under storage key {key}, which is not in this broker's key file: copy it \
+         from another broker's, or from a copy of the file"
+    )]
+    UnknownKey {
+        /// The path that was asked for.
+        path: String,
+        /// The version found there.
+        version: u64,
+        /// The id of the key.
+        key: String,
+    },
     /// The row was changed or moved, or belongs to another storage key.
     #[error(
         "version {version} of {path} does not open: its row was changed or moved, or the storage key is another"
@@ -329,7 +421,7 @@ mod tests {
     #[test]
     fn sealed_secret_opens_where_it_was_sealed_for() {
         let key = StorageKey::generate().unwrap();
-        let sealed = key.seal(&path("a/b/c"), 3, b"secret").unwrap();
+        let sealed = key.seal(&path("a/b/c"), 3, None, b"secret").unwrap();
         assert_eq!(sealed.size(), 6);
         assert_eq!(
             key.open(&path("a/b/c"), &sealed).unwrap().expose(),
@@ -340,7 +432,7 @@ mod tests {
     #[test]
     fn row_moved_to_another_path_does_not_open() {
         let key = StorageKey::generate().unwrap();
-        let sealed = key.seal(&path("a/b/c"), 3, b"secret").unwrap();
+        let sealed = key.seal(&path("a/b/c"), 3, None, b"secret").unwrap();
         assert!(matches!(
             key.open(&path("a/b/d"), &sealed),
             Err(SealError::Open { version: 3, .. })
@@ -350,7 +442,7 @@ mod tests {
     #[test]
     fn renumbered_row_does_not_open() {
         let key = StorageKey::generate().unwrap();
-        let mut sealed = key.seal(&path("a/b/c"), 3, b"secret").unwrap();
+        let mut sealed = key.seal(&path("a/b/c"), 3, None, b"secret").unwrap();
         sealed.version = 4;
         assert!(key.open(&path("a/b/c"), &sealed).is_err());
     }
@@ -359,7 +451,7 @@ mod tests {
     fn row_of_another_storage_key_does_not_open() {
         let sealed = StorageKey::generate()
             .unwrap()
-            .seal(&path("a/b/c"), 1, b"secret")
+            .seal(&path("a/b/c"), 1, None, b"secret")
             .unwrap();
         assert!(
             StorageKey::generate()
@@ -372,7 +464,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_is_noticed() {
         let key = StorageKey::generate().unwrap();
-        let sealed = key.seal(&path("a/b/c"), 1, b"secret").unwrap();
+        let sealed = key.seal(&path("a/b/c"), 1, None, b"secret").unwrap();
         let parts: [fn(&mut SealedVersion) -> &mut Vec<u8>; 3] = [
             |s| &mut s.wrapped_key,
             |s| &mut s.nonce,
@@ -385,6 +477,45 @@ mod tests {
                 assert!(key.open(&path("a/b/c"), &changed).is_err());
             }
         }
+    }
+
+    #[test]
+    fn end_of_a_secret_is_taken_away_or_moved() {
+        let key = StorageKey::generate().unwrap();
+        for (expires, others) in [(Some(9), [None, Some(10)]), (None, [Some(9), Some(0)])] {
+            let sealed = key.seal(&path("a/b/c"), 1, expires, b"secret").unwrap();
+            assert!(key.open(&path("a/b/c"), &sealed).is_ok());
+            for expires in others {
+                let changed = SealedVersion {
+                    expires,
+                    ..sealed.clone()
+                };
+                assert!(key.open(&path("a/b/c"), &changed).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn secret_of_the_first_form_is_still_read() {
+        let key = StorageKey::generate().unwrap();
+        let mut older = key.seal(&path("a/b/c"), 1, None, b"").unwrap();
+        let data_key = {
+            let mut room = [0u8; KEY_LEN + 8];
+            let kek = key.kek().unwrap();
+            kek.unwrap(&older.wrapped_key, &mut room).unwrap().to_vec()
+        };
+        let nonce = <[u8; NONCE_LEN]>::try_from(older.nonce.as_slice()).unwrap();
+        older.ciphertext = b"secret".to_vec();
+        cipher(&data_key)
+            .unwrap()
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(place_form_1(&path("a/b/c"), 1)),
+                &mut older.ciphertext,
+            )
+            .unwrap();
+        let opened = key.open(&path("a/b/c"), &older).unwrap();
+        assert_eq!(opened.expose(), b"secret");
     }
 
     #[test]
@@ -414,7 +545,7 @@ mod tests {
     fn rotated_keys_open_what_the_older_sealed_and_the_retired_do_not() {
         let path: ResourcePath = "a/b/c".parse().unwrap();
         let keys = StorageKeys::from_text(&StorageKey::generate().unwrap().to_text()).unwrap();
-        let sealed = keys.current().seal(&path, 1, b"secret").unwrap();
+        let sealed = keys.current().seal(&path, 1, None, b"secret").unwrap();
         let keys = keys.rotated().unwrap();
         let keys = StorageKeys::from_text(&keys.to_text()).unwrap();
         assert_eq!(keys.open(&path, &sealed).unwrap().expose(), b"secret");
@@ -440,7 +571,7 @@ mod tests {
     fn row_of_before_there_were_two_keys_is_the_oldest_keys() {
         let path: ResourcePath = "a/b/c".parse().unwrap();
         let keys = StorageKeys::from_text(&StorageKey::generate().unwrap().to_text()).unwrap();
-        let mut sealed = keys.current().seal(&path, 1, b"secret").unwrap();
+        let mut sealed = keys.current().seal(&path, 1, None, b"secret").unwrap();
         sealed.key_id.clear();
         let keys = keys.rotated().unwrap().rotated().unwrap();
         assert_eq!(keys.open(&path, &sealed).unwrap().expose(), b"secret");

@@ -1,5 +1,7 @@
 //! The record: complete, chained, without secrets.
 
+use std::os::unix::fs::PermissionsExt;
+
 use reqwest::{Method, StatusCode};
 use strongroom_broker::audit::{Kind, Outcome};
 use strongroom_broker::{Broker, BrokerError, Config, LogError, StoreError};
@@ -464,4 +466,46 @@ async fn broker_does_not_prune_by_itself() {
         .filter(|entry| entry.record.minimum_index.is_some());
     let told = &told.next().unwrap().record;
     assert_eq!((told.minimum_index, &told.admin), (Some(512), &None));
+}
+
+#[tokio::test]
+async fn store_of_before_records_were_signed_takes_the_place_of_a_signed_one() {
+    let mut broker = Running::strict().await;
+    broker.put("a/b/c", "x").await;
+    broker.stop().await;
+    for file in [
+        "strongroom.sqlite",
+        "strongroom.sqlite-wal",
+        "strongroom.sqlite-shm",
+    ] {
+        std::fs::remove_file(broker.store().with_file_name(file)).unwrap_or_default();
+    }
+    let older = rusqlite::Connection::open(broker.store()).unwrap();
+    for step in [
+        include_str!("../../src/store/schema/0001.sql"),
+        include_str!("../../src/store/schema/0002.sql"),
+        "PRAGMA user_version = 2",
+    ] {
+        older.execute_batch(step).unwrap();
+    }
+    drop(older);
+    std::fs::set_permissions(broker.store(), PermissionsExt::from_mode(0o600)).unwrap();
+    let before = std::fs::read(broker.store()).unwrap();
+    let path = &broker.summary.config;
+    let error = Broker::open(Config::load(path).unwrap()).err().unwrap();
+    let said = error.to_string();
+    assert!(
+        said.contains("signed no record") && said.contains("audit.key"),
+        "{said}"
+    );
+    assert_eq!(std::fs::read(broker.store()).unwrap(), before);
+    let checked = strongroom_broker::check(path, &strongroom_broker::Overrides::none());
+    assert!(checked.problems.contains(&said), "{:?}", checked.problems);
+    // What the message says.
+    for file in ["audit.key", "audit.pub"] {
+        std::fs::remove_file(broker.store().with_file_name(file)).unwrap();
+    }
+    let broker = broker.start_again();
+    broker.put("a/b/c", "x").await;
+    assert_eq!(broker.verified_entries().await, 2);
 }

@@ -264,7 +264,7 @@ async fn error_has_no_body_or_another_kind_of_body() {
             "/kbs/v0/nebula-ca/credential",
             "",
             404,
-            "InvalidRequestPath",
+            "PluginNotFound",
         ),
         (Method::PATCH, "/kbs/v0/auth", "", 405, "MethodNotAllowed"),
         (

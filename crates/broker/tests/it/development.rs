@@ -42,7 +42,7 @@ pub(crate) async fn attest_with(
     attest_as(broker, "tdx", evidence).await
 }
 
-async fn attest_as(
+pub(crate) async fn attest_as(
     broker: &Running,
     tee: &str,
     evidence: impl FnOnce(&[u8]) -> Value,

@@ -1,6 +1,8 @@
 //! What an admin has beyond upstream's routes: versions, history and rollback, policies by pattern, explanations,
 //! rehearsals, a fresh storage key.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use strongroom_broker::audit::{Kind, Outcome};
@@ -11,14 +13,14 @@ const DENY: &str = "package policy\n\nimport rego.v1\n\ndefault allow := false";
 const ALLOW: &str = "package policy\n\nimport rego.v1\n\ndefault allow := true";
 
 impl Running {
-    async fn ok(&self, method: Method, path: &str, body: impl Into<Vec<u8>>) -> Value {
+    pub(crate) async fn ok(&self, method: Method, path: &str, body: impl Into<Vec<u8>>) -> Value {
         let answer = self
             .admin(method, &format!("/strongroom/v1/{path}"), body)
             .await;
         answer.expect(StatusCode::OK).json()
     }
 
-    async fn fails(&self, method: Method, path: &str, body: &str) -> Answer {
+    pub(crate) async fn fails(&self, method: Method, path: &str, body: &str) -> Answer {
         self.admin(method, &format!("/strongroom/v1/{path}"), body)
             .await
     }
@@ -342,7 +344,7 @@ async fn denial_is_explained_by_what_the_attestation_lacked() {
     assert_eq!(mend["actual"], "abcde");
     assert_eq!(
         mend["command"],
-        r#"strongroom reference-value set launch_digest '["abcde"]'"#
+        r#"strongroom reference-value set launch_digest='"abcde"'"#
     );
     // The command's effect mends it.
     broker.register_reference_values().await;
@@ -383,6 +385,173 @@ async fn missing_resource_and_refused_evidence_are_explained_too() {
         explained["advice"][0]["actual"],
         explained["entry"]["reasons"][0]["actual"]
     );
+    assert_eq!(explained.get("now"), None);
+    let warning = explained["advice"][0]["warning"].as_str().unwrap();
+    assert!(warning.contains("replay"), "{warning}");
+    // Evidence that nobody's attester wrote.
+    let (cookie, nonce) = broker.auth().await;
+    let mut message = Guest::new().attestation(&nonce);
+    message["tee-evidence"]["primary_evidence"] = json!({"unheard": "of"});
+    let answer = broker.post("/kbs/v0/attest", Some(&cookie), &message).await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+    let event = broker.last_entry().await.record.event.to_string();
+    let explained = broker
+        .ok(Method::GET, &format!("explain/{event}"), "")
+        .await;
+    assert_eq!(explained["advice"][0]["claim"], "Structure");
+    assert!(explained["advice"][0]["warning"].is_string(), "{explained}");
+}
+
+#[tokio::test]
+async fn policy_that_does_not_explain_itself_is_explained_by_what_it_compares() {
+    let broker = Running::development().await;
+    broker.put("a/b/c", "secret").await;
+    broker
+        .fails(Method::DELETE, "reference-value/launch_digest", "")
+        .await
+        .expect(StatusCode::OK);
+    let (_, token) = broker.attest(&Guest::new()).await;
+    let explain = async |policy: &str| {
+        let policy =
+            format!("package policy\n\nimport rego.v1\n\ndefault allow := false\n\n{policy}");
+        broker.set_policy(&policy).await;
+        let denied = broker.get_with_token("a/b/c", &token).await;
+        denied.refused(StatusCode::FORBIDDEN, "PolicyDeny");
+        let event = broker.last_entry().await.record.event.to_string();
+        broker
+            .ok(Method::GET, &format!("explain/{event}"), "")
+            .await
+    };
+    let claims = |explained: &Value| -> Vec<String> {
+        let advice = explained["advice"].as_array().unwrap().iter();
+        advice
+            .map(|one| one["claim"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    // It does not look at the grade, so what spoils the grade is no matter.
+    let explained = explain("allow if input.assurance == \"hardware\"").await;
+    assert_eq!(claims(&explained), ["a/b/c", "input.assurance"]);
+    assert!(
+        explained["advice"][0]["warning"]
+            .as_str()
+            .unwrap()
+            .contains("denials")
+    );
+    assert_eq!(explained["advice"][1]["actual"], "development");
+    let commands = explained["advice"].as_array().unwrap().iter();
+    assert_eq!(
+        commands.filter(|one| one.get("command").is_some()).count(),
+        0
+    );
+    let explained = explain(
+        "allow if {\n\tevery _, submod in input.submods {\n\t\tsubmod[\"ear.status\"] == \"affirming\"\n\t}\n}",
+    )
+    .await;
+    let found = claims(&explained);
+    assert_eq!(
+        (found[0].as_str(), found[1].as_str()),
+        ("a/b/c", "input.submods.cpu0[\"ear.status\"]")
+    );
+    assert!(
+        found.contains(&"sample.launch_digest".to_owned()),
+        "{found:?}"
+    );
+}
+
+#[tokio::test]
+async fn mending_a_denial_lets_in_again_what_was_removed() {
+    let broker = Running::development().await;
+    broker.put("a/b/c", "secret").await;
+    let register = async |digests: Value| {
+        let payload = STANDARD.encode(json!({"launch_digest": digests}).to_string());
+        let body = json!({"version": "0.1.0", "type": "sample", "payload": payload});
+        let path = "/kbs/v0/reference-value";
+        let set = broker.admin(Method::POST, path, body.to_string()).await;
+        set.expect(StatusCode::OK);
+    };
+    register(json!(["withdrawn", "good"])).await;
+    let (_, token) = broker.attest(&Guest::new()).await;
+    broker
+        .get_with_token("a/b/c", &token)
+        .await
+        .refused(StatusCode::FORBIDDEN, "PolicyDeny");
+    let event = broker.last_entry().await.record.event.to_string();
+    register(json!(["good"])).await;
+    let explained = broker
+        .ok(Method::GET, &format!("explain/{event}"), "")
+        .await;
+    let advice = explained["advice"].as_array().unwrap();
+    let mend = advice
+        .iter()
+        .find(|one| one["claim"] == "sample.launch_digest")
+        .unwrap();
+    assert_eq!(
+        mend["command"],
+        r#"strongroom reference-value set launch_digest='["good","abcde"]'"#
+    );
+    assert_eq!(mend["expected"], json!(["withdrawn", "good"]));
+}
+
+#[tokio::test]
+async fn change_is_blamed_for_what_another_change_did() {
+    let broker = Running::development().await;
+    broker.put("a/b/c", "secret").await;
+    let (_, token) = broker.attest(&Guest::new()).await;
+    broker
+        .get_with_token("a/b/c", &token)
+        .await
+        .expect(StatusCode::OK);
+    broker.set_policy(DENY).await;
+    let rehearse = async |changes: Value| {
+        broker
+            .ok(Method::POST, "rehearse", changes.to_string())
+            .await
+    };
+    for changes in [
+        json!({}),
+        json!({"policies": {"resource-policy/other/*": DENY}}),
+        json!({"policies": {"resource-policy": DENY}}),
+    ] {
+        let nothing = rehearse(changes).await;
+        assert_eq!(
+            (&nothing["flips"], &nothing["otherwise_already"]),
+            (&json!([]), &json!(1))
+        );
+    }
+    let back = rehearse(json!({"policies": {"resource-policy": ALLOW}})).await;
+    let flip = &back["flips"][0];
+    assert_eq!(
+        (&flip["was"], &flip["now"], &flip["would_be"]),
+        (&json!("allowed"), &json!("denied"), &json!("allowed"))
+    );
+    assert_eq!(back["otherwise_already"], 0);
+}
+
+#[tokio::test]
+async fn decision_over_a_query_that_is_not_kept_is_taken_again_without_it() {
+    let broker = Running::development().await;
+    broker.put("a/b/c", "secret").await;
+    let asking =
+        "package policy\n\nimport rego.v1\n\ndefault allow := false\n\nallow if data.query.purpose";
+    broker.set_policy(asking).await;
+    let (_, token) = broker.attest(&Guest::new()).await;
+    for length in [400, 600] {
+        let path = format!("a/b/c?purpose={}", "x".repeat(length));
+        broker
+            .get_with_token(&path, &token)
+            .await
+            .expect(StatusCode::OK);
+    }
+    let event = broker.last_entry().await.record.event.to_string();
+    let same = broker.ok(Method::POST, "rehearse", "{}").await;
+    assert_eq!(
+        (&same["decisions"], &same["forgotten"], &same["flips"]),
+        (&json!(2), &json!(1), &json!([]))
+    );
+    assert_eq!(same["otherwise_already"], 0);
+    let explained = broker
+        .ok(Method::GET, &format!("explain/{event}"), "")
+        .await;
     assert_eq!(explained.get("now"), None);
 }
 

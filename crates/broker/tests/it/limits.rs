@@ -52,7 +52,6 @@ async fn unknown_routes_are_404_with_an_error_body() {
         "/kbs/v0",
         "/kbs/v0/",
         "/kbs/v1/auth",
-        "/kbs/v0/pkcs11/x",
         "/strongroom/v1/",
         "/metrics",
     ] {
@@ -60,6 +59,18 @@ async fn unknown_routes_are_404_with_an_error_body() {
             send(&broker, method, path, vec![])
                 .await
                 .refused(StatusCode::NOT_FOUND, "InvalidRequestPath");
+        }
+    }
+    for (path, name) in [
+        ("/kbs/v0/pkcs11/x", "pkcs11"),
+        ("/kbs/v0/nebula-ca/credential?name=x", "nebula-ca"),
+        ("/kbs/v0/other", "other"),
+    ] {
+        for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE] {
+            let said = send(&broker, method, path, vec![])
+                .await
+                .refused(StatusCode::NOT_FOUND, "PluginNotFound");
+            assert!(said.contains(name), "{said}");
         }
     }
 }

@@ -21,5 +21,7 @@ mod replay;
 mod roles;
 mod selector;
 mod sources;
+mod storage_key;
 mod support;
+mod tpm;
 mod vault;

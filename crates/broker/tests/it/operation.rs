@@ -315,7 +315,7 @@ async fn answer_has_no_id_or_one_that_its_client_could_not_have_meant() {
         let long = "x".repeat(65);
         for sent in [&[][..], &["two words"], &[&long], &["a\"b"], &[""]] {
             let id = id(path, sent).await;
-            assert_eq!(id.len(), 16, "{sent:?}: {id}");
+            assert_eq!(id.len(), 24, "{sent:?}: {id}");
             assert!(made.insert(id));
         }
     }

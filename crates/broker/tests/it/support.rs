@@ -14,7 +14,9 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use strongroom_broker::audit::Outcome;
-use strongroom_broker::{Broker, Config, Entry, Handle, InitOptions, InitSummary, init};
+use strongroom_broker::{
+    Broker, Config, DEFAULT_PCRS, Entry, Handle, InitOptions, InitSummary, Sealing, init,
+};
 use strongroom_wire::admin::{AUDIENCE, AdminClaims};
 use strongroom_wire::canonical::HashAlgorithm;
 use strongroom_wire::error_information::ErrorInformation;
@@ -84,6 +86,23 @@ impl Running {
         options.accept_sample_evidence = true;
         let summary = init(&folder.path().join("broker"), options).unwrap();
         Self::serve(folder, summary, Arc::new(AtomicU64::new(START)))
+    }
+
+    /// A broker whose storage key a TPM seals, while PCR 7 is as it is. The recovery key lies beside its folder.
+    pub(crate) async fn sealed_by(tpm: &str) -> Self {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        let mut options = InitOptions::new("127.0.0.1:0".parse().unwrap());
+        options.sealing = Some(Sealing {
+            tpm: tpm.parse().unwrap(),
+            pcrs: DEFAULT_PCRS,
+        });
+        options.recovery_key = Some(folder.path().join("recovery.key"));
+        options.accept_sample_evidence = true;
+        let summary = init(&folder.path().join("broker"), options).unwrap();
+        let broker = Self::serve(folder, summary, Arc::new(AtomicU64::new(START)));
+        broker.register_reference_values().await;
+        broker.set_policy(AFFIRMING).await;
+        broker
     }
 
     /// A further broker on the same database: its folder is a copy of this one's.
@@ -221,7 +240,9 @@ impl Running {
 
     /// A fresh id for an admin token.
     pub(crate) fn token_id(&self) -> String {
-        self.tokens.fetch_add(1, Ordering::SeqCst).to_string()
+        // Brokers on one database know each other's.
+        let number = self.tokens.fetch_add(1, Ordering::SeqCst);
+        format!("{}-{number}", self.address.port())
     }
 
     pub(crate) fn sign(&self, claims: &AdminClaims) -> String {

@@ -178,16 +178,14 @@ pub(crate) fn compose(
     Ok(wire::compose(algorithm, &files)?)
 }
 
-/// Reads a document, or the annotation form of one.
+/// Reads a document, or a form that carries one: a pod's annotation, a disk.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Initdata> {
-    let text = read_text(path)?;
-    let parsed = if text.trim_start().starts_with("H4sI") {
-        Initdata::from_annotation(&text)
-    } else {
-        Initdata::parse(&text)
-    };
-    parsed.with_context(|| format!("{} is not init-data", path.display()))
+    let bytes = files::read_limited(path, MAX_FILE)?;
+    Initdata::from_file(&bytes).with_context(|| format!("{} is not init-data", path.display()))
 }
+
+/// A disk for init-data holds a packed document, and may be larger than one.
+const MAX_FILE: u64 = 4 * 1024 * 1024;
 
 fn read_text(path: &Path) -> anyhow::Result<String> {
     files::read_text(path, wire::MAX_DOCUMENT as u64)

@@ -18,6 +18,7 @@ mod reference_value;
 mod resource;
 mod score;
 mod seal;
+mod secret;
 mod unseal;
 mod verify;
 mod workshop;
@@ -46,6 +47,8 @@ pub(crate) enum Command {
 
     Seal(seal::Args),
     Unseal(unseal::Args),
+    #[command(hide = true)]
+    Secret(secret::Args),
     Initdata(initdata::Args),
 
     Guest(guest::Args),
@@ -82,6 +85,7 @@ impl Command {
             Self::Resource(args) => resource::run(&args),
             Self::Score(args) => score::run(&args, json),
             Self::Seal(args) => seal::run(&args),
+            Self::Secret(args) => secret::run(args),
             Self::Unseal(args) => unseal::run(&args),
             Self::Verify(args) => verify::run(&args),
         }

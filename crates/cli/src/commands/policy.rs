@@ -22,6 +22,95 @@ use crate::outcome::Outcome;
 
 const MAX_POLICY: u64 = 1024 * 1024;
 
+/// How a release policy is written, for those who write one.
+const LANGUAGE: &str = "\
+What a policy is:
+  Rego, with `package policy` and a rule `allow`. Only `true` lets the resource leave.
+
+What it sees:
+  input.submods           what the guest attested: cpu0, and gpu0 and so on for devices. Each has
+                            [\"ear.status\"]: affirming, warning, contraindicated or none
+                            [\"ear.veraison.annotated-evidence\"]: what the evidence proved, under the
+                            platform's name: .snp.measurement, .tdx.quote.body.mr_td
+  input.assurance         hardware, or development: what the weakest of these rests on
+  input.init_data_claims  the init-data that cpu0 was started with, such as [\"aa.toml\"]
+  input.time              when the guest asks, in seconds since 1970
+  data.plugin             \"resource\"
+  data[\"resource-path\"]   what is asked for: [\"default\", \"fraud-dataset\", \"key\"]
+  data.query              the query of the request, such as data.query.purpose
+
+What it may say:
+  denials                 a set of {\"rule\", \"claim\", \"expected\", \"actual\"}: why not. It decides
+                          nothing, and is what `strongroom audit explain` tells. Without it,
+                          that tells which comparisons in the policy's text do not hold.
+";
+
+/// A policy that uses each of them.
+const EXAMPLE: &str = r#"
+A policy that uses each of them:
+  package policy
+
+  import rego.v1
+
+  default allow := false
+
+  allow if count(denials) == 0
+
+  denials contains why("real hardware", "assurance", "hardware", input.assurance) if {
+    input.assurance != "hardware"
+  }
+
+  denials contains why("measurements are affirmed", name, "affirming", submod["ear.status"]) if {
+    some name, submod in input.submods
+    submod["ear.status"] != "affirming"
+  }
+
+  denials contains why("a CPU with init-data", "init_data_claims", "there", "absent") if {
+    not input.init_data_claims["aa.toml"]
+  }
+
+  denials contains why("until 2030", "time", "before 1893456000", input.time) if {
+    input.time >= 1893456000
+  }
+
+  denials contains why("for scoring", "query.purpose", "score", purpose) if purpose != "score"
+
+  denials contains why("the fraud team's", "resource-path", "default/fraud-*", path) if {
+    not startswith(path, "default/fraud-")
+  }
+
+  purpose := object.get(data.query, "purpose", "absent")
+
+  path := concat("/", data["resource-path"])
+
+  why(rule, claim, expected, actual) := {
+    "rule": rule, "claim": claim, "expected": expected, "actual": actual,
+  }
+
+Examples:
+  strongroom policy set everything.rego                       where no pattern decides
+  strongroom policy set fraud.rego 'default/fraud-*'          for what this pattern covers
+"#;
+
+const TEST_EXAMPLES: &str = "
+Examples:
+  strongroom policy test fraud.rego 'default/fraud-*'             does it compile
+  strongroom policy test fraud.rego 'default/fraud-*' --replay    which past decisions would flip
+  strongroom policy test --reference-value snp_launch_measurement=null --replay
+`strongroom policy set --help` has a policy that uses all of it.
+";
+
+const ALLOW_EXAMPLES: &str = "
+What is written is such a policy: of every submodule it demands the status and the assurance, of
+cpu0 what the options name, and its `denials` has an entry for each. It is shown when it is set; with
+--dry-run it is only shown, to be kept as a file, changed, and set with `strongroom policy set`.
+
+Examples:
+  strongroom policy allow 'default/fraud-*' --initdata initdata.toml
+  strongroom policy allow default/fraud-dataset/key --platform snp --measurement 4f1c… --dry-run
+  strongroom policy allow 'default/gpu-*' --claim snp.vmpl=0
+";
+
 /// Decide which attested machines get which secrets.
 ///
 /// Until a policy is set, only machines on real hardware whose every measurement is affirmed get anything. A policy is
@@ -41,12 +130,13 @@ enum Action {
     /// Write a policy from a few requirements, for each of these patterns, and set it
     Allow(AllowArgs),
     /// Set a policy written in Rego: package policy, rule allow
+    #[command(after_long_help = [LANGUAGE, EXAMPLE].concat())]
     Set {
         /// The Rego file, - for standard input.
         file: PathBuf,
-        /// Only for the resources of this pattern, such as default/fraud-*
-        #[arg(long = "for", value_name = "PATTERN")]
-        pattern: Option<ResourcePattern>,
+        /// What it is for: a pattern such as default/fraud-*, or what no pattern covers
+        #[arg(default_value = "resource-policy", value_name = "ID|PATTERN")]
+        id: String,
     },
     /// Set the appraisal policy of a class of platforms, such as default_cpu
     SetAppraisal {
@@ -92,16 +182,13 @@ enum Action {
 }
 
 #[derive(clap::Args)]
+#[command(after_long_help = [LANGUAGE, TEST_EXAMPLES].concat())]
 struct TestArgs {
     /// The Rego file, - for standard input.
     file: Option<PathBuf>,
 
-    /// What it is for: an id, or a pattern
-    #[arg(
-        long = "as",
-        default_value = "resource-policy",
-        value_name = "ID|PATTERN"
-    )]
+    /// What it is for: a pattern such as default/fraud-*, an id such as default_cpu, or what no pattern covers
+    #[arg(default_value = "resource-policy", value_name = "ID|PATTERN")]
     id: String,
 
     /// A reference value to change: NAME=VALUE, where VALUE is JSON or plain text, and null removes it
@@ -118,6 +205,7 @@ struct TestArgs {
 }
 
 #[derive(clap::Args)]
+#[command(after_long_help = [LANGUAGE, ALLOW_EXAMPLES].concat())]
 struct AllowArgs {
     /// The resources: repository/type/tag, or what it begins with and *, such as default/fraud-*
     #[arg(required = true, value_name = "PATTERN")]
@@ -163,11 +251,17 @@ enum AssuranceArg {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     match &args.action {
         Action::Allow(allow) => run_allow(args, allow),
-        Action::Set { file, pattern } => {
+        Action::Set { file, id } => {
+            let id = named(id);
+            if !is_release(&id) {
+                bail!(
+                    "{id:?} is no pattern of resources, such as 'default/fraud-*': an appraisal policy is set with \
+                     `strongroom policy set-appraisal`"
+                );
+            }
             let rego = files::read_text(file, MAX_POLICY)?;
-            ReleasePolicy::compile(&rego)
+            ReleasePolicy::compile(&id, &rego)
                 .with_context(|| format!("{} is not a release policy", file.display()))?;
-            let id = pattern.as_ref().map_or_else(|| ROOT.to_owned(), id_of);
             let set = block_on(args.admin.client()?.set_policy(&id, &rego))??;
             Ok(Outcome::new(in_force(&set), json!({ "set": set }))
                 .next(format!("strongroom policy show {}", shown(&set.id))))
@@ -246,7 +340,12 @@ fn run_allow(args: &Args, allow: &AllowArgs) -> anyhow::Result<Outcome> {
         block_on(client.set_policy(id, rego))??;
     }
     let first = shown(ids.first().map_or(ROOT, String::as_str)).into_owned();
-    Ok(Outcome::new(summary(allow)?, document)
+    let written: Vec<String> = policies
+        .iter()
+        .map(|(pattern, rego)| format!("The policy of '{pattern}':\n\n{}\n", indented(rego)))
+        .collect();
+    let text = format!("{}\n{}", written.join("\n"), summary(allow)?);
+    Ok(Outcome::new(text, document)
         .next(format!("strongroom policy show {first}"))
         .next("strongroom audit --limit 5"))
 }
@@ -262,8 +361,8 @@ fn run_test(args: &Args, test: &TestArgs) -> anyhow::Result<Outcome> {
         bail!("nothing to try: name a Rego file, or --replay --reference-value NAME=VALUE");
     }
     if let Some(rego) = &rego {
-        match id.starts_with(ROOT) {
-            true => ReleasePolicy::compile(rego).map(drop),
+        match is_release(&id) {
+            true => ReleasePolicy::compile(&id, rego).map(drop),
             false => AppraisalPolicy::compile(&id, rego).map(drop),
         }
         .with_context(|| format!("it cannot be put in force as {}", shown(&id)))?;
@@ -271,8 +370,13 @@ fn run_test(args: &Args, test: &TestArgs) -> anyhow::Result<Outcome> {
     if !test.replay {
         let text = format!("It could be put in force as {}.", shown(&id));
         return Ok(Outcome::new(text, json!({ "compiles": true }))
-            .next("strongroom policy test FILE --replay"));
+            .next(format!("{} --replay", with_file("test", test, &id))));
     }
+    let next = match (&rego, is_release(&id)) {
+        (None, _) => "strongroom reference-value set NAME=VALUE".to_owned(),
+        (Some(_), true) => with_file("set", test, &id),
+        (Some(_), false) => format!("strongroom policy set-appraisal {id} {}", file_of(test)),
+    };
     let changes = Rehearse {
         policies: rego.map(|rego| (id, Some(rego))).into_iter().collect(),
         reference_values: test.reference_value.iter().cloned().collect(),
@@ -281,7 +385,7 @@ fn run_test(args: &Args, test: &TestArgs) -> anyhow::Result<Outcome> {
     let rehearsal = block_on(args.admin.client()?.rehearse(&changes))??;
     let flips = rehearsal["flips"].as_array().cloned().unwrap_or_default();
     let mut text = format!(
-        "Of {} past decisions, {} would have ended otherwise.",
+        "Of {} past decisions, {} would end otherwise by this change.",
         rehearsal["decisions"],
         flips.len()
     );
@@ -290,16 +394,56 @@ fn run_test(args: &Args, test: &TestArgs) -> anyhow::Result<Outcome> {
     }
     if let Some(forgotten) = rehearsal["forgotten"].as_u64().filter(|count| *count > 0) {
         text.push_str(&format!(
-            "\n{forgotten} could not be taken again: the claims behind them are not kept any more."
+            "\n{forgotten} could not be taken again: the claims behind them, or a long query, are not kept."
         ));
     }
-    Ok(Outcome::new(text, rehearsal).next("strongroom policy set FILE"))
+    let already = rehearsal["otherwise_already"].as_u64();
+    if let Some(already) = already.filter(|count| *count > 0) {
+        text.push_str(&format!(
+            "\n{already} end otherwise than they did by what is in force already, with this change and without it."
+        ));
+    }
+    Ok(Outcome::new(text, rehearsal).next(next))
+}
+
+/// The command that goes on with the file that was tried, for what it was tried for.
+fn with_file(command: &str, test: &TestArgs, id: &str) -> String {
+    let file = file_of(test);
+    match id == ROOT {
+        true => format!("strongroom policy {command} {file}"),
+        false => format!("strongroom policy {command} {file} {}", shown(id)),
+    }
+}
+
+fn file_of(test: &TestArgs) -> String {
+    let file = test.file.as_deref().map(|file| file.display().to_string());
+    let file = file.filter(|file| file != "-");
+    let plain = |c: char| c.is_alphanumeric() || "/._-".contains(c);
+    match file {
+        None => "FILE".to_owned(),
+        Some(file) if file.chars().all(plain) => file,
+        Some(file) => format!("'{}'", file.replace('\'', r"'\''")),
+    }
+}
+
+/// A text as a block of its own.
+fn indented(text: &str) -> String {
+    let line = |line: &str| match line.is_empty() {
+        true => "\n".to_owned(),
+        false => format!("    {line}\n"),
+    };
+    text.lines().map(line).collect()
 }
 
 fn flip_line(flip: &Value) -> String {
     let part = |name: &str| flip[name].as_str().unwrap_or_default();
+    // What is in force may have changed since.
+    let now = match part("now") == part("was") {
+        true => String::new(),
+        false => format!(", is {} now", part("now").to_uppercase()),
+    };
     let mut text = format!(
-        "\n{}  {} {}: was {}, would be {}  event {}",
+        "\n{}  {} {}: was {}{now}, would be {}  event {}",
         moment(flip["at"].as_u64().unwrap_or_default()),
         part("kind"),
         part("resource"),
@@ -338,6 +482,17 @@ fn named(id: &str) -> String {
         Ok(pattern) if !id.starts_with(ROOT) => id_of(&pattern),
         _ => id.to_owned(),
     }
+}
+
+/// Whether an id is one of a policy that decides over resources.
+fn is_release(id: &str) -> bool {
+    let beneath = id.strip_prefix(ROOT);
+    beneath.is_some_and(|rest| {
+        rest.is_empty()
+            || rest
+                .strip_prefix('/')
+                .is_some_and(|pattern| pattern.parse::<ResourcePattern>().is_ok())
+    })
 }
 
 fn id_of(pattern: &ResourcePattern) -> String {
@@ -420,13 +575,25 @@ fn requirement(allow: &AllowArgs, pattern: &ResourcePattern) -> anyhow::Result<R
 fn measured(tee: Tee, measurement: &str) -> anyhow::Result<(&'static [&'static str], Value)> {
     let bytes = hex::decode(measurement).context("--measurement is hexadecimal")?;
     let hex = Value::String(hex::encode(&bytes));
-    Ok(match tee {
+    let long = match tee {
+        Tee::Sgx => 32,
+        _ => 48,
+    };
+    let claim: (&'static [&'static str], Value) = match tee {
         Tee::Snp => (&["measurement"], hex),
         Tee::AzSnpVtpm => (&["measurement"], Value::String(STANDARD.encode(&bytes))),
         Tee::Tdx | Tee::AzTdxVtpm => (&["quote", "body", "mr_td"], hex),
         Tee::Sgx => (&["body", "mr_enclave"], hex),
         other => bail!("{other} has no launch measurement: name a claim of it with --claim"),
-    })
+    };
+    if bytes.len() != long {
+        bail!(
+            "--measurement has {} bytes, and a launch measurement of {tee} has {long}: write all {} hexadecimal digits",
+            bytes.len(),
+            2 * long
+        );
+    }
+    Ok(claim)
 }
 
 /// A value that is no JSON is a text; a single text or number becomes a list of one, as policies expect lists.

@@ -40,7 +40,7 @@ impl AdminClient {
     /// Every version of an admin that was added here, oldest first; one without a role is a revocation.
     ///
     /// # Errors
-    /// [`ClientError::NotFound`] besides those of [`AdminClient::put_resource`].
+    /// [`ClientError::NoSuch`] besides those of [`AdminClient::put_resource`].
     pub async fn admin_history(&self, name: &str) -> Result<Vec<Value>, ClientError> {
         let path = path_of(name)?;
         self.read(&path, None, &format!("the admin {name}")).await
@@ -69,7 +69,7 @@ impl AdminClient {
     /// Revokes an admin, whose tokens are refused once this returns.
     ///
     /// # Errors
-    /// [`ClientError::NotFound`], and [`ClientError::Rejected`] for the last admin and for one of the configuration,
+    /// [`ClientError::NoSuch`], and [`ClientError::Rejected`] for the last admin and for one of the configuration,
     /// besides those of [`AdminClient::put_resource`].
     pub async fn revoke_admin(&self, name: &str) -> Result<(), ClientError> {
         let path = path_of(name)?;

@@ -11,7 +11,7 @@ impl AdminClient {
     /// The versions of a resource that are kept, oldest first; never their contents.
     ///
     /// # Errors
-    /// [`ClientError::NotFound`] besides those of [`AdminClient::put_resource`].
+    /// [`ClientError::NoSuch`] besides those of [`AdminClient::put_resource`].
     pub async fn resource_versions(
         &self,
         path: &ResourcePath,
@@ -23,7 +23,7 @@ impl AdminClient {
     /// Makes what an older version holds the newest version, and gives its number.
     ///
     /// # Errors
-    /// [`ClientError::NotFound`] besides those of [`AdminClient::put_resource`].
+    /// [`ClientError::NoSuch`] besides those of [`AdminClient::put_resource`].
     pub async fn rollback_resource(
         &self,
         path: &ResourcePath,
@@ -40,7 +40,7 @@ impl AdminClient {
     /// Every version of a reference value, oldest first; one without a value is its removal.
     ///
     /// # Errors
-    /// [`ClientError::NotFound`] besides those of [`AdminClient::put_resource`].
+    /// [`ClientError::NoSuch`] besides those of [`AdminClient::put_resource`].
     pub async fn reference_value_history(&self, name: &str) -> Result<Vec<Value>, ClientError> {
         let path = reference_value_path("/strongroom/v1/reference-value", name)?;
         let what = format!("the reference value {name}");
@@ -50,7 +50,7 @@ impl AdminClient {
     /// Removes a reference value. Its history stays.
     ///
     /// # Errors
-    /// [`ClientError::NotFound`] besides those of [`AdminClient::put_resource`].
+    /// [`ClientError::NoSuch`] besides those of [`AdminClient::put_resource`].
     pub async fn remove_reference_value(&self, name: &str) -> Result<(), ClientError> {
         let path = reference_value_path("/strongroom/v1/reference-value", name)?;
         let what = format!("the reference value {name}");
@@ -96,7 +96,7 @@ impl AdminClient {
         let answer = self.call(Method::GET, &at, None, None, "reading the log");
         match answer.await {
             Ok(answer) => Ok(Some(answer.body.to_vec())),
-            Err(ClientError::NotFound { .. }) => Ok(None),
+            Err(ClientError::NoSuch { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }

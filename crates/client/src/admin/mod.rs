@@ -106,7 +106,7 @@ impl AdminClient {
     /// Removes a resource.
     ///
     /// # Errors
-    /// [`ClientError::NotFound`] besides those of [`Self::put_resource`].
+    /// [`ClientError::NoSuch`] besides those of [`Self::put_resource`].
     pub async fn delete_resource(&self, path: &ResourcePath) -> Result<(), ClientError> {
         self.call(
             Method::DELETE,
@@ -162,7 +162,7 @@ impl AdminClient {
     /// One reference value.
     ///
     /// # Errors
-    /// [`ClientError::NotFound`] besides those of [`Self::put_resource`].
+    /// [`ClientError::NoSuch`] besides those of [`Self::put_resource`].
     pub async fn get_reference_value(&self, id: &str) -> Result<Value, ClientError> {
         let path = reference_value_path("/kbs/v0/reference-value", id)?;
         let answer = self
@@ -279,8 +279,34 @@ impl AdminClient {
                         detail: refusal.detail,
                     }
                 }
+                Refused::ByBroker(_, _, refusal) if refusal.cause == Cause::NotFound => {
+                    ClientError::NoSuch {
+                        what: what.to_owned(),
+                        detail: refusal.detail,
+                        next: where_to_look(path, query),
+                    }
+                }
                 other => other.into_error(what),
             })
+    }
+}
+
+/// Where an admin finds what there is, in place of what was asked for.
+fn where_to_look(path: &str, query: Option<&str>) -> &'static str {
+    let version = query.is_some_and(|query| query.starts_with("version="));
+    let of = path
+        .trim_start_matches("/strongroom/v1/")
+        .trim_start_matches("/kbs/v0/")
+        .trim_start_matches("rollback/");
+    match (of.split('/').next().unwrap_or_default(), version) {
+        ("explain", _) => "`strongroom audit` lists the events",
+        ("resource", true) => "`strongroom resource history` lists the versions that are kept",
+        ("resource", false) => "`strongroom resource list` names those that there are",
+        ("policy", true) => "`strongroom policy history` lists the versions",
+        ("policy", false) => "`strongroom policy list` names those in force",
+        ("reference-value", _) => "`strongroom reference-value list` names those that there are",
+        ("admin", _) => "`strongroom admin list` names those that there are",
+        _ => "is the broker of an older version than this program?",
     }
 }
 
@@ -466,6 +492,53 @@ mod tests {
         let data =
             jsonwebtoken::decode::<AdminClaims>(token.as_str(), &decoding, &validation).unwrap();
         (key.algorithm, data.claims)
+    }
+
+    #[test]
+    fn an_admin_is_sent_to_the_brokers_owner() {
+        for (path, query, command) in [
+            ("/strongroom/v1/explain/0011", None, "strongroom audit"),
+            ("/kbs/v0/resource/a/b/c", None, "strongroom resource list"),
+            (
+                "/strongroom/v1/resource/a/b/c",
+                None,
+                "strongroom resource list",
+            ),
+            (
+                "/strongroom/v1/rollback/resource/a/b/c",
+                Some("version=9"),
+                "strongroom resource history",
+            ),
+            ("/strongroom/v1/policy/x", None, "strongroom policy list"),
+            (
+                "/strongroom/v1/policy/x",
+                Some("version=9"),
+                "strongroom policy history",
+            ),
+            (
+                "/strongroom/v1/rollback/policy/resource-policy",
+                Some("version=9"),
+                "strongroom policy history",
+            ),
+            (
+                "/kbs/v0/reference-value/x",
+                None,
+                "strongroom reference-value list",
+            ),
+            ("/strongroom/v1/admin/ann", None, "strongroom admin list"),
+        ] {
+            let error = ClientError::NoSuch {
+                what: "it".to_owned(),
+                detail: "there is no such thing".to_owned(),
+                next: where_to_look(path, query),
+            };
+            let said = error.to_string();
+            assert!(said.contains(&format!("`{command}`")), "{path}: {said}");
+            assert!(
+                !said.contains("register") && !said.contains("owner"),
+                "{said}"
+            );
+        }
     }
 
     #[test]

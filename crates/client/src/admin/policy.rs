@@ -20,10 +20,13 @@ impl AdminClient {
     /// A policy's text and history: the version in force, or another one.
     ///
     /// # Errors
-    /// [`ClientError::NotFound`] besides those of [`AdminClient::put_resource`].
+    /// [`ClientError::NoSuch`] besides those of [`AdminClient::put_resource`].
     pub async fn policy(&self, id: &str, version: Option<u64>) -> Result<Policy, ClientError> {
         let query = version.map(|version| format!("version={version}"));
-        let what = format!("the policy {id}");
+        let what = match version {
+            Some(version) => format!("version {version} of the policy {id}"),
+            None => format!("the policy {id}"),
+        };
         self.read(&policy_path("policy", id), query.as_deref(), &what)
             .await
     }
@@ -43,7 +46,7 @@ impl AdminClient {
     /// Takes a policy out of force.
     ///
     /// # Errors
-    /// [`ClientError::NotFound`] besides those of [`AdminClient::put_resource`].
+    /// [`ClientError::NoSuch`] besides those of [`AdminClient::put_resource`].
     pub async fn remove_policy(&self, id: &str) -> Result<PolicySummary, ClientError> {
         let (path, what) = (policy_path("policy", id), format!("the policy {id}"));
         let answer = self.call(Method::DELETE, &path, None, None, &what).await?;
@@ -53,7 +56,7 @@ impl AdminClient {
     /// Puts the text of an older version in force again.
     ///
     /// # Errors
-    /// [`ClientError::NotFound`] besides those of [`AdminClient::put_resource`].
+    /// [`ClientError::NoSuch`] besides those of [`AdminClient::put_resource`].
     pub async fn rollback_policy(
         &self,
         id: &str,
@@ -87,7 +90,7 @@ impl AdminClient {
     /// Why an event ended as it did, and what would mend it.
     ///
     /// # Errors
-    /// [`ClientError::NotFound`] besides those of [`AdminClient::put_resource`].
+    /// [`ClientError::NoSuch`] besides those of [`AdminClient::put_resource`].
     pub async fn explain(&self, event: &str) -> Result<Value, ClientError> {
         let what = format!("the event {event}");
         let known = !event.is_empty() && event.bytes().all(|byte| byte.is_ascii_alphanumeric());

@@ -1,8 +1,8 @@
 //! Where images are fetched from (containers-registries.conf(5), version 2): the part that a guest follows.
 //!
 //! `[[registry]]` with `prefix`, `location`, `blocked`, `insecure`, and its `[[registry.mirror]]` with `location` and
-//! `insecure`. A prefix covers whole components of a name. Other members are refused rather than ignored, but for
-//! `unqualified-search-registries` and `short-name-mode`, since a name without a registry is always one of docker.io.
+//! `insecure`. A prefix covers whole components of a name. [`Registries::ignored`] names the members that are not
+//! followed, so that who reads a configuration can say so; a name without a registry is always one of docker.io.
 
 use serde::Deserialize;
 
@@ -11,19 +11,15 @@ use super::reference::Repository;
 use crate::bounded_toml;
 
 /// Where images are fetched from.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 pub struct Registries {
     #[serde(default, rename = "registry")]
     registries: Vec<Registry>,
-    #[serde(default, rename = "unqualified-search-registries")]
-    unqualified_search_registries: Vec<String>,
-    #[serde(default, rename = "short-name-mode")]
-    short_name_mode: Option<String>,
+    #[serde(flatten)]
+    others: toml::Table,
 }
 
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Deserialize, PartialEq)]
 struct Registry {
     prefix: Option<String>,
     location: Option<String>,
@@ -33,14 +29,17 @@ struct Registry {
     insecure: bool,
     #[serde(default, rename = "mirror")]
     mirrors: Vec<Mirror>,
+    #[serde(flatten)]
+    others: toml::Table,
 }
 
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Deserialize, PartialEq)]
 struct Mirror {
     location: String,
     #[serde(default)]
     insecure: bool,
+    #[serde(flatten)]
+    others: toml::Table,
 }
 
 /// A place to fetch an image from.
@@ -56,8 +55,7 @@ impl Registries {
     /// Parses a configuration.
     ///
     /// # Errors
-    /// [`FormatError`] when it is another document, has a member that is not followed here, or a `[[registry]]` has
-    /// neither prefix nor location.
+    /// [`FormatError`] when it is another document, or a `[[registry]]` has neither prefix nor location.
     pub fn parse(text: &str) -> Result<Self, FormatError> {
         if text.len() > MAX_TEXT {
             return Err(FormatError::TooLong {
@@ -78,6 +76,23 @@ impl Registries {
             ));
         }
         Ok(parsed)
+    }
+
+    /// The members that are not followed here, of any table.
+    pub fn ignored(&self) -> Vec<String> {
+        let registries = self.registries.iter();
+        let tables = std::iter::once(&self.others).chain(registries.flat_map(|registry| {
+            std::iter::once(&registry.others)
+                .chain(registry.mirrors.iter().map(|mirror| &mirror.others))
+        }));
+        let mut names: Vec<String> = tables
+            .flat_map(|table| table.keys())
+            .filter(|name| !HARMLESS.contains(&name.as_str()))
+            .map(|name| name.chars().take(100).collect())
+            .collect();
+        names.sort();
+        names.dedup();
+        names
     }
 
     /// The places to fetch from, in the order to try them: mirrors first, the image's own place last.
@@ -165,6 +180,8 @@ impl Registry {
 }
 
 const WHAT: &str = "configuration of registries";
+/// How names without a registry are looked up, which they never are here.
+const HARMLESS: [&str; 2] = ["unqualified-search-registries", "short-name-mode"];
 const MAX_TEXT: usize = 256 * 1024;
 
 #[cfg(test)]
@@ -245,13 +262,14 @@ mod tests {
     }
 
     #[test]
-    fn member_that_would_not_be_followed_is_refused() {
-        for text in [
-            "[[registry]]\nlocation = \"a.b\"\nmirror-by-digest-only = true\n",
-            "[[registry]]\nblocked = true\n",
-            "[registries.search]\nregistries = []\n",
-        ] {
-            assert!(Registries::parse(text).is_err(), "{text}");
-        }
+    fn member_that_is_not_followed_is_named() {
+        let ignored = |text: &str| Registries::parse(text).unwrap().ignored();
+        let text = "short-name-mode = \"x\"\n[[registry]]\nlocation = \"a.b\"\nmirror-by-digest-only = true\n[[registry.mirror]]\nlocation = \"c.d\"\npull-from-mirror = \"all\"\n";
+        assert_eq!(ignored(text), ["mirror-by-digest-only", "pull-from-mirror"]);
+        assert_eq!(
+            ignored("[registries.search]\nregistries = []\n"),
+            ["registries"]
+        );
+        assert!(Registries::parse("[[registry]]\nblocked = true\n").is_err());
     }
 }

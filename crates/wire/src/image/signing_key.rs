@@ -166,7 +166,7 @@ pub enum KeyError {
     /// Encrypted by cosign.
     #[error(
         "the key is encrypted by cosign (scrypt and secretbox), which is not read here: sign with a plain P-256 key, \
-         openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out image.key; cosign itself takes that key \
+         openssl ecparam -name prime256v1 -genkey -noout -out image.key; cosign itself takes that key \
          over with `cosign import-key-pair --key image.key`"
     )]
     EncryptedCosign,

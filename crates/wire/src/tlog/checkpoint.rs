@@ -39,6 +39,18 @@ impl Checkpoint {
         })
     }
 
+    /// Adds a line of this log's own, which other readers pass over.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Extension`] when it is empty or no single line.
+    pub fn with_extension(mut self, line: &str) -> Result<Self, CheckpointError> {
+        if line.is_empty() || line.bytes().any(|byte| byte < b' ') {
+            return Err(CheckpointError::Extension);
+        }
+        self.extensions.push(line.to_owned());
+        Ok(self)
+    }
+
     /// Parses the text of a checkpoint, without any signature: what it says, not that it is so.
     ///
     /// # Errors
@@ -133,7 +145,7 @@ impl Checkpoint {
         &self.root
     }
 
-    /// Lines of others, which this implementation writes none of and does not read.
+    /// The log's own lines. What they say is for the log's software to know.
     pub fn extensions(&self) -> &[String] {
         &self.extensions
     }

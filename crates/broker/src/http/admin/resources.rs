@@ -16,7 +16,7 @@ use super::super::identity;
 use crate::Inner;
 use crate::admin::Admin;
 use crate::sources::Offered;
-use crate::store::{ResourceMetadata, StoreError};
+use crate::store::ResourceMetadata;
 
 /// One line of the list.
 #[derive(Serialize)]
@@ -90,8 +90,7 @@ pub(crate) async fn rollback(
             let Query(Back { version, expires }) = query?;
             let older = broker.ledger.store().sealed_secret(&path, Some(version))?;
             let older = older.ok_or(ApiError::NotFound("version"))?;
-            let secret = broker.storage_keys().open(&path, &older);
-            let secret = secret.map_err(StoreError::from)?;
+            let secret = broker.open_sealed(&path, &older)?;
             let mut record = identity::admin_record(broker, &admin, now);
             record.resource = Some(path.to_string());
             record.detail = Some(format!("to what version {version} holds"));

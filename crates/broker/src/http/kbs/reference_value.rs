@@ -1,5 +1,6 @@
 //! `/kbs/v0/reference-value`: admins register reference values, list them and read them back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -9,13 +10,14 @@ use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use strongroom_verifier::{ReferenceValue, ReferenceValues};
 
 use super::super::error::ApiError;
 use super::super::identity;
 use crate::Inner;
 use crate::admin::Admin;
+use crate::policies::text_digest;
 use crate::store::{ReferenceValueVersion, StoreError};
 
 /// Registers the values of one message; those of the same name are replaced.
@@ -31,8 +33,9 @@ pub(crate) async fn register(
             let values = ReferenceValues::parse_message(&body, now, &broker.signers)?
                 .registered_by(admin.name());
             let mut record = identity::admin_record(broker, &admin, now);
-            let names: Vec<&str> = values.iter().map(|(name, _)| name).collect();
-            record.detail = Some(names.join(", ").chars().take(MAX_DETAIL).collect());
+            record.detail = Some(stated(&values));
+            let all: BTreeMap<&str, &ReferenceValue> = values.iter().collect();
+            record.digest = Some(text_digest(&json!(all).to_string()));
             broker
                 .policies
                 .merge_reference_values(&broker.ledger, values, record)?;
@@ -126,4 +129,21 @@ pub(crate) async fn get(
         .await
 }
 
+/// The values as the record has them: `name = value` each, as many as there is room for, and how many more. The entry's
+/// digest is over all of them.
+fn stated(values: &ReferenceValues) -> String {
+    let (mut text, mut left) = (String::new(), values.iter().count());
+    for (name, value) in values.iter() {
+        let line = format!("{name} = {}; ", value.value);
+        if text.len() + line.len() > MAX_STATED {
+            text.push_str(&format!("and {left} more; "));
+            break;
+        }
+        text.push_str(&line);
+        left -= 1;
+    }
+    text.trim_end_matches("; ").to_owned()
+}
+
+const MAX_STATED: usize = 16 * 1024;
 const MAX_DETAIL: usize = 1024;

@@ -81,7 +81,7 @@ fn forward(
         session.batch(step)?;
         if number == 1 {
             let empty = Frontier::new();
-            let checkpoint = key.checkpoint(0, &empty.root())?;
+            let checkpoint = key.checkpoint(&empty, None)?;
             session.execute(
                 "INSERT INTO log_head (id, size, edge, checkpoint) VALUES (1, 0, '', $1)",
                 &[&checkpoint],
@@ -105,11 +105,12 @@ pub(super) fn create_older(
     in_transaction(session, |session| forward(session, key, 0, version))
 }
 
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     include_str!("../schema/postgres/0001.sql"),
     include_str!("../schema/postgres/0002.sql"),
     include_str!("../schema/postgres/0003.sql"),
     include_str!("../schema/postgres/0004.sql"),
+    include_str!("../schema/postgres/0005.sql"),
 ];
 
 /// "strongrm" as a number.

@@ -3,6 +3,7 @@
 //! Every write locks the record's head, so there is one writer at a time among all brokers. What a broker keeps in its
 //! memory otherwise (used nonces, tokens of attested sessions) is in tables here.
 
+mod members;
 mod migrate;
 mod pool;
 mod read;
@@ -21,9 +22,9 @@ use tokio_postgres::config::{Host, SslMode};
 
 use super::{
     AdminVersion, Change, Claims, Committed, Head, PolicyVersion, ReferenceValueVersion,
-    ResourceMetadata, SealedVersion, SignHead, Store, StoreError, Wrapped,
+    ResourceMetadata, SealedVersion, Store, StoreError, Wrapped,
 };
-use crate::audit::{Entry, LogKey, Record};
+use crate::audit::{Entry, EventId, LogKey, Record};
 use crate::config::StoreConfig;
 use crate::{BrokerError, key_file, outgoing};
 use pool::{Lease, Pool};
@@ -34,6 +35,8 @@ use tls::Tls;
 #[derive(Clone)]
 pub(crate) struct PostgresStore {
     pool: Arc<Pool>,
+    /// What tells this broker from the others.
+    member: Arc<str>,
 }
 
 impl PostgresStore {
@@ -78,7 +81,8 @@ impl PostgresStore {
             target.password(key_file::read_private(file)?.trim_end_matches(['\r', '\n']));
         }
         let pool = Arc::new(Pool::new(target, tls)?);
-        Ok(Self { pool })
+        let member = EventId::fresh().as_str().into();
+        Ok(Self { pool, member })
     }
 
     fn session(&self) -> Result<Lease<'_>, StoreError> {
@@ -166,19 +170,19 @@ impl Store for PostgresStore {
     fn commit(
         &self,
         group: Vec<(Change, Record)>,
-        sign: &SignHead<'_>,
+        key: &LogKey,
     ) -> Result<Vec<Committed>, StoreError> {
         let mut session = self.session()?;
-        let begun = match write::begin(&mut session) {
+        let begun = match write::begin(&mut session, key) {
             // The connection broke while nobody used it; nothing of the group was sent.
             Err(StoreError::Away(_)) => {
                 drop(session);
                 session = self.session()?;
-                write::begin(&mut session)?
+                write::begin(&mut session, key)?
             }
             begun => begun?,
         };
-        begun.commit(&mut session, group, sign)
+        begun.commit(&mut session, group, key)
     }
 
     fn sealed_secret(

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
 use super::super::{
-    AdminVersion, Claims, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata,
+    AdminVersion, Claims, Governing, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata,
     SealedVersion, StoreError, Wrapped,
 };
 use super::pool::{Session, failed};
@@ -256,6 +256,15 @@ fn entry(row: &Row) -> Result<Entry, StoreError> {
         true => Ok(entry),
         false => Err(LogError::Altered { seq }.into()),
     }
+}
+
+/// What decides, as this connection sees it.
+pub(super) fn governing(session: &mut Session) -> Result<Governing, StoreError> {
+    Ok(Governing {
+        policies: policies(session)?,
+        reference_values: reference_values(session)?,
+        admins: admins(session)?,
+    })
 }
 
 pub(super) fn head(session: &mut Session) -> Result<Option<Head>, StoreError> {

@@ -24,6 +24,7 @@ fn config(url: String) -> StoreConfig {
         postgres_certificate: None,
         insecure_postgres: false,
         key_file: "storage.key".into(),
+        key_tpm: None,
     }
 }
 
@@ -48,7 +49,7 @@ fn put(ledger: &Ledger, storage_key: &StorageKey, secret: &'static [u8]) -> Entr
     let place = path.clone();
     let change = Change::PutSecret {
         path,
-        seal: Box::new(move |version| key.seal(&place, version, secret)),
+        seal: Box::new(move |version| key.seal(&place, version, None, secret)),
         expires: None,
         keep: 1,
     };
@@ -154,7 +155,7 @@ fn stores_of_all_older_versions_come_forward() {
     migrate::create_older(&mut older.session().unwrap(), &key(), 1).unwrap();
     let storage_key = StorageKey::generate().unwrap();
     let path: ResourcePath = "a/b/c".parse().unwrap();
-    let sealed = storage_key.seal(&path, 4, b"secret").unwrap();
+    let sealed = storage_key.seal(&path, 4, None, b"secret").unwrap();
     let hex = |bytes: &[u8]| hex::encode(bytes);
     cluster.sql(
         "older",
@@ -222,15 +223,36 @@ fn log_refuses_everything_but_its_next_entry() {
 }
 
 #[test]
+fn what_was_changed_past_the_brokers_is_signed() {
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
+    let names = std::cell::Cell::new(0);
+    let name = |number: u32| format!("forged{number}");
+    let new = || {
+        names.set(names.get() + 1);
+        let config = config(cluster.database(&name(names.get())));
+        let key = LogKey::generate_for_tests();
+        PostgresStore::create(&config, &key).unwrap();
+        Box::new(PostgresStore::open(&config, &key).unwrap()) as Box<dyn Store>
+    };
+    let statements = |sql: &str| {
+        let sql = format!("SET session_replication_role = replica; {sql}");
+        cluster.sql(&name(names.get()), &sql);
+    };
+    let bytes = |bytes: &[u8]| format!("'\\x{}'", hex::encode(bytes));
+    conformance::forgers(&new, &statements, &bytes);
+}
+
+#[test]
 fn deletion_passes_for_a_pruning() {
     let Some(cluster) = Cluster::start() else {
         return;
     };
     let (_, store) = new(&cluster, "pruned");
     let key = key();
-    let sign = |size, root: &Hash| key.checkpoint(size, root);
     let group = (0..700).map(|_| (Change::Nothing, record("test")));
-    store.commit(group.collect(), &sign).unwrap();
+    store.commit(group.collect(), &key).unwrap();
     let ledger = ledger(&store);
     let prune = Change::PruneLog { minimum: 256 };
     ledger.commit(prune, record("prune")).unwrap();
@@ -306,8 +328,7 @@ fn change_that_the_database_refuses_spoils_no_other_of_its_group() {
     let changes = [keep("one"), set("one\0two"), set("three"), keep("two")];
     let group = changes.map(|change| (change, record("test"))).into();
     let key = key();
-    let sign = |size, root: &Hash| key.checkpoint(size, root);
-    let committed = store.commit(group, &sign).unwrap();
+    let committed = store.commit(group, &key).unwrap();
     let numbers: Vec<Option<u64>> = committed
         .iter()
         .map(|outcome| outcome.as_ref().ok().map(|entry| entry.seq))
@@ -316,9 +337,9 @@ fn change_that_the_database_refuses_spoils_no_other_of_its_group() {
     assert_eq!(store.governed().unwrap(), 2);
     assert_eq!(store.policies().unwrap()[0].version, 1);
     assert!(store.claims("two").unwrap().is_some());
-    let refuse = |_, _: &Hash| Err(StoreError::Sign("no key".to_owned()));
+    let other = LogKey::generate().unwrap();
     let group = vec![(set("four"), record("test"))];
-    assert!(store.commit(group, &refuse).is_err());
+    assert!(store.commit(group, &other).is_err());
     assert_eq!(store.audit(10, None).unwrap().len(), 3);
     assert_eq!(store.policies().unwrap()[0].version, 1);
     verify_newest(&store, key.verifier(), 10).unwrap();
@@ -396,6 +417,137 @@ fn handshakes_are_shared_and_swept() {
     second.agree_on_key("storage key", "mine").unwrap();
     let error = second.agree_on_key("storage key", "another").unwrap_err();
     assert!(matches!(error, StoreError::OtherKey { .. }), "{error}");
+}
+
+/// A certificate for these names and its key, and the authority that vouches for it.
+fn certified(names: &[&str]) -> [String; 3] {
+    let key = || rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let params = |names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        rcgen::CertificateParams::new(names).unwrap()
+    };
+    let (mut authority, authority_key, server_key) = (params(&[]), key(), key());
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = authority.self_signed(&authority_key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let server = params(names).signed_by(&server_key, &issuer).unwrap();
+    [server.pem(), server_key.serialize_pem(), root]
+}
+
+#[test]
+fn server_with_another_certificate_or_password_is_spoken_to() {
+    const PASSWORD: &str = "correct horse battery staple";
+    let [certificate, private, root] = certified(&["localhost"]);
+    let Some(cluster) = Cluster::guarded(PASSWORD, &certificate, &private) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        key_file::write_new(&path, 0o600, text.as_bytes()).unwrap();
+        Some(path)
+    };
+    let good = StoreConfig {
+        postgres_password_file: file("password", &format!("{PASSWORD}\n")),
+        postgres_certificate: file("root.pem", &root),
+        ..config(cluster.database_over_tls("guarded", "localhost"))
+    };
+    PostgresStore::create(&good, &key()).unwrap();
+    let store = PostgresStore::open(&good, &key()).unwrap();
+    let sessions = "SELECT ssl::text, version FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+                    WHERE application_name = 'strongroom' LIMIT 1";
+    let seen = cluster.sql("guarded", sessions);
+    assert!(seen.starts_with("true|TLSv1.3"), "{seen}");
+    conformance::suite(Box::new(store), key());
+
+    let url = good.postgres_url.clone().unwrap();
+    let address = |of: &str, to: &str| Some(url.replace(of, to));
+    let other_root = certified(&["localhost"])[2].clone();
+    let bad = [
+        (
+            "another password",
+            StoreConfig {
+                postgres_password_file: file("other", "hunter2"),
+                ..good.clone()
+            },
+            "password authentication failed for user \"strongroom\"",
+        ),
+        (
+            "no password",
+            StoreConfig {
+                postgres_password_file: None,
+                ..good.clone()
+            },
+            "password missing",
+        ),
+        (
+            "another authority",
+            StoreConfig {
+                postgres_certificate: file("other.pem", &other_root),
+                ..good.clone()
+            },
+            "invalid peer certificate",
+        ),
+        (
+            "this machine's authorities",
+            StoreConfig {
+                postgres_certificate: None,
+                ..good.clone()
+            },
+            "certificate",
+        ),
+        (
+            "another name",
+            StoreConfig {
+                postgres_url: address("localhost", "127.0.0.1"),
+                ..good.clone()
+            },
+            "not valid for name",
+        ),
+        (
+            // Upstream's word for less: here it is as much as verify-full.
+            "another name, required",
+            StoreConfig {
+                postgres_url: url
+                    .replace("localhost", "127.0.0.1")
+                    .replace("verify-full", "require")
+                    .into(),
+                ..good.clone()
+            },
+            "not valid for name",
+        ),
+        (
+            "no TLS",
+            StoreConfig {
+                postgres_url: address("verify-full", "disable"),
+                ..good.clone()
+            },
+            "no encryption",
+        ),
+    ];
+    for (what, config, reason) in &bad {
+        let error = PostgresStore::open(config, &key()).err().unwrap();
+        let said = format!("{error} {error:?}");
+        assert!(said.contains(reason), "{what}: {said}");
+        for password in [PASSWORD, "hunter2"] {
+            assert!(!said.contains(password), "{what}: {said}");
+        }
+    }
+
+    // And a server that has no TLS is not spoken to without it.
+    let Some(plain) = Cluster::start() else {
+        return;
+    };
+    let url = plain.database("plain").replace("disable", "verify-full");
+    let config = StoreConfig {
+        postgres_url: Some(url),
+        ..good
+    };
+    let error = PostgresStore::open(&config, &key()).err().unwrap();
+    assert!(
+        error.to_string().contains("does not support TLS"),
+        "{error}"
+    );
 }
 
 #[test]

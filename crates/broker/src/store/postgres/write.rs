@@ -4,29 +4,35 @@
 //! appends is sent at its end in a few statements, however large the group is.
 
 use strongroom_wire::resource::ResourcePath;
-use strongroom_wire::tlog::{Frontier, leaf_hash, tile_to_bytes};
+use strongroom_wire::tlog::{Frontier, Hash, leaf_hash, tile_to_bytes};
 
 use super::super::{
-    Change, Committed, Rewrapped, Seal, SealedVersion, SignHead, StoreError, may_prune,
-    may_set_admin,
+    Change, Committed, Rewrapped, Seal, SealedVersion, StoreError, may_prune, may_set_admin,
 };
+use super::members;
 use super::pool::Session;
 use super::read::{self, clamped, column, count};
-use crate::audit::{Entry, Record};
+use crate::audit::{Entry, LogError, LogKey, Record, Resumed};
 
 /// Begins a transaction and locks the record's head.
-pub(super) fn begin(session: &mut Session) -> Result<Group, StoreError> {
+pub(super) fn begin(session: &mut Session, key: &LogKey) -> Result<Group, StoreError> {
     session.batch("BEGIN")?;
     let head = session.row(
-        "SELECT size, edge, governed FROM log_head WHERE id = 1 FOR UPDATE",
+        "SELECT size, edge, governed, checkpoint FROM log_head WHERE id = 1 FOR UPDATE",
         &[],
     );
     let begun = head.and_then(|row| {
-        let damaged = || StoreError::Damaged("the edge of the record".to_owned());
-        let row = row.ok_or_else(damaged)?;
+        let row = row.ok_or(LogError::NoHead)?;
         let (size, edge) = (count(&row, 0)?, read::edge(column(&row, 1)?)?);
+        let Resumed {
+            frontier,
+            governing,
+        } = key.resume(size, edge, column(&row, 3)?)?;
         Ok(Group {
-            frontier: Frontier::resume(size, edge).map_err(|_| damaged())?,
+            frontier,
+            // What an older version did not sign is signed from now on.
+            governs: governing.is_none(),
+            governing,
             governed: count(&row, 2)?,
             pruned_by: None,
             entries: Entries::default(),
@@ -43,6 +49,10 @@ pub(super) fn begin(session: &mut Session) -> Result<Group, StoreError> {
 /// A transaction that holds the record's head.
 pub(super) struct Group {
     frontier: Frontier,
+    /// The digest of what governs, as the head has it signed.
+    governing: Option<Hash>,
+    /// Whether that changes.
+    governs: bool,
     governed: u64,
     /// The number of an entry of this group that says what was pruned.
     pruned_by: Option<u64>,
@@ -82,9 +92,9 @@ impl Group {
         self,
         session: &mut Session,
         changes: Vec<(Change, Record)>,
-        sign: &SignHead<'_>,
+        key: &LogKey,
     ) -> Result<Vec<Committed>, StoreError> {
-        let written = self.write(session, changes, sign);
+        let written = self.write(session, changes, key);
         if written.is_err() {
             session.rollback();
         }
@@ -95,17 +105,19 @@ impl Group {
         mut self,
         session: &mut Session,
         changes: Vec<(Change, Record)>,
-        sign: &SignHead<'_>,
+        key: &LogKey,
     ) -> Result<Vec<Committed>, StoreError> {
+        if let Some(signed) = self.governing
+            && changes.iter().any(|(change, _)| change.governs())
+            && read::governing(session)?.digest() != signed
+        {
+            // Nothing that was changed past the brokers is signed with what they change.
+            return Err(LogError::Governing.into());
+        }
         let mut committed = Vec::with_capacity(changes.len());
         for (change, mut record) in changes {
-            let governs = matches!(
-                change,
-                Change::SetPolicy { .. }
-                    | Change::SetAdmin { .. }
-                    | Change::MergeReferenceValues { .. }
-                    | Change::RemoveReferenceValue { .. }
-            );
+            let governs = change.governs();
+            self.governs |= governs;
             let applied = match change {
                 Change::Nothing => Ok(()),
                 Change::KeepClaims { token, claims } => {
@@ -138,7 +150,10 @@ impl Group {
         self.claims.write(session)?;
         self.entries.write(session)?;
         self.nodes.write(session)?;
-        let checkpoint = sign(self.frontier.size(), &self.frontier.root())?;
+        if self.governs {
+            self.governing = Some(read::governing(session)?.digest());
+        }
+        let checkpoint = key.checkpoint(&self.frontier, self.governing.as_ref())?;
         session.execute(
             "UPDATE log_head SET size = $1, edge = $2, checkpoint = $3, governed = $4, pruned_by = coalesce($5, pruned_by)
              WHERE id = 1",
@@ -151,6 +166,7 @@ impl Group {
             ],
         )?;
         session.batch("COMMIT")?;
+        key.remember(checkpoint, &self.frontier, self.governing);
         Ok(committed)
     }
 
@@ -272,6 +288,7 @@ fn apply(session: &mut Session, change: Change, record: &mut Record) -> Result<(
             Ok(())
         }
         Change::PruneLog { minimum } => prune_log(session, minimum, record),
+        Change::UseStorageKey { id } => members::use_storage_key(session, &id),
     }
 }
 
@@ -292,6 +309,10 @@ fn put_secret(
     let row = row.ok_or_else(|| StoreError::Damaged(format!("the counter of {name}")))?;
     let version = count(&row, 0)?;
     let sealed: SealedVersion = seal(version)?;
+    // Whoever changes this holds the record's head, as we do.
+    if members::storage_key_in_use(session)?.is_some_and(|key| key != sealed.key_id) {
+        return Err(StoreError::KeyMoved);
+    }
     session.execute(
         "DELETE FROM secret WHERE path = $1 AND version <= $2",
         &[&name, &clamped(version.saturating_sub(keep.max(1)))],

@@ -72,7 +72,7 @@ const STEPS: [Step; 5] = [
 
 /// Takes the entries of the hash chain into the log, byte for byte as they stand, and digests what is sealed.
 fn chain_to_log(transaction: &Transaction<'_>, key: &LogKey) -> Result<(), StoreError> {
-    let mut log = write::Log::read(transaction)?;
+    let mut log = write::Log::new();
     let mut entries = transaction.prepare("SELECT event, entry FROM audit ORDER BY seq")?;
     let mut rows = entries.query([])?;
     while let Some(row) = rows.next()? {
@@ -81,10 +81,7 @@ fn chain_to_log(transaction: &Transaction<'_>, key: &LogKey) -> Result<(), Store
     }
     drop(rows);
     drop(entries);
-    log.write(
-        transaction,
-        &log.signed(&|size, root| key.checkpoint(size, root))?,
-    )?;
+    log.write(transaction, key)?;
     transaction.execute_batch("DROP TABLE audit;")?;
     transaction.execute_batch(APPEND_ONLY)?;
     let mut secrets = transaction.prepare("SELECT rowid, nonce, ciphertext FROM secret")?;

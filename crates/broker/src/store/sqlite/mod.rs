@@ -16,16 +16,17 @@ use strongroom_wire::tlog::Hash;
 
 use super::{
     AdminVersion, Change, Claims, Committed, Head, PolicyVersion, ReferenceValueVersion,
-    ResourceMetadata, SealedVersion, SignHead, Store, StoreError, Wrapped,
+    ResourceMetadata, SealedVersion, Store, StoreError, Wrapped,
 };
 use crate::audit::{Entry, LogKey, Record};
 use migrate::{migrate, schema_version};
 
 /// A store in a file.
 pub(crate) struct SqliteStore {
-    connection: Mutex<Connection>,
-    /// Another, which reads secrets while the first one waits for the disk. None where there is no file.
+    /// Another than the next, which reads secrets while that one waits for the disk. None where there is no file. It closes
+    /// first: the last one to close folds the log into the file, and this one may not.
     reading: Option<Mutex<Connection>>,
+    connection: Mutex<Connection>,
     /// Held for as long as the store is open: policies are cached in the process that serves.
     _lock: Option<File>,
 }
@@ -138,11 +139,11 @@ impl Store for SqliteStore {
     fn commit(
         &self,
         group: Vec<(Change, Record)>,
-        sign: &SignHead<'_>,
+        key: &LogKey,
     ) -> Result<Vec<Committed>, StoreError> {
         let mut connection = self.connection();
         let removes = group.iter().any(|(change, _)| change.removes());
-        let committed = write::group(&mut connection, group, sign)?;
+        let committed = write::group(&mut connection, group, key)?;
         if removes {
             // What secure_delete overwrote in the file may still stand in the log. Failing to fold the log in
             // now leaves that to the next time; the change itself is durable.
@@ -252,10 +253,14 @@ fn configure(connection: &Connection) -> Result<(), StoreError> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "secure_delete", "ON")?;
     connection.pragma_update(None, "trusted_schema", "OFF")?;
+    connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }
 
+/// So long grows the log, in pages of 4 KiB, before it is folded into the file, which holds up whoever writes then. A page
+/// that was written often is folded in once; a log of this length is read in some hundredths of a second after a kill.
+const LOG_PAGES: u32 = 4_000;
 const READ_ONLY: OpenFlags =
     OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 /// In KiB, which SQLite takes as a negative number: a secret or two and the way to them.
@@ -342,8 +347,7 @@ mod tests {
 
     fn commit(store: &SqliteStore, change: Change) -> Result<Entry, StoreError> {
         let key = key();
-        let sign = |size, root: &Hash| key.checkpoint(size, root);
-        let mut committed = store.commit(vec![(change, record())], &sign)?;
+        let mut committed = store.commit(vec![(change, record())], &key)?;
         committed.remove(0)
     }
 
@@ -361,7 +365,7 @@ mod tests {
         let (path, secret) = (place.clone(), secret.to_vec());
         let change = Change::PutSecret {
             path,
-            seal: Box::new(move |version| key.seal(&place, version, &secret)),
+            seal: Box::new(move |version| key.seal(&place, version, None, &secret)),
             expires: None,
             keep: 1,
         };
@@ -406,6 +410,19 @@ mod tests {
         assert_eq!(value("journal_mode"), "Text(\"wal\")");
         assert_eq!(value("synchronous"), "Integer(2)");
         assert_eq!(value("secure_delete"), "Integer(1)");
+    }
+
+    #[test]
+    fn store_that_is_closed_leaves_a_log_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        put(&store, &StorageKey::generate().unwrap(), "a/b/c", b"secret");
+        let log = folder.path().join("store.sqlite-wal");
+        assert!(log.exists());
+        let path = "a/b/c".parse().unwrap();
+        assert!(store.sealed_secret(&path, None).unwrap().is_some());
+        drop(store);
+        assert!(!log.exists());
     }
 
     #[test]
@@ -496,9 +513,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder);
         let key = key();
-        let sign = |size, root: &Hash| key.checkpoint(size, root);
         let group = (0..700).map(|_| (Change::Nothing, record())).collect();
-        store.commit(group, &sign).unwrap();
+        store.commit(group, &key).unwrap();
         let drop_triggers = "DROP TRIGGER log_update_refused; DROP TRIGGER log_delete_refused;
                              DROP TRIGGER log_insert_in_order; DROP TRIGGER log_event_unused;";
         let statements = format!("{drop_triggers}{statements}");
@@ -572,15 +588,36 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder);
         let key = key();
-        let sign = |size, root: &Hash| key.checkpoint(size, root);
         let group = (0..700).map(|_| (Change::Nothing, record())).collect();
-        store.commit(group, &sign).unwrap();
+        store.commit(group, &key).unwrap();
         commit(&store, Change::PruneLog { minimum: 256 }).unwrap();
         let drop_triggers = "DROP TRIGGER log_update_refused; DROP TRIGGER log_delete_refused;
                              DROP TRIGGER log_minimum_rises;";
         let statements = format!("{drop_triggers}{statements}");
         store.connection().execute_batch(&statements).unwrap();
         verify_newest(&store, key.verifier(), 100)
+    }
+
+    #[test]
+    fn what_was_changed_past_the_broker_is_signed() {
+        let key = LogKey::generate_for_tests();
+        let folder = tempfile::tempdir().unwrap();
+        let number = std::cell::Cell::new(0);
+        let path = || folder.path().join(format!("{}.sqlite", number.get()));
+        let new = || {
+            number.set(number.get() + 1);
+            SqliteStore::create(&path(), &key).unwrap();
+            Box::new(SqliteStore::open(&path(), &key).unwrap()) as Box<dyn Store>
+        };
+        let statements = |sql: &str| {
+            let connection = Connection::open(path()).unwrap();
+            let drop_triggers = "DROP TRIGGER log_update_refused; DROP TRIGGER log_delete_refused;";
+            connection
+                .execute_batch(&format!("{drop_triggers}{sql}"))
+                .unwrap();
+        };
+        let bytes = |bytes: &[u8]| format!("x'{}'", hex::encode(bytes));
+        conformance::forgers(&new, &statements, &bytes);
     }
 
     #[test]
@@ -624,9 +661,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder);
         let key = key();
-        let sign = |size, root: &Hash| key.checkpoint(size, root);
         let group = (0..700).map(|_| (Change::Nothing, record())).collect();
-        store.commit(group, &sign).unwrap();
+        store.commit(group, &key).unwrap();
         commit(&store, Change::PruneLog { minimum: 256 }).unwrap();
         for statement in [
             "DELETE FROM log_entry WHERE seq = 257",
@@ -735,7 +771,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let storage_key = StorageKey::generate().unwrap();
             let path: ResourcePath = "a/b/c".parse().unwrap();
-            let sealed = storage_key.seal(&path, 1, b"secret").unwrap();
+            let sealed = storage_key.seal(&path, 1, None, b"secret").unwrap();
             let older = Connection::open(path_in(&folder)).unwrap();
             older
                 .execute_batch(include_str!("../schema/0001.sql"))

@@ -7,7 +7,7 @@ use strongroom_wire::resource::{ResourceError, ResourcePath};
 use strongroom_wire::tlog::{Hash, tile_from_bytes};
 
 use super::super::{
-    AdminVersion, Claims, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata,
+    AdminVersion, Claims, Governing, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata,
     SealedVersion, StoreError, Wrapped,
 };
 use crate::audit::{Entry, LogError};
@@ -310,13 +310,26 @@ pub(super) fn head(connection: &Connection) -> Result<Option<Head>, StoreError> 
     .transpose()
 }
 
-/// The record's size and right edge, as every write wants them.
-pub(super) fn edge(connection: &Connection) -> Result<Option<(u64, Vec<Hash>)>, StoreError> {
+/// What decides, as this connection sees it.
+pub(super) fn governing(connection: &Connection) -> Result<Governing, StoreError> {
+    Ok(Governing {
+        policies: policies(connection)?,
+        reference_values: reference_values(connection)?,
+        admins: admins(connection)?,
+    })
+}
+
+/// The record's size, right edge and newest checkpoint, as every write wants them.
+pub(super) fn edge(
+    connection: &Connection,
+) -> Result<Option<(u64, Vec<Hash>, String)>, StoreError> {
     let edge = connection
-        .prepare_cached("SELECT size, edge FROM log_head WHERE id = 1")?
-        .query_row([], |row| Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?)))
+        .prepare_cached("SELECT size, edge, checkpoint FROM log_head WHERE id = 1")?
+        .query_row([], |row| {
+            Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?, row.get(2)?))
+        })
         .optional()?;
-    edge.map(|(size, edge)| Ok((size, edge_from_bytes(&edge)?)))
+    edge.map(|(size, edge, checkpoint)| Ok((size, edge_from_bytes(&edge)?, checkpoint)))
         .transpose()
 }
 

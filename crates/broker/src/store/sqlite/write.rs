@@ -2,25 +2,28 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use strongroom_wire::resource::ResourcePath;
-use strongroom_wire::tlog::{Frontier, leaf_hash, tile_to_bytes};
+use strongroom_wire::tlog::{Frontier, Hash, leaf_hash, tile_to_bytes};
 
 use super::super::{
-    Change, Committed, Rewrapped, Seal, SealedVersion, SignHead, StoreError, may_prune,
-    may_set_admin,
+    Change, Committed, Rewrapped, Seal, SealedVersion, StoreError, may_prune, may_set_admin,
 };
 use super::read;
-use crate::audit::{Entry, Record};
+use crate::audit::{Entry, LogError, LogKey, Record, Resumed};
 
 /// Applies a group. What fails for one change alone is that change's outcome; what fails for the database undoes all.
 pub(super) fn group(
     connection: &mut Connection,
     group: Vec<(Change, Record)>,
-    sign: &SignHead<'_>,
+    key: &LogKey,
 ) -> Result<Vec<Committed>, StoreError> {
     let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut log = Log::read(&transaction)?;
+    let mut log = Log::read(&transaction, key)?;
+    if group.iter().any(|(change, _)| change.governs()) {
+        log.governing_is_signed(&transaction)?;
+    }
     let mut committed = Vec::with_capacity(group.len());
     for (change, mut record) in group {
+        log.governs |= change.governs();
         // A savepoint costs two statements, and these changes cannot fail alone.
         let applied = match &change {
             Change::Nothing | Change::KeepClaims { .. } => {
@@ -41,8 +44,9 @@ pub(super) fn group(
             Err(error) => Err(error),
         });
     }
-    log.write(&transaction, &log.signed(sign)?)?;
+    let checkpoint = log.write(&transaction, key)?;
     transaction.commit()?;
+    key.remember(checkpoint, &log.frontier, log.governing);
     Ok(committed)
 }
 
@@ -93,6 +97,8 @@ fn apply(at: &Connection, change: Change, record: &mut Record) -> Result<(), Sto
             Ok(())
         }
         Change::PruneLog { minimum } => prune_log(at, minimum, record),
+        // One broker has a file, and its key file says which.
+        Change::UseStorageKey { .. } => Err(StoreError::NotFound),
     }
 }
 
@@ -270,16 +276,44 @@ fn set_reference_value(
 /// The record's tree, for as long as a transaction lasts.
 pub(super) struct Log {
     frontier: Frontier,
+    /// The digest of what governs, as the head has it signed.
+    governing: Option<Hash>,
+    /// Whether that changes.
+    governs: bool,
 }
 
 impl Log {
-    pub(super) fn read(transaction: &Connection) -> Result<Self, StoreError> {
-        let damaged = || StoreError::Damaged("the edge of the record".to_owned());
-        let frontier = match read::edge(transaction)? {
-            Some((size, edge)) => Frontier::resume(size, edge).map_err(|_| damaged())?,
-            None => Frontier::new(),
-        };
-        Ok(Self { frontier })
+    /// The record of a store that has none yet.
+    pub(super) fn new() -> Self {
+        Self {
+            frontier: Frontier::new(),
+            governing: None,
+            governs: false,
+        }
+    }
+
+    fn read(transaction: &Connection, key: &LogKey) -> Result<Self, StoreError> {
+        let (size, edge, checkpoint) = read::edge(transaction)?.ok_or(LogError::NoHead)?;
+        let Resumed {
+            frontier,
+            governing,
+        } = key.resume(size, edge, &checkpoint)?;
+        Ok(Self {
+            frontier,
+            // What an older version did not sign is signed from now on.
+            governs: governing.is_none(),
+            governing,
+        })
+    }
+
+    /// Nothing that was changed past the broker is signed with what it changes.
+    fn governing_is_signed(&self, at: &Connection) -> Result<(), StoreError> {
+        match self.governing {
+            Some(signed) if signed != read::governing(at)?.digest() => {
+                Err(LogError::Governing.into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Gives a record its number and appends it.
@@ -318,18 +352,22 @@ impl Log {
         Ok(())
     }
 
-    /// The checkpoint over what is appended so far.
-    pub(super) fn signed(&self, sign: &SignHead<'_>) -> Result<String, StoreError> {
-        sign(self.frontier.size(), &self.frontier.root())
-    }
-
-    pub(super) fn write(&self, at: &Transaction<'_>, checkpoint: &str) -> Result<(), StoreError> {
+    /// Signs what is appended so far, and writes the head.
+    pub(super) fn write(
+        &mut self,
+        at: &Transaction<'_>,
+        key: &LogKey,
+    ) -> Result<String, StoreError> {
+        if self.governs {
+            self.governing = Some(read::governing(at)?.digest());
+        }
+        let checkpoint = key.checkpoint(&self.frontier, self.governing.as_ref())?;
         let edge = tile_to_bytes(self.frontier.peaks());
         at.prepare_cached(
             "INSERT INTO log_head (id, size, edge, checkpoint) VALUES (1, ?1, ?2, ?3)
              ON CONFLICT (id) DO UPDATE SET size = ?1, edge = ?2, checkpoint = ?3",
         )?
         .execute(params![self.frontier.size(), edge, checkpoint])?;
-        Ok(())
+        Ok(checkpoint)
     }
 }

@@ -37,7 +37,10 @@ pub(super) fn run(client: &AdminClient, event: Option<&str>) -> anyhow::Result<O
         text.push_str(&paragraph(number, advice));
     }
     if advice.is_empty() {
-        text.push_str("\n\nNothing stood in the way.");
+        text.push_str(match entry["outcome"].as_str() {
+            Some("allowed") => "\n\nNothing stood in the way.",
+            _ => "\n\nThe record has no reason beside this sentence.",
+        });
     }
     if let Some(now) = explanation["now"].as_str() {
         text.push_str(&format!(
@@ -45,12 +48,15 @@ pub(super) fn run(client: &AdminClient, event: Option<&str>) -> anyhow::Result<O
             now.to_uppercase()
         ));
     }
-    let command = advice.iter().find_map(|advice| advice["command"].as_str());
     let outcome = Outcome::new(text, explanation.clone());
-    Ok(match command {
-        Some(_) => {
-            outcome.next("strongroom policy test FILE --replay    # before anything is changed")
-        }
+    let mut commands = advice
+        .iter()
+        .filter_map(|advice| advice["command"].as_str());
+    let tried = commands.find_map(|command| command.strip_prefix(SET_VALUE));
+    Ok(match tried {
+        Some(pair) => outcome.next(format!(
+            "strongroom policy test --reference-value {pair} --replay    # before anything is changed"
+        )),
         None => outcome.next("strongroom audit"),
     })
 }
@@ -84,4 +90,5 @@ fn paragraph(number: usize, advice: &Value) -> String {
     text
 }
 
+const SET_VALUE: &str = "strongroom reference-value set ";
 const NEWEST: u32 = 10_000;

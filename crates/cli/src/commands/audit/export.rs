@@ -81,7 +81,7 @@ fn copy(
     let keys = std::slice::from_ref(key);
     let note = broker
         .read(CHECKPOINT_PATH, MAX_CHECKPOINT)?
-        .context("the broker has no checkpoint")?;
+        .with_context(|| broker.without_checkpoint())?;
     let newest = Checkpoint::open(&note, keys).context("the broker's checkpoint does not hold")?;
     let here = Source::Folder(folder.to_owned());
     let older = match here.read(CHECKPOINT_PATH, MAX_CHECKPOINT)? {

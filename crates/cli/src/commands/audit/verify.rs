@@ -133,6 +133,19 @@ impl Source {
     }
 }
 
+impl Source {
+    /// That there is no checkpoint, and where one comes from.
+    pub(super) fn without_checkpoint(&self) -> String {
+        let next = match self {
+            Self::Folder(_) => {
+                "is it a copy of a record? `strongroom audit export FOLDER` writes one, with the checkpoint"
+            }
+            Self::Broker(_) => "it has never been started: `strongroom broker run`",
+        };
+        format!("{} has no file {CHECKPOINT_PATH}: {next}", self.name())
+    }
+}
+
 /// What was verified.
 pub(super) struct Verified {
     pub(super) note: String,
@@ -199,7 +212,7 @@ pub(super) fn verify(
     let keys = std::slice::from_ref(key);
     let note = source
         .read(CHECKPOINT_PATH, MAX_CHECKPOINT)?
-        .with_context(|| format!("{} has no checkpoint", source.name()))?;
+        .with_context(|| source.without_checkpoint())?;
     let read = |path: &TilePath| source.read(&path.to_string(), path.max_bytes());
     let broken = || {
         format!(

@@ -4,6 +4,7 @@ mod check;
 mod collateral;
 mod health;
 mod import;
+mod storage_key;
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
@@ -39,6 +40,8 @@ enum Action {
     Health(health::Args),
     Collateral(collateral::Args),
     Import(import::Args),
+    SealKey(storage_key::SealArgs),
+    RecoveryKey(storage_key::RecoveryArgs),
     /// Make a fresh storage key and wrap every secret's data key by it, while the broker serves
     RotateKey(RotateArgs),
 }
@@ -83,6 +86,9 @@ struct InitArgs {
     /// The authorities that vouch for the database (PEM), instead of this machine's own.
     #[arg(long, value_name = "PEM", requires = "postgres")]
     postgres_certificate: Option<PathBuf>,
+
+    #[command(flatten)]
+    seal: storage_key::InitSeal,
 }
 
 /// Run the broker until it is told to stop
@@ -128,13 +134,15 @@ pub(crate) fn run(args: Args, json: bool, verbose: u8) -> anyhow::Result<Outcome
         Action::Collateral(args) => collateral::run(args),
         Action::RotateKey(args) => rotate_key(&args),
         Action::Import(args) => import::run(&args),
+        Action::SealKey(args) => storage_key::seal(&args),
+        Action::RecoveryKey(args) => storage_key::recovery(&args),
     }
 }
 
 fn rotate_key(args: &RotateArgs) -> anyhow::Result<Outcome> {
     let (key, rewrapped) = block_on(args.admin.client()?.rotate_storage_key())??;
     let text = format!(
-        "Storage key {key} is in use, and {rewrapped} data keys are wrapped by it. Copies of the store that were made before need the key file of their time: keep it as long as them."
+        "Storage key {key} is in use, and {rewrapped} data keys are wrapped by it. Copies of the store that were made before need the key file of their time: keep it as long as them. A recovery key of before does not open what is stored now: make another (strongroom broker recovery-key)."
     );
     Ok(
         Outcome::new(text, json!({ "key": key, "rewrapped": rewrapped }))
@@ -154,6 +162,7 @@ fn init(args: &InitArgs) -> anyhow::Result<Outcome> {
     options
         .postgres_certificate
         .clone_from(&args.postgres_certificate);
+    args.seal.apply(&mut options)?;
     let summary = strongroom_broker::init(&args.dir, options)?;
     let dir = args.dir.display();
     let mut text = format!(
@@ -168,6 +177,10 @@ fn init(args: &InitArgs) -> anyhow::Result<Outcome> {
              own: all of them need the same storage, token and audit keys.",
         );
     }
+    if let Some(sealed_for) = &summary.sealed_for {
+        text.push_str("\n\n");
+        text.push_str(&args.seal.told(sealed_for));
+    }
     if args.insecure_accept_sample_evidence {
         text.push_str(
             "\n\nThis broker takes evidence that anybody can make up. Put no real secret into it.",
@@ -176,6 +189,7 @@ fn init(args: &InitArgs) -> anyhow::Result<Outcome> {
     let document = json!({
         "config": summary.config, "certificate": summary.certificate,
         "admin_key": summary.admin_key, "admin": summary.admin_name,
+        "sealed": summary.sealed_for.as_ref().map(storage_key::document),
     });
     Ok(Outcome::new(text, document)
         .next(format!("strongroom broker run {dir}"))

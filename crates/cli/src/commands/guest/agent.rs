@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use strongroom_attester::{Attester, Devices};
-use strongroom_guest::{Agent, AgentConfig};
-use strongroom_wire::initdata::Initdata;
+use strongroom_guest::config::{AaConfig, Document as _, Kbs, kbc_params, kbc_params_of_kernel};
+use strongroom_guest::{Agent, AgentConfig, Launched, Places, UnverifiedInitdata};
 
-use crate::commands::initdata;
 use crate::connect::read_pem;
 
 /// How this machine attests, and to whom.
@@ -21,9 +20,14 @@ pub(crate) struct AttestArgs {
     #[arg(long, env = "STRONGROOM_BROKER_CERT", value_name = "PEM")]
     broker_cert: Option<PathBuf>,
 
-    /// The init-data that this machine measured at launch.
+    /// The init-data that this machine was launched with [default: on a TEE, what is found on the disk or in the files
+    /// that Kata and peer pods hand it over in]. Nothing of it is used unless the hardware holds its digest.
     #[arg(long, value_name = "FILE")]
     initdata: Option<PathBuf>,
+
+    /// The attestation agent's aa.toml, for machines without init-data, which wins over it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 
     /// The platform, when it is not to be looked for. `sample` and `development` prove nothing and must be named.
     /// `development` signs SNP evidence under a root of yours; so does development:tdx, :sgx, :tpm, :az-snp-vtpm or
@@ -46,36 +50,90 @@ pub(crate) struct AttestArgs {
 }
 
 impl AttestArgs {
-    /// Finds platform, broker and certificate.
+    /// Finds platform, init-data, broker and certificate.
     pub(crate) fn agent(&self) -> anyhow::Result<Agent> {
-        let initdata = self.initdata.as_deref().map(initdata::read).transpose()?;
-        let measured = initdata
-            .as_ref()
-            .map(measured_broker)
-            .transpose()?
-            .unwrap_or_default();
-        let mut attester = match &self.platform {
-            Some(name) => Attester::named_with_root(name, self.development_root.as_deref())?,
-            None => Attester::detect(&Devices::default())?.attester,
-        };
+        let mut attester = self.attester()?;
+        let launched = Launched::verify(&attester, self.initdata(&attester)?)?;
+        for warning in &launched.warnings {
+            eprintln!("warning: {warning}");
+        }
+        let measured = launched.aa.token_configs.kbs.as_ref();
+        let configured = self.configured()?;
         let certificate = self.broker_cert.as_deref().map(read_pem).transpose()?;
+        let key_algorithm = measured.or(configured.as_ref()).map(Kbs::key_algorithm);
         let Choice {
             broker,
             certificate,
         } = choose(
-            measured,
-            self.broker.clone(),
-            certificate,
+            measured.map(MeasuredBroker::from).unwrap_or_default(),
+            self.broker
+                .clone()
+                .or_else(|| Some(configured.as_ref()?.url.clone())),
+            certificate.or_else(|| configured.as_ref()?.cert.clone()),
             self.insecure_override_measured_broker,
         )?;
-        if let Some(initdata) = &initdata {
+        if let Some(initdata) = &launched.initdata {
             attester = attester.with_initdata(initdata);
         }
         let mut config = AgentConfig::new(broker, attester);
         config.root_certificate_pem = certificate;
         config.insecure_http = self.insecure_http;
-        config.initdata = initdata;
+        config.initdata = launched.initdata;
+        config.key_algorithm = key_algorithm
+            .transpose()
+            .map_err(anyhow::Error::msg)?
+            .unwrap_or_default();
         Ok(Agent::new(config)?)
+    }
+
+    /// The platform: as named, or as found.
+    pub(crate) fn attester(&self) -> anyhow::Result<Attester> {
+        Ok(match &self.platform {
+            Some(name) => Attester::named_with_root(name, self.development_root.as_deref())?,
+            None => Attester::detect(&Devices::default())?.attester,
+        })
+    }
+
+    /// The platform's name, when it is not to be looked for.
+    pub(crate) fn named(&self) -> Option<&str> {
+        self.platform.as_deref()
+    }
+
+    /// The document as named, or on a TEE as found.
+    pub(crate) fn initdata(
+        &self,
+        attester: &Attester,
+    ) -> anyhow::Result<Option<UnverifiedInitdata>> {
+        Ok(match (&self.initdata, attester) {
+            (Some(path), _) => Some(UnverifiedInitdata::read(path)?),
+            (None, Attester::Hardware(_)) => UnverifiedInitdata::find(&Places::default())?,
+            (None, _) => None,
+        })
+    }
+
+    /// The broker that a file names, or as upstream's agent is told without one: the environment or the kernel's
+    /// command line.
+    fn configured(&self) -> anyhow::Result<Option<Kbs>> {
+        if let Some(path) = &self.config {
+            let read = AaConfig::load(path)?;
+            for key in &read.unknown {
+                eprintln!("warning: {}: nobody reads the key {key}", path.display());
+            }
+            return Ok(read.config.token_configs.kbs);
+        }
+        let environment = std::env::var("AA_KBC_PARAMS").ok();
+        let kernel = || std::fs::read_to_string("/proc/cmdline").ok();
+        let params = environment.or_else(|| kbc_params_of_kernel(&kernel()?).map(str::to_owned));
+        Ok(params
+            .map(|params| kbc_params(&params))
+            .transpose()
+            .map_err(anyhow::Error::msg)?
+            .filter(|(_, url)| !url.is_empty())
+            .map(|(_, url)| Kbs {
+                url,
+                cert: None,
+                tee_key_algorithm: None,
+            }))
     }
 }
 
@@ -111,7 +169,8 @@ fn choose(
             "--broker (or STRONGROOM_BROKER) names another broker than the measured init-data, which names {url}: leave it out"
         );
     }
-    if certificate.is_some() && certificate != measured.certificate {
+    let differs = |certificate: &str| Some(certificate.trim()) != measured.certificate.as_deref();
+    if certificate.as_deref().is_some_and(differs) {
         bail!(
             "--broker-cert (or STRONGROOM_BROKER_CERT) is not the certificate of the measured init-data: leave it out"
         );
@@ -129,25 +188,13 @@ struct MeasuredBroker {
     certificate: Option<String>,
 }
 
-fn measured_broker(initdata: &Initdata) -> anyhow::Result<MeasuredBroker> {
-    let Some(text) = initdata.data().get("aa.toml") else {
-        return Ok(MeasuredBroker::default());
-    };
-    let table: toml::Table = text
-        .parse()
-        .context("aa.toml in the init-data is not TOML")?;
-    let kbs = table
-        .get("token_configs")
-        .and_then(|configs| configs.get("kbs"));
-    let member = |name: &str| {
-        kbs.and_then(|kbs| kbs.get(name)?.as_str())
-            .filter(|text| !text.is_empty())
-            .map(str::to_owned)
-    };
-    Ok(MeasuredBroker {
-        url: member("url"),
-        certificate: member("cert"),
-    })
+impl From<&Kbs> for MeasuredBroker {
+    fn from(kbs: &Kbs) -> Self {
+        Self {
+            url: Some(kbs.url.clone()).filter(|url| !url.is_empty()),
+            certificate: kbs.cert.clone(),
+        }
+    }
 }
 
 #[cfg(test)]

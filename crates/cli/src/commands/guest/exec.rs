@@ -1,16 +1,17 @@
-//! `strongroom guest exec`: an application whose environment and files are unsealed before it starts.
+//! `strongroom guest exec`: an application whose environment, files and volumes are unsealed before it starts.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::Context as _;
-use strongroom_client::guest_api::GuestApi;
-use strongroom_guest::Source;
-use strongroom_guest::exec::{Placement, SealedFile, prepare};
+use strongroom_guest::exec::{Prepared, SealedFile, prepare};
+use strongroom_guest::volumes::Volumes;
 
+use crate::cleanup;
+use crate::commands::guest::unsealing::{UnsealArgs, VolumeArgs, WaitArgs, placement};
 use crate::connect::block_on;
-use crate::keys::GuestArgs;
 use crate::outcome::Outcome;
 
 #[derive(clap::Args)]
@@ -19,12 +20,22 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SEALED=PLAINTEXT", value_parser = parse_file)]
     file: Vec<SealedFile>,
 
+    #[command(flatten)]
+    volumes: VolumeArgs,
+
+    /// Keep the mirrors of the volumes as they are while APP runs: a child process of it, as `guest unseal-volumes` is.
+    #[arg(long, requires = "from")]
+    watch: bool,
+
     /// Allow plaintext files on any file system, disks included.
     #[arg(long)]
     insecure_any_filesystem: bool,
 
     #[command(flatten)]
-    guest: GuestArgs,
+    wait: WaitArgs,
+
+    #[command(flatten)]
+    unsealing: UnsealArgs,
 
     /// The application and its arguments, after --
     #[arg(last = true, required = true, value_name = "APP")]
@@ -37,28 +48,69 @@ fn parse_file(text: &str) -> Result<SealedFile, String> {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let source = Source::Rest(GuestApi::new(&args.guest.guest)?);
-    let placement = if args.insecure_any_filesystem {
-        Placement::InsecureAnyFilesystem
-    } else {
-        Placement::MemoryOnly
-    };
-    let mut on_place = |path: &Path, place: &mut dyn FnMut() -> std::io::Result<()>| {
-        crate::cleanup::make(|| Ok((place()?, path.to_owned())))
-    };
-    let prepared = block_on(prepare(
-        &source,
-        std::env::vars_os(),
-        &args.file,
-        placement,
-        &mut on_place,
-    ))?
-    .context("the application was not started")?;
     let (program, arguments) = args
         .app
         .split_first()
         .context("say which application to start, after --")?;
-    // Returns only when the application could not be started; then `prepared` removes the files again.
-    let error = prepared.command(program, arguments).exec();
-    Err(error).with_context(|| format!("cannot start {}", program.to_string_lossy()))
+    let mut volumes = args.volumes.open(placement(args.insecure_any_filesystem))?;
+    let prepared = unseal(args, &mut volumes).context("the application was not started")?;
+    let watcher = match args.watch {
+        true => Some(watch(args, &volumes)),
+        false => None,
+    };
+    let failed = match watcher.transpose() {
+        Ok(watcher) => {
+            // Returns only when the application could not be started.
+            let error = prepared.command(program, arguments).exec();
+            if let Some(mut watcher) = watcher {
+                watcher.kill().ok();
+                watcher.wait().ok();
+                cleanup::ended(&watcher);
+            }
+            anyhow::Error::new(error).context(format!("cannot start {}", program.to_string_lossy()))
+        }
+        Err(error) => error,
+    };
+    // No application, no plaintext; `prepared` removes the files again.
+    volumes.clear();
+    Err(failed)
+}
+
+fn unseal(args: &Args, volumes: &mut Volumes) -> anyhow::Result<Prepared> {
+    let unsealer = args.wait.patient(&args.unsealing.unsealer()?);
+    let mut on_place = |path: &Path, place: &mut dyn FnMut() -> std::io::Result<()>| {
+        cleanup::make(|| Ok((place()?, path.to_owned())))
+    };
+    let prepared = block_on(async {
+        let prepared = prepare(
+            &unsealer,
+            std::env::vars_os(),
+            &args.file,
+            placement(args.insecure_any_filesystem),
+            &mut on_place,
+        )
+        .await?;
+        volumes.start(&unsealer, &mut on_place).await?;
+        Ok::<_, strongroom_guest::GuestError>(prepared)
+    })??;
+    Ok(prepared)
+}
+
+/// Starts what keeps the mirrors: it ends with the application, which takes this process's place.
+fn watch(args: &Args, volumes: &Volumes) -> anyhow::Result<Child> {
+    volumes.unlock();
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .arg("--exit-with-parent")
+        .arg(std::process::id().to_string())
+        .args(["guest", "unseal-volumes"])
+        .args(args.volumes.arguments())
+        .args(args.unsealing.arguments())
+        // Standard output is the application's alone.
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    if args.insecure_any_filesystem {
+        command.arg("--insecure-any-filesystem");
+    }
+    cleanup::spawn(&mut command).context("cannot start what keeps the volumes")
 }

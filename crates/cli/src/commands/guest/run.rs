@@ -41,6 +41,9 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
         .build()?;
     runtime.block_on(async {
         let stop = told_to_stop()?;
+        let stop = async {
+            stop.await;
+        };
         crate::cleanup::take_over();
         let mut out = std::io::stdout().lock();
         if json {
@@ -144,8 +147,8 @@ impl Drop for Socket {
     }
 }
 
-/// Resolves when the process is told to stop.
-fn told_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+/// Resolves when the process is told to stop, with the exit code that shells expect of one that ends by that signal.
+pub(crate) fn told_to_stop() -> std::io::Result<impl Future<Output = u8> + Send + 'static> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate, mut hangup, mut quit) = (
         signal(SignalKind::interrupt())?,
@@ -155,10 +158,10 @@ fn told_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static> 
     );
     Ok(async move {
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-            _ = quit.recv() => {}
+            _ = hangup.recv() => 129,
+            _ = interrupt.recv() => 130,
+            _ = quit.recv() => 131,
+            _ = terminate.recv() => 143,
         }
     })
 }
