@@ -272,16 +272,13 @@ impl Denial {
 
     /// Records why, and gives what the guest may know.
     fn record(self, broker: &Inner) -> ReleaseError {
-        let event = self.record.event.clone();
-        let resource = self.record.resource.as_deref();
-        tracing::warn!(%event, resource, "a release was denied");
         let class = match (&self.record.policy, self.record.reasons.is_empty()) {
             (None, _) => "development",
             (Some(_), true) => "policy-failed",
             (Some(_), false) => "policy",
         };
         broker.metrics.denied("release", class);
-        broker.record(*self.record);
+        let event = broker.record_denial(*self.record);
         ReleaseError::Denied { event }
     }
 }
