@@ -146,7 +146,7 @@ pub(crate) fn register_for(pcr: u32) -> u8 {
 pub(crate) fn open(devices: &[PathBuf]) -> Result<(&Path, Tpm), AttestError> {
     let there = devices.iter().find(|path| path.exists());
     let path = there
-        .or(devices.first())
+        .or_else(|| devices.first())
         .ok_or_else(|| AttestError::Device {
             device: "TPM".to_owned(),
             reason: "no device is named for it".to_owned(),
