@@ -1,6 +1,8 @@
 //! One entry point per decoder of untrusted bytes, for fuzz targets. None may panic, whatever the bytes.
 
 use crate::image::fuzzing;
+use crate::serve::ttrpc::frame::{Call, Header};
+use crate::serve::ttrpc::keyprovider_annotation;
 
 /// The tar file of an image's layer, unpacked into a folder.
 ///
@@ -13,6 +15,28 @@ pub fn layer(data: &[u8]) {
 /// What a registry's challenge asks for.
 pub fn challenge(data: &[u8]) {
     fuzzing::challenge(data);
+}
+
+/// A ttRPC frame, the call in it, and what its request may hold.
+pub fn ttrpc(data: &[u8]) {
+    let Some((head, body)) = data.split_first_chunk() else {
+        return;
+    };
+    let header = Header::parse(*head);
+    let end = usize::try_from(header.length).unwrap_or(usize::MAX);
+    let body = body.get(..end).unwrap_or(body);
+    if let Ok(call) = Call::parse(body) {
+        let request = &call.request;
+        for number in 1..=4 {
+            request.number(number).ok();
+            request.text(number).ok();
+            request.texts(number).ok();
+            request.map(number).ok();
+        }
+        if let Ok(input) = request.bytes(1) {
+            keyprovider_annotation(input).ok();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -31,6 +55,7 @@ mod tests {
         for sample in samples {
             layer(sample);
             challenge(sample);
+            ttrpc(sample);
         }
     }
 }

@@ -7,6 +7,7 @@
 //! wire formats only.
 
 pub mod attestation;
+pub mod brokers;
 pub mod config;
 pub mod data;
 mod error;
@@ -19,7 +20,8 @@ pub mod scratch;
 pub mod serve;
 pub mod volumes;
 
-pub use attestation::{Agent, AgentConfig};
+pub use attestation::{Agent, AgentConfig, Measured};
+pub use brokers::BrokerAddress;
 pub use config::{AaConfig, CdhConfig};
 pub use data::resource::Source;
 pub use data::unseal::{UnsealOptions, Unsealer};
@@ -27,5 +29,6 @@ pub use error::GuestError;
 pub use initdata::{Launched, Places, UnverifiedInitdata};
 pub use placement::{OnPlace, Placement};
 pub use serve::{
-    Exposure, Features, Limits, ServeOptions, check_listener, serve, serve_unix, serve_with,
+    Exposure, Features, Limits, ServeOptions, Socket, Tokens, TtrpcLimits, TtrpcService,
+    check_listener, serve, serve_ttrpc, serve_unix, serve_with,
 };

@@ -126,7 +126,11 @@ impl Opening {
     }
 }
 
-async fn unwrap(packet: &Packet, source: Option<&Source>) -> Result<PrivateOptions, LayerError> {
+/// Opens a packet with the key that it names.
+pub(crate) async fn unwrap(
+    packet: &Packet,
+    source: Option<&Source>,
+) -> Result<PrivateOptions, LayerError> {
     let kid: String = packet
         .kid
         .chars()
