@@ -205,7 +205,7 @@ impl Search<'_> {
     fn az_vtpm(&mut self) {
         let devices = self.devices;
         let there = devices.tpm.iter().find(|path| path.exists());
-        let Some(path) = there.or(devices.tpm.first()) else {
+        let Some(path) = there.or_else(|| devices.tpm.first()) else {
             return;
         };
         let probed = match there {

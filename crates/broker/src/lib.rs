@@ -15,6 +15,7 @@ mod config;
 mod connections;
 mod explain;
 mod health;
+mod holdings;
 mod http;
 mod init;
 mod key_file;
@@ -76,13 +77,14 @@ use audit::{Kind, LogKey, Outcome, Record};
 use collateral::Collaterals;
 use connections::Connections;
 use health::Health;
+use holdings::Holdings;
 use metrics::Metrics;
 use policies::{LoadError, Policies};
 use reload::{Live, Reloadable};
 use session::Sessions;
 use sources::Sources;
 use store::{Change, Ledger, PostgresStore, SqliteStore, StorageKeys};
-use strangers::Strangers;
+use strangers::{DENIALS_PER_MINUTE, Strangers};
 use telemetry::Exporter;
 use tokens::Issuer;
 
@@ -119,6 +121,15 @@ pub(crate) struct Inner {
     health: Health,
     connections: Connections,
     attempts: Mutex<Attempts>,
+    reads: Mutex<Attempts>,
+    /// The memory that bodies of requests take.
+    bodies: Holdings,
+    /// Open connections by source.
+    peers: Holdings,
+    /// The day, and how many bytes of claims were kept in it.
+    claims_kept: Mutex<(u64, u64)>,
+    /// Held while something is rehearsed.
+    rehearsing: Arc<Semaphore>,
     attesting: Arc<Semaphore>,
 }
 
@@ -212,7 +223,9 @@ impl Broker {
         };
         let collaterals = Collaterals::open(&config, Arc::clone(&clock))?;
         let anchors = anchors::trust_anchors(&config)?;
-        let live = Live::new(&config, collaterals, tls.as_ref().and_then(|tls| tls.ends));
+        let ends = tls.as_ref().and_then(|tls| tls.ends);
+        let certificate = tls.as_ref().map(|tls| tls.digest);
+        let live = Live::new(&config, collaterals, ends, certificate);
         let tls = tls.map(|tls| RustlsConfig::from_config(tls.config));
         let sources = Sources::open(&config, Arc::clone(&clock))?;
         let inner = Inner {
@@ -220,6 +233,11 @@ impl Broker {
             health: Health::default(),
             connections: Connections::new(),
             attempts: Mutex::new(Attempts::new()),
+            reads: Mutex::new(Attempts::new()),
+            bodies: Holdings::default(),
+            peers: Holdings::default(),
+            claims_kept: Mutex::default(),
+            rehearsing: Arc::new(Semaphore::new(1)),
             attesting: Arc::new(Semaphore::new(config.limits.attestations_in_flight)),
             config,
             clock,
@@ -389,6 +407,32 @@ impl Inner {
         Arc::clone(&keys.unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether there is room today for the claims of one more token. Every attestation leaves some, and a guest that attests
+    /// without end must not fill the disk with them.
+    pub(crate) fn keeps_claims(&self, bytes: usize) -> bool {
+        let today = self.now() / DAY.as_secs();
+        let most = self
+            .config
+            .audit
+            .claims_megabytes_per_day
+            .saturating_mul(1_000_000);
+        let mut kept = self
+            .claims_kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if kept.0 != today {
+            *kept = (today, 0);
+        }
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        match kept.1.checked_add(bytes).filter(|kept| *kept <= most) {
+            Some(bytes) => {
+                kept.1 = bytes;
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Records a refusal. Nothing hangs on the entry but the record, so failing to write it is logged and the
     /// refusal stands.
     pub(crate) fn record(&self, record: Record) {
@@ -405,6 +449,18 @@ impl Inner {
         if let Some(record) = record {
             let (action, resource) = (&record.action, record.resource.as_deref());
             tracing::warn!(%event, action, resource, suppressed = record.suppressed, "refused");
+            self.record(record);
+        }
+        event
+    }
+
+    /// Records a refusal of a guest that attested, or counts it when one key is refused by one policy without end. Gives
+    /// the event under which it stands in the record.
+    pub(crate) fn record_denial(&self, record: Record) -> EventId {
+        let (event, record) = self.strangers().admit_denial(record, DENIALS_PER_MINUTE);
+        if let Some(record) = record {
+            let (resource, suppressed) = (record.resource.as_deref(), record.suppressed);
+            tracing::warn!(%event, resource, suppressed, "a release was denied");
             self.record(record);
         }
         event
@@ -567,6 +623,16 @@ pub enum BrokerError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// A file is somebody else's.
+    #[error(
+        "{path} is the user's with the number {owner}, who can change it at any time: chown it to the broker's user or to root"
+    )]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
     },
     /// Others may write a file that decides who administers, or who is trusted.
     #[error(

@@ -63,7 +63,7 @@ pub(crate) enum Asked {
         answer: Box<Result<Jwe, ReleaseError>>,
     },
     /// It is allowed, and the store has nothing. A source may.
-    Elsewhere(Grant),
+    Elsewhere(Box<Grant>),
     /// It is denied.
     Denied(Denial),
     /// Whoever asks showed no token of this broker's.
@@ -91,7 +91,7 @@ impl Asked {
         let (record, answer) = match self {
             Self::Decided { record, answer } => (record, *answer),
             Self::Elsewhere(grant) => {
-                let sought = broker.blocking(move |broker| Ok(from_a_source(broker, grant)));
+                let sought = broker.blocking(move |broker| Ok(from_a_source(broker, *grant)));
                 sought.await?
             }
             Self::Denied(denial) => {
@@ -188,7 +188,7 @@ pub(crate) fn authorize(
 fn release(broker: &Inner, grant: Grant) -> Asked {
     let sealed = match broker.ledger.store().sealed_secret(&grant.path, None) {
         Ok(Some(sealed)) => sealed,
-        Ok(None) => return Asked::Elsewhere(grant),
+        Ok(None) => return Asked::Elsewhere(Box::new(grant)),
         Err(error) => return Asked::Failed(error.into()),
     };
     let Grant {
@@ -272,16 +272,13 @@ impl Denial {
 
     /// Records why, and gives what the guest may know.
     fn record(self, broker: &Inner) -> ReleaseError {
-        let event = self.record.event.clone();
-        let resource = self.record.resource.as_deref();
-        tracing::warn!(%event, resource, "a release was denied");
         let class = match (&self.record.policy, self.record.reasons.is_empty()) {
             (None, _) => "development",
             (Some(_), true) => "policy-failed",
             (Some(_), false) => "policy",
         };
         broker.metrics.denied("release", class);
-        broker.record(*self.record);
+        let event = broker.record_denial(*self.record);
         ReleaseError::Denied { event }
     }
 }

@@ -52,9 +52,11 @@ fn platform_is_explained_or_its_absence_is() {
 
 #[test]
 fn named_platform_is_said_to_have_been_named() {
-    let mut command = strongroom();
-    command.args(["attest", "--platform", "sample", "--explain", "--json"]);
-    let finished = command.run().unwrap().expect_success();
+    let finished = strongroom()
+        .args(["attest", "--platform", "sample", "--explain", "--json"])
+        .run()
+        .unwrap()
+        .expect_success();
     let told: Value = serde_json::from_slice(&finished.stdout).unwrap();
     assert_eq!(told["platform"], "sample");
     assert_eq!(told["named"], "sample");
@@ -64,15 +66,16 @@ fn named_platform_is_said_to_have_been_named() {
 
 #[test]
 fn hardware_that_was_named_and_is_not_there_is_no_sample() {
-    let mut command = strongroom();
-    command.args([
-        "attest",
-        "--platform",
-        "sgx",
-        "--broker",
-        "http://127.0.0.1:1",
-    ]);
-    let finished = command.run().unwrap();
+    let finished = strongroom()
+        .args([
+            "attest",
+            "--platform",
+            "sgx",
+            "--broker",
+            "http://127.0.0.1:1",
+        ])
+        .run()
+        .unwrap();
     assert_ne!(finished.status.code(), Some(0));
     let said = finished.stderr_text();
     assert!(

@@ -11,6 +11,7 @@ pub mod config;
 pub mod data;
 mod error;
 pub mod exec;
+pub mod fuzzing;
 pub mod image;
 pub mod initdata;
 mod placement;

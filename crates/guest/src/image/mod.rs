@@ -8,6 +8,7 @@ mod blobs;
 mod bundle;
 mod destination;
 mod error;
+pub(crate) mod fuzzing;
 mod layer;
 mod options;
 pub mod owner;

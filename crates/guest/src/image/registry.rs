@@ -731,7 +731,7 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 /// The parameters of a challenge of a scheme (RFC 9110, section 11.6.1); `None` for another scheme.
-fn parameters(challenge: &str, scheme: &str) -> Option<Vec<(String, String)>> {
+pub(crate) fn parameters(challenge: &str, scheme: &str) -> Option<Vec<(String, String)>> {
     let (name, mut rest) = challenge
         .trim()
         .split_once(' ')
