@@ -315,6 +315,19 @@ fn report_that_is_always_disturbed_is_an_error_and_leaves_no_folder() {
 }
 
 #[test]
+fn quote_over_other_report_data_is_noticed() {
+    let root = DevelopmentRoot::generate(NOW).unwrap();
+    let forge = tdx::Forge::new(&root);
+    let mut kernel = Kernel::new(move |_: &Registers, _| forge.quote_bytes().unwrap());
+    kernel.provider = Some("tdx_guest");
+    let Some(booted) = Booted::boot(root, kernel) else {
+        return;
+    };
+    let error = booted.attester().evidence(&REPORT_DATA).unwrap_err();
+    assert!(error.to_string().contains("other report data"), "{error}");
+}
+
+#[test]
 fn folder_of_a_killed_process_is_passed_over() {
     let Some(booted) = tdx_machine() else { return };
     let attester = booted.attester();
