@@ -473,6 +473,32 @@ fn events_are_in_the_register_and_in_the_log_that_the_verifier_replays() {
     }
 }
 
+/// Each holds the lock of the log for itself, as processes do; quotes wait for whoever extends.
+#[test]
+fn events_and_quotes_at_once_keep_log_and_register_in_step() {
+    let Some(booted) = tdx_machine() else { return };
+    let attester = booted.attester();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let attester = &attester;
+            let booted = &booted;
+            scope.spawn(move || {
+                for number in 0..4 {
+                    let content = format!("{thread}/{number}");
+                    let event = Event::new("coco.test", "pull", &content).unwrap();
+                    attester.extend(&event, 17).unwrap();
+                }
+                let evidence = attester.evidence(&REPORT_DATA).unwrap();
+                let evidence = serde_json::from_str(evidence.get()).unwrap();
+                booted.verdict(&evidence, ExpectedInitdata::None).unwrap();
+            });
+        }
+    });
+    let log = log_of(&booted.evidence());
+    let own = log.events().iter().filter(|event| event.kind == 6);
+    assert_eq!(own.count(), 16);
+}
+
 #[test]
 fn event_that_is_not_in_the_log_is_noticed_by_the_verifier() {
     let Some(booted) = tdx_machine() else { return };
