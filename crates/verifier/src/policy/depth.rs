@@ -162,8 +162,9 @@ fn named<'a>(tokens: &'a [Token], packages: &BTreeSet<&str>) -> Vec<Named<'a>> {
         };
         let is_path = packages.contains(text(at));
         at += 1;
-        while is_path {
+        loop {
             match text(at) {
+                _ if !is_path => break,
                 "." => {
                     named.names.push(text(at + 1));
                     at += 2;
