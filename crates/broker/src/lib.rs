@@ -56,10 +56,11 @@ pub use audit::{Entry, EventId, LogError};
 pub use check::{Checked, check};
 pub use client::{Network, NetworkError};
 pub use config::{
-    AdminConfig, AnchorsConfig, AttestationConfig, AttestationServiceConfig, AuditConfig,
-    CollateralConfig, Config, DevelopmentConfig, IdentityProviderConfig, IntelKind, LimitsConfig,
-    LogConfig, LogFormat, Loosening, MetricsConfig, Overridden, Overrides, ReferenceValuesConfig,
-    Role, SecretsConfig, SessionConfig, StoreConfig, TelemetryConfig, TlsConfig, TokenConfig,
+    AdminConfig, AdminTokensConfig, AnchorsConfig, AttestationConfig, AttestationServiceConfig,
+    AuditConfig, CollateralConfig, Config, DevelopmentConfig, IdentityProviderConfig, IntelKind,
+    LimitsConfig, LogConfig, LogFormat, Loosening, MetricsConfig, Overridden, Overrides,
+    ReferenceValuesConfig, Role, SecretsConfig, SessionConfig, StoreConfig, TelemetryConfig,
+    TlsConfig, TokenConfig,
 };
 pub use init::{InitOptions, InitSummary, admin_key_pair, init};
 pub use reload::{Handle, Reloaded};

@@ -12,7 +12,7 @@ use super::error::ApiError;
 use crate::Inner;
 use crate::admin::Admin;
 use crate::audit::{Kind, Outcome, Record};
-use crate::config::Role;
+use crate::config::{Loosening, Role};
 use crate::session::SessionId;
 use crate::strangers::PER_SECOND;
 
@@ -98,6 +98,10 @@ pub(super) fn admin_record(broker: &Inner, admin: &Admin, now: u64) -> Record {
     let mut record = Record::new(Kind::Admin, Outcome::Allowed, admin.action(), now);
     record.admin = Some(admin.name().to_owned());
     record.loosenings = broker.connection_loosenings();
+    if admin.is_reusable() {
+        let name = Loosening::ReusableAdminTokens.name();
+        record.loosenings.push(name.to_owned());
+    }
     record
 }
 
