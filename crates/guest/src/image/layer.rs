@@ -114,6 +114,7 @@ impl Opening {
         let hashed = into.apply(Hashing {
             inner: tar,
             hasher: Hasher::new(diff_id.algorithm()),
+            left: into.most_bytes(),
         })?;
         let actual = hashed.hasher.finish();
         match actual == *diff_id {
@@ -297,14 +298,79 @@ impl<R: io::BufRead> Read for Zstd<R> {
 struct Hashing<R> {
     inner: R,
     hasher: Hasher,
+    /// How many more bytes there may be, behind the last entry too.
+    left: u64,
 }
 
 impl<R: Read> Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
+        self.left = self
+            .left
+            .checked_sub(read as u64)
+            .ok_or_else(|| io::Error::other("it unpacks to more than an image may be"))?;
         self.hasher.update(buffer.get(..read).unwrap_or_default());
         Ok(read)
     }
 }
 
 const BUFFER: usize = 128 * 1024;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+
+    use super::super::unpack::{Devices, Limits};
+    use super::*;
+
+    fn unzstd(bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut plain = Vec::new();
+        Zstd::new(bytes).read_to_end(&mut plain).map(|_| plain)
+    }
+
+    #[test]
+    fn frames_of_zstd_follow_one_another_with_skippable_ones_between() {
+        let frame = |text: &[u8]| compress_to_vec(text, CompressionLevel::Fastest);
+        let skippable = [
+            &0x184d_2a53_u32.to_le_bytes()[..],
+            &3_u32.to_le_bytes(),
+            b"xyz",
+        ]
+        .concat();
+        let all = [
+            frame(b"one "),
+            skippable.clone(),
+            frame(b"two"),
+            skippable.clone(),
+        ]
+        .concat();
+        assert_eq!(unzstd(&all).unwrap(), b"one two");
+        assert_eq!(unzstd(b"").unwrap(), b"");
+        for bad in [
+            &all[..all.len() - 1],
+            &all[..7],
+            b"\x28\xb5\x2f",
+            b"nonsense",
+        ] {
+            assert!(unzstd(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn bomb_behind_the_last_entry_is_not_read_to_its_end() {
+        let place = tempfile::tempdir().unwrap();
+        let limits = Limits {
+            bytes: 10,
+            entries: 1,
+        };
+        let mut unpacker = Unpacker::new(place.path(), limits, Devices::Refuse).unwrap();
+        let endless = Hashing {
+            inner: io::repeat(0),
+            hasher: Hasher::new(strongroom_wire::image::digest::Algorithm::Sha256),
+            left: unpacker.most_bytes(),
+        };
+        let error = unpacker.apply(endless).err().unwrap().to_string();
+        assert!(error.contains("than an image may be"), "{error}");
+    }
+}
