@@ -269,7 +269,7 @@ fn configure(path: &Path, transport: Transport) -> anyhow::Result<()> {
     let text = fs::read_to_string(path)?;
     let text = text.replacen(
         "[limits]\n",
-        "[limits]\nattempts_per_minute = 4000000000\n",
+        "[limits]\nattempts_per_minute = 4000000000\nreads_per_minute = 4000000000\n",
         1,
     );
     let text = match transport {

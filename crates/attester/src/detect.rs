@@ -10,7 +10,7 @@ use strongroom_wire::tee::Tee;
 use crate::devices::Devices;
 use crate::hardware::{Hardware, Platform};
 use crate::tsm::{self, Provider};
-use crate::{AttestError, Attester, files, nvidia, snp, tpm};
+use crate::{AttestError, Attester, az_vtpm, files, nvidia, snp, tpm};
 
 /// A platform that was found, and all that was looked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -174,6 +174,7 @@ impl Search<'_> {
         self.report_interface(Tee::Tdx, Provider::Tdx, Platform::Tdx, &provider);
         self.tdx_driver(&provider);
         self.sgx();
+        self.az_vtpm();
         self.report_interface(
             Tee::Snp,
             Provider::Sev,
@@ -200,7 +201,42 @@ impl Search<'_> {
         self.tpm();
     }
 
-    /// The last, for every other platform proves more, and many of their machines have a TPM too.
+    /// Both are looked for by the report that the paravisor keeps in the vTPM.
+    fn az_vtpm(&mut self) {
+        let devices = self.devices;
+        let there = devices.tpm.iter().find(|path| path.exists());
+        let Some(path) = there.or_else(|| devices.tpm.first()) else {
+            return;
+        };
+        let probed = match there {
+            None => Ok(None),
+            Some(path) => az_vtpm::probe(path),
+        };
+        for (tee, hardware) in [
+            (Tee::AzTdxVtpm, az_vtpm::Hardware::Tdx),
+            (Tee::AzSnpVtpm, az_vtpm::Hardware::Snp),
+        ] {
+            let outcome = match &probed {
+                Ok(Some(found)) if *found == hardware => {
+                    self.take(tee, HCL_REPORT, path, Platform::AzVtpm(hardware));
+                    continue;
+                }
+                Ok(_) => Outcome::Missing { mend: None },
+                Err(AttestError::Device { reason, .. }) => Outcome::Unusable {
+                    reason: reason.clone(),
+                    mend: None,
+                },
+                Err(error) => Outcome::Unusable {
+                    reason: error.to_string(),
+                    mend: None,
+                },
+            };
+            self.note(tee, HCL_REPORT, path, outcome);
+        }
+    }
+
+    /// The last, for every other platform proves more, and many of their machines have a TPM too. Where another one is
+    /// here and cannot be used, a TPM does not stand in for it: on such machines it is often the host that runs it.
     fn tpm(&mut self) {
         let devices = self.devices;
         let there = devices.tpm.iter().find(|path| path.exists());
@@ -210,11 +246,22 @@ impl Search<'_> {
             }
             return;
         };
+        let unusable = self
+            .probes
+            .iter()
+            .find(|probe| matches!(probe.outcome, Outcome::Unusable { .. }));
+        if let (None, None, Some(other)) = (self.found, self.only, unusable) {
+            let outcome = Outcome::Unusable {
+                reason: format!("{} is here ({}) and cannot be used", other.tee, other.path),
+                mend: Some("mend that one, or name this one: --platform tpm"),
+            };
+            return self.note(Tee::Tpm, A_TPM, path, outcome);
+        }
         match self.found.map_or_else(|| tpm::probe(path), |_| Ok(())) {
             Ok(()) => self.take(Tee::Tpm, A_TPM, path, Platform::Tpm),
             Err(error) => {
                 let reason = match error {
-                    crate::AttestError::Device { reason, .. } => reason,
+                    AttestError::Device { reason, .. } => reason,
                     other => other.to_string(),
                 };
                 self.note(
@@ -430,10 +477,18 @@ impl fmt::Display for NoTee {
 impl std::error::Error for NoTee {}
 
 /// The platforms of which evidence is made.
-pub(crate) const SUPPORTED: [Tee; 4] = [Tee::Tdx, Tee::Sgx, Tee::Snp, Tee::Tpm];
+pub(crate) const SUPPORTED: [Tee; 6] = [
+    Tee::Tdx,
+    Tee::Sgx,
+    Tee::AzTdxVtpm,
+    Tee::AzSnpVtpm,
+    Tee::Snp,
+    Tee::Tpm,
+];
 
 const REPORT_INTERFACE: &str = "the kernel's report interface";
 const A_TPM: &str = "a TPM 2.0";
+const HCL_REPORT: &str = "the HCL report in Azure's vTPM";
 const ENCLAVE: &str = "the enclave's attestation files";
 
 #[cfg(test)]
@@ -504,6 +559,8 @@ mod tests {
                 Tee::Tdx,
                 Tee::Tdx,
                 Tee::Sgx,
+                Tee::AzTdxVtpm,
+                Tee::AzSnpVtpm,
                 Tee::Snp,
                 Tee::Snp,
                 Tee::Csv,

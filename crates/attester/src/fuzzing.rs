@@ -2,6 +2,7 @@
 
 use strongroom_wire::canonical::HashAlgorithm;
 
+use crate::az_vtpm::HclReport;
 use crate::event_log::{self, Intent};
 use crate::snp::{self, Answer};
 use crate::tdx::TdReport;
@@ -17,6 +18,11 @@ pub fn driver_answers(data: &[u8]) {
     for signer in ["VCEK", "VLEK"] {
         drop(snp::certificates(data, signer));
     }
+}
+
+/// The HCL report that Azure's paravisor keeps in a vTPM.
+pub fn hcl_report(data: &[u8]) {
+    drop(HclReport::parse(data));
 }
 
 /// The firmware's event log, and what a killed process left behind.

@@ -10,7 +10,7 @@ use strongroom_wire::tee::Tee;
 use crate::binding::LaunchRegister;
 use crate::devices::Devices;
 use crate::event_log::{self, Event, Register};
-use crate::{AttestError, nvidia, sgx, snp, tdx, tpm};
+use crate::{AttestError, az_vtpm, nvidia, sgx, snp, tdx, tpm};
 
 /// A platform, and the devices through which it answers.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -28,6 +28,7 @@ pub(crate) enum Platform {
     Sgx,
     Snp(snp::Source),
     Tpm,
+    AzVtpm(az_vtpm::Hardware),
 }
 
 impl Hardware {
@@ -37,6 +38,8 @@ impl Hardware {
             Platform::Sgx => Tee::Sgx,
             Platform::Snp(_) => Tee::Snp,
             Platform::Tpm => Tee::Tpm,
+            Platform::AzVtpm(az_vtpm::Hardware::Snp) => Tee::AzSnpVtpm,
+            Platform::AzVtpm(az_vtpm::Hardware::Tdx) => Tee::AzTdxVtpm,
         }
     }
 
@@ -49,6 +52,7 @@ impl Hardware {
             Platform::Sgx => sgx::evidence(&self.devices, &padded),
             Platform::Snp(source) => snp::evidence(&self.devices, source, &padded),
             Platform::Tpm => tpm::evidence(&self.devices, &padded),
+            Platform::AzVtpm(hardware) => az_vtpm::evidence(&self.devices, hardware, report_data),
         }
     }
 
@@ -72,7 +76,9 @@ impl Hardware {
             Platform::Sgx => LaunchRegister::None {
                 why: "an enclave does not see its CONFIGID through a library system's files",
             },
-            Platform::Tpm => LaunchRegister::Pcr8(self.pcr(INITDATA_PCR).value()?),
+            Platform::Tpm | Platform::AzVtpm(_) => {
+                LaunchRegister::Pcr8(self.pcr(INITDATA_PCR).value()?)
+            }
         })
     }
 
@@ -90,7 +96,7 @@ impl Hardware {
     pub(crate) fn extend(&self, event: &Event, pcr: u32) -> Result<(), AttestError> {
         let number = match self.platform {
             Platform::Tdx => ccmr_of_tdx(pcr),
-            Platform::Tpm => tpm::register_for(pcr).into(),
+            Platform::Tpm | Platform::AzVtpm(_) => tpm::register_for(pcr).into(),
             Platform::Sgx | Platform::Snp(_) => return Err(AttestError::NoRegister(self.tee())),
         };
         let registers = self.registers();
@@ -99,7 +105,7 @@ impl Hardware {
 
     pub(crate) fn has_registers(&self) -> bool {
         match self.platform {
-            Platform::Tdx | Platform::Tpm => true,
+            Platform::Tdx | Platform::Tpm | Platform::AzVtpm(_) => true,
             Platform::Sgx | Platform::Snp(_) => false,
         }
     }
@@ -113,7 +119,7 @@ impl Hardware {
                     Box::new(Rtmr { devices, index }) as Box<dyn Register>
                 })
                 .collect(),
-            Platform::Tpm => (0..24)
+            Platform::Tpm | Platform::AzVtpm(_) => (0..24)
                 .map(|number| Box::new(self.pcr(number)) as Box<dyn Register>)
                 .collect(),
             Platform::Sgx | Platform::Snp(_) => Vec::new(),

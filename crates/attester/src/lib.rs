@@ -4,6 +4,7 @@
 //! nothing, is taken only when it is named, and so is `development`, which signs the real formats under a root of its
 //! owner's. The evidence formats are those of the KBS protocol (kbs-types 0.18).
 
+mod az_vtpm;
 mod binding;
 mod detect;
 pub mod development;
@@ -12,6 +13,7 @@ mod event_log;
 mod files;
 pub mod fuzzing;
 mod hardware;
+mod imds;
 mod nvidia;
 mod sample;
 mod sgx;

@@ -46,7 +46,7 @@ pub(crate) fn evidence(
     let quoted = quote(
         &mut tpm,
         &key,
-        crate::development::fitted::<32>(report_data),
+        &crate::development::fitted::<32>(report_data),
     );
     let flushed = tpm.flush_object(&key);
     let (quote, pcrs) = quoted.map_err(failed)?;
@@ -146,7 +146,7 @@ pub(crate) fn register_for(pcr: u32) -> u8 {
 pub(crate) fn open(devices: &[PathBuf]) -> Result<(&Path, Tpm), AttestError> {
     let there = devices.iter().find(|path| path.exists());
     let path = there
-        .or(devices.first())
+        .or_else(|| devices.first())
         .ok_or_else(|| AttestError::Device {
             device: "TPM".to_owned(),
             reason: "no device is named for it".to_owned(),
@@ -155,7 +155,7 @@ pub(crate) fn open(devices: &[PathBuf]) -> Result<(&Path, Tpm), AttestError> {
     Ok((path, tpm))
 }
 
-fn address(path: &Path) -> TpmAddress {
+pub(crate) fn address(path: &Path) -> TpmAddress {
     TpmAddress::Path(path.to_owned())
 }
 
@@ -180,15 +180,15 @@ fn attestation_key(devices: &Devices, path: &Path, tpm: &mut Tpm) -> Result<Obje
 }
 
 /// A quote of all registers, and the values that it is about.
-fn quote(
+pub(crate) fn quote(
     tpm: &mut Tpm,
     key: &Object,
-    extra_data: [u8; 32],
+    extra_data: &[u8],
 ) -> Result<(Quote, Vec<String>), TpmError> {
     let mut before = tpm.read_pcrs(Bank::Sha256, PcrSet::ALL)?;
     let mut tries = 0;
     loop {
-        let quote = tpm.quote(key, Bank::Sha256, PcrSet::ALL, &extra_data)?;
+        let quote = tpm.quote(key, Bank::Sha256, PcrSet::ALL, extra_data)?;
         let after = tpm.read_pcrs(Bank::Sha256, PcrSet::ALL)?;
         tries += 1;
         // Somebody may extend a register between two commands. The verifier has the last word.
@@ -235,7 +235,7 @@ fn without_padding(stored: &[u8]) -> Option<&[u8]> {
     }
 }
 
-fn failure(path: &Path, error: &TpmError) -> AttestError {
+pub(crate) fn failure(path: &Path, error: &TpmError) -> AttestError {
     AttestError::Device {
         device: path.display().to_string(),
         reason: error.to_string(),

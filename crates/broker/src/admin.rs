@@ -9,7 +9,7 @@ mod provider;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
@@ -33,7 +33,7 @@ pub(crate) struct Admins {
     /// Those of the store, without those that were revoked.
     stored: RwLock<Arc<Vec<KnownAdmin>>>,
     providers: Vec<Arc<IdentityProvider>>,
-    /// By admin or single-use issuer, the ids of the tokens that were used and have not expired: until when each is
+    /// By admin, or by subject and issuer where its tokens are good once, the ids of the tokens that were used and have not expired: until when each is
     /// remembered. Nobody's tokens take up another's room.
     used: Mutex<HashMap<String, HashMap<String, u64>>>,
     /// What was used before this is not remembered, so nothing older is believed once.
@@ -96,6 +96,13 @@ pub(crate) struct WrongRole {
     pub(crate) admin: Admin,
     pub(crate) action: &'static str,
     roles: &'static [Role],
+}
+
+impl WrongRole {
+    /// Whether it is somebody whom no role here is given: as good as a stranger.
+    pub(crate) fn is_nobody(&self) -> bool {
+        self.admin.roles.is_empty()
+    }
 }
 
 fn held(roles: &[Role]) -> String {
@@ -167,6 +174,28 @@ impl Admins {
                 ),
             })
         })
+    }
+
+    /// Keeps admins from being added and revoked until it is dropped.
+    pub(crate) fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// That these admins of a configuration, with those of the store, leave somebody with a key who may do everything, if
+    /// there is somebody now.
+    pub(crate) fn keeps_one(&self, configured: &[KnownAdmin]) -> Result<(), BrokerError> {
+        let is_admin = |admin: &KnownAdmin| admin.role == Role::Admin;
+        let stored = self.stored();
+        let before = self.configured().iter().chain(stored.iter()).any(is_admin);
+        let after = configured.iter().chain(stored.iter()).any(is_admin);
+        match before && !after {
+            false => Ok(()),
+            true => Err(BrokerError::Option {
+                option: "admin",
+                message: "would leave nobody with a key of the role admin: add one first, with `strongroom admin add`"
+                    .to_owned(),
+            }),
+        }
     }
 
     /// Puts other admins in the place of those that the configuration named. What was used stays used.
@@ -252,7 +281,7 @@ impl Admins {
         change: Change,
         record: Record,
     ) -> Result<audit::Entry, SetAdminError> {
-        let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = self.writing();
         let entry = ledger.commit(change, record)?;
         self.reload(ledger)?;
         Ok(entry)
@@ -262,30 +291,47 @@ impl Admins {
     pub(crate) async fn authenticate(
         &self,
         presented: Option<&str>,
+        action: &'static str,
+        roles: &'static [Role],
         now: u64,
-    ) -> Result<Admin, AdminError> {
+    ) -> Result<Result<Admin, WrongRole>, AdminError> {
         let Some((token, provider)) =
             presented.and_then(|token| Some((token, self.provider_of(token)?)))
         else {
             let (admin, once) = self.believe(presented, now)?;
+            let admin = match admin.asking_for(action, roles) {
+                Ok(admin) => admin,
+                wrong => return Ok(wrong),
+            };
             self.use_once(once, now).await?;
-            return Ok(admin);
+            return Ok(Ok(admin));
         };
         let vouched = provider.verify(token, now).await?;
+        let admin = Admin {
+            name: vouched.name,
+            roles: vouched.roles,
+            action: "",
+        };
+        // Who may not is refused before anything is remembered of the token.
+        let admin = match admin.asking_for(action, roles) {
+            Ok(admin) => admin,
+            wrong => return Ok(wrong),
+        };
         if provider.is_single_use() {
+            if vouched.issued > now {
+                return Err(AdminError::NotYetValid);
+            }
+            let id = vouched.id.ok_or(AdminError::Claims)?;
+            // The name has the issuer in it: nobody's tokens take up another's room.
             let once = Once {
-                of: provider.issuer().to_owned(),
-                id: vouched.id.ok_or(AdminError::Claims)?,
+                of: admin.name.clone(),
+                id,
                 issued: vouched.issued,
                 expires: vouched.expires,
             };
             self.use_once(once, now).await?;
         }
-        Ok(Admin {
-            name: vouched.name,
-            roles: vouched.roles,
-            action: "",
-        })
+        Ok(Ok(admin))
     }
 
     /// The provider that a token names, which alone may vouch for it then.
@@ -327,7 +373,8 @@ impl Admins {
         if now >= claims.exp {
             return Err(AdminError::Expired);
         }
-        if claims.iat > now.saturating_add(MAX_SKEW) {
+        // One from the future would be believed once more by a broker that is started before its time comes.
+        if claims.iat > now {
             return Err(AdminError::NotYetValid);
         }
         if claims.exp.saturating_sub(claims.iat) > MAX_LIFETIME_SECONDS {
@@ -577,7 +624,6 @@ const MAX_PEM: usize = 1024;
 const MAX_ID: usize = 128;
 /// A few hundred requests a second for as long as a token lives.
 const MAX_USED: usize = 65_536;
-const MAX_SKEW: u64 = 60;
 /// RFC 8410, 4: the DER of an Ed25519 public key up to its 32 bytes.
 const ED25519_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
 /// RFC 5480, 2.1.1: the DER of an uncompressed P-256 public key up to its 64 bytes.
@@ -769,10 +815,12 @@ mod tests {
 
     #[test]
     fn token_of_the_future_is_refused() {
-        assert_eq!(
-            refusal(|c| (c.iat, c.exp) = (NOW + 61, NOW + 100)),
-            AdminError::NotYetValid
-        );
+        for ahead in [1, 60, 61] {
+            assert_eq!(
+                refusal(|c| (c.iat, c.exp) = (NOW + ahead, NOW + 100)),
+                AdminError::NotYetValid
+            );
+        }
     }
 
     #[test]

@@ -231,9 +231,16 @@ fn conclude(
 fn earned(broker: &Inner, token: IssuedToken, record: &mut Record) -> (String, Change) {
     record.token = Some(token.id.clone());
     broker.metrics.attested(record.tee);
-    let kept = Change::KeepClaims {
-        token: token.id,
-        claims: token.claims,
+    let kept = match broker.keeps_claims(token.claims.len()) {
+        true => Change::KeepClaims {
+            token: token.id,
+            claims: token.claims,
+        },
+        false => {
+            let grades = record.detail.take().unwrap_or_default();
+            record.detail = Some(format!("{grades}; {CLAIMS_NOT_KEPT}"));
+            Change::Nothing
+        }
     };
     (token.jwt, kept)
 }
@@ -435,6 +442,7 @@ pub(crate) enum AttestError {
 }
 
 const ACTION: &str = "attest";
+const CLAIMS_NOT_KEPT: &str = "its claims are not kept: audit.claims_megabytes_per_day is used up";
 const MAX_DETAIL: usize = 512;
 /// Enough for every finding of a CPU and eight GPUs.
 const MAX_REASONS: usize = 256;

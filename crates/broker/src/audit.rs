@@ -226,6 +226,7 @@ impl Entry {
 /// The key that signs the record's checkpoints, and the name under which it does.
 pub(crate) struct LogKey {
     signer: SignerKey,
+    is_fresh: bool,
     last: Mutex<Option<Signed>>,
 }
 
@@ -247,7 +248,11 @@ pub(crate) struct Resumed {
 impl LogKey {
     /// Draws a fresh key.
     pub(crate) fn generate() -> Result<Self, StoreError> {
-        SignerKey::generate(ORIGIN).map(Self::new).map_err(sign)
+        let signer = SignerKey::generate(ORIGIN).map_err(sign)?;
+        Ok(Self {
+            is_fresh: true,
+            ..Self::new(signer)
+        })
     }
 
     /// Reads the text form of a signer's key.
@@ -270,6 +275,7 @@ impl LogKey {
     fn new(signer: SignerKey) -> Self {
         Self {
             signer,
+            is_fresh: false,
             last: Mutex::default(),
         }
     }
@@ -277,6 +283,11 @@ impl LogKey {
     /// The text form, which is secret.
     pub(crate) fn to_text(&self) -> Zeroizing<String> {
         self.signer.to_private_text()
+    }
+
+    /// Whether it was made just now, and can have signed nothing before.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.is_fresh
     }
 
     /// The key by which anybody verifies the record.
@@ -312,7 +323,7 @@ impl LogKey {
         let frontier = Frontier::resume(size, edge).map_err(|_| fault())?;
         let root = frontier.root();
         let mut last = self.last();
-        if !last.as_ref().is_some_and(|last| last.note == note) {
+        if last.as_ref().is_none_or(|last| last.note != note) {
             let checkpoint = open_checkpoint(note, size, self.verifier())?;
             if let Some(last) = &*last {
                 let (found, known) = (checkpoint.size(), last.size);

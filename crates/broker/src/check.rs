@@ -15,9 +15,7 @@ use crate::policies::{LoadError, Policies};
 use crate::sources::Sources;
 use crate::store::{PostgresStore, SqliteStore, Store};
 use crate::tokens::Issuer;
-use crate::{
-    BrokerError, Clock, anchors, is_unsigned, signers, storage_key, system_clock, telemetry, tls,
-};
+use crate::{BrokerError, Clock, anchors, signers, storage_key, system_clock, telemetry, tls};
 
 /// What there is to say of a configuration.
 #[derive(Clone, Debug, Default)]
@@ -134,10 +132,15 @@ impl Checked {
                 );
             }
             Ok(None) => {
-                self.takes(is_unsigned(
-                    config,
-                    &config.audit.signing_key(&config.store),
-                ));
+                let (path, key) = (&config.store.path, config.audit.signing_key(&config.store));
+                let is_file = config.store.postgres_url.is_none();
+                if is_file
+                    && key.exists()
+                    && SqliteStore::is_older_than_audit_keys(path).is_ok_and(|older| older)
+                {
+                    self.problems
+                        .push(BrokerError::unsigned(config).to_string());
+                }
                 self.notes.push(format!(
                     "{} was made by an older version: its policies are checked when a start has brought it forward",
                     config.store.name()

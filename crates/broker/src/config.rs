@@ -176,6 +176,8 @@ pub struct AuditConfig {
     /// For how many days the claims of tokens are kept, without which a decision is not explained in full and not
     /// rehearsed under another policy.
     pub keep_claims_days: u64,
+    /// How many megabytes of claims are kept in a day, beyond which tokens are given and recorded without theirs.
+    pub claims_megabytes_per_day: u64,
     /// For how many days entries of the record are kept. Without it, for good. Those that are older go in bundles of 256,
     /// with an entry that says so; the hashes of all of them stay.
     pub keep_days: Option<u64>,
@@ -194,6 +196,7 @@ impl Default for AuditConfig {
         Self {
             signing_key: None,
             keep_claims_days: 90,
+            claims_megabytes_per_day: 4_096,
             keep_days: None,
         }
     }
@@ -260,6 +263,14 @@ pub struct LimitsConfig {
     /// How many handshakes and attestations one address may begin in a minute; 0 is without end. Of IPv6 a /64 is one
     /// address.
     pub attempts_per_minute: u32,
+    /// How often one address may ask for resources in a minute; 0 is without end.
+    pub reads_per_minute: u32,
+    /// How many connections one address has open at once; beyond, its newest is closed. Those of `trusted_proxies` may
+    /// have more.
+    pub connections_per_source: usize,
+    /// How much memory the bodies of requests under way take in all, a quarter of it for one address; beyond, a client is
+    /// told to come back. Bodies of up to 16 KiB do not count; four of `body_bytes` are let in always.
+    pub bodies_bytes: usize,
     /// Addresses and networks of proxies, whose `X-Forwarded-For` is believed: `["10.0.0.7", "fd00::/64"]`.
     pub trusted_proxies: Vec<Network>,
 }
@@ -353,6 +364,9 @@ pub struct IdentityProviderConfig {
     /// After how long keys are fetched anew.
     #[serde(default = "ten_minutes")]
     pub refresh_seconds: u64,
+    /// For how long keys are believed that could not be fetched anew.
+    #[serde(default = "one_day_of_hours")]
+    pub max_stale_hours: u64,
 }
 
 impl IdentityProviderConfig {
@@ -406,6 +420,7 @@ impl IdentityProviderConfig {
             ),
             ("timeout_seconds", self.timeout_seconds, 1, most),
             ("refresh_seconds", self.refresh_seconds, 30, 86_400),
+            ("max_stale_hours", self.max_stale_hours, 1, 8_760),
         ] {
             if !(least..=most).contains(&value) {
                 return bad(format!(
@@ -475,7 +490,9 @@ pub struct AnchorsConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct AttestationConfig {
     /// What a guest may send as `attestation-policy-selector`, and the id of the appraisal policies that it is then graded by:
-    /// `strict` stands for `strict_cpu` and `strict_gpu`. Who sends none is graded by `default`.
+    /// `strict` stands for `strict_cpu` and `strict_gpu`. Who sends none is graded by `default`. The guest chooses, so whoever
+    /// starts it chooses the weakest policy that is named here: each policy must be as good as its release policies take it
+    /// for. The release policy that ships, and those that `policy allow` writes without `--appraisal`, take `default` alone.
     pub policy_ids: BTreeMap<String, String>,
 }
 
@@ -798,6 +815,24 @@ impl Config {
                 1_000_000,
             ),
             (
+                "limits.connections_per_source",
+                as_u64(self.limits.connections_per_source),
+                1,
+                1_000_000,
+            ),
+            (
+                "limits.bodies_bytes",
+                as_u64(self.limits.bodies_bytes),
+                1 << 20,
+                1 << 40,
+            ),
+            (
+                "audit.claims_megabytes_per_day",
+                self.audit.claims_megabytes_per_day,
+                1,
+                1 << 20,
+            ),
+            (
                 "limits.attestations_in_flight",
                 as_u64(self.limits.attestations_in_flight),
                 1,
@@ -939,6 +974,9 @@ impl Default for LimitsConfig {
             connections: 1_024,
             attestations_in_flight: 256,
             attempts_per_minute: 6_000,
+            reads_per_minute: 60_000,
+            connections_per_source: 256,
+            bodies_bytes: 128 * 1024 * 1024,
             trusted_proxies: Vec::new(),
         }
     }
@@ -976,6 +1014,10 @@ fn policy_tag(id: &str) -> PolicyTag {
 }
 /// What stands between two problems in one message.
 pub(crate) const NEXT_PROBLEM: &str = "\n  ";
+
+fn one_day_of_hours() -> u64 {
+    24
+}
 
 fn five_minutes() -> u64 {
     300

@@ -73,7 +73,7 @@ pub(crate) fn explain(broker: &Inner, event: &str) -> Result<Option<Explanation>
     // policy that did not look at the grade.
     if let Some(attestation) = &attestation
         && entry.record.outcome == Outcome::Denied
-        && reasons.iter().any(|reason| advice::is_of_a_grade(reason))
+        && reasons.iter().any(advice::is_of_a_grade)
     {
         let findings = attestation.record.reasons.iter();
         advice.extend(findings.map(|reason| Advice::of(reason, &circumstances)));

@@ -46,9 +46,29 @@ fn read_unless(path: &Path, refused: u32) -> Result<Zeroizing<String>, BrokerErr
             mode,
         });
     }
+    check_owner(path, &metadata)?;
     let mut text = Zeroizing::new(String::new());
     file.read_to_string(&mut text).map_err(failed)?;
     Ok(text)
+}
+
+/// Refuses a file of somebody else's, who could give it another mode at any time. Root, who may look at the files of any
+/// broker, takes those of whoever has the folder too.
+fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), BrokerError> {
+    let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let of_folder =
+        || std::fs::metadata(folder.unwrap_or_else(|| Path::new("."))).map(|it| it.uid());
+    let is_folders = own == 0 && of_folder().is_ok_and(|folders| folders == owner);
+    match owner == 0 || owner == own || is_folders {
+        true => Ok(()),
+        false => Err(BrokerError::Owner {
+            path: path.to_owned(),
+            owner,
+        }),
+    }
 }
 
 /// Whether a file is one that systemd hands to this service alone. It may be root's, with an access control list that
@@ -71,13 +91,15 @@ pub(crate) fn read_guarded(path: &Path) -> Result<String, BrokerError> {
 pub(crate) fn read_guarded_bytes(path: &Path) -> Result<Vec<u8>, BrokerError> {
     let failed = |source| BrokerError::file(path, source);
     let mut file = File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+    let metadata = file.metadata().map_err(failed)?;
+    let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o022 != 0 {
         return Err(BrokerError::Writable {
             path: path.to_owned(),
             mode,
         });
     }
+    check_owner(path, &metadata)?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
@@ -168,6 +190,26 @@ const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn file_of_another_user_is_believed_for_its_mode() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: only root can give a file away");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("storage.key");
+        write_new(&path, 0o600, b"key").unwrap();
+        assert!(read_private(&path).is_ok() && read_guarded(&path).is_ok());
+        std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+        for read in [read_private(&path).map(drop), read_guarded(&path).map(drop)] {
+            let said = read.unwrap_err().to_string();
+            assert!(said.contains("number 12345"), "{said}");
+        }
+        // Root looks at a broker's folder that is another user's.
+        std::os::unix::fs::chown(folder.path(), Some(12_345), None).unwrap();
+        assert!(read_private(&path).is_ok() && read_guarded(&path).is_ok());
+    }
 
     #[test]
     fn missing_storage_key_says_no_more_than_that_a_file_is_missing() {

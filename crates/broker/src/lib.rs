@@ -15,6 +15,7 @@ mod config;
 mod connections;
 mod explain;
 mod health;
+mod holdings;
 mod http;
 mod init;
 mod key_file;
@@ -75,13 +76,14 @@ use audit::{Kind, LogKey, Outcome, Record};
 use collateral::Collaterals;
 use connections::Connections;
 use health::Health;
+use holdings::Holdings;
 use metrics::Metrics;
 use policies::{LoadError, Policies};
 use reload::{Live, Reloadable};
 use session::Sessions;
 use sources::Sources;
 use store::{Change, Ledger, PostgresStore, SqliteStore, StorageKeys};
-use strangers::Strangers;
+use strangers::{DENIALS_PER_MINUTE, Strangers};
 use telemetry::Exporter;
 use tokens::Issuer;
 
@@ -118,6 +120,15 @@ pub(crate) struct Inner {
     health: Health,
     connections: Connections,
     attempts: Mutex<Attempts>,
+    reads: Mutex<Attempts>,
+    /// The memory that bodies of requests take.
+    bodies: Holdings,
+    /// Open connections by source.
+    peers: Holdings,
+    /// The day, and how many bytes of claims were kept in it.
+    claims_kept: Mutex<(u64, u64)>,
+    /// Held while something is rehearsed.
+    rehearsing: Arc<Semaphore>,
     attesting: Arc<Semaphore>,
 }
 
@@ -140,7 +151,11 @@ impl Broker {
     pub fn open_with_clock(config: Config, clock: Clock) -> Result<Self, BrokerError> {
         let key = audit_key(&config)?;
         if config.store.postgres_url.is_none() {
-            let store = SqliteStore::open(&config.store.path, &key)?;
+            let store = SqliteStore::open(&config.store.path, &key);
+            let store = store.map_err(|error| match error {
+                StoreError::Unsigned { .. } => BrokerError::unsigned(&config),
+                other => other.into(),
+            })?;
             return Self::assemble(config, clock, Ledger::new(Box::new(store), key), None);
         }
         let store = PostgresStore::open(&config.store, &key)?;
@@ -207,7 +222,9 @@ impl Broker {
         };
         let collaterals = Collaterals::open(&config, Arc::clone(&clock))?;
         let anchors = anchors::trust_anchors(&config)?;
-        let live = Live::new(&config, collaterals, tls.as_ref().and_then(|tls| tls.ends));
+        let ends = tls.as_ref().and_then(|tls| tls.ends);
+        let certificate = tls.as_ref().map(|tls| tls.digest);
+        let live = Live::new(&config, collaterals, ends, certificate);
         let tls = tls.map(|tls| RustlsConfig::from_config(tls.config));
         let sources = Sources::open(&config, Arc::clone(&clock))?;
         let inner = Inner {
@@ -215,6 +232,11 @@ impl Broker {
             health: Health::default(),
             connections: Connections::new(),
             attempts: Mutex::new(Attempts::new()),
+            reads: Mutex::new(Attempts::new()),
+            bodies: Holdings::default(),
+            peers: Holdings::default(),
+            claims_kept: Mutex::default(),
+            rehearsing: Arc::new(Semaphore::new(1)),
             attesting: Arc::new(Semaphore::new(config.limits.attestations_in_flight)),
             config,
             clock,
@@ -384,6 +406,32 @@ impl Inner {
         Arc::clone(&keys.unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether there is room today for the claims of one more token. Every attestation leaves some, and a guest that attests
+    /// without end must not fill the disk with them.
+    pub(crate) fn keeps_claims(&self, bytes: usize) -> bool {
+        let today = self.now() / DAY.as_secs();
+        let most = self
+            .config
+            .audit
+            .claims_megabytes_per_day
+            .saturating_mul(1_000_000);
+        let mut kept = self
+            .claims_kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if kept.0 != today {
+            *kept = (today, 0);
+        }
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        match kept.1.checked_add(bytes).filter(|kept| *kept <= most) {
+            Some(bytes) => {
+                kept.1 = bytes;
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Records a refusal. Nothing hangs on the entry but the record, so failing to write it is logged and the
     /// refusal stands.
     pub(crate) fn record(&self, record: Record) {
@@ -400,6 +448,18 @@ impl Inner {
         if let Some(record) = record {
             let (action, resource) = (&record.action, record.resource.as_deref());
             tracing::warn!(%event, action, resource, suppressed = record.suppressed, "refused");
+            self.record(record);
+        }
+        event
+    }
+
+    /// Records a refusal of a guest that attested, or counts it when one key is refused by one policy without end. Gives
+    /// the event under which it stands in the record.
+    pub(crate) fn record_denial(&self, record: Record) -> EventId {
+        let (event, record) = self.strangers().admit_denial(record, DENIALS_PER_MINUTE);
+        if let Some(record) = record {
+            let (resource, suppressed) = (record.resource.as_deref(), record.suppressed);
+            tracing::warn!(%event, resource, suppressed, "a release was denied");
             self.record(record);
         }
         event
@@ -563,6 +623,16 @@ pub enum BrokerError {
         /// Its permission bits.
         mode: u32,
     },
+    /// A file is somebody else's.
+    #[error(
+        "{path} is the user's with the number {owner}, who can change it at any time: chown it to the broker's user or to root"
+    )]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// Others may write a file that decides who administers, or who is trusted.
     #[error(
         "{path} has mode {mode:03o}, and whoever writes it says whom this broker trusts: chmod go-w {path}"
@@ -657,6 +727,13 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
+    fn unsigned(config: &Config) -> Self {
+        Self::UnsignedRecord {
+            store: config.store.path.clone(),
+            key: config.audit.signing_key(&config.store),
+        }
+    }
+
     fn file(path: &Path, source: std::io::Error) -> Self {
         Self::File {
             path: path.to_owned(),
@@ -767,25 +844,11 @@ pub mod fuzz {
 /// Reads the key that signs the record. A store of before there was one gets it now, and none that was signed does.
 fn audit_key(config: &Config) -> Result<LogKey, BrokerError> {
     let path = config.audit.signing_key(&config.store);
-    if is_unsigned(config, &path)? {
-        init::write_audit_key(&path)?;
+    let in_a_file = config.store.postgres_url.is_none();
+    if in_a_file && !path.exists() && SqliteStore::is_older_than_audit_keys(&config.store.path)? {
+        return init::write_audit_key(&path);
     }
     Ok(LogKey::from_text(&key_file::read_private(&path)?)?)
-}
-
-/// Whether the store is of before records were signed and gets its key now: not where there is one already.
-pub(crate) fn is_unsigned(config: &Config, key: &Path) -> Result<bool, BrokerError> {
-    let store = &config.store.path;
-    if config.store.postgres_url.is_some() || !SqliteStore::is_older_than_audit_keys(store)? {
-        return Ok(false);
-    }
-    match key.exists() {
-        false => Ok(true),
-        true => Err(BrokerError::UnsignedRecord {
-            store: store.clone(),
-            key: key.to_owned(),
-        }),
-    }
 }
 
 /// What a broker does beside answering: it goes on with a rotation that was interrupted, and once a day forgets what

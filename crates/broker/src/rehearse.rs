@@ -189,7 +189,13 @@ impl Rules {
 }
 
 /// Takes the newest decisions again.
-pub(crate) fn rehearse(broker: &Inner, changes: &Changes) -> Result<Rehearsal, LoadError> {
+///
+/// Ends early, with what it has, when `stop` says that nobody waits for it any more.
+pub(crate) fn rehearse(
+    broker: &Inner,
+    changes: &Changes,
+    stop: &dyn Fn() -> bool,
+) -> Result<Rehearsal, LoadError> {
     let in_force = Rules::in_force(broker);
     let changed = Rules::in_force(broker).with(changes)?;
     let mut rehearsal = Rehearsal {
@@ -200,11 +206,14 @@ pub(crate) fn rehearse(broker: &Inner, changes: &Changes) -> Result<Rehearsal, L
     };
     let (mut left, mut before) = (changes.limit.unwrap_or(DEFAULT).min(MOST), None);
     let mut taken = 0;
-    while left > 0 {
+    while left > 0 && !stop() {
         let entries = broker.ledger.store().audit(BATCH, before)?;
         let Some(oldest) = entries.first() else { break };
         before = Some(oldest.seq);
         for entry in entries.iter().rev().filter(|entry| decides(entry)) {
+            if stop() {
+                break;
+            }
             match again(broker, (&in_force, &changed), entry)? {
                 Some(Again::Flips(flip)) => rehearsal.flips.push(*flip),
                 Some(Again::OtherwiseAlready) => rehearsal.otherwise_already += 1,

@@ -60,10 +60,10 @@ pub(crate) enum Asked {
     /// It has an answer, or there is none to have.
     Decided {
         record: Box<Record>,
-        answer: Result<Jwe, ReleaseError>,
+        answer: Box<Result<Jwe, ReleaseError>>,
     },
     /// It is allowed, and the store has nothing. A source may.
-    Elsewhere(Grant),
+    Elsewhere(Box<Grant>),
     /// It is denied.
     Denied(Denial),
     /// Whoever asks showed no token of this broker's.
@@ -89,9 +89,9 @@ impl Asked {
 
     async fn recorded(self, broker: &Arc<Inner>) -> Result<Jwe, ApiError> {
         let (record, answer) = match self {
-            Self::Decided { record, answer } => (record, answer),
+            Self::Decided { record, answer } => (record, *answer),
             Self::Elsewhere(grant) => {
-                let sought = broker.blocking(move |broker| Ok(from_a_source(broker, grant)));
+                let sought = broker.blocking(move |broker| Ok(from_a_source(broker, *grant)));
                 sought.await?
             }
             Self::Denied(denial) => {
@@ -188,7 +188,7 @@ pub(crate) fn authorize(
 fn release(broker: &Inner, grant: Grant) -> Asked {
     let sealed = match broker.ledger.store().sealed_secret(&grant.path, None) {
         Ok(Some(sealed)) => sealed,
-        Ok(None) => return Asked::Elsewhere(grant),
+        Ok(None) => return Asked::Elsewhere(Box::new(grant)),
         Err(error) => return Asked::Failed(error.into()),
     };
     let Grant {
@@ -209,6 +209,7 @@ fn release(broker: &Inner, grant: Grant) -> Asked {
             encrypted(record, &recipient, opened)
         }
     };
+    let answer = Box::new(answer);
     Asked::Decided { record, answer }
 }
 
@@ -271,16 +272,13 @@ impl Denial {
 
     /// Records why, and gives what the guest may know.
     fn record(self, broker: &Inner) -> ReleaseError {
-        let event = self.record.event.clone();
-        let resource = self.record.resource.as_deref();
-        tracing::warn!(%event, resource, "a release was denied");
         let class = match (&self.record.policy, self.record.reasons.is_empty()) {
             (None, _) => "development",
             (Some(_), true) => "policy-failed",
             (Some(_), false) => "policy",
         };
         broker.metrics.denied("release", class);
-        broker.record(*self.record);
+        let event = broker.record_denial(*self.record);
         ReleaseError::Denied { event }
     }
 }

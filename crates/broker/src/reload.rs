@@ -15,7 +15,7 @@ use crate::admin::KnownAdmin;
 use crate::audit::{Kind, Outcome, Record};
 use crate::client::Network;
 use crate::collateral::Collaterals;
-use crate::config::{Config, LimitsConfig, TlsConfig};
+use crate::config::{AdminConfig, Config, LimitsConfig, TlsConfig};
 use crate::store::Change;
 use crate::{BrokerError, Inner, Loosening, tls};
 
@@ -24,9 +24,12 @@ pub(crate) struct Live {
     pub(crate) collaterals: Collaterals,
     pub(crate) insecure_collateral: bool,
     pub(crate) attempts_per_minute: u32,
+    pub(crate) reads_per_minute: u32,
     pub(crate) trusted_proxies: Vec<Network>,
     /// The end of the server's certificate, in seconds since 1970.
     pub(crate) certificate_ends: Option<u64>,
+    /// The SHA-256 of the server's certificates.
+    pub(crate) certificate: Option<[u8; 32]>,
 }
 
 impl Live {
@@ -34,13 +37,16 @@ impl Live {
         config: &Config,
         collaterals: Collaterals,
         certificate_ends: Option<u64>,
+        certificate: Option<[u8; 32]>,
     ) -> Self {
         Self {
             collaterals,
             insecure_collateral: config.collateral.insecure_http,
             attempts_per_minute: config.limits.attempts_per_minute,
+            reads_per_minute: config.limits.reads_per_minute,
             trusted_proxies: config.limits.trusted_proxies.clone(),
             certificate_ends,
+            certificate,
         }
     }
 }
@@ -144,13 +150,20 @@ impl Inner {
             Some(server) => server.ends,
             None => live.certificate_ends,
         };
-        if server.is_some() {
+        let certificate = server.as_ref().map(|server| server.digest);
+        if certificate.is_some() && certificate != live.certificate {
             changed.push("tls".to_owned());
         }
         let admins = KnownAdmin::all(&next.admin)?;
+        // Nobody is revoked between what is looked at here and what is put in force.
+        let writing = self.admins.writing();
         self.admins.not_in_both(&admins)?;
+        self.admins.keeps_one(&admins)?;
         if next.admin != config.admin {
-            changed.push("admin".to_owned());
+            changed.push(format!(
+                "admin: {}",
+                admin_changes(&config.admin, &next.admin)
+            ));
         }
         let collaterals = if next.collateral == config.collateral {
             live.collaterals.clone()
@@ -161,6 +174,7 @@ impl Inner {
         let limits = |of: &Config| {
             (
                 of.limits.attempts_per_minute,
+                of.limits.reads_per_minute,
                 of.limits.trusted_proxies.clone(),
             )
         };
@@ -180,8 +194,10 @@ impl Inner {
             slot.reload_from_config(server.config);
         }
         self.admins.replace(admins);
+        drop(writing);
+        let certificate = certificate.or(live.certificate);
         self.reloadable
-            .replace(Live::new(&next, collaterals, certificate_ends));
+            .replace(Live::new(&next, collaterals, certificate_ends, certificate));
         *config = next;
         Ok(Reloaded { changed, restart })
     }
@@ -203,6 +219,7 @@ impl Inner {
             collaterals: live.collaterals.clone(),
             trusted_proxies: live.trusted_proxies.clone(),
             certificate_ends: server.ends,
+            certificate: Some(server.digest),
             ..*live
         });
         Ok(())
@@ -283,36 +300,90 @@ impl Stamp {
     }
 }
 
+/// Who is new, who is gone, and whose key or role is another.
+fn admin_changes(before: &[AdminConfig], after: &[AdminConfig]) -> String {
+    let of = |list: &[AdminConfig], name: &str| list.iter().find(|one| one.name == name).cloned();
+    let mut said: Vec<String> = Vec::new();
+    for one in after {
+        match of(before, &one.name) {
+            None => said.push(format!("{} added as {}", one.name, one.role.as_str())),
+            Some(old) if old != *one => {
+                let key = match old.public_key == one.public_key {
+                    true => "",
+                    false => " with another key",
+                };
+                said.push(format!("{} is {} now{key}", one.name, one.role.as_str()));
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = before.iter().filter(|one| of(after, &one.name).is_none());
+    said.extend(gone.map(|one| format!("{} removed", one.name)));
+    said.join(", ")
+}
+
 /// The settings that differ and are looked at only when a broker starts.
 fn restart_only(running: &Config, next: &Config) -> Vec<&'static str> {
     let fixed = |limits: &LimitsConfig| LimitsConfig {
         attempts_per_minute: 0,
+        reads_per_minute: 0,
         trusted_proxies: Vec::new(),
         ..limits.clone()
     };
+    // Every table by its name, so that a new one is not forgotten. The first five are in force after a reload.
+    let Config {
+        tls: _,
+        admin: _,
+        collateral: _,
+        folder: _,
+        overridden: _,
+        listen,
+        insecure_http,
+        store,
+        identity_provider,
+        secrets,
+        sources,
+        audit,
+        token,
+        session,
+        anchors,
+        attestation,
+        attestation_service,
+        reference_values,
+        development,
+        metrics,
+        log,
+        telemetry,
+        limits,
+    } = next;
     let differs = [
-        ("listen", running.listen != next.listen),
-        ("insecure_http", running.insecure_http != next.insecure_http),
-        ("store", running.store != next.store),
+        ("listen", running.listen != *listen),
+        ("insecure_http", running.insecure_http != *insecure_http),
+        ("store", running.store != *store),
         (
             "identity_provider",
-            running.identity_provider != next.identity_provider,
+            running.identity_provider != *identity_provider,
         ),
-        ("secrets", running.secrets != next.secrets),
-        ("sources", running.sources != next.sources),
-        ("audit", running.audit != next.audit),
-        ("token", running.token != next.token),
-        ("session", running.session != next.session),
-        ("limits", fixed(&running.limits) != fixed(&next.limits)),
-        ("anchors", running.anchors != next.anchors),
+        ("secrets", running.secrets != *secrets),
+        ("sources", running.sources != *sources),
+        ("audit", running.audit != *audit),
+        ("token", running.token != *token),
+        ("session", running.session != *session),
+        ("anchors", running.anchors != *anchors),
+        ("attestation", running.attestation != *attestation),
+        (
+            "attestation_service",
+            running.attestation_service != *attestation_service,
+        ),
         (
             "reference_values",
-            running.reference_values != next.reference_values,
+            running.reference_values != *reference_values,
         ),
-        ("development", running.development != next.development),
-        ("metrics", running.metrics != next.metrics),
-        ("log", running.log != next.log),
-        ("telemetry", running.telemetry != next.telemetry),
+        ("development", running.development != *development),
+        ("metrics", running.metrics != *metrics),
+        ("log", running.log != *log),
+        ("telemetry", running.telemetry != *telemetry),
+        ("limits", fixed(&running.limits) != fixed(limits)),
     ];
     let differing = differs.into_iter().filter(|(_, differs)| *differs);
     differing.map(|(name, _)| name).collect()

@@ -140,6 +140,7 @@ fn finish(broker: &Inner, mut record: Record) -> Result<u64, RotateError> {
         let change = Change::Rewrap(anew.map_err(StoreError::from)?);
         broker.ledger.commit(change, batch)?;
     }
+    open_all(broker, &keys.retired())?;
     let said = record.detail.take().map(|said| format!("{said}; "));
     let said = said.unwrap_or_default();
     record.detail = Some(match forget_older(broker, &keys)? {
@@ -150,6 +151,21 @@ fn finish(broker: &Inner, mut record: Record) -> Result<u64, RotateError> {
     });
     broker.ledger.commit(Change::Nothing, record)?;
     Ok(wrapped)
+}
+
+/// Opens every version under these keys. What a row says of its key is not believed where the older key would be gone for
+/// good.
+fn open_all(broker: &Inner, keys: &StorageKeys) -> Result<(), StoreError> {
+    let store = broker.ledger.store();
+    for resource in store.resources()? {
+        for version in store.resource_versions(&resource.path)? {
+            // One that was removed meanwhile needs no key.
+            if let Some(sealed) = store.sealed_secret(&resource.path, Some(version.version))? {
+                keys.open(&resource.path, &sealed).map(drop)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Takes the older keys out of the file; not out of one that only its owner writes.
@@ -183,6 +199,7 @@ pub(crate) fn follow(broker: &Inner, shared: &PostgresStore) -> Result<(), Store
     let older = keys.has_older() && shared.shared_keys()?.next.is_none();
     let store = broker.ledger.store();
     if older && store.wrapped_by_others(&keys.current().id(), 1)?.is_empty() {
+        open_all(broker, &keys.retired())?;
         forget_older(broker, &keys).map_err(|error| StoreError::Damaged(error.to_string()))?;
     }
     Ok(())

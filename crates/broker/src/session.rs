@@ -245,7 +245,7 @@ impl Sessions {
 fn derived(keys: &StorageKeys) -> Vec<hmac::Key> {
     let in_use = std::iter::once(keys.current());
     in_use
-        .chain(keys.all())
+        .chain(keys.iter())
         .map(|key| {
             let key = key.derived(b"strongroom sessions, form 1");
             hmac::Key::new(hmac::HMAC_SHA256, key.as_slice())

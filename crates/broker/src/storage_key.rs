@@ -206,7 +206,7 @@ impl SealedKeys {
                 .map(|(pcr, value)| (*pcr, hex::encode(value)))
                 .collect(),
             keys: keys
-                .all()
+                .iter()
                 .map(|key| {
                     let sealed = tpm.seal(key.expose(), policy.clone())?;
                     Ok(SealedText {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
 use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -16,6 +17,8 @@ pub(crate) struct Server {
     pub(crate) config: Arc<ServerConfig>,
     /// When the certificate ends, in seconds since 1970, where that can be read.
     pub(crate) ends: Option<u64>,
+    /// The SHA-256 of the certificates, by which another one is told apart.
+    pub(crate) digest: [u8; 32],
 }
 
 /// Reads certificate and key and checks that they belong together.
@@ -28,6 +31,10 @@ pub(crate) fn server_config(tls: &TlsConfig) -> Result<Server, BrokerError> {
         });
     };
     let ends = validity(leaf).map(|(_, ends)| ends);
+    let mut hash = digest::Context::new(&digest::SHA256);
+    certificates.iter().for_each(|one| hash.update(one));
+    let mut digest = [0; 32];
+    digest.copy_from_slice(hash.finish().as_ref());
     let key =
         PrivateKeyDer::from_pem_slice(read_private(&tls.private_key)?.as_bytes()).map_err(|e| {
             BrokerError::Config {
@@ -54,6 +61,7 @@ pub(crate) fn server_config(tls: &TlsConfig) -> Result<Server, BrokerError> {
     Ok(Server {
         config: Arc::new(config),
         ends,
+        digest,
     })
 }
 

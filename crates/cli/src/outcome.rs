@@ -69,6 +69,34 @@ impl Outcome {
     }
 }
 
+/// A text from elsewhere as a terminal may show it: what would steer the terminal, begin a line or turn around what is
+/// written stands there by its number.
+pub(crate) fn shown(text: &str) -> String {
+    let is_plain = |c: char| {
+        !c.is_control()
+            && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_plain(c) {
+            true => shown.push(c),
+            false => shown.extend(c.escape_unicode()),
+        }
+    }
+    shown
+}
+
+/// As [`shown`], as code in Markdown: nothing in it is markup.
+pub(crate) fn code(text: &str) -> String {
+    let shown = shown(text);
+    let longest = shown.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest + 1);
+    match shown.is_empty() || longest > 0 {
+        true => format!("{fence} {shown} {fence}"),
+        false => format!("{fence}{shown}{fence}"),
+    }
+}
+
 /// Prints a line of what goes on even when nobody reads it any more.
 pub(crate) fn say(line: &str) {
     writeln!(std::io::stdout(), "{line}").ok();
@@ -99,5 +127,26 @@ pub(crate) fn print_error(error: &anyhow::Error, json: bool) {
     eprintln!("error: {error}");
     for cause in causes {
         eprintln!("  because: {cause}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_a_guest_steers_the_terminal_or_the_report() {
+        assert_eq!(
+            shown("a\u{1b}[2Jb\r\nc\u{9b}d"),
+            "a\\u{1b}[2Jb\\u{d}\\u{a}c\\u{9b}d"
+        );
+        assert_eq!(
+            shown("\u{202e}x\u{feff}\u{2028}"),
+            "\\u{202e}x\\u{feff}\\u{2028}"
+        );
+        assert_eq!(shown("plain \u{e4} `text`"), "plain \u{e4} `text`");
+        assert_eq!(code("**x** <b>"), "`**x** <b>`");
+        assert_eq!(code("a ``` b"), "```` a ``` b ````");
+        assert_eq!(code(""), "`  `");
     }
 }

@@ -5,8 +5,6 @@
 
 mod support;
 
-use std::path::PathBuf;
-
 use serde_json::{Value, json};
 use strongroom_testkit::process::{Finished, Program, Running};
 use support::{Place, binary, document, printed};
@@ -41,7 +39,7 @@ impl Owner {
 
     /// A line as it is typed into a shell.
     fn shell(&self, line: &str) -> Finished {
-        let bin = PathBuf::from(binary());
+        let bin = binary();
         let path = std::env::var("PATH").unwrap();
         let path = format!("{}:{path}", bin.parent().unwrap().display());
         Program::new("bash")

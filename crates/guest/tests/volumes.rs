@@ -308,6 +308,10 @@ fn mirror_in_a_volume_or_of_two_volumes_is_made() {
         open(&[(v.clone(), v.parent().unwrap().to_owned())]),
         open(&[(v.clone(), bench.to("v")), (w.clone(), v.join("to"))]),
         open(&[(v.clone(), w.join("to")), (w.clone(), bench.to("w"))]),
+        open(&[
+            (v.clone(), bench.to("v")),
+            (w.clone(), bench.to("v").join("w")),
+        ]),
     ] {
         assert!(text.contains("lie in each other"), "{text}");
     }
@@ -430,6 +434,54 @@ fn what_the_broker_has_now_is_not_fetched_when_that_is_asked_for() {
     bench.broker.put(KEY, b"rotated");
     assert_eq!(keeper.problem(), None);
     assert_eq!(fs::read(bench.to("v/key")).unwrap(), b"rotated");
+}
+
+#[test]
+fn what_upstreams_tests_sealed_is_unsealed_otherwise() {
+    let Some(bench) = Bench::new() else { return };
+    let files = ["test", "nim-instruct", "nim-embedqa"];
+    let read = |name: &str| support::fixture(&format!("guest/sealed-secrets/{name}"));
+    let Some(jwk) = read("kata-signing-public.jwk.json") else {
+        return;
+    };
+    let put = |path: &str, text: &str| bench.broker.put(path, text.as_bytes());
+    put("default/signing-key/sealed-secret", &jwk);
+    put("default/sealed-secret/test", "unsealed_secret");
+    put("default/ngc-api-key/instruct", "instruct");
+    put("default/ngc-api-key/embedqa", "embedqa");
+    let keys = files.map(|file| {
+        (
+            file,
+            read(&format!("kata-precreated-{file}.sealed")).unwrap(),
+        )
+    });
+    let version: Vec<_> = keys
+        .iter()
+        .map(|(file, text)| (*file, text.as_str()))
+        .collect();
+    let volume = "..2024_09_30_02_55_58.2237819815";
+    swap(&bench.from("v"), volume, &version);
+    bench.start(&["v"]).unwrap();
+    let opened = files.map(|file| fs::read_to_string(bench.to("v").join(file)).unwrap());
+    assert_eq!(opened, ["unsealed_secret", "instruct", "embedqa"]);
+
+    // What `cococtl` wrote without a signature.
+    let path = "guest/cococtl/pod-with-env-secret-trustee-secrets.json";
+    let pod: serde_json::Value = serde_json::from_str(&support::fixture(path).unwrap()).unwrap();
+    put("default/db-creds/password", "password");
+    put("default/api-secret/key", "key");
+    for secret in pod["secrets"].as_array().unwrap() {
+        let uri = secret["resourceUri"].as_str().unwrap();
+        let name = uri.rsplit('/').next().unwrap();
+        fs::write(bench.from(name), secret["sealedSecret"].as_str().unwrap()).unwrap();
+        assert!(bench.refused(&[name]).contains("unsigned"));
+        let named = bench.unsealer_with(UnsealOptions {
+            signature: Signature::InsecureSkip,
+            ..UnsealOptions::default()
+        });
+        bench.start_with(&[name], &named).unwrap();
+        assert_eq!(fs::read_to_string(bench.to(name)).unwrap(), name);
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::marshal::MAX_MESSAGE;
 /// A way to a TPM.
 #[derive(Debug)]
 pub(crate) enum Transport {
-    /// One write is one command, one read is one answer (Linux: `drivers/char/tpm/tpm-dev-common.c`).
+    /// One write is one command, the reads until the next write are its answer (Linux: `drivers/char/tpm/tpm-dev-common.c`).
     Device(File),
     /// The same bytes one after the other: the header says how long each answer is.
     Tcp(TcpStream),
@@ -69,7 +69,16 @@ impl Transport {
                     ));
                 }
                 let mut answer = Zeroizing::new(vec![0; MAX_MESSAGE]);
-                let length = file.read(&mut answer)?;
+                let mut length = 0;
+                // One read brings all of it, unless the driver hands it out in parts.
+                while let Some(left) = answer.get_mut(length..).filter(|left| !left.is_empty()) {
+                    let read = file.read(left)?;
+                    length = length.saturating_add(read);
+                    let has_all = answer.get(..length).is_some_and(is_whole);
+                    if read == 0 || has_all {
+                        break;
+                    }
+                }
                 answer.truncate(length);
                 Ok(answer)
             }
@@ -102,6 +111,17 @@ fn over_stream(stream: &mut (impl Read + Write), command: &[u8]) -> io::Result<Z
     head.copy_from_slice(&header);
     stream.read_exact(body)?;
     Ok(answer)
+}
+
+/// Whether an answer has all the bytes that its header announces.
+fn is_whole(answer: &[u8]) -> bool {
+    match answer {
+        [_, _, a, b, c, d, ..] => {
+            let announced = u32::from_be_bytes([*a, *b, *c, *d]);
+            usize::try_from(announced).is_ok_and(|announced| answer.len() >= announced)
+        }
+        _ => false,
+    }
 }
 
 /// Tag, length, response code.

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 
@@ -386,7 +386,7 @@ impl Bus {
     }
 }
 
-fn message(stream: &mut UnixStream) -> Option<Vec<u8>> {
+fn message(stream: &mut impl Read) -> Option<Vec<u8>> {
     let mut header = [0; 10];
     stream.read_exact(&mut header).ok()?;
     let length = u32::from_be_bytes(header[2..6].try_into().unwrap());
@@ -447,6 +447,39 @@ fn key_that_answers_in_the_storage_root_keys_place_gets_no_session() {
     });
     let refused = bus.open().unseal(&sealed).unwrap_err();
     assert!(matches!(refused, SealedError::AnotherRoot), "{refused}");
+}
+
+/// A character device in front of the TPM: the far end of a terminal that changes nothing.
+fn device(swtpm: &Swtpm) -> std::path::PathBuf {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let mut modes = tcgetattr(&ours).unwrap();
+    modes.make_raw();
+    tcsetattr(&ours, OptionalActions::Now, &modes).unwrap();
+    let name = ptsname(&ours, Vec::new()).unwrap().into_string().unwrap();
+    let mut theirs = UnixStream::connect(swtpm.address()).unwrap();
+    std::thread::spawn(move || {
+        let mut ours = fs::File::from(ours);
+        while let Some(command) = message(&mut ours) {
+            theirs.write_all(&command).unwrap();
+            ours.write_all(&message(&mut theirs).unwrap()).unwrap();
+        }
+    });
+    name.into()
+}
+
+#[test]
+fn character_device_takes_a_command_in_one_write_and_answers_in_one_read() {
+    let Some(swtpm) = Swtpm::start() else { return };
+    let address = TpmAddress::Path(device(&swtpm));
+    let mut tpm = Tpm::open(&address).unwrap();
+    let policy = tpm.current_policy(pcr_7()).unwrap();
+    let sealed = tpm.seal(SECRET, Some(policy)).unwrap();
+    assert_eq!(*tpm.unseal(&sealed).unwrap(), SECRET);
+    left_nothing_behind(&mut tpm);
 }
 
 #[test]

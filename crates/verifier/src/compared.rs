@@ -448,12 +448,11 @@ impl Reader {
                 rhs,
                 ..
             } => self.comparison((lhs, &BoolOp::Eq, rhs), scope, negated, depth),
-            Expr::AssignExpr { rhs, .. } => {
-                // A name for a place is no use of it.
-                if self.places(rhs, scope, depth).is_empty() {
-                    self.expression(rhs, scope, negated, depth);
-                }
+            // A name for a place is no use of it.
+            Expr::AssignExpr { rhs, .. } if self.places(rhs, scope, depth).is_empty() => {
+                self.expression(rhs, scope, negated, depth);
             }
+            Expr::AssignExpr { .. } => {}
             Expr::Membership {
                 value, collection, ..
             } => {

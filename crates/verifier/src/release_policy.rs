@@ -183,6 +183,7 @@ pub struct Reason {
 pub struct Requirement {
     pattern: ResourcePattern,
     tier: Option<Tier>,
+    appraisal: String,
     assurance: Option<Assurance>,
     platform: Option<Tee>,
     initdata_digest: Option<String>,
@@ -198,6 +199,7 @@ impl Requirement {
         Ok(Self {
             pattern: pattern.parse()?,
             tier: Some(Tier::Affirming),
+            appraisal: DEFAULT_APPRAISAL.to_owned(),
             assurance: None,
             platform: None,
             initdata_digest: None,
@@ -209,6 +211,13 @@ impl Requirement {
     #[must_use]
     pub fn tier(mut self, tier: Tier) -> Self {
         self.tier = Some(tier);
+        self
+    }
+
+    /// Takes the tier from these appraisal policies instead of those named `default`. The guest says by which it is graded.
+    #[must_use]
+    pub fn appraisal(mut self, id: &str) -> Self {
+        id.clone_into(&mut self.appraisal);
         self
     }
 
@@ -271,6 +280,12 @@ impl Requirement {
                 claim("ear.status"),
                 json!(tier),
                 "found(submod, [\"ear.status\"])".to_owned(),
+            ));
+            every.push(check(
+                "graded by",
+                claim("ear.appraisal-policy-id"),
+                json!(self.appraisal),
+                "found(submod, [\"ear.appraisal-policy-id\"])".to_owned(),
             ));
         }
         if let Some(assurance) = self.assurance {
@@ -446,6 +461,8 @@ fn shorten(text: String) -> String {
 /// The id under which upstream's clients set and list the release policy.
 pub const POLICY_ID: &str = "resource-policy";
 
+/// What `ear.appraisal-policy-id` says when the guest asked for no other policies.
+const DEFAULT_APPRAISAL: &str = "default";
 /// The rule whose value decides. A reason that no rule `denials` gave names it, by itself or with the comparison in the
 /// policy's text that does not hold.
 pub const ALLOW: &str = "data.policy.allow";
@@ -522,7 +539,40 @@ mod tests {
     use super::*;
 
     fn token(status: &str, evidence: Value) -> Value {
-        json!({"submods": {"cpu0": {"ear.status": status, ANNOTATED: evidence}}})
+        graded_by("default", status, evidence)
+    }
+
+    fn graded_by(id: &str, status: &str, evidence: Value) -> Value {
+        json!({"submods": {"cpu0": {"ear.status": status, "ear.appraisal-policy-id": id, ANNOTATED: evidence}}})
+    }
+
+    #[test]
+    fn guest_chooses_the_policy_that_grades_it() {
+        let evidence = || json!({"assurance": "hardware", "init_data_bound": true});
+        let written = |appraisal: Option<&str>| {
+            let requirement = Requirement::for_resources("a/b/c").unwrap();
+            let requirement = match appraisal {
+                Some(id) => requirement.appraisal(id),
+                None => requirement,
+            };
+            ReleasePolicy::compile(&requiring(&[requirement])).unwrap()
+        };
+        let lax = graded_by("lax", "affirming", evidence());
+        let unnamed =
+            json!({"submods": {"cpu0": {"ear.status": "affirming", ANNOTATED: evidence()}}});
+        let default = token("affirming", evidence());
+        for policy in [ReleasePolicy::closed_by_default(), written(None)] {
+            assert_eq!(decide(&policy, &default, "a/b/c"), Decision::Allow);
+            for (token, actual) in [(&lax, "lax"), (&unnamed, "absent")] {
+                let reasons = reasons_of(decide(&policy, token, "a/b/c"));
+                assert_eq!(reasons.len(), 1);
+                assert_eq!(reasons[0].claim, "submods.cpu0.ear.appraisal-policy-id");
+                assert_eq!(reasons[0].actual, json!(actual));
+            }
+        }
+        let policy = written(Some("lax"));
+        assert_eq!(decide(&policy, &lax, "a/b/c"), Decision::Allow);
+        assert_ne!(decide(&policy, &default, "a/b/c"), Decision::Allow);
     }
 
     fn decide(policy: &ReleasePolicy, token: &Value, path: &str) -> Decision {
@@ -606,8 +656,9 @@ mod tests {
     #[test]
     fn default_denies_when_one_of_two_submodules_falls_short() {
         let policy = ReleasePolicy::closed_by_default();
-        let good = json!({"ear.status": "affirming", ANNOTATED: {"assurance": "hardware"}});
-        let bad = json!({"ear.status": "warning", ANNOTATED: {"assurance": "hardware"}});
+        let id = "default";
+        let good = json!({"ear.status": "affirming", "ear.appraisal-policy-id": id, ANNOTATED: {"assurance": "hardware"}});
+        let bad = json!({"ear.status": "warning", "ear.appraisal-policy-id": id, ANNOTATED: {"assurance": "hardware"}});
         let reasons = reasons_of(decide(
             &policy,
             &json!({"submods": {"cpu0": good, "gpu0": bad}}),
@@ -810,6 +861,21 @@ mod tests {
             let outcome = policy.evaluate(&json!({}), &path, &BTreeMap::new(), 0);
             assert!(!matches!(outcome, Ok(Decision::Allow)), "{rule}");
         }
+    }
+
+    #[test]
+    fn deep_policy_overflows_the_stack_when_it_is_set_or_asked() {
+        let mut text = String::from("package policy\n\nimport rego.v1\n\nx0 := [0]\n\n");
+        for number in 1..200 {
+            text.push_str(&format!("x{number} := [[[[[[x{}]]]]]]\n\n", number - 1));
+        }
+        text.push_str("allow if {\n\tinput.submods\n\tcount(x199) == 1\n}\n");
+        let policy = ReleasePolicy::compile(&text).unwrap();
+        let token = token("affirming", json!({}));
+        assert_eq!(decide(&policy, &token, "a/b/c"), Decision::Allow);
+        let set = text.replace("count(x199) == 1", "false") + "\ndenials contains x199\n";
+        let policy = ReleasePolicy::compile(&set).unwrap();
+        assert_eq!(reasons_of(decide(&policy, &token, "a/b/c")).len(), 1);
     }
 
     #[test]

@@ -250,6 +250,27 @@ mod tests {
     }
 
     #[test]
+    fn envelope_of_another_library_is_not_opened() {
+        // Made with Python's `cryptography` under KEK; the fuzzer starts from them, too.
+        for (json, counter) in [
+            (
+                &include_bytes!("../../../fuzz/seeds/wire_sealed_secret/envelope")[..],
+                CounterMode::Refuse,
+            ),
+            (
+                include_bytes!("../../../fuzz/seeds/wire_sealed_secret/envelope-ctr"),
+                CounterMode::InsecureAllow,
+            ),
+        ] {
+            let Content::Envelope(secret) = SealedSecret::from_json(json).unwrap().content else {
+                panic!("the seed is an envelope");
+            };
+            let envelope = Envelope::parse(&secret, counter).unwrap();
+            assert_eq!(envelope.open(&KEK).unwrap().as_slice(), b"inside");
+        }
+    }
+
+    #[test]
     fn changed_member_is_opened() {
         let secret = envelope();
         for at in 0..WRAPPED_KEY_LEN {

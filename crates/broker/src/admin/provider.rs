@@ -1,7 +1,7 @@
 //! Admins whom an identity provider vouches for: a JWT of a configured issuer, believed by the keys that it publishes.
 //!
 //! Keys are fetched when they are first needed, and kept: an issuer that is down keeps nobody out who has a token of a
-//! key that is known. A token that names an unknown key has them fetched anew, twice a minute at most. Requests wait
+//! key that is known, until its keys are `max_stale_hours` too old. A token that names an unknown key has them fetched anew, twice a minute at most. Requests wait
 //! for a fetch as asynchronous tasks, never on a thread.
 
 use std::path::PathBuf;
@@ -41,6 +41,8 @@ struct Known {
     keys: Option<Arc<KeySet>>,
     fetched: u64,
     tried: Option<u64>,
+    /// Whether it was said already that the keys are too old.
+    refused: bool,
 }
 
 /// Whom a token speaks of.
@@ -184,6 +186,7 @@ impl IdentityProvider {
 
     /// Keys among which a head's is, fetched if need be.
     async fn keys_for(self: &Arc<Self>, head: &Head, now: u64) -> Result<Arc<KeySet>, AdminError> {
+        self.forget_expired(now);
         if let Some(keys) = self.kept(head) {
             if self.is_stale(now) && self.begins(now) {
                 // Whoever has a good token waits for nobody.
@@ -220,6 +223,23 @@ impl IdentityProvider {
         (!is_unknown).then_some(keys)
     }
 
+    /// Forgets keys that could not be fetched anew for too long: an issuer that revoked one since cannot be heard.
+    fn forget_expired(&self, now: u64) {
+        let most = self.config.max_stale_hours.saturating_mul(3_600);
+        let most = most.saturating_add(self.config.refresh_seconds);
+        let mut known = self.known();
+        if known.keys.is_some() && now.saturating_sub(known.fetched) > most {
+            known.keys = None;
+            if !std::mem::replace(&mut known.refused, true) {
+                tracing::error!(
+                    issuer = self.config.issuer,
+                    hours = self.config.max_stale_hours,
+                    "an issuer's keys could not be fetched for too long: its tokens are refused until they can"
+                );
+            }
+        }
+    }
+
     fn is_stale(&self, now: u64) -> bool {
         now.saturating_sub(self.known().fetched) >= self.config.refresh_seconds
     }
@@ -252,6 +272,7 @@ impl IdentityProvider {
         match fetched {
             Ok(keys) => {
                 let mut known = self.known();
+                known.refused = false;
                 known.keys = Some(Arc::new(keys));
                 known.fetched = now;
             }

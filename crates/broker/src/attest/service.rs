@@ -160,7 +160,7 @@ pub(crate) fn finish(
     collateral: Result<Collateral, CollateralError>,
     now: u64,
 ) -> Result<String, AttestError> {
-    let insecure = broker.config.collateral.insecure_http && !begun.collateral_request().is_empty();
+    let insecure = broker.live().insecure_collateral && !begun.collateral_request().is_empty();
     let mut record = begun.record;
     if insecure {
         let name = Loosening::InsecureCollateral.name();

@@ -480,7 +480,7 @@ mod tests {
                 format!("{MINIMAL}[limits]\n\"a`, expected `b\" = true"),
                 "line 12, in [limits]: unknown key `a`, expected `b`; known here are body_bytes, header_seconds, \
                  request_seconds, header_bytes, headers, connections, attestations_in_flight, attempts_per_minute, \
-                 trusted_proxies",
+                 reads_per_minute, connections_per_source, bodies_bytes, trusted_proxies",
             ),
         ] {
             assert_eq!(said(&text)[0], expected);

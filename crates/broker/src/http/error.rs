@@ -57,6 +57,10 @@ pub(crate) enum ApiError {
         seconds: u64,
     },
     Busy,
+    /// Other requests take what memory there is for bodies.
+    Crowded,
+    /// Another rehearsal is under way.
+    Rehearsing,
     Store(StoreError),
     Rotate(RotateError),
     Retention(RetentionError),
@@ -212,6 +216,16 @@ impl ApiError {
                 "Busy",
                 "too many attestations are under way: try again in the same session".into(),
             ),
+            Self::Crowded => (
+                S::SERVICE_UNAVAILABLE,
+                "Busy",
+                "too many large requests are under way: try again".into(),
+            ),
+            Self::Rehearsing => (
+                S::SERVICE_UNAVAILABLE,
+                "Busy",
+                "another rehearsal is under way, and there is one at a time: try again".into(),
+            ),
             Self::Store(error) => store(error),
             Self::Rotate(error @ (RotateError::Lacking { .. } | RotateError::Elsewhere { .. })) => {
                 (S::CONFLICT, "StorageKeyShared", error.to_string())
@@ -293,7 +307,7 @@ impl IntoResponse for ApiError {
         let (status, kind, detail) = self.answer();
         let retry_after = match self {
             Self::TooOften { seconds } => Some(seconds),
-            Self::Busy => Some(1),
+            Self::Busy | Self::Crowded | Self::Rehearsing => Some(1),
             _ => None,
         };
         let retry_after = retry_after.map(|seconds| [(RETRY_AFTER, seconds.to_string())]);

@@ -60,11 +60,13 @@ pub(super) async fn admin(
     roles: &'static [Role],
 ) -> Result<Admin, ApiError> {
     let now = broker.now();
-    let refusal = match broker.admins.authenticate(bearer(headers), now).await {
-        Ok(admin) => match admin.asking_for(action, roles) {
-            Ok(admin) => return Ok(admin),
-            Err(wrong) => ApiError::WrongRole(wrong),
-        },
+    let admins = &broker.admins;
+    let refusal = match admins
+        .authenticate(bearer(headers), action, roles, now)
+        .await
+    {
+        Ok(Ok(admin)) => return Ok(admin),
+        Ok(Err(wrong)) => ApiError::WrongRole(wrong),
         Err(error) => ApiError::Admin(error),
     };
     broker
@@ -74,7 +76,11 @@ pub(super) async fn admin(
                 ApiError::WrongRole(wrong) => {
                     record.admin = Some(wrong.admin.name().to_owned());
                     record.detail = Some(wrong.to_string());
-                    broker.record(record);
+                    // Everybody in a company may have a token of its identity provider.
+                    match wrong.is_nobody() {
+                        true => drop(broker.record_stranger(record, PER_SECOND)),
+                        false => broker.record(record),
+                    }
                 }
                 ApiError::Admin(error) => {
                     record.detail = Some(error.to_string());

@@ -18,14 +18,19 @@ use crate::{Inner, client};
 /// Refuses a body that says it is too large, and takes in a bounded part of it first: a connection that is closed
 /// with bytes unread is reset, and the client would not see the answer. A body without a length is cut where it is
 /// read.
-pub(super) async fn refuse_oversized(most: usize, request: Request, next: Next) -> Response {
+pub(super) async fn refuse_oversized(
+    broker: Arc<Inner>,
+    most: usize,
+    request: Request,
+    next: Next,
+) -> Response {
     let length = request
         .headers()
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     let oversized = length.is_some_and(|length| usize::try_from(length).is_ok_and(|l| l > most));
     if !oversized {
-        return next.run(request).await;
+        return bodies(broker, request, next).await;
     }
     take_in(request, most.saturating_mul(2)).await;
     ApiError::TooLarge.into_response()
@@ -37,15 +42,13 @@ pub(super) async fn attempts(
     request: Request,
     next: Next,
 ) -> Response {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    let taken = peer.map_or(Ok(()), |ConnectInfo(peer)| {
-        let live = broker.live();
-        let client = client::behind(peer.ip(), request.headers(), &live.trusted_proxies);
+    let taken = source(&broker, &request).map_or(Ok(()), |client| {
+        let most = broker.live().attempts_per_minute;
         let mut attempts = broker
             .attempts
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        attempts.take(client, live.attempts_per_minute, broker.now())
+        attempts.take(client, most, broker.now())
     });
     match taken {
         Ok(()) => next.run(request).await,
@@ -55,6 +58,55 @@ pub(super) async fn attempts(
             ApiError::TooOften { seconds }.into_response()
         }
     }
+}
+
+/// Refuses a client that asks for resources more often than the configuration allows.
+pub(super) async fn reads(
+    State(broker): State<Arc<Inner>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let taken = source(&broker, &request).map_or(Ok(()), |client| {
+        let most = broker.live().reads_per_minute;
+        let mut reads = broker.reads.lock().unwrap_or_else(PoisonError::into_inner);
+        reads.take(client, most, broker.now())
+    });
+    match taken {
+        Ok(()) => next.run(request).await,
+        Err(seconds) => {
+            broker.metrics.turned_away("reads");
+            ApiError::TooOften { seconds }.into_response()
+        }
+    }
+}
+
+/// Refuses a large body while others take what room there is. What a body says of its length is what it may take; one that
+/// says nothing may take all that is allowed.
+async fn bodies(broker: Arc<Inner>, request: Request, next: Next) -> Response {
+    let limits = &broker.config.limits;
+    let hint = request.body().size_hint();
+    let most = hint.upper().and_then(|most| usize::try_from(most).ok());
+    let most = most.unwrap_or(limits.body_bytes).min(limits.body_bytes);
+    if most <= SMALL_BODY {
+        return next.run(request).await;
+    }
+    let room = limits.bodies_bytes.max(limits.body_bytes.saturating_mul(4));
+    let client = source(&broker, &request);
+    let Some(held) = broker.bodies.take(client, most, room) else {
+        broker.metrics.turned_away("bodies");
+        take_in(request, limits.body_bytes).await;
+        return ApiError::Crowded.into_response();
+    };
+    let response = next.run(request).await;
+    drop(held);
+    response
+}
+
+/// The client behind a request, where there is a connection.
+fn source(broker: &Inner, request: &Request) -> Option<client::Client> {
+    let ConnectInfo(peer) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
+    let proxies = &broker.live().trusted_proxies;
+    Some(client::behind(peer.ip(), request.headers(), proxies))
 }
 
 /// Bounds a request's time, reading its body included, and forbids caches.
@@ -90,4 +142,6 @@ async fn drain(mut body: Body, most: usize) {
     }
 }
 
+/// Every connection may have a body of this length under way.
+const SMALL_BODY: usize = 16 * 1024;
 const DRAIN: Duration = Duration::from_secs(1);

@@ -564,7 +564,7 @@ const OPERATIONS: &[Operation] = &[
         Body::None,
         Answer::Json("Stored"),
     )
-    .asking(&[("version", "integer", true)]),
+    .asking(&[("version", "integer", true), ("expires", "integer", false)]),
     operation(
         (
             "post",

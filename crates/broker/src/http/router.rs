@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::error::ApiError;
 use super::health::{healthz, readyz};
-use super::limits::{attempts, refuse_oversized, within};
+use super::limits::{attempts, reads, refuse_oversized, within};
 use super::observe::observe;
 use super::{access, admin, attestation, kbs, openapi};
 use crate::Inner;
@@ -30,9 +30,9 @@ pub(crate) fn router(broker: Arc<Inner>) -> Router {
         .layer(DefaultBodyLimit::max(limits.body_bytes))
         // One layer for what surrounds every request: each costs an allocation and a copy of the request.
         .layer(from_fn(move |request, next| {
-            let broker = Arc::clone(&observed);
+            let (broker, held) = (Arc::clone(&observed), Arc::clone(&observed));
             observe(broker, request, move |request| {
-                within(request_time, refuse_oversized(most, request, next))
+                within(request_time, refuse_oversized(held, most, request, next))
             })
         }))
         .with_state(broker)
@@ -44,8 +44,14 @@ fn routes(broker: Option<&Arc<Inner>>) -> Routes {
         Some(broker) => methods.layer(from_fn_with_state(Arc::clone(broker), attempts)),
         None => methods,
     };
+    let read_often = |methods: MethodRouter<Arc<Inner>>| match broker {
+        Some(broker) => methods.layer(from_fn_with_state(Arc::clone(broker), reads)),
+        None => methods,
+    };
+    // What opens a session says little.
+    let small = DefaultBodyLimit::max(OPENING_BYTES);
     let service = broker.is_none_or(|broker| broker.config.attestation_service.enabled);
-    let resource = get(kbs::resource::get)
+    let resource = read_often(get(kbs::resource::get))
         .post(kbs::resource::put)
         .put(kbs::resource::put)
         .delete(kbs::resource::delete)
@@ -55,7 +61,7 @@ fn routes(broker: Option<&Arc<Inner>>) -> Routes {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         // The KBS protocol, for guests
-        .route("/kbs/v0/auth", limited(post(kbs::auth::auth)))
+        .route("/kbs/v0/auth", limited(post(kbs::auth::auth).layer(small)))
         .route("/kbs/v0/attest", limited(post(kbs::attest::attest)))
         // One route for every name, good or bad, so that a bad one is told what is wrong with it
         .route("/kbs/v0/resource/{*path}", resource)
@@ -111,7 +117,10 @@ fn routes(broker: Option<&Arc<Inner>>) -> Routes {
                 "/attestation",
                 limited(post(attestation::evaluate::evaluate)),
             )
-            .route("/challenge", post(attestation::evaluate::challenge))
+            .route(
+                "/challenge",
+                limited(post(attestation::evaluate::challenge).layer(small)),
+            )
             .route(
                 "/policy",
                 get(attestation::policy::list).post(attestation::policy::set),
@@ -139,6 +148,9 @@ impl Routes {
 pub(crate) fn route_paths() -> Vec<&'static str> {
     routes(None).paths
 }
+
+/// The longest body of what opens a session or asks for a nonce.
+const OPENING_BYTES: usize = 16 * 1024;
 
 /// RFC 7517, 5: a set of one key.
 async fn jwks(State(broker): State<Arc<Inner>>) -> Json<Value> {

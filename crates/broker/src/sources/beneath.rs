@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
@@ -29,6 +29,7 @@ impl Folder {
             at,
             generation: None,
         }
+        .guarded()?
         .enter_version()
     }
 
@@ -36,7 +37,7 @@ impl Folder {
     pub(super) fn folder(&self, name: &str) -> Result<Self, Unusable> {
         let at = rustix::fs::openat2(&self.at, name, FOLDER, Mode::empty(), RESOLVE)?;
         let generation = self.generation.clone();
-        Self { at, generation }.enter_version()
+        Self { at, generation }.guarded()?.enter_version()
     }
 
     /// The name of the version that was entered.
@@ -55,7 +56,7 @@ impl Folder {
             match rustix::fs::openat2(&self.at, target.as_c_str(), FOLDER, Mode::empty(), RESOLVE) {
                 Ok(at) => {
                     let generation = Some(target.to_string_lossy().into_owned());
-                    return Ok(Self { at, generation });
+                    return Self { at, generation }.guarded();
                 }
                 // It was swapped in between, and the version before it removed.
                 Err(Errno::NOENT) => {}
@@ -88,17 +89,18 @@ impl Folder {
         rustix::fs::openat2(&self.at, name, FOLDER, Mode::empty(), RESOLVE).is_ok()
     }
 
-    /// Whether somebody else than the owner may put something into it.
-    pub(super) fn others_may_write(&self) -> Result<bool, Unusable> {
-        let open = rustix::fs::fstat(&self.at)?.st_mode & 0o022 != 0;
-        let mount = rustix::fs::fstatvfs(&self.at)?.f_flag;
-        Ok(open && !mount.contains(StatVfsMountFlags::RDONLY))
+    /// Refuses a folder into which somebody else may put something.
+    fn guarded(self) -> Result<Self, Unusable> {
+        guard(&self.at)?;
+        Ok(self)
     }
 
     /// What can be said of a file without reading it; that it may be read is part of it.
     pub(super) fn look(&self, name: &str, limit: usize) -> Result<Seen, Unusable> {
         let file = rustix::fs::openat2(&self.at, name, FILE, Mode::empty(), RESOLVE)?;
-        Seen::of(&file, limit)
+        let seen = Seen::of(&file, limit)?;
+        guard(&file)?;
+        Ok(seen)
     }
 
     /// Reads a whole file. One that is written over meanwhile is read again, a few times.
@@ -106,6 +108,7 @@ impl Folder {
         for _ in 0..TRIES {
             let file = rustix::fs::openat2(&self.at, name, FILE, Mode::empty(), RESOLVE)?;
             let before = Seen::of(&file, limit)?;
+            guard(&file)?;
             let mut file = File::from(file);
             // Room for all of it and for the reader's look at the end, so that nothing is moved and left behind.
             let length = usize::try_from(before.size).map_err(|_| Unusable::TooLarge(limit))?;
@@ -120,6 +123,26 @@ impl Folder {
     }
 }
 
+/// Refuses what somebody else than this process' user and root may change, and decide with it what guests are given. A volume
+/// that is mounted read-only, as the kubelet mounts Secrets, is open to all by its mode and to nobody by its mount.
+fn guard(file: &impl AsFd) -> Result<(), Unusable> {
+    let stat = rustix::fs::fstat(file)?;
+    let owners = [0, rustix::process::geteuid().as_raw()];
+    let open = stat.st_mode & 0o022 != 0;
+    let foreign = !owners.contains(&stat.st_uid);
+    if !open && !foreign {
+        return Ok(());
+    }
+    match rustix::fs::fstatvfs(file)?
+        .f_flag
+        .contains(StatVfsMountFlags::RDONLY)
+    {
+        true => Ok(()),
+        false if foreign => Err(Unusable::Foreign(stat.st_uid)),
+        false => Err(Unusable::Open),
+    }
+}
+
 /// What is known of a file that is not read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Seen {
@@ -131,7 +154,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    fn of(file: &impl std::os::fd::AsFd, limit: usize) -> Result<Self, Unusable> {
+    fn of(file: &impl AsFd, limit: usize) -> Result<Self, Unusable> {
         let stat = rustix::fs::fstat(file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(Unusable::NotAFile);
@@ -181,6 +204,15 @@ pub(super) enum Unusable {
     Changing,
     #[error("it is a link that leads out of its folder")]
     LeadsOut,
+    #[error(
+        "others may write it, and with it decide what guests are given: chmod go-w, or mount it read-only"
+    )]
+    Open,
+    #[error(
+        "it is the user's with the number {0}, who decides with it what guests are given: chown it to the broker's user or to \
+         root, or mount it read-only"
+    )]
+    Foreign(u32),
     #[error("it cannot be read: {0}")]
     Io(io::Error),
 }

@@ -27,18 +27,8 @@ impl Folder {
             path: path.to_owned(),
             message,
         };
-        let folder = beneath::Folder::open(path)
+        beneath::Folder::open(path)
             .map_err(|error| refused(format!("{error}, and sources.folder names it")))?;
-        // Mounted volumes are open to all and read-only.
-        if folder
-            .others_may_write()
-            .map_err(|e| refused(e.to_string()))?
-        {
-            return Err(refused(
-                "others may write there, and with it decide what guests are given: chmod go-w, or mount it read-only"
-                    .to_owned(),
-            ));
-        }
         Ok(Self {
             path: path.to_owned(),
             limit,
@@ -349,6 +339,40 @@ mod tests {
             (1..=1_000).for_each(write);
             done.store(true, Ordering::Relaxed);
         });
+    }
+
+    #[test]
+    fn file_or_folder_that_others_may_change_is_released() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = dir.path().join("db");
+        swap(&secret, "..1", &keys("x"));
+        let folder = open(dir.path());
+        let version = secret.join("..1");
+        let set = |path: &Path, mode: u32| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        for (path, good, bad) in [
+            (version.join("a"), 0o644, 0o664),
+            (version.join("a"), 0o440, 0o646),
+            (version, 0o755, 0o775),
+            (secret, 0o755, 0o757),
+            (dir.path().to_owned(), 0o755, 0o777),
+        ] {
+            set(&path, bad);
+            let said = read(&folder, "default/db/a").unwrap_err();
+            assert!(said.contains("others may write it"), "{said}");
+            set(&path, good);
+            assert_eq!(content(&folder, "default/db/a").unwrap(), "x");
+        }
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: only root can give a file away");
+            return;
+        }
+        let file = dir.path().join("db/..1/a");
+        std::os::unix::fs::chown(&file, Some(12_345), None).unwrap();
+        let said = read(&folder, "default/db/a").unwrap_err();
+        assert!(said.contains("number 12345"), "{said}");
+        assert_eq!(content(&folder, "default/db/b").unwrap(), "x");
     }
 
     #[test]

@@ -330,6 +330,12 @@ pub enum StoreError {
         /// The newest version known.
         known: i64,
     },
+    /// The store's record was never signed, and a key that signed records is there.
+    #[error("{path} is of a version that signed no record, and there is a key that signs records")]
+    Unsigned {
+        /// The store's file.
+        path: String,
+    },
     /// There is no store where one should be.
     #[error(
         "{path} is not there: restore it from a copy, or make a new broker in another folder with \

@@ -229,7 +229,7 @@ impl StorageKeys {
     /// The text form.
     pub(crate) fn to_text(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(String::new());
-        for key in self.all() {
+        for key in self.iter() {
             text.push_str(&key.to_text());
         }
         text
@@ -240,7 +240,7 @@ impl StorageKeys {
         Ok(Self {
             newer: Vec::new(),
             current: StorageKey::generate()?,
-            older: self.all().map(StorageKey::copy).collect(),
+            older: self.iter().map(StorageKey::copy).collect(),
         })
     }
 
@@ -263,8 +263,8 @@ impl StorageKeys {
 
     /// The same with the key of that id in use, if there is one.
     pub(crate) fn with_current(&self, id: &str) -> Option<Self> {
-        let at = self.all().position(|key| key.id() == id)?;
-        let mut keys = self.all().map(StorageKey::copy);
+        let at = self.iter().position(|key| key.id() == id)?;
+        let mut keys = self.iter().map(StorageKey::copy);
         Some(Self {
             newer: keys.by_ref().take(at).collect(),
             current: keys.next()?,
@@ -293,16 +293,16 @@ impl StorageKeys {
 
     /// Whether the key of that id is among them.
     pub(crate) fn has(&self, id: &str) -> bool {
-        self.all().any(|key| key.id() == id)
+        self.iter().any(|key| key.id() == id)
     }
 
     /// The ids of all, the newest first.
     pub(crate) fn ids(&self) -> Vec<String> {
-        self.all().map(StorageKey::id).collect()
+        self.iter().map(StorageKey::id).collect()
     }
 
     /// All of them, the newest first.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &StorageKey> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &StorageKey> {
         let newer = self.newer.iter();
         newer
             .chain(std::iter::once(&self.current))
@@ -345,7 +345,7 @@ impl StorageKeys {
 
     /// Rows of before there could be two keys name none: the oldest wrapped them.
     fn by_id(&self, id: &str) -> Option<&StorageKey> {
-        let mut keys = self.all();
+        let mut keys = self.iter();
         match id {
             "" => keys.last(),
             id => keys.find(|key| key.id() == id),

@@ -527,3 +527,56 @@ async fn file_of_keys_is_read_once_or_taken_from_anybody() {
         "does not publish",
     );
 }
+
+#[tokio::test]
+async fn keys_that_cannot_be_fetched_are_believed_without_end() {
+    let bench = Bench::new("max_stale_hours = 2").await;
+    let token = || bench.key.sign(&claims(&bench.broker));
+    bench.reads(&token()).await.expect(StatusCode::OK);
+    bench.issuer.answers(KEYS, [Reply::status(500)]);
+    for _ in 0..2 {
+        bench.broker.pass(3_600);
+        bench.reads(&token()).await.expect(StatusCode::OK);
+    }
+    bench.broker.pass(3_600);
+    let answer = bench.reads(&token()).await;
+    answer.refused(StatusCode::SERVICE_UNAVAILABLE, "AdminAuthAccess");
+    bench
+        .issuer
+        .answers(KEYS, [Reply::ok(published(&[&bench.key]))]);
+    bench.broker.pass(60);
+    bench.reads(&token()).await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn who_has_no_role_here_fills_the_record_or_uses_up_tokens() {
+    let bench = Bench::new("single_use = true").await;
+    let mut claims = bench.claims();
+    claims["jti"] = json!("1");
+    let owner = bench.key.sign(&claims);
+    claims["role"] = json!("nobody");
+    for number in 0..20 {
+        claims["sub"] = json!(format!("guest{number}"));
+        let answer = bench.reads(&bench.key.sign(&claims)).await;
+        answer.refused(StatusCode::FORBIDDEN, "AdminAuthAccess");
+    }
+    let entries = bench.broker.audit().await;
+    let refused: Vec<_> = entries
+        .iter()
+        .filter(|entry| entry.record.action == "list audit entries")
+        .collect();
+    assert_eq!(refused.len(), 2, "{refused:?}");
+    let all = refused
+        .iter()
+        .map(|entry| 1 + entry.record.suppressed.unwrap_or(0));
+    assert_eq!(all.sum::<u64>(), 20);
+    // The ids that they used are nobody else's.
+    bench.reads(&owner).await.expect(StatusCode::OK);
+    claims["role"] = json!("readers");
+    bench
+        .reads(&bench.key.sign(&claims))
+        .await
+        .expect(StatusCode::OK);
+    let again = bench.reads(&owner).await;
+    self::refused(again, "used before");
+}

@@ -9,6 +9,7 @@ mod checklist;
 mod collateral;
 mod development;
 mod govern;
+mod hostile;
 mod identity_provider;
 mod limits;
 mod openapi;

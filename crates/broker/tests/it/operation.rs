@@ -584,7 +584,7 @@ async fn admin_who_was_removed_stays_one_after_a_reload() {
     let theirs = theirs.replace("name = \"admin\"", "name = \"second\"");
     let next = load(&broker, |config| format!("{config}\n[[admin]]{theirs}")).unwrap();
     let reloaded = broker.handle.reload(next).unwrap();
-    assert_eq!(reloaded.changed, ["tls", "admin"]);
+    assert_eq!(reloaded.changed, ["admin: second added as admin"]);
     assert!(reloaded.restart.is_empty(), "{reloaded:?}");
     // What was used before the reload stays used.
     let detail = list(&token)
@@ -595,7 +595,10 @@ async fn admin_who_was_removed_stays_one_after_a_reload() {
     let reload = recorded
         .iter()
         .find(|entry| entry.record.action == "reload configuration");
-    assert_eq!(reload.unwrap().record.detail.as_deref(), Some("tls, admin"));
+    assert_eq!(
+        reload.unwrap().record.detail.as_deref(),
+        Some("admin: second added as admin")
+    );
 
     let next = load(&broker, |config| {
         config.replace("name = \"admin\"", "name = \"third\"")
@@ -641,11 +644,21 @@ async fn setting_that_takes_a_restart_is_passed_over_silently() {
             .replace("issuer = \"strongroom\"", "issuer = \"other\"")
             .replace("refresh_hours = 24", "refresh_hours = 12")
             + METRICS
+            + "\n[attestation]\npolicy_ids = { a = \"b\" }\n[attestation_service]\nenabled = true\n"
     })
     .unwrap();
     let reloaded = broker.handle.reload(next).unwrap();
-    assert_eq!(reloaded.changed, ["tls", "collateral", "limits"]);
-    assert_eq!(reloaded.restart, ["token", "limits", "metrics"]);
+    assert_eq!(reloaded.changed, ["collateral", "limits"]);
+    assert_eq!(
+        reloaded.restart,
+        [
+            "token",
+            "attestation",
+            "attestation_service",
+            "metrics",
+            "limits"
+        ]
+    );
     for _ in 0..3 {
         assert_eq!(try_auth(&broker, None).await.status(), StatusCode::OK);
     }

@@ -28,7 +28,7 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Action {
     Sign(SignArgs),
-    Encrypt(EncryptArgs),
+    Encrypt(Box<EncryptArgs>),
 }
 
 /// Sign an image in a registry with a key, so that cosign and policies with sigstoreSigned accept it
@@ -80,7 +80,7 @@ struct EncryptArgs {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     match &args.action {
         Action::Sign(args) => run_sign(args),
-        Action::Encrypt(args) => run_encrypt(args),
+        Action::Encrypt(args) => run_encrypt(&args),
     }
 }
 

@@ -227,6 +227,10 @@ struct AllowArgs {
     #[arg(long, value_name = "PATH=VALUE")]
     claim: Vec<String>,
 
+    /// The appraisal policies that must have graded the machine, by their id in attestation.policy_ids: it chooses among them.
+    #[arg(long, value_name = "ID", default_value = "default")]
+    appraisal: String,
+
     /// The assurance that is enough
     #[arg(long, value_enum, default_value_t = AssuranceArg::Hardware)]
     assurance: AssuranceArg,
@@ -540,6 +544,7 @@ fn start_of(text: &str) -> &str {
 fn requirement(allow: &AllowArgs, pattern: &ResourcePattern) -> anyhow::Result<Requirement> {
     let mut requirement = Requirement::for_resources(&pattern.to_string())?
         .tier(Tier::Affirming)
+        .appraisal(&allow.appraisal)
         .assurance(match allow.assurance {
             AssuranceArg::Hardware => Assurance::Hardware,
             AssuranceArg::Development => Assurance::Development,

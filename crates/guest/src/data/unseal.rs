@@ -11,6 +11,7 @@ use strongroom_client::session::RetryPolicy;
 use strongroom_wire::sealed_secret::is_sealed;
 use zeroize::Zeroizing;
 
+use crate::config::CdhConfig;
 use crate::data::resource::Source;
 use crate::error::GuestError;
 
@@ -142,6 +143,20 @@ impl UnsealOptions {
     }
 }
 
+impl From<&CdhConfig> for UnsealOptions {
+    /// What a guest accepts whose data hub is configured so.
+    fn from(config: &CdhConfig) -> Self {
+        let signature = match config.skip_sealed_secret_verification {
+            true => Signature::InsecureSkip,
+            false => Signature::Required,
+        };
+        Self {
+            signature,
+            ..Self::of_a_guest()
+        }
+    }
+}
+
 /// Whether the signatures of sealed secrets are checked.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Signature {
@@ -220,6 +235,16 @@ mod tests {
             .unwrap();
         let unsealed = runtime.block_on(Unsealer::new(source, options).unseal(&text));
         unsealed.unwrap_err()
+    }
+
+    #[test]
+    fn signatures_are_skipped_without_the_configurations_word() {
+        let mut config = CdhConfig::default();
+        assert_eq!(UnsealOptions::from(&config), UnsealOptions::of_a_guest());
+        config.skip_sealed_secret_verification = true;
+        let options = UnsealOptions::from(&config);
+        assert_eq!(options.signature, Signature::InsecureSkip);
+        assert_eq!(options.counter_mode, CounterMode::Refuse);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -123,12 +124,14 @@ impl Mirror {
                 "it is a folder, and what is to be unsealed there is a file",
             ));
         }
-        Ok(Self {
+        let mirror = Self {
             at: open_folder(parent(to), placement)?,
             folder: parent(to).to_owned(),
             file: Some(name.to_owned()),
             access,
-        })
+        };
+        mirror.remove_leftovers();
+        Ok(mirror)
     }
 
     /// Lets another process keep this mirror from now on.
@@ -145,7 +148,7 @@ impl Mirror {
     ) -> Result<Staged<'_>, GuestError> {
         let staged = Staged {
             mirror: self,
-            name: unused_name(),
+            name: unused_name(self.file.as_deref()),
             top: files
                 .keys()
                 .filter_map(|path| first(path))
@@ -233,12 +236,17 @@ impl Mirror {
     /// Removes what a process that was killed has left: versions that are not in force.
     fn remove_leftovers(&self) {
         let in_force = self.in_force().ok().flatten();
+        let ending = self.file.as_deref().map(ending);
         let Ok(entries) = rustix::fs::Dir::read_from(&self.at) else {
             return;
         };
         for entry in entries.flatten() {
             let name = OsString::from_vec(entry.file_name().to_bytes().to_vec());
-            if is_version(&name) && Some(&name) != in_force.as_ref() {
+            let ours = match &ending {
+                Some(ending) => name.as_bytes().ends_with(ending.as_bytes()),
+                None => Some(&name) != in_force.as_ref(),
+            };
+            if is_version(&name) && ours {
                 self.remove_version(&name);
             }
         }
@@ -478,13 +486,23 @@ fn is_version(name: &OsStr) -> bool {
     name.as_bytes().starts_with(VERSION_PREFIX.as_bytes()) || name == DATA_TMP
 }
 
-/// A name that no version of this mirror has: versions are made with `O_EXCL`, so that one taken is an error.
-fn unused_name() -> OsString {
+/// A name that no version of this mirror has: versions are made with `O_EXCL`, so that one taken is an error. Several
+/// files may be mirrored into one folder; the end of the name tells whose version it is.
+fn unused_name(file: Option<&OsStr>) -> OsString {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.unwrap_or_default().as_nanos();
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!("{VERSION_PREFIX}{now}-{}-{count}", std::process::id()).into()
+    let mut name = format!("{VERSION_PREFIX}{now}-{}-{count}", std::process::id());
+    name.push_str(&file.map(ending).unwrap_or_default());
+    name.into()
+}
+
+/// A file's name may fill all that a name may have, so it is not written out.
+fn ending(file: &OsStr) -> String {
+    let mut hasher = DefaultHasher::new();
+    file.hash(&mut hasher);
+    format!("-file-{:016x}", hasher.finish())
 }
 
 fn parent(path: &Path) -> &Path {
@@ -636,6 +654,22 @@ mod tests {
         open(folder.path()).unwrap();
         assert_eq!(names(folder.path()), ["(version)", "..data", "a"]);
         assert_eq!(fs::read(folder.path().join("a")).unwrap(), b"1");
+    }
+
+    #[test]
+    fn what_a_killed_process_left_of_a_file_stays_or_that_of_another_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a", "b"] {
+            let left = folder.path().join(unused_name(Some(name.as_ref())));
+            fs::write(left, name).unwrap();
+        }
+        let to = folder.path().join("a");
+        Mirror::of_file(&to, Access::default(), ANYWHERE).unwrap();
+        let left = fs::read_dir(folder.path()).unwrap();
+        let left: Vec<_> = left
+            .map(|left| fs::read(left.unwrap().path()).unwrap())
+            .collect();
+        assert_eq!(left, [b"b"]);
     }
 
     #[test]

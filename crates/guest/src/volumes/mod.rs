@@ -361,6 +361,13 @@ fn check_places(volumes: &[Volume]) -> Result<(), GuestError> {
         if mirrors.contains(&mirror) {
             return Err(volume_error(to, "it is the mirror of two volumes"));
         }
+        let nested = |other: &PathBuf| mirror.starts_with(other) || other.starts_with(&mirror);
+        if mirrors.iter().any(nested) {
+            return Err(volume_error(
+                to,
+                "two mirrors lie in each other: choose another folder for one",
+            ));
+        }
         for Volume { from, .. } in volumes {
             let from = resolved(from);
             if mirror.starts_with(&from) || from.starts_with(&mirror) {

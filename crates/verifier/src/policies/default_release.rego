@@ -1,7 +1,7 @@
 # Decides whether a resource may leave: what holds until the owner writes a policy of their own.
 #
-# Every submodule of the token must be affirming, must rest on hardware, and must not carry init-data that
-# nothing binds. `checks` is the one list that both the verdict and its explanation read.
+# Every submodule of the token must be affirming by the appraisal policies that nobody has to ask for, must rest on
+# hardware, and must not carry init-data that nothing binds. `checks` is the one list that both the verdict and its explanation read.
 package policy
 
 import rego.v1
@@ -24,6 +24,12 @@ checks(name, submod) := [
 		"claim": sprintf("submods.%s.ear.status", [name]),
 		"expected": "affirming",
 		"actual": object.get(submod, "ear.status", "absent"),
+	},
+	{
+		"rule": "the default policy graded it",
+		"claim": sprintf("submods.%s.ear.appraisal-policy-id", [name]),
+		"expected": "default",
+		"actual": object.get(submod, "ear.appraisal-policy-id", "absent"),
 	},
 	{
 		"rule": "evidence rests on hardware",

@@ -15,6 +15,7 @@ use crate::Inner;
 use crate::admin::Admin;
 use crate::audit::Entry;
 use crate::retention;
+use crate::store::{Store, StoreError};
 
 /// Lists entries. Reading leaves no entry of its own, but writes those for refusals that were only counted so far,
 /// so that who reads the record reads all of it.
@@ -43,14 +44,39 @@ pub(crate) async fn list(
                         "event names one entry: leave out limit and before".to_owned(),
                     ));
                 }
-                Selection { limit, before, .. } => broker
-                    .ledger
-                    .store()
-                    .audit(limit.unwrap_or(DEFAULT).min(MOST), before)?,
+                Selection { limit, before, .. } => page(
+                    broker.ledger.store(),
+                    limit.unwrap_or(DEFAULT).min(MOST),
+                    before,
+                )?,
             };
             Ok(Json(entries))
         })
         .await
+}
+
+/// The newest entries before one, oldest first: fewer than asked for when they are long, and one at least.
+fn page(store: &dyn Store, limit: u32, before: Option<u64>) -> Result<Vec<Entry>, StoreError> {
+    let (mut left, mut before) = (limit, before);
+    let (mut newest_first, mut bytes) = (Vec::new(), 0usize);
+    while left > 0 {
+        let asked = left.min(AT_ONCE);
+        let entries = store.audit(asked, before)?;
+        let Some(oldest) = entries.first() else { break };
+        before = Some(oldest.seq);
+        left -= asked;
+        for entry in entries.into_iter().rev() {
+            let length = serde_json::to_string(&entry).map_or(0, |text| text.len());
+            bytes = bytes.saturating_add(length);
+            if bytes > MOST_BYTES && !newest_first.is_empty() {
+                left = 0;
+                break;
+            }
+            newest_first.push(entry);
+        }
+    }
+    newest_first.reverse();
+    Ok(newest_first)
 }
 
 /// Removes entries that are older than the configuration keeps; with `before`, only those that are older than that too.
@@ -99,3 +125,6 @@ pub(crate) struct Selection {
 
 const DEFAULT: u32 = 100;
 const MOST: u32 = 10_000;
+/// An entry has up to 64 KiB.
+const MOST_BYTES: usize = 16 * 1024 * 1024;
+const AT_ONCE: u32 = 200;

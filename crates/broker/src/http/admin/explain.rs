@@ -45,10 +45,17 @@ pub(crate) async fn what_if(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Rehearsal>, ApiError> {
     let body = body?;
-    broker
+    let permit = Arc::clone(&broker.rehearsing).try_acquire_owned();
+    let permit = permit.map_err(|_| ApiError::Rehearsing)?;
+    // Dropped with this future: when it has its answer, when its time is over and when the client goes away.
+    let waiting = Arc::new(());
+    let waits = Arc::downgrade(&waiting);
+    let rehearsed = broker
         .blocking(move |broker| {
+            let _permit = permit;
             let changes: Changes = serde_json::from_slice(&body)?;
-            rehearse(broker, &changes)
+            let nobody_waits = || waits.strong_count() == 0;
+            rehearse(broker, &changes, &nobody_waits)
                 .map(Json)
                 .map_err(|error| match error {
                     crate::policies::LoadError::Store(StoreError::NotFound) => {
@@ -57,5 +64,7 @@ pub(crate) async fn what_if(
                     other => other.into(),
                 })
         })
-        .await
+        .await;
+    drop(waiting);
+    rehearsed
 }

@@ -80,14 +80,14 @@ pub(crate) async fn versions(
 pub(crate) async fn rollback(
     State(broker): State<Arc<Inner>>,
     path: Result<Path<String>, PathRejection>,
-    query: Result<Query<Version>, QueryRejection>,
+    query: Result<Query<Back>, QueryRejection>,
     admin: Admin,
 ) -> Result<Json<Stored>, ApiError> {
     broker
         .blocking(move |broker| {
             let now = broker.now();
             let path = named(path)?;
-            let Query(Version { version }) = query?;
+            let Query(Back { version, expires }) = query?;
             let older = broker.ledger.store().sealed_secret(&path, Some(version))?;
             let older = older.ok_or(ApiError::NotFound("version"))?;
             let secret = broker.open_sealed(&path, &older)?;
@@ -95,18 +95,43 @@ pub(crate) async fn rollback(
             record.resource = Some(path.to_string());
             record.detail = Some(format!("to what version {version} holds"));
             let secret = Zeroizing::new(secret.expose().to_vec());
-            let entry = broker.put_secret(path, secret, None, record)?;
+            let expires = match expires {
+                Some(expires) => Some(end_of(expires, now)?),
+                // What it said of its end holds again.
+                None if older.expires.is_some_and(|end| end <= now) => {
+                    return Err(ApiError::Malformed(format!(
+                        "version {version} has expired: say with ?expires=SECONDS until when it is to be released again"
+                    )));
+                }
+                None => older.expires,
+            };
+            if let Some(end) = expires {
+                let detail = record.detail.take().unwrap_or_default();
+                record.detail = Some(format!("{detail}, until {end}"));
+            }
+            let entry = broker.put_secret(path, secret, expires, record)?;
             let version = entry.record.version.unwrap_or_default();
             Ok(Json(Stored { version }))
         })
         .await
 }
 
-/// Which version.
+/// Which version, and when what it holds ends now.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Version {
+pub(crate) struct Back {
     version: u64,
+    expires: Option<u64>,
+}
+
+/// A time to come that the store can hold.
+pub(crate) fn end_of(end: u64, now: u64) -> Result<u64, ApiError> {
+    match end > now && i64::try_from(end).is_ok() {
+        true => Ok(end),
+        false => Err(ApiError::Malformed(
+            "expires is a time to come, in seconds since 1970".to_owned(),
+        )),
+    }
 }
 
 /// The version that was made.

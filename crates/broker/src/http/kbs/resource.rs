@@ -10,9 +10,11 @@ use axum::extract::{OriginalUri, Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::{IntoResponse as _, Response};
+use serde::Deserialize;
 use strongroom_wire::resource::{ResourceError, ResourcePath};
 use zeroize::Zeroizing;
 
+use super::super::admin::resources::end_of;
 use super::super::error::ApiError;
 use super::super::identity;
 use crate::admin::Admin;
@@ -40,11 +42,11 @@ pub(crate) async fn get(
 }
 
 /// Stores a resource as its next version. `?expires=SECONDS` is when it ends. What a source has is not hidden behind it
-/// unless `?shadow=true` says so. Other parts of a query mean nothing.
+/// unless `?shadow=true` says so. A query with anything else is refused: a secret whose end was spelled wrong would have none.
 pub(crate) async fn put(
     State(broker): State<Arc<Inner>>,
     OriginalUri(uri): OriginalUri,
-    query: Result<Query<BTreeMap<String, String>>, QueryRejection>,
+    query: Result<Query<Storing>, QueryRejection>,
     admin: Admin,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
@@ -53,20 +55,17 @@ pub(crate) async fn put(
         .blocking(move |broker| {
             let now = broker.now();
             let path = path(uri.path())?;
-            let Query(query) = query?;
-            let expires = query
-                .get("expires")
-                .map(|end| end_of(end, now))
-                .transpose()?;
+            let Query(Storing { expires, shadow }) = query?;
+            let expires = expires.map(|end| end_of(end, now)).transpose()?;
             let secret = into_secret(body);
             if secret.is_empty() {
                 return Err(ApiError::EmptyBody);
             }
             let mut record = identity::admin_record(broker, &admin, now);
             record.resource = Some(path.to_string());
-            match query.get("shadow").map(String::as_str) {
-                Some("true") => record.detail = Some("in front of every source".to_owned()),
-                _ => not_in_a_source(broker, &path)?,
+            match shadow {
+                true => record.detail = Some("in front of every source".to_owned()),
+                false => not_in_a_source(broker, &path)?,
             }
             broker.put_secret(path, secret, expires, record)?;
             Ok(())
@@ -75,21 +74,30 @@ pub(crate) async fn put(
     Ok(EMPTY_XML.into_response())
 }
 
-fn end_of(text: &str, now: u64) -> Result<u64, ApiError> {
-    let end = text.parse().ok().filter(|end| *end > now);
-    end.ok_or_else(|| {
-        ApiError::Malformed("expires is a time to come, in seconds since 1970".to_owned())
-    })
+/// How to store.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Storing {
+    expires: Option<u64>,
+    #[serde(default)]
+    shadow: bool,
 }
+
+/// A query that means nothing here.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NoQuery {}
 
 /// Removes a resource for good.
 pub(crate) async fn delete(
     State(broker): State<Arc<Inner>>,
     OriginalUri(uri): OriginalUri,
+    query: Result<Query<NoQuery>, QueryRejection>,
     admin: Admin,
 ) -> Result<Response, ApiError> {
     broker
         .blocking(move |broker| {
+            let Query(NoQuery {}) = query?;
             let now = broker.now();
             let path = path(uri.path())?;
             let mut record = identity::admin_record(broker, &admin, now);

@@ -69,6 +69,11 @@ impl SqliteStore {
                     path: path.display().to_string(),
                 });
             }
+            version if version < migrate::SIGNED && !key.is_fresh() => {
+                return Err(StoreError::Unsigned {
+                    path: path.display().to_string(),
+                });
+            }
             _ => migrate(&mut connection, key).map_err(|error| unusable(path, error))?,
         }
         let reading = Connection::open_with_flags(path, READ_ONLY)
@@ -810,7 +815,11 @@ mod tests {
             std::fs::set_permissions(path_in(&folder), std::fs::Permissions::from_mode(0o600))
                 .unwrap();
             assert!(SqliteStore::is_older_than_audit_keys(&path_in(&folder)).unwrap());
-            let store = SqliteStore::open(&path_in(&folder), &key()).unwrap();
+            let refused = SqliteStore::open(&path_in(&folder), &key()).err().unwrap();
+            assert!(matches!(refused, StoreError::Unsigned { .. }), "{refused}");
+            let fresh = LogKey::generate().unwrap();
+            let verified = |store: &SqliteStore| verify_newest(store, fresh.verifier(), 1_000);
+            let store = SqliteStore::open(&path_in(&folder), &fresh).unwrap();
             verified(&store).unwrap();
             let sealed = store.sealed_secret(&path, None).unwrap().unwrap();
             assert_eq!(
@@ -826,7 +835,14 @@ mod tests {
             assert_eq!(values.iter().collect::<Vec<_>>(), [("svn", &wanted)]);
             assert_eq!(store.audit(1, None).unwrap()[0].seq, 300);
             assert!(store.audit_event("e17").unwrap().is_some());
-            put(&store, &storage_key, "a/b/c", b"next");
+            let place = path.clone();
+            let change = Change::PutSecret {
+                path: path.clone(),
+                seal: Box::new(move |version| storage_key.seal(&place, version, None, b"next")),
+                expires: None,
+                keep: 1,
+            };
+            store.commit(vec![(change, record())], &fresh).unwrap();
             assert_eq!(store.resources().unwrap()[0].version, 5);
             verified(&store).unwrap();
             drop(store);

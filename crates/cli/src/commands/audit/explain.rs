@@ -6,7 +6,7 @@ use strongroom_client::admin::AdminClient;
 
 use super::{moment, reason_line};
 use crate::connect::block_on;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, shown};
 
 pub(super) fn run(client: &AdminClient, event: Option<&str>) -> anyhow::Result<Outcome> {
     let event = match event {
@@ -19,11 +19,12 @@ pub(super) fn run(client: &AdminClient, event: Option<&str>) -> anyhow::Result<O
         "{}  event {event}, entry {}\n{}.",
         moment(entry["at"].as_u64().unwrap_or_default()),
         entry["seq"],
-        explanation["summary"].as_str().unwrap_or_default(),
+        shown(explanation["summary"].as_str().unwrap_or_default()),
     );
     let attestation = &explanation["attestation"];
     if let Some(event) = attestation["event"].as_str() {
-        let detail = attestation["detail"].as_str().unwrap_or_default();
+        let detail = shown(attestation["detail"].as_str().unwrap_or_default());
+        let event = shown(event);
         text.push_str(&format!(
             "\nThe guest had attested in event {event}: {detail}."
         ));
@@ -77,14 +78,14 @@ fn paragraph(number: usize, advice: &Value) -> String {
     if !advice["nearest"].is_null() && advice["nearest"] != advice["expected"] {
         text.push_str(&format!(
             "\n   nearest that would pass: {}",
-            advice["nearest"]
+            shown(&advice["nearest"].to_string())
         ));
     }
     if let Some(command) = advice["command"].as_str() {
-        text.push_str(&format!("\n   to mend it: {command}"));
+        text.push_str(&format!("\n   to mend it: {}", shown(command)));
     }
     if let Some(warning) = advice["warning"].as_str() {
-        text.push_str(&format!("\n   {warning}"));
+        text.push_str(&format!("\n   {}", shown(warning)));
     }
     text
 }

@@ -15,7 +15,7 @@ use strongroom_wire::tlog::VerifierKey;
 
 use crate::connect::{AdminArgs, block_on};
 use crate::files;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, shown};
 
 /// Read, explain and verify the broker's record of releases, denials and admin actions.
 ///
@@ -120,8 +120,8 @@ fn verifier(admin: &AdminArgs, key: Option<&str>) -> anyhow::Result<VerifierKey>
 
 /// One entry: when, how it ended, what was asked and by whom; below it why, and what let it through.
 fn paragraph(entry: &Value) -> String {
-    let part = |name: &str| entry[name].as_str().unwrap_or_default();
-    let asker = match (part("admin"), part("tee")) {
+    let part = |name: &str| shown(entry[name].as_str().unwrap_or_default());
+    let asker = match (part("admin").as_str(), part("tee").as_str()) {
         ("", "") => "a stranger".to_owned(),
         ("", tee) => format!("a {tee} guest"),
         (admin, _) => format!("admin {admin}"),
@@ -147,11 +147,11 @@ fn paragraph(entry: &Value) -> String {
     if let Some(suppressed) = entry["suppressed"].as_u64() {
         text.push_str(&format!("\n    and {suppressed} more like it"));
     }
-    let loosenings: Vec<&str> = entry["loosenings"]
+    let loosenings: Vec<String> = entry["loosenings"]
         .as_array()
         .into_iter()
         .flatten()
-        .filter_map(Value::as_str)
+        .filter_map(|name| name.as_str().map(shown))
         .collect();
     if !loosenings.is_empty() {
         text.push_str(&format!("\n    let through by {}", loosenings.join(", ")));
@@ -159,8 +159,13 @@ fn paragraph(entry: &Value) -> String {
     text
 }
 
-/// A reason as a person reads it.
+/// A reason as a person reads it. Guests put into it what they like.
 pub(crate) fn reason_line(reason: &Value) -> String {
+    shown(&reason_text(reason))
+}
+
+/// As [`reason_line`], unescaped.
+fn reason_text(reason: &Value) -> String {
     let part = |name: &str| match &reason[name] {
         Value::String(text) => text.clone(),
         Value::Null => "-".to_owned(),
@@ -192,6 +197,22 @@ const MAX_KEY: u64 = 4096;
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn claim_of_a_guest_writes_to_the_terminal_what_it_likes() {
+        let entry = json!({
+            "outcome": "denied\u{1b}[2J", "action": "a\n", "resource": "r\r", "tee": "t\u{1b}", "event": "e\u{7}",
+            "detail": "d\u{1b}]0;x", "source": "s\n", "loosenings": ["l\u{1b}"],
+            "reasons": [{"rule": "r\u{1b}", "claim": "c\n", "expected": {"\u{9b}": 1}, "actual": "\u{1b}[1A\u{202e}"}],
+        });
+        let text = paragraph(&entry);
+        assert_eq!(text.lines().count(), 5, "{text}");
+        assert!(
+            !text.contains(|c: char| c.is_control() && c != '\n'),
+            "{text:?}"
+        );
+        assert!(!text.contains('\u{202e}'));
+    }
 
     #[test]
     fn entry_reads_as_a_line_with_its_reasons() {

@@ -10,10 +10,10 @@ use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 
 use super::verify::{Source, Verified, verify};
-use super::{moment, reason_line, verifier};
+use super::{moment, reason_text, verifier};
 use crate::connect::AdminArgs;
 use crate::files::{self, Existing};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, code, shown};
 
 /// Write the evidence pack of a period: what was released to which attested workload, what was denied and why, who
 /// changed policies, reference values and secrets
@@ -98,9 +98,9 @@ impl Report {
             // One from before the period may stand behind a release in it.
             let graded = format!(
                 "{}, {} (event {})",
-                part("tee"),
-                part("detail"),
-                part("event")
+                shown(part("tee")),
+                code(part("detail")),
+                shown(part("event"))
             );
             self.workloads.insert(part("tee_key").to_owned(), graded);
         }
@@ -157,13 +157,14 @@ impl Report {
         let mut line = |line: String| _ = writeln!(text, "{line}");
         line(format!("\n## Released: {}\n", self.releases()));
         for ((resource, version), to) in &self.released {
-            line(format!("- `{resource}` version {version}"));
+            line(format!("- {} version {version}", code(resource)));
             for ((tee_key, policy), count) in to {
                 let unknown = "attested before this record".to_owned();
                 let workload = self.workloads.get(tee_key).unwrap_or(&unknown);
                 line(format!(
-                    "  - {count} times to key `{}`: {workload}; policy {policy}",
-                    start_of(tee_key)
+                    "  - {count} times to key {}: {workload}; policy {}",
+                    code(start_of(tee_key)),
+                    code(policy)
                 ));
             }
         }
@@ -177,11 +178,11 @@ impl Report {
         }
         line(format!("\n## Changed: {}\n", self.changes.len()));
         self.changes.iter().for_each(|change| line(change.clone()));
-        let admins: Vec<&str> = self.admins.iter().map(String::as_str).collect();
+        let admins: Vec<String> = self.admins.iter().map(|name| code(name)).collect();
         line(format!("\n## Admins who acted: {}\n", admins.join(", ")));
         line("\n## Settings that let through what the default refuses\n".to_owned());
         for (name, count) in &self.loosenings {
-            line(format!("- `{name}`: {count} entries"));
+            line(format!("- {}: {count} entries", code(name)));
         }
         if self.loosenings.is_empty() {
             line("None.".to_owned());
@@ -193,22 +194,22 @@ impl Report {
 fn denial(entry: &Value) -> String {
     let part = |name: &str| entry[name].as_str().unwrap_or_default();
     let mut text = format!(
-        "- {} {} `{}`{} (event {})",
+        "- {} {} {}{} (event {})",
         moment(entry["at"].as_u64().unwrap_or_default()),
-        part("action"),
-        part("resource"),
+        shown(part("action")),
+        code(part("resource")),
         if part("tee").is_empty() {
             String::new()
         } else {
-            format!(" by a {} guest", part("tee"))
+            format!(" by a {} guest", shown(part("tee")))
         },
-        part("event"),
+        shown(part("event")),
     );
     for reason in entry["reasons"].as_array().into_iter().flatten() {
-        text.push_str(&format!("\n  - {}", reason_line(reason)));
+        text.push_str(&format!("\n  - {}", code(&reason_text(reason))));
     }
     if !part("detail").is_empty() {
-        text.push_str(&format!("\n  - {}", part("detail")));
+        text.push_str(&format!("\n  - {}", code(part("detail"))));
     }
     text
 }
@@ -221,11 +222,11 @@ fn change(entry: &Value) -> String {
     format!(
         "- {} {} by {}: {}{} (event {})",
         moment(entry["at"].as_u64().unwrap_or_default()),
-        part("action"),
-        part("admin"),
-        of.join(", "),
+        shown(part("action")),
+        code(part("admin")),
+        code(&of.join(", ")),
         version.map_or_else(String::new, |version| format!(", version {version}")),
-        part("event"),
+        shown(part("event")),
     )
 }
 

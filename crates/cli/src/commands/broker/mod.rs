@@ -10,6 +10,7 @@ use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::Subcommand;
@@ -286,7 +287,7 @@ fn serve(args: RunArgs, json: bool, verbose: u8) -> anyhow::Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let stop = told_to_stop()?;
         let hangup = signal(SignalKind::hangup())?;
         let reloading = tokio::spawn(reload_when_told(hangup, handle, Arc::new(read_again)));
@@ -310,7 +311,10 @@ fn serve(args: RunArgs, json: bool, verbose: u8) -> anyhow::Result<Outcome> {
         let served = broker.serve(listener, stop).await;
         reloading.abort();
         anyhow::Ok(served?)
-    })?;
+    });
+    // What still works for somebody who has gone is not waited for.
+    runtime.shutdown_timeout(END);
+    served?;
     Ok(Outcome::silent())
 }
 
@@ -393,4 +397,5 @@ fn told_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static> 
 }
 
 /// What is open besides connections: the store, the log, requests to other services.
+const END: Duration = Duration::from_secs(1);
 const FILES: u64 = 128;
