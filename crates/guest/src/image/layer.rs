@@ -6,6 +6,7 @@ use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use strongroom_wire::image::digest::{Digest, Hasher};
+use strongroom_wire::image::key_provider;
 use strongroom_wire::image::layer_cipher::{Decryptor, MacCheck};
 use strongroom_wire::image::manifest::{Compression, Descriptor, LayerForm};
 use strongroom_wire::image::ocicrypt::{Packet, PrivateOptions, PublicOptions};
@@ -127,15 +128,44 @@ impl Opening {
     }
 }
 
+/// Answers a key provider's request (`UnWrapKey`): the private options of a layer, unwrapped by a key of the broker.
+///
+/// # Errors
+/// [`LayerError`]: the request is none, or the broker does not give the key, or it is not the right one.
+pub async fn unwrap_key(
+    request: &[u8],
+    source: Option<&Source>,
+) -> Result<Zeroizing<Vec<u8>>, LayerError> {
+    let packet = key_provider::parse_unwrap(request).map_err(LayerError::Annotations)?;
+    if !packet.is_for_kbs() {
+        return Err(LayerError::Form(
+            "the packet is for another provider than kbs".to_owned(),
+        ));
+    }
+    let key = key(&packet, source).await?;
+    let options = packet
+        .open_with(&key)
+        .map_err(|source| LayerError::Unwrap {
+            kid: shown(&packet),
+            source,
+        })?;
+    Ok(key_provider::unwrapped(&options))
+}
+
 async fn unwrap(packet: &Packet, source: Option<&Source>) -> Result<PrivateOptions, LayerError> {
-    let kid: String = packet
-        .kid
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(200)
-        .collect();
+    let key = key(packet, source).await?;
+    packet
+        .unwrap_with(&key)
+        .map_err(|source| LayerError::Unwrap {
+            kid: shown(packet),
+            source,
+        })
+}
+
+/// The key that a packet names.
+async fn key(packet: &Packet, source: Option<&Source>) -> Result<Zeroizing<Vec<u8>>, LayerError> {
     let failed = |source: ImageError| LayerError::Key {
-        kid: kid.clone(),
+        kid: shown(packet),
         source: Box::new(source),
     };
     let uri = packet.kid.parse().map_err(|error| {
@@ -143,10 +173,16 @@ async fn unwrap(packet: &Packet, source: Option<&Source>) -> Result<PrivateOptio
             "it is no resource of a broker: {error}"
         )))
     })?;
-    let key = fetch("a layer's key", &uri, source).await.map_err(failed)?;
+    fetch("a layer's key", &uri, source).await.map_err(failed)
+}
+
+fn shown(packet: &Packet) -> String {
     packet
-        .unwrap_with(&key)
-        .map_err(|source| LayerError::Unwrap { kid, source })
+        .kid
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(200)
+        .collect()
 }
 
 /// The compressed layer.
