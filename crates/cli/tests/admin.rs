@@ -107,8 +107,10 @@ fn token_file_of_kbs_client_is_good_for_one_request_or_for_ever() {
         let at = format!("{url}/kbs/v0/resource/default/a/b");
         let request = client.build().unwrap().post(at).body("s");
         let request = request.bearer_auth(&token).send();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all();
-        let runtime = { runtime }.build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let answer = request.await.unwrap();
             (answer.status().as_u16(), answer.text().await.unwrap())
