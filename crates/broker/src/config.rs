@@ -1401,4 +1401,19 @@ mod tests {
                 .contains("there twice")
         );
     }
+
+    #[test]
+    fn loosening_is_not_in_the_table_of_what_each_gives_up() {
+        let text = include_str!("../../../SECURITY.md");
+        let (_, table) = text.split_once("## Settings that loosen").unwrap();
+        let table = table.split("\n## ").next().unwrap();
+        for loosening in Loosening::ALL {
+            let (heading, key) = match loosening.name().rsplit_once('.') {
+                Some((table, key)) => (format!("[{table}] "), key),
+                None => (String::new(), loosening.name()),
+            };
+            let cell = format!("| `{heading}{key} = ");
+            assert!(table.contains(&cell), "SECURITY.md lacks {cell}");
+        }
+    }
 }

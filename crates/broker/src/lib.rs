@@ -798,6 +798,11 @@ pub mod fuzz {
             || crate::policies::AppraisalId::parse(text).is_some()
     }
 
+    /// The body of `PUT /strongroom/v1/admin/{name}`, the key in it too.
+    pub fn admin_body(body: &[u8]) -> bool {
+        crate::http::admin_body(body).is_ok_and(|(_, pem)| crate::admin::decode_key(&pem))
+    }
+
     /// The body of `POST /strongroom/v1/rehearse`.
     pub fn rehearse_body(body: &[u8]) -> bool {
         serde_json::from_slice::<crate::rehearse::Changes>(body).is_ok()

@@ -105,6 +105,14 @@ pub(super) fn admin_record(broker: &Inner, admin: &Admin, now: u64) -> Record {
     record
 }
 
+/// Records that an admin looked at what the record says of others. Whoever asked is answered also where that fails: a disk that
+/// is full is looked into by reading.
+pub(super) fn record_reading(broker: &Inner, admin: &Admin, what: Option<&str>) {
+    let mut record = admin_record(broker, admin, broker.now());
+    record.detail = what.map(|what| what.chars().take(MAX_DETAIL).collect());
+    broker.record(record);
+}
+
 /// The `Set-Cookie` of a session: for the KBS paths alone, out of reach of scripts and of other sites.
 pub(super) fn cookie(broker: &Inner, id: &SessionId, now: u64) -> HeaderValue {
     let lifetime = broker.config.session.lifetime_seconds;
@@ -132,6 +140,8 @@ fn http_date(seconds: u64) -> String {
         .and_then(|date| date.format(format).ok())
         .unwrap_or_else(|| "Thu, 01 Jan 1970 00:00:00 GMT".to_owned())
 }
+
+const MAX_DETAIL: usize = 256;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -338,6 +338,12 @@ pub struct ResourceSummary {
     /// From when on it is not released, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
+    /// When it was deleted, in seconds since 1970: of what it held, nothing is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<u64>,
+    /// Who deleted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_by: Option<String>,
 }
 
 /// What may be said of a resource that is being stored.
