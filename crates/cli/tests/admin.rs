@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use serde_json::{Value, json};
 use support::{Place, document, printed};
 
@@ -85,6 +87,57 @@ fn admin_who_was_added_may_nothing_or_everything_and_after_being_revoked_too() {
         (&roles[0]["role"], &roles[1]["role"]),
         (&json!("secrets"), &Value::Null)
     );
+    broker.terminate().unwrap();
+}
+
+#[test]
+fn token_file_of_kbs_client_is_good_for_one_request_or_for_ever() {
+    let place = Place::new();
+    place.ok(&["broker", "init", "broker"]);
+    place.ok(&["admin", "token", "token"]);
+    let token = String::from_utf8(place.read("token")).unwrap();
+    assert_eq!(token.trim(), token, "clients send the file as it is");
+    let mode = std::fs::metadata(place.join("token"))
+        .unwrap()
+        .permissions();
+    assert_eq!(mode.mode() & 0o777, 0o600);
+    let asked = |url: &str| {
+        let root = reqwest::Certificate::from_pem(&place.read("broker/tls.crt")).unwrap();
+        let client = reqwest::Client::builder().tls_certs_only([root]);
+        let at = format!("{url}/kbs/v0/resource/default/a/b");
+        let request = client.build().unwrap().post(at).body("s");
+        let request = request.bearer_auth(&token).send();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let answer = request.await.unwrap();
+            (answer.status().as_u16(), answer.text().await.unwrap())
+        })
+    };
+
+    let (broker, url) = place.start_broker();
+    let (status, said) = asked(&url);
+    assert_eq!(status, 401, "{said}");
+    assert!(said.contains("[admin_tokens] reusable_minutes"), "{said}");
+    broker.terminate().unwrap();
+
+    let config = String::from_utf8(place.read("broker/broker.toml")).unwrap();
+    place.write(
+        "broker/broker.toml",
+        format!("{config}\n[admin_tokens]\nreusable_minutes = 10\n"),
+    );
+    let (broker, url) = place.start_broker();
+    for _ in 0..2 {
+        let (status, said) = asked(&url);
+        assert_eq!(status, 200, "{said}");
+    }
+    let listed = place.ok(&["--json", "audit", "--broker", &url, "--limit", "1"]);
+    let entry = &document(&listed)["entries"][0];
+    assert_eq!(entry["action"], "put resource", "{entry}");
+    let loosened = json!(["admin_tokens.reusable_minutes"]);
+    assert_eq!(entry["loosenings"], loosened, "{entry}");
     broker.terminate().unwrap();
 }
 

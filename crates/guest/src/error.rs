@@ -77,6 +77,9 @@ pub enum GuestError {
         /// The system's words.
         reason: String,
     },
+    /// What the guest is told to do, and what it was launched with, do not go together.
+    #[error("{0}")]
+    Launch(String),
     /// The configuration file.
     #[error("configuration {}: {reason}", path.display())]
     Config {

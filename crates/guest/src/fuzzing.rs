@@ -2,7 +2,6 @@
 
 use crate::image::fuzzing;
 use crate::serve::ttrpc::frame::{Call, Header};
-use crate::serve::ttrpc::keyprovider_annotation;
 
 /// The tar file of an image's layer, unpacked into a folder.
 ///
@@ -32,9 +31,6 @@ pub fn ttrpc(data: &[u8]) {
             request.text(number).ok();
             request.texts(number).ok();
             request.map(number).ok();
-        }
-        if let Ok(input) = request.bytes(1) {
-            keyprovider_annotation(input).ok();
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod exec;
 pub mod fuzzing;
 pub mod image;
 pub mod initdata;
+pub mod launch;
 mod placement;
 pub mod scratch;
 pub mod serve;

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use broker::{ScriptedBroker, error};
 use serde_json::Value;
-use strongroom_guest::image::PullOptions;
 use strongroom_guest::{Agent, GuestError, Socket, TtrpcLimits, TtrpcService, serve_ttrpc};
 use strongroom_testkit::fixtures::peer;
 use support::{agent, fixture};
@@ -399,7 +398,7 @@ fn frame_that_never_ends_holds_its_connection() {
         connections: 1,
         ..TtrpcLimits::default()
     };
-    let service = TtrpcService::DataHub(Box::new(PullOptions::default()));
+    let service = TtrpcService::DataHub(Box::default());
     let hub = Served::start(agent(&broker.url), service, limits);
     let mut slow = hub.connect();
     slow.write_all(&resource_request(1)[..20]).unwrap();

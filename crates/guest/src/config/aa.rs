@@ -46,6 +46,16 @@ pub struct Kbs {
 }
 
 impl Kbs {
+    /// A broker with one URL.
+    pub fn new(url: String, cert: Option<String>) -> Self {
+        Self {
+            url,
+            cert,
+            tee_key_algorithm: None,
+            standby_urls: Vec::new(),
+        }
+    }
+
     /// The key that secrets are encrypted to.
     ///
     /// # Errors

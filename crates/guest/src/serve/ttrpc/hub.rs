@@ -5,10 +5,10 @@ use std::path::Path;
 use strongroom_wire::resource::ResourceUri;
 
 use super::protobuf::{Fields, Message};
-use super::{Code, Refusal, keyprovider, mount, unknown};
+use super::{Code, Refusal, mount, unknown};
 use crate::attestation::Agent;
 use crate::data::resource::Source;
-use crate::image::{PullOptions, PulledImage, pull};
+use crate::image::{PullOptions, PulledImage, pull, unwrap_key};
 
 pub(super) async fn answer(
     agent: &Agent,
@@ -40,7 +40,8 @@ pub(super) async fn answer(
             mount::mount(agent, request).await.map(|()| answer)
         }
         ("keyprovider.KeyProviderService", "UnWrapKey") => {
-            let output = keyprovider::unwrap(agent, request.bytes(1)?).await?;
+            let source = Source::Agent(agent.clone());
+            let output = unwrap_key(request.bytes(1)?, Some(&source)).await?;
             Ok(answer.bytes(1, &output))
         }
         ("keyprovider.KeyProviderService", "WrapKey") => Err(Refusal::new(

@@ -6,7 +6,6 @@
 mod agent;
 pub(crate) mod frame;
 mod hub;
-mod keyprovider;
 mod mount;
 pub(crate) mod protobuf;
 
@@ -26,11 +25,9 @@ use tokio::task::JoinSet;
 
 use crate::attestation::Agent;
 use crate::error::GuestError;
-use crate::image::{ImageError, PullOptions};
+use crate::image::{ImageError, LayerError, PullOptions};
 use frame::{Call, Header};
 use protobuf::{Malformed, Message};
-
-pub(crate) use keyprovider::annotation as keyprovider_annotation;
 
 /// What a socket offers.
 #[derive(Clone, Debug)]
@@ -390,6 +387,21 @@ impl From<ImageError> for Refusal {
             _ => Code::Internal,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+impl From<LayerError> for Refusal {
+    fn from(error: LayerError) -> Self {
+        match error {
+            LayerError::Key { source, .. } => (*source).into(),
+            error @ LayerError::Annotations(_) => {
+                Self::new(Code::InvalidArgument, error.to_string())
+            }
+            error @ LayerError::Unwrap { .. } => {
+                Self::new(Code::FailedPrecondition, error.to_string())
+            }
+            error => Self::new(Code::Internal, error.to_string()),
+        }
     }
 }
 
