@@ -8,6 +8,8 @@
 
 pub mod attestation;
 pub mod brokers;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod config;
 pub mod data;
 mod error;

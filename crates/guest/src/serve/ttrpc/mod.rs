@@ -11,6 +11,7 @@ pub(crate) mod protobuf;
 
 use std::io;
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,12 +41,15 @@ pub enum TtrpcService {
 
 impl TtrpcService {
     /// Where upstream's clients look for it.
-    pub fn default_socket(&self) -> &'static str {
+    pub fn default_socket(&self) -> PathBuf {
+        Path::new("/run/confidential-containers").join(self.socket_below())
+    }
+
+    /// The same below another folder.
+    pub fn socket_below(&self) -> &'static str {
         match self {
-            Self::AttestationAgent => {
-                "/run/confidential-containers/attestation-agent/attestation-agent.sock"
-            }
-            Self::DataHub(_) => "/run/confidential-containers/cdh.sock",
+            Self::AttestationAgent => "attestation-agent/attestation-agent.sock",
+            Self::DataHub(_) => "cdh.sock",
         }
     }
 }
