@@ -38,7 +38,6 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Attest and serve http://127.0.0.1:8006/cdh/resource/... until told to stop
     Run(Box<RunArgs>),
     /// Attest to a broker once
     Attest(Box<AttestArgs>),

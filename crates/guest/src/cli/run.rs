@@ -22,7 +22,7 @@ use crate::serve::{
     serve_unix, serve_with,
 };
 
-/// Attest and serve secrets to applications beside this process until told to stop.
+/// Attest and serve http://127.0.0.1:8006/cdh/resource/... until told to stop
 #[derive(clap::Args)]
 pub struct RunArgs {
     #[command(flatten)]

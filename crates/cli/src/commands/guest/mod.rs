@@ -27,7 +27,6 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Attest and serve http://127.0.0.1:8006/cdh/resource/... until told to stop
     Run(Box<RunArgs>),
     /// Unseal environment values, files and volumes, then become APP; if one fails, APP does not start
     Exec(exec::Args),
