@@ -101,16 +101,10 @@ fn copy_that_was_altered_cut_or_rewritten_verifies() {
     refused(&place, &["missing"]);
 
     // Rewritten whole, under another key: it holds by that one, and not by the one that the auditor has.
-    place.ok(&["broker", "init", "other/broker"]);
-    let (other, other_url) = start(&place, "other/broker");
-    let with = ["--dir", "other/broker", "--broker", &other_url];
-    let forged = [
-        "audit",
-        "export",
-        "forged",
-        "--key",
-        "other/broker/audit.pub",
-    ];
+    place.ok(&["broker", "init", "other"]);
+    let (other, other_url) = start(&place, "other");
+    let with = ["--dir", "other", "--broker", &other_url];
+    let forged = ["audit", "export", "forged", "--key", "other/audit.pub"];
     place.ok(&[&forged[..], &with].concat());
     other.terminate().unwrap();
     let said = refused(&place, &["forged"]);
