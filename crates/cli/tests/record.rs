@@ -174,6 +174,15 @@ fn report_confuses_guests_or_leaves_out_who_could_read() {
     let place = Place::new();
     let (broker, url) = broker(&place);
     let cert = ["--broker", &url, "--broker-cert", "broker/tls.crt"];
+    let values = [
+        r#"launch_digest=["abcde"]"#,
+        r#"svn="1""#,
+        "major_version=1",
+        "minimum_minor_version=4",
+        "accept_development_assurance=true",
+    ];
+    let set = ["reference-value", "set", "--broker", &url];
+    place.ok(&[&set[..], &values].concat());
     for name in ["one.toml", "two.toml"] {
         place.ok(&[&["initdata", "new", name], &cert[..]].concat());
     }
