@@ -26,17 +26,17 @@ enum Action {
     New(NewArgs),
     /// Show the digest, and the values that platforms bind
     Digest {
-        /// The document, or a pod's annotation.
+        /// The document, a pod's annotation, or the image of a disk for init-data.
         file: PathBuf,
     },
     /// Show what a document or annotation holds
     Show {
-        /// The document, or a pod's annotation.
+        /// The document, a pod's annotation, or the image of a disk for init-data.
         file: PathBuf,
     },
     /// Find what would not work
     Check {
-        /// The document, or a pod's annotation.
+        /// The document, a pod's annotation, or the image of a disk for init-data.
         file: PathBuf,
     },
 }
