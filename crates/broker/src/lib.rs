@@ -67,7 +67,7 @@ pub use reload::{Handle, Reloaded};
 pub use storage_key::{
     DEFAULT_PCRS, SealedFor, Sealing, StorageKeyError, copy_storage_key, seal_storage_key,
 };
-pub use store::{ResourceMetadata, SealError, StoreError};
+pub use store::{Deletion, ResourceMetadata, SealError, StoreError};
 pub use strongroom_tpm::{PcrSet, TpmAddress};
 pub use tokens::TokenKeyError;
 

@@ -7,6 +7,8 @@ mod support;
 use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::{Value, json};
+use strongroom_testkit::fixtures::peer;
+use strongroom_testkit::process::Program;
 use support::{Place, document, printed};
 
 #[test]
@@ -101,20 +103,26 @@ fn token_file_of_kbs_client_is_good_for_one_request_or_for_ever() {
         .unwrap()
         .permissions();
     assert_eq!(mode.mode() & 0o777, 0o600);
+    // As kbs-client sends it, by another program.
+    let Some(curl) = peer("curl") else { return };
     let asked = |url: &str| {
-        let root = reqwest::Certificate::from_pem(&place.read("broker/tls.crt")).unwrap();
-        let client = reqwest::Client::builder().tls_certs_only([root]);
+        let token = format!("authorization: Bearer {token}");
         let at = format!("{url}/kbs/v0/resource/default/a/b");
-        let request = client.build().unwrap().post(at).body("s");
-        let request = request.bearer_auth(&token).send();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
+        let sent = Program::new(&curl)
+            .args([
+                "--silent",
+                "--cacert",
+                "broker/tls.crt",
+                "--data-binary",
+                "s",
+            ])
+            .args(["--write-out", "\n%{http_code}", "--header", &token, &at])
+            .folder(place.path())
+            .run()
             .unwrap();
-        runtime.block_on(async {
-            let answer = request.await.unwrap();
-            (answer.status().as_u16(), answer.text().await.unwrap())
-        })
+        let said = sent.expect_success().stdout_text();
+        let (said, status) = said.rsplit_once('\n').unwrap();
+        (status.parse::<u16>().unwrap(), said.to_owned())
     };
 
     let (broker, url) = place.start_broker();

@@ -101,16 +101,10 @@ fn copy_that_was_altered_cut_or_rewritten_verifies() {
     refused(&place, &["missing"]);
 
     // Rewritten whole, under another key: it holds by that one, and not by the one that the auditor has.
-    place.ok(&["broker", "init", "other/broker"]);
-    let (other, other_url) = start(&place, "other/broker");
-    let with = ["--dir", "other/broker", "--broker", &other_url];
-    let forged = [
-        "audit",
-        "export",
-        "forged",
-        "--key",
-        "other/broker/audit.pub",
-    ];
+    place.ok(&["broker", "init", "other"]);
+    let (other, other_url) = start(&place, "other");
+    let with = ["--dir", "other", "--broker", &other_url];
+    let forged = ["audit", "export", "forged", "--key", "other/audit.pub"];
     place.ok(&[&forged[..], &with].concat());
     other.terminate().unwrap();
     let said = refused(&place, &["forged"]);
@@ -180,6 +174,15 @@ fn report_confuses_guests_or_leaves_out_who_could_read() {
     let place = Place::new();
     let (broker, url) = broker(&place);
     let cert = ["--broker", &url, "--broker-cert", "broker/tls.crt"];
+    let values = [
+        r#"launch_digest=["abcde"]"#,
+        r#"svn="1""#,
+        "major_version=1",
+        "minimum_minor_version=4",
+        "accept_development_assurance=true",
+    ];
+    let set = ["reference-value", "set", "--broker", &url];
+    place.ok(&[&set[..], &values].concat());
     for name in ["one.toml", "two.toml"] {
         place.ok(&[&["initdata", "new", name], &cert[..]].concat());
     }
