@@ -13,7 +13,9 @@ use broker::{ScriptedBroker, error};
 use strongroom_attester::Attester;
 use strongroom_client::ClientError;
 use strongroom_client::session::RetryPolicy;
-use strongroom_guest::{Agent, AgentConfig, BrokerAddress};
+use strongroom_guest::config::Credential;
+use strongroom_guest::data::credentials::place;
+use strongroom_guest::{Agent, AgentConfig, BrokerAddress, GuestError, Placement};
 
 const KEY: &str = "default/key/one";
 
@@ -109,4 +111,39 @@ async fn nobody_at_any_address_is_told_with_all_of_them() {
         text.contains(&first.url) && text.contains(&standby.url) && error.is_transient(),
         "{text}"
     );
+}
+
+fn credential(path: &std::path::Path, uri: &str) -> Credential {
+    Credential {
+        path: path.to_owned(),
+        resource_uri: uri.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn credentials_lie_on_a_disk_or_one_of_them_is_missing() {
+    let own = with(b"secret");
+    let agent = agent(&[&own], &[]);
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let good = memory.path().join("aws/credential.json");
+    let other = memory.path().join("other");
+    let list = [
+        credential(&good, &format!("kbs:///{KEY}")),
+        credential(&other, "kbs:///default/none/none"),
+    ];
+    let error = place(&list, &agent, Placement::MemoryOnly)
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("other"), "{error}");
+    assert!(!good.exists(), "all or none");
+    place(&list[..1], &agent, Placement::MemoryOnly)
+        .await
+        .unwrap();
+    assert_eq!(std::fs::read(&good).unwrap(), b"secret");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&good.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let on_disk = [credential(&disk.path().join("c"), &format!("kbs:///{KEY}"))];
+    let refused = place(&on_disk, &agent, Placement::MemoryOnly).await;
+    assert!(matches!(refused, Err(GuestError::NotInMemory { .. })));
 }

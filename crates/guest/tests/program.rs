@@ -106,7 +106,7 @@ fn one_program_serves_rest_and_both_sockets_and_leaves_none_behind() {
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("app");
     std::fs::write(&token, "0123456789abcdef\n").unwrap();
-    std::fs::set_permissions(&token, PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
     let more = ["--require-token", token.to_str().unwrap()];
     let guest = run(&broker.url, folder.path(), &more);
     let paths = sockets(folder.path());

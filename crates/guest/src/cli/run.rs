@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -14,9 +15,11 @@ use tokio::task::JoinSet;
 
 use super::AttestArgs;
 use crate::config::CdhConfig;
+use crate::data::credentials::place;
 use crate::error::GuestError;
 use crate::image::PullOptions;
 use crate::launch::{Prepared, socket_path};
+use crate::placement::Placement;
 use crate::serve::{
     ServeOptions, Socket, Tokens, TtrpcLimits, TtrpcService, check_listener, serve_ttrpc,
     serve_unix, serve_with,
@@ -78,8 +81,13 @@ impl RunArgs {
             .enable_all()
             .build()?;
         runtime.block_on(async {
-            let stop = told_to_stop()?;
+            let mut stop = pin!(told_to_stop()?);
             take_over();
+            // Programs may read these files as soon as this one is ready.
+            tokio::select! {
+                _ = &mut stop => return Ok(()),
+                placed = place(&cdh.credentials, &agent, Placement::MemoryOnly) => placed?,
+            }
             let mut out = std::io::stdout().lock();
             if json {
                 let mut ready = json!({ "ready": true, "url": url, "broker": agent.broker(), "tee": agent.tee() });
@@ -118,15 +126,19 @@ impl RunArgs {
                     served.spawn(serve_unix(agent, socket.listener()?, options, stopped()));
                 }
             }
-            served.spawn(async move {
-                stop.await;
-                told.send_replace(true);
-                Ok(())
-            });
-            while let Some(outcome) = served.join_next().await {
-                outcome??;
+            loop {
+                let ended = tokio::select! {
+                    _ = &mut stop, if !*told.borrow() => {
+                        told.send_replace(true);
+                        continue;
+                    }
+                    ended = served.join_next() => ended,
+                };
+                match ended {
+                    Some(outcome) => outcome??,
+                    None => return anyhow::Ok(()),
+                }
             }
-            anyhow::Ok(())
         })
     }
 
