@@ -424,3 +424,27 @@ fn server_that_is_told_to_stop_waits_for_silent_clients_or_leaves_its_socket() {
     assert!(read_answer(&mut silent).is_err());
     assert!(!hub.path().exists());
 }
+
+#[test]
+fn client_that_does_not_read_gets_a_torn_answer_followed_by_another() {
+    let large = vec![7; 3_000_000];
+    let broker = ScriptedBroker::start().with_resource(KEY, &large);
+    let limits = TtrpcLimits {
+        frame: Duration::from_millis(200),
+        ..TtrpcLimits::default()
+    };
+    let service = TtrpcService::DataHub(Box::default());
+    let hub = Served::start(agent(&broker.url), service, limits);
+    let mut stream = hub.connect();
+    for number in [1, 3] {
+        stream.write_all(&resource_request(number)).unwrap();
+    }
+    // Longer than the server waits for a reader.
+    std::thread::sleep(Duration::from_secs(2));
+    let mut received = Vec::new();
+    stream.read_to_end(&mut received).unwrap();
+    assert!(
+        received.len() < large.len(),
+        "one answer, and not all of it"
+    );
+}

@@ -4,7 +4,7 @@
 //! it has changed: containers come and go while the guest runs.
 
 use std::fmt;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -46,7 +46,8 @@ impl Tokens {
     /// The container that a token is of.
     pub(super) fn holder(&self, presented: &str) -> Option<String> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if Stamp::of(&self.place) != loaded.stamp {
+        let stamp = Stamp::of(&self.place);
+        if stamp.is_none() || stamp != loaded.stamp {
             match Loaded::read(&self.place) {
                 Ok(now) => *loaded = now,
                 // Whoever cannot be read may not ask, and nobody in their place.
@@ -148,22 +149,24 @@ impl Holder {
     }
 }
 
-/// What changes when a token is added, taken away or exchanged by a rename.
-#[derive(Clone, Copy, Eq, PartialEq)]
-struct Stamp {
-    inode: u64,
-    seconds: i64,
-    nanoseconds: i64,
-}
+/// What changes when a token is added, taken away or exchanged, in place too.
+#[derive(Eq, PartialEq)]
+struct Stamp(Vec<(u64, u64, i64, i64)>);
 
 impl Stamp {
     fn of(place: &Path) -> Option<Self> {
-        let stamp = |metadata: Metadata| Self {
-            inode: metadata.ino(),
-            seconds: metadata.mtime(),
-            nanoseconds: metadata.mtime_nsec(),
+        let stamp = |path: &Path| {
+            let metadata = path.metadata().ok()?;
+            let changed = (metadata.ctime(), metadata.ctime_nsec());
+            Some((metadata.ino(), metadata.size(), changed.0, changed.1))
         };
-        place.metadata().ok().map(stamp)
+        let mut all = vec![stamp(place)?];
+        if place.is_dir() {
+            for path in files(place).ok()? {
+                all.push(stamp(&path)?);
+            }
+        }
+        Some(Self(all))
     }
 }
 
@@ -246,8 +249,12 @@ mod tests {
         assert_eq!(tokens.holder(APP), None);
         put(folder.path(), "app", APP, 0o600);
         assert_eq!(tokens.holder(APP).as_deref(), Some("app"));
-        std::fs::remove_file(folder.path().join("app")).unwrap();
+        // In place, of the same length.
+        std::fs::write(folder.path().join("app"), APP.replace("app", "new")).unwrap();
         assert_eq!(tokens.holder(APP), None);
+        assert!(tokens.holder(&APP.replace("app", "new")).is_some());
+        std::fs::remove_file(folder.path().join("app")).unwrap();
+        assert_eq!(tokens.holder(&APP.replace("app", "new")), None);
     }
 
     #[test]

@@ -157,7 +157,7 @@ async fn connection(
     let limits = guest.limits;
     let (mut reader, writer) = stream.into_split();
     let answers = Answers {
-        writer: Arc::new(Mutex::new(writer)),
+        writer: Arc::new(Mutex::new(Some(writer))),
         limit: limits.frame,
     };
     let slots = Arc::new(Semaphore::new(limits.calls));
@@ -237,7 +237,8 @@ async fn read_frame(reader: &mut OwnedReadHalf, limit: Duration) -> io::Result<F
 
 #[derive(Clone)]
 struct Answers {
-    writer: Arc<Mutex<OwnedWriteHalf>>,
+    /// `None` after an answer that was not written to its end: what came next would be taken for the rest of it.
+    writer: Arc<Mutex<Option<OwnedWriteHalf>>>,
     limit: Duration,
 }
 
@@ -250,13 +251,17 @@ impl Answers {
             }),
             Err(Refusal { code, text }) => frame::refusal(stream, code, &text),
         };
-        let write = async {
-            let mut writer = self.writer.lock().await;
-            writer.write_all(&bytes).await
+        let mut writer = self.writer.lock().await;
+        let Some(open) = writer.as_mut() else {
+            return Err(io::ErrorKind::BrokenPipe.into());
         };
-        tokio::time::timeout(self.limit, write)
+        let written = tokio::time::timeout(self.limit, open.write_all(&bytes))
             .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        if written.is_err() {
+            *writer = None;
+        }
+        written
     }
 }
 
