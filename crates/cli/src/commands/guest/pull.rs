@@ -33,7 +33,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "URI|FILE")]
     policy: Option<String>,
 
-    /// A data hub's cdh.toml, whose section [image] gives what the options here do not.
+    /// A data hub's cdh.toml, whose table `image` gives what the options here do not.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
