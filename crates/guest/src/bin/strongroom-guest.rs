@@ -1,4 +1,7 @@
-//! `strongroom-guest`: the guest alone, small and static, for a guest's image.
+//! `strongroom-guest`: the guest alone, small, for a guest's image.
+//!
+//! Static, with Debian's `musl-tools` and `rustup target add x86_64-unknown-linux-musl`:
+//! `cargo build --release --target x86_64-unknown-linux-musl -p strongroom-guest --features cli`.
 
 // Doc comments of arguments are help texts, which a terminal shows without Markdown.
 #![allow(clippy::doc_markdown, rustdoc::bare_urls)]
