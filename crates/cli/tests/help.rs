@@ -50,7 +50,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("guest scratch", "does not fit into memory"),
     ("guest unseal-volumes", "Mirror mounted volumes"),
     ("initdata", "a confidential VM measures"),
-    ("initdata check", "what would not work"),
+    ("initdata check", "the command that mends it"),
     ("initdata digest", "the values that platforms bind"),
     ("initdata new", "names the broker"),
     ("initdata show", "what a document or annotation holds"),
