@@ -53,6 +53,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("initdata check", "the command that mends it"),
     ("initdata digest", "the values that platforms bind"),
     ("initdata new", "names the broker"),
+    ("initdata policy", "as the agent in the guest does"),
     ("initdata show", "what a document or annotation holds"),
     ("keygen", "32 random bytes"),
     ("model", "encrypted and checked together"),

@@ -8,6 +8,7 @@ use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 use serde_json::json;
+use strongroom_guest::agent_policy::AgentPolicy;
 use strongroom_guest::config::{AaConfig, CdhConfig, Document};
 use strongroom_wire::bounded_toml;
 use strongroom_wire::canonical::HashAlgorithm;
@@ -504,7 +505,21 @@ impl Checked {
                 "the policy of the guest's image decides what the host may do: in common images, everything, also `kubectl exec`", mend),
             Some("") => self.add("policy", "policy.rego is empty",
                 "Kata's agent cannot load it, and the pod does not start", mend),
-            Some(_) => {}
+            Some(rego) => match AgentPolicy::load(rego) {
+                Err(error) => self.add(
+                    "policy",
+                    format!("policy.rego cannot be loaded: {error}"),
+                    "Kata's agent cannot load it either, and the pod does not start",
+                    mend,
+                ),
+                Ok(policy) if policy.allows_failing() => self.add(
+                    "policy",
+                    "policy.rego has AllowRequestsFailingPolicy := true",
+                    "whatever its rules refuse is allowed all the same, as upstream has it for debugging",
+                    "default AllowRequestsFailingPolicy := false",
+                ),
+                Ok(_) => {}
+            },
         }
     }
 }
@@ -746,6 +761,28 @@ mod tests {
         let (before, _) = good.split_once("\"policy.rego\"").unwrap();
         only(before, "policy", "missing");
         only(format!("{before}\"policy.rego\" = ''"), "policy", "empty");
+        let package = good.replace("package agent_policy", "package policy");
+        only(package, "policy", "cannot be loaded");
+        let failing = good.replace(
+            "AllowRequestsFailingPolicy := false",
+            "AllowRequestsFailingPolicy := true",
+        );
+        only(failing, "policy", "AllowRequestsFailingPolicy");
+    }
+
+    #[test]
+    fn policy_made_of_the_answers_allows_what_they_say_alone() {
+        let rego = new::agent_policy(&["uname -r".to_owned()], false).unwrap();
+        let mut policy = AgentPolicy::load(&rego).unwrap();
+        let mut allowed = |request: &str, args: &[&str]| {
+            let input = json!({ "process": { "Args": args } });
+            policy.ask(request, &input).unwrap().allowed
+        };
+        assert!(allowed("ExecProcessRequest", &["uname", "-r"]));
+        assert!(!allowed("ExecProcessRequest", &["uname"]));
+        assert!(!allowed("ExecProcessRequest", &["cat", "/etc/passwd"]));
+        assert!(!allowed("ReadStreamRequest", &[]) && !allowed("SetPolicyRequest", &[]));
+        assert!(allowed("CreateContainerRequest", &[]));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod certificate;
 mod check;
 mod new;
+mod policy;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,7 @@ enum Action {
         file: PathBuf,
     },
     Check(check::Args),
+    Policy(policy::Args),
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
@@ -70,6 +72,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             Ok(Outcome::new(document.as_str(), document_json))
         }
         Action::Check(args) => check::run(args),
+        Action::Policy(args) => policy::run(args),
     }
 }
 
