@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
+use strongroom_wire::image::key_provider::{parse_unwrap, unwrapped};
 use strongroom_wire::image::layer_cipher::MacCheck;
 use strongroom_wire::image::ocicrypt::{PROVIDER, Packet, PrivateOptions, PublicOptions};
 
@@ -14,6 +15,8 @@ fuzz_target!(|bytes: &[u8]| {
             "a packet opened that nobody wrapped"
         );
     }
+    parse_unwrap(bytes).ok();
+    unwrapped(bytes);
     if let Ok(private) = PrivateOptions::parse(bytes) {
         let mut check = MacCheck::new(private);
         check.update(bytes);

@@ -85,6 +85,12 @@ impl LaunchRegister {
                 register: self.name(),
                 held: hex::encode(held),
                 wanted: hex::encode(wanted),
+                hint: match self {
+                    Self::Pcr8(_) => {
+                        ". A boot loader that measures into PCR 8, as GRUB does, takes it before the guest can"
+                    }
+                    _ => "",
+                },
             }),
         }
     }
@@ -132,7 +138,7 @@ pub enum BindingError {
     #[error(
         "this init-data is not the one that the machine was launched with: {register} holds {held}, and this document \
          gives {wanted}; nothing of it is used. Whoever launches the machine must pass the digest of exactly these bytes \
-         (strongroom initdata digest)"
+         (strongroom initdata digest){hint}"
     )]
     Mismatch {
         /// The register.
@@ -141,6 +147,8 @@ pub enum BindingError {
         held: String,
         /// What the document would make of it.
         wanted: String,
+        /// What else it may be.
+        hint: &'static str,
     },
     /// The machine was launched with a document that is not there.
     #[error(

@@ -8,6 +8,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -365,10 +366,12 @@ impl Lock {
 
     fn exclusive(folder: &Path) -> Result<Self, AttestError> {
         let path = folder.join(LOCK);
+        // Whoever may open it may hold it, and keep this machine from making evidence.
         let file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(0o600)
             .open(&path)
             .map_err(|error| files::failure(&path, &error))?;
         Self::taken(folder, file, FlockOperation::LockExclusive)

@@ -30,6 +30,15 @@ pub(crate) fn evidence(
     // While the quote is made nobody extends a register, or the log would not be that of the quote.
     let lock = Lock::shared(&devices.event_log)?;
     let quote = tsm::report(&devices.tsm, Provider::Tdx, report_data)?.out;
+    if !quote
+        .windows(report_data.len())
+        .any(|part| part == report_data)
+    {
+        return Err(AttestError::Device {
+            device: devices.tsm.display().to_string(),
+            reason: "the quote holds other report data than it was asked for".to_owned(),
+        });
+    }
     let log = event_log::of_evidence(devices)?;
     drop(lock);
     to_raw_value(&TdxEvidence {

@@ -315,6 +315,19 @@ fn report_that_is_always_disturbed_is_an_error_and_leaves_no_folder() {
 }
 
 #[test]
+fn quote_over_other_report_data_is_noticed() {
+    let root = DevelopmentRoot::generate(NOW).unwrap();
+    let forge = tdx::Forge::new(&root);
+    let mut kernel = Kernel::new(move |_: &Registers, _| forge.quote_bytes().unwrap());
+    kernel.provider = Some("tdx_guest");
+    let Some(booted) = Booted::boot(root, kernel) else {
+        return;
+    };
+    let error = booted.attester().evidence(&REPORT_DATA).unwrap_err();
+    assert!(error.to_string().contains("other report data"), "{error}");
+}
+
+#[test]
 fn folder_of_a_killed_process_is_passed_over() {
     let Some(booted) = tdx_machine() else { return };
     let attester = booted.attester();
@@ -458,6 +471,32 @@ fn events_are_in_the_register_and_in_the_log_that_the_verifier_replays() {
                 .all(|event| event.digest_matches_data())
         );
     }
+}
+
+/// Each holds the lock of the log for itself, as processes do; quotes wait for whoever extends.
+#[test]
+fn events_and_quotes_at_once_keep_log_and_register_in_step() {
+    let Some(booted) = tdx_machine() else { return };
+    let attester = booted.attester();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let attester = &attester;
+            let booted = &booted;
+            scope.spawn(move || {
+                for number in 0..4 {
+                    let content = format!("{thread}/{number}");
+                    let event = Event::new("coco.test", "pull", &content).unwrap();
+                    attester.extend(&event, 17).unwrap();
+                }
+                let evidence = attester.evidence(&REPORT_DATA).unwrap();
+                let evidence = serde_json::from_str(evidence.get()).unwrap();
+                booted.verdict(&evidence, ExpectedInitdata::None).unwrap();
+            });
+        }
+    });
+    let log = log_of(&booted.evidence());
+    let own = log.events().iter().filter(|event| event.kind == 6);
+    assert_eq!(own.count(), 16);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
-use strongroom_wire::admin::{AUDIENCE, AdminClaims, MAX_LIFETIME_SECONDS};
+use strongroom_wire::admin::{AUDIENCE, AdminClaims, MAX_LIFETIME_SECONDS, SESSION};
 
 use crate::BrokerError;
 use crate::audit::{self, Record};
@@ -38,6 +38,8 @@ pub(crate) struct Admins {
     used: Mutex<HashMap<String, HashMap<String, u64>>>,
     /// What was used before this is not remembered, so nothing older is believed once.
     started: u64,
+    /// How long a token may live, in seconds, that is good for more than one request; 0 takes none.
+    reusable: u64,
     writer: Mutex<()>,
     /// The store, where other brokers use it too: a token that was used at one of them is used at all.
     shared: Option<PostgresStore>,
@@ -59,9 +61,16 @@ pub(crate) struct Admin {
     name: String,
     roles: Vec<Role>,
     action: &'static str,
+    /// Whether the token was one for more than one request.
+    reusable: bool,
 }
 
 impl Admin {
+    /// Whether a setting let this through, as [`Loosening::ReusableAdminTokens`](crate::config::Loosening) says.
+    pub(crate) fn is_reusable(&self) -> bool {
+        self.reusable
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -124,6 +133,7 @@ impl Admins {
     pub(crate) fn open(config: &Config, ledger: &Ledger, now: u64) -> Result<Self, BrokerError> {
         let mut admins = Self::new(&config.admin)?;
         admins.started = now;
+        admins.reusable = config.admin_tokens.reusable_minutes.saturating_mul(60);
         admins.reload(ledger)?;
         admins.not_in_both(&admins.configured())?;
         for provider in &config.identity_provider {
@@ -140,6 +150,7 @@ impl Admins {
             providers: Vec::new(),
             used: Mutex::default(),
             started: 0,
+            reusable: 0,
             writer: Mutex::default(),
             shared: None,
         })
@@ -303,7 +314,9 @@ impl Admins {
                 Ok(admin) => admin,
                 wrong => return Ok(wrong),
             };
-            self.use_once(once, now).await?;
+            if let Some(once) = once {
+                self.use_once(once, now).await?;
+            }
             return Ok(Ok(admin));
         };
         let vouched = provider.verify(token, now).await?;
@@ -311,6 +324,7 @@ impl Admins {
             name: vouched.name,
             roles: vouched.roles,
             action: "",
+            reusable: false,
         };
         // Who may not is refused before anything is remembered of the token.
         let admin = match admin.asking_for(action, roles) {
@@ -346,8 +360,13 @@ impl Admins {
     }
 
     /// Believes a token whose subject is an admin, which that admin's key signed, and which is for a broker, for
-    /// the admin's role, for now and not for long. The caller sees that it is believed once.
-    fn believe(&self, presented: Option<&str>, now: u64) -> Result<(Admin, Once), AdminError> {
+    /// the admin's role, for now and not for long. The caller sees that it is believed once, unless its signer made it
+    /// for more and the configuration takes such.
+    fn believe(
+        &self,
+        presented: Option<&str>,
+        now: u64,
+    ) -> Result<(Admin, Option<Once>), AdminError> {
         let presented = presented.ok_or(AdminError::NoToken)?;
         let (configured, stored) = (self.configured(), self.stored());
         let mut known = configured.iter().chain(stored.iter()).peekable();
@@ -377,19 +396,26 @@ impl Admins {
         if claims.iat > now {
             return Err(AdminError::NotYetValid);
         }
-        if claims.exp.saturating_sub(claims.iat) > MAX_LIFETIME_SECONDS {
-            return Err(AdminError::Lifetime);
-        }
-        let once = Once {
+        let lifetime = claims.exp.saturating_sub(claims.iat);
+        let reusable = match claims.usage.as_deref() {
+            None if lifetime > MAX_LIFETIME_SECONDS => return Err(AdminError::Lifetime),
+            None => false,
+            Some(SESSION) if self.reusable == 0 => return Err(AdminError::Reusable),
+            Some(SESSION) if lifetime > self.reusable => return Err(AdminError::ReusableLifetime),
+            Some(SESSION) => true,
+            Some(_) => return Err(AdminError::Malformed),
+        };
+        let once = (!reusable).then(|| Once {
             of: admin.name.clone(),
             id: claims.jti,
             issued: claims.iat,
             expires: claims.exp,
-        };
+        });
         let admin = Admin {
             name: admin.name.clone(),
             roles: vec![admin.role],
             action: "",
+            reusable,
         };
         Ok((admin, once))
     }
@@ -587,6 +613,13 @@ pub(crate) enum AdminError {
     NotYetValid,
     #[error("the admin token lives longer than {MAX_LIFETIME_SECONDS} s")]
     Lifetime,
+    #[error(
+        "this broker takes no admin token for more than one request: [admin_tokens] reusable_minutes in its \
+         configuration says how long one may live"
+    )]
+    Reusable,
+    #[error("the admin token lives longer than admin_tokens.reusable_minutes allows")]
+    ReusableLifetime,
     #[error("the admin token was used before: each request wants a fresh one")]
     Replayed,
     #[error(
@@ -632,6 +665,11 @@ const P256_PREFIX: [u8; 27] = [
     0x3d, 3, 1, 7, 3, 0x42, 0, 4,
 ];
 
+/// The decoder of an admin's public key, as one function of text.
+pub(crate) fn decode_key(pem: &str) -> bool {
+    KnownAdmin::new("name", Role::Auditor, pem).is_ok()
+}
+
 /// The decoders of what an identity provider publishes, and of a token's head, as one function of bytes.
 pub(crate) fn decode_published(bytes: &[u8]) -> bool {
     let head = std::str::from_utf8(bytes).ok().and_then(jwks::Head::parse);
@@ -655,7 +693,7 @@ mod tests {
     impl Admins {
         fn verify(&self, presented: Option<&str>, now: u64) -> Result<Admin, AdminError> {
             let (admin, once) = self.believe(presented, now)?;
-            self.use_up(once, now)?;
+            once.map_or(Ok(()), |once| self.use_up(once, now))?;
             Ok(admin)
         }
     }
@@ -668,6 +706,7 @@ mod tests {
             iat: NOW,
             exp: NOW + 60,
             jti: "1".into(),
+            usage: None,
         }
     }
 
@@ -743,6 +782,39 @@ mod tests {
         let mut other = claims();
         other.exp += 1;
         let again = admins.verify(Some(&key.sign(&other)), NOW).unwrap_err();
+        assert_eq!(again, AdminError::Replayed);
+    }
+
+    #[test]
+    fn token_for_more_requests_is_taken_where_the_configuration_says_so_and_no_longer() {
+        let key = Key::ed25519();
+        let mut admins = key.admins();
+        admins.started = NOW + 30;
+        let mut session = claims();
+        session.usage = Some(SESSION.into());
+        session.exp = NOW + 600;
+        let token = key.sign(&session);
+        let at = |admins: &Admins, token: &str, now| admins.verify(Some(token), now);
+        assert_eq!(at(&admins, &token, NOW).unwrap_err(), AdminError::Reusable);
+        admins.reusable = 600;
+        // It may be used again, so one from before a start is no worse than any.
+        for now in [NOW, NOW, NOW + 599] {
+            assert!(at(&admins, &token, now).unwrap().is_reusable());
+        }
+        let late = at(&admins, &token, NOW + 600).unwrap_err();
+        assert_eq!(late, AdminError::Expired);
+        session.exp = NOW + 601;
+        let long = at(&admins, &key.sign(&session), NOW).unwrap_err();
+        assert_eq!(long, AdminError::ReusableLifetime);
+        session.usage = Some("other".into());
+        let other = at(&admins, &key.sign(&session), NOW).unwrap_err();
+        assert_eq!(other, AdminError::Malformed);
+        // Others stay good for one request.
+        let mut single = claims();
+        single.iat = NOW + 30;
+        let single = key.sign(&single);
+        assert!(!at(&admins, &single, NOW + 30).unwrap().is_reusable());
+        let again = at(&admins, &single, NOW + 30).unwrap_err();
         assert_eq!(again, AdminError::Replayed);
     }
 

@@ -280,6 +280,10 @@ fn appraised(
     let values = broker.policies.reference_values();
     let appraise = || appraise(verified, &values, &appraisals.policies, now);
     let appraised = broker.metrics.evaluated("appraisal", appraise)?;
+    if let Some(guest) = appraised.submods().first() {
+        record.measurement = guest.measurement().map(str::to_owned);
+        record.init_data = guest.init_data().map(str::to_owned);
+    }
     let grades: Vec<String> = appraised.submods().iter().map(grade).collect();
     record.detail = Some(grades.join("; ").chars().take(MAX_DETAIL).collect());
     record.reasons = appraised

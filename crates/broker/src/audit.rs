@@ -112,6 +112,12 @@ pub struct Record {
     /// The thumbprint of the guest's key (RFC 7638).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tee_key: Option<String>,
+    /// Of an attestation: what was launched, as the platform measured it and as its claim spells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measurement: Option<String>,
+    /// Of an attestation: the digest of the init-data that the evidence binds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_data: Option<String>,
     /// The id of the token issued or shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
@@ -169,6 +175,8 @@ impl Record {
             admin: None,
             tee: None,
             tee_key: None,
+            measurement: None,
+            init_data: None,
             token: None,
             resource: None,
             query: BTreeMap::new(),

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 use strongroom_tpm::TpmAddress;
+use strongroom_wire::admin::MAX_SESSION_MINUTES;
 use strongroom_wire::tee::Tee;
 
 use crate::client::Network;
@@ -54,6 +55,9 @@ pub struct Config {
     /// Who may administer.
     #[serde(default)]
     pub admin: Vec<AdminConfig>,
+    /// How long an admin's token may live that is good for more than one request.
+    #[serde(default)]
+    pub admin_tokens: AdminTokensConfig,
     /// Who else says who administers.
     #[serde(default)]
     pub identity_provider: Vec<IdentityProviderConfig>,
@@ -286,6 +290,15 @@ pub struct AdminConfig {
     pub role: Role,
     /// PEM of an Ed25519 or P-256 public key.
     pub public_key: String,
+}
+
+/// `[admin_tokens]`
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminTokensConfig {
+    /// For how many minutes at most a token may live that its admin signed for more than one request, for clients that send
+    /// the same token each time. 0 takes none, 60 is the most. Who sees such a token can use it until it expires.
+    pub reusable_minutes: u64,
 }
 
 /// What an admin may do; in full in `http/access.rs`.
@@ -630,9 +643,24 @@ pub enum Loosening {
     InsecureVault,
     /// `[store] insecure_postgres = true`
     InsecurePostgres,
+    /// `[admin_tokens] reusable_minutes`
+    ReusableAdminTokens,
 }
 
 impl Loosening {
+    /// Every one.
+    pub const ALL: [Self; 9] = [
+        Self::InsecureHttp,
+        Self::AcceptSampleEvidence,
+        Self::AcceptDevelopmentRoot,
+        Self::InsecureCollateral,
+        Self::AttestationService,
+        Self::InsecureTelemetry,
+        Self::InsecureVault,
+        Self::InsecurePostgres,
+        Self::ReusableAdminTokens,
+    ];
+
     /// The setting, as the record names it.
     pub fn name(self) -> &'static str {
         match self {
@@ -644,6 +672,7 @@ impl Loosening {
             Self::InsecureTelemetry => "telemetry.insecure_http",
             Self::InsecureVault => "sources.vault.insecure_http",
             Self::InsecurePostgres => "store.insecure_postgres",
+            Self::ReusableAdminTokens => "admin_tokens.reusable_minutes",
         }
     }
 
@@ -669,6 +698,10 @@ impl Loosening {
             Self::InsecurePostgres => {
                 "store.insecure_postgres = true: policies, reference values and the record can be read and changed on the \
                  wire to the database. Secrets stay sealed there."
+            }
+            Self::ReusableAdminTokens => {
+                "admin_tokens.reusable_minutes is set: who sees a token that an admin signed for more than one request can \
+                 use it until it expires."
             }
             Self::AttestationService => {
                 "attestation_service.enabled = true: whoever reaches this broker gets a token for evidence, whose \
@@ -775,6 +808,12 @@ impl Config {
                 self.token.lifetime_seconds,
                 1,
                 86_400,
+            ),
+            (
+                "admin_tokens.reusable_minutes",
+                self.admin_tokens.reusable_minutes,
+                0,
+                MAX_SESSION_MINUTES,
             ),
             (
                 "session.lifetime_seconds",
@@ -929,6 +968,9 @@ impl Config {
         }
         if self.store.is_loosened() {
             loosenings.push(Loosening::InsecurePostgres);
+        }
+        if self.admin_tokens.reusable_minutes > 0 {
+            loosenings.push(Loosening::ReusableAdminTokens);
         }
         if self.attestation_service.enabled {
             loosenings.push(Loosening::AttestationService);
@@ -1358,5 +1400,20 @@ mod tests {
                 .unwrap_err()
                 .contains("there twice")
         );
+    }
+
+    #[test]
+    fn loosening_is_not_in_the_table_of_what_each_gives_up() {
+        let text = include_str!("../../../SECURITY.md");
+        let (_, table) = text.split_once("## Settings that loosen").unwrap();
+        let table = table.split("\n## ").next().unwrap();
+        for loosening in Loosening::ALL {
+            let (heading, key) = match loosening.name().rsplit_once('.') {
+                Some((table, key)) => (format!("[{table}] "), key),
+                None => (String::new(), loosening.name()),
+            };
+            let cell = format!("| `{heading}{key} = ");
+            assert!(table.contains(&cell), "SECURITY.md lacks {cell}");
+        }
     }
 }

@@ -56,17 +56,18 @@ pub use audit::{Entry, EventId, LogError};
 pub use check::{Checked, check};
 pub use client::{Network, NetworkError};
 pub use config::{
-    AdminConfig, AnchorsConfig, AttestationConfig, AttestationServiceConfig, AuditConfig,
-    CollateralConfig, Config, DevelopmentConfig, IdentityProviderConfig, IntelKind, LimitsConfig,
-    LogConfig, LogFormat, Loosening, MetricsConfig, Overridden, Overrides, ReferenceValuesConfig,
-    Role, SecretsConfig, SessionConfig, StoreConfig, TelemetryConfig, TlsConfig, TokenConfig,
+    AdminConfig, AdminTokensConfig, AnchorsConfig, AttestationConfig, AttestationServiceConfig,
+    AuditConfig, CollateralConfig, Config, DevelopmentConfig, IdentityProviderConfig, IntelKind,
+    LimitsConfig, LogConfig, LogFormat, Loosening, MetricsConfig, Overridden, Overrides,
+    ReferenceValuesConfig, Role, SecretsConfig, SessionConfig, StoreConfig, TelemetryConfig,
+    TlsConfig, TokenConfig,
 };
 pub use init::{InitOptions, InitSummary, admin_key_pair, init};
 pub use reload::{Handle, Reloaded};
 pub use storage_key::{
     DEFAULT_PCRS, SealedFor, Sealing, StorageKeyError, copy_storage_key, seal_storage_key,
 };
-pub use store::{ResourceMetadata, SealError, StoreError};
+pub use store::{Deletion, ResourceMetadata, SealError, StoreError};
 pub use strongroom_tpm::{PcrSet, TpmAddress};
 pub use tokens::TokenKeyError;
 
@@ -795,6 +796,11 @@ pub mod fuzz {
     pub fn policy_id(text: &str) -> bool {
         text.parse::<crate::policies::ReleaseId>().is_ok()
             || crate::policies::AppraisalId::parse(text).is_some()
+    }
+
+    /// The body of `PUT /strongroom/v1/admin/{name}`, the key in it too.
+    pub fn admin_body(body: &[u8]) -> bool {
+        crate::http::admin_body(body).is_ok_and(|(_, pem)| crate::admin::decode_key(&pem))
     }
 
     /// The body of `POST /strongroom/v1/rehearse`.

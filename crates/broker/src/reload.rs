@@ -340,6 +340,7 @@ fn restart_only(running: &Config, next: &Config) -> Vec<&'static str> {
         listen,
         insecure_http,
         store,
+        admin_tokens,
         identity_provider,
         secrets,
         sources,
@@ -360,6 +361,7 @@ fn restart_only(running: &Config, next: &Config) -> Vec<&'static str> {
         ("listen", running.listen != *listen),
         ("insecure_http", running.insecure_http != *insecure_http),
         ("store", running.store != *store),
+        ("admin_tokens", running.admin_tokens != *admin_tokens),
         (
             "identity_provider",
             running.identity_provider != *identity_provider,

@@ -541,6 +541,14 @@ mod tests {
             "/../../../shared/fixtures/workload/openssl-vectors"
         ));
         let Ok(plain) = fs::read(folder.join("plain.csv")) else {
+            assert!(
+                !std::path::Path::new(concat!(
+                    env!("CARGO_MANIFEST_DIR"),
+                    "/../../../shared/fixtures"
+                ))
+                .is_dir(),
+                "what this test reads is missing from a folder of fixtures that is there"
+            );
             println!("SKIPPED: the fixtures' folder workload/openssl-vectors is not here");
             return;
         };

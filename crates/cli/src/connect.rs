@@ -77,15 +77,7 @@ impl AdminArgs {
             Some(url) => url.clone(),
             None => url_of_folder(&self.dir)?,
         };
-        let key_path = self
-            .admin_key
-            .clone()
-            .unwrap_or_else(|| self.dir.join("admin.key"));
-        let pem = files::read_limited(&key_path, MAX_PEM).context(
-            "an admin's key is needed: name the broker's folder with --dir, or the key with --admin-key (`strongroom broker init` makes the first)",
-        )?;
-        let key = AdminKey::from_pem(&self.admin, std::str::from_utf8(&pem)?)?
-            .with_role(&self.admin_role);
+        let key = self.key()?;
         let default_cert = self.dir.join("tls.crt");
         let cert = match &self.broker_cert {
             Some(path) => Some(read_pem(path)?),
@@ -99,6 +91,19 @@ impl AdminArgs {
 }
 
 impl AdminArgs {
+    /// Reads the admin's key.
+    pub(crate) fn key(&self) -> anyhow::Result<AdminKey> {
+        let key_path = self
+            .admin_key
+            .clone()
+            .unwrap_or_else(|| self.dir.join("admin.key"));
+        let pem = files::read_limited(&key_path, MAX_PEM).context(
+            "an admin's key is needed: name the broker's folder with --dir, or the key with --admin-key (`strongroom broker init` makes the first)",
+        )?;
+        let key = AdminKey::from_pem(&self.admin, std::str::from_utf8(&pem)?)?;
+        Ok(key.with_role(&self.admin_role))
+    }
+
     /// What `policy allow` needs besides, at a broker whose folder says that it is for trying things out.
     pub(crate) fn assurance_option(&self) -> &'static str {
         let config = strongroom_broker::Config::load(&self.dir.join("broker.toml"));

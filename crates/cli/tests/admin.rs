@@ -4,7 +4,11 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use serde_json::{Value, json};
+use strongroom_testkit::fixtures::peer;
+use strongroom_testkit::process::Program;
 use support::{Place, document, printed};
 
 #[test]
@@ -85,6 +89,63 @@ fn admin_who_was_added_may_nothing_or_everything_and_after_being_revoked_too() {
         (&roles[0]["role"], &roles[1]["role"]),
         (&json!("secrets"), &Value::Null)
     );
+    broker.terminate().unwrap();
+}
+
+#[test]
+fn token_file_of_kbs_client_is_good_for_one_request_or_for_ever() {
+    let place = Place::new();
+    place.ok(&["broker", "init", "broker"]);
+    place.ok(&["admin", "token", "token"]);
+    let token = String::from_utf8(place.read("token")).unwrap();
+    assert_eq!(token.trim(), token, "clients send the file as it is");
+    let mode = std::fs::metadata(place.join("token"))
+        .unwrap()
+        .permissions();
+    assert_eq!(mode.mode() & 0o777, 0o600);
+    // As kbs-client sends it, by another program.
+    let Some(curl) = peer("curl") else { return };
+    let asked = |url: &str| {
+        let token = format!("authorization: Bearer {token}");
+        let at = format!("{url}/kbs/v0/resource/default/a/b");
+        let sent = Program::new(&curl)
+            .args([
+                "--silent",
+                "--cacert",
+                "broker/tls.crt",
+                "--data-binary",
+                "s",
+            ])
+            .args(["--write-out", "\n%{http_code}", "--header", &token, &at])
+            .folder(place.path())
+            .run()
+            .unwrap();
+        let said = sent.expect_success().stdout_text();
+        let (said, status) = said.rsplit_once('\n').unwrap();
+        (status.parse::<u16>().unwrap(), said.to_owned())
+    };
+
+    let (broker, url) = place.start_broker();
+    let (status, said) = asked(&url);
+    assert_eq!(status, 401, "{said}");
+    assert!(said.contains("[admin_tokens] reusable_minutes"), "{said}");
+    broker.terminate().unwrap();
+
+    let config = String::from_utf8(place.read("broker/broker.toml")).unwrap();
+    place.write(
+        "broker/broker.toml",
+        format!("{config}\n[admin_tokens]\nreusable_minutes = 10\n"),
+    );
+    let (broker, url) = place.start_broker();
+    for _ in 0..2 {
+        let (status, said) = asked(&url);
+        assert_eq!(status, 200, "{said}");
+    }
+    let listed = place.ok(&["--json", "audit", "--broker", &url, "--limit", "1"]);
+    let entry = &document(&listed)["entries"][0];
+    assert_eq!(entry["action"], "put resource", "{entry}");
+    let loosened = json!(["admin_tokens.reusable_minutes"]);
+    assert_eq!(entry["loosenings"], loosened, "{entry}");
     broker.terminate().unwrap();
 }
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use strongroom_testkit::fixtures::workspace_root;
+use strongroom_testkit::fixtures::{missing_peer, workspace_root};
 
 use support::{Place, binary, strongroom};
 
@@ -72,6 +72,42 @@ fn container_runs_as_root() {
     );
 }
 
+#[test]
+fn build_of_the_image_is_sent_what_it_does_not_need_or_lacks_what_it_needs() {
+    let root = workspace_root();
+    let list = fs::read_to_string(root.join(".containerignore")).unwrap();
+    assert_eq!(
+        list,
+        fs::read_to_string(root.join(".dockerignore")).unwrap()
+    );
+    let rules: Vec<&str> = list
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect();
+    assert_eq!(rules[0], "*", "what is not allowed is not sent");
+    let (allowed, refused): (Vec<&str>, Vec<&str>) =
+        rules[1..].iter().partition(|rule| rule.starts_with('!'));
+    for needed in [
+        "Cargo.toml",
+        "Cargo.lock",
+        "rust-toolchain.toml",
+        "crates",
+        "bench/broker-load",
+    ] {
+        assert!(allowed.contains(&format!("!{needed}").as_str()), "{needed}");
+    }
+    for rule in &allowed {
+        let path = root.join(&rule[1..]);
+        assert!(path.exists(), "{rule} allows nothing");
+    }
+    // The last rule decides, so what is refused stands after what is allowed.
+    for never in ["**/target", "**/*.key", "**/*.sqlite*"] {
+        assert!(refused.contains(&never), "{never}");
+        let at = |rule: &str| rules.iter().position(|known| *known == rule);
+        assert!(at(never) > at(allowed[allowed.len() - 1]), "{never}");
+    }
+}
+
 /// The unit, with the program as it was built, in a folder that systemd looks at.
 fn unit(place: &Place) -> Option<std::path::PathBuf> {
     if Command::new("systemd-analyze")
@@ -79,7 +115,7 @@ fn unit(place: &Place) -> Option<std::path::PathBuf> {
         .output()
         .is_err()
     {
-        println!("SKIPPED: systemd-analyze is not installed here");
+        missing_peer("no systemd-analyze here; ./check installs it");
         return None;
     }
     let unit = read("systemd/strongroom-broker.service");

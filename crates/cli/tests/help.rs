@@ -13,6 +13,10 @@ const COMMANDS: &[(&str, &str)] = &[
     ("admin history", "who added or revoked"),
     ("admin keygen", "an admin's key pair"),
     ("admin list", "the admins with a key"),
+    (
+        "admin token",
+        "a client that sends the same one with each request",
+    ),
     ("admin revoke", "tokens are refused from now on"),
     ("attest", "what it says of this machine"),
     ("audit", "releases, denials and admin actions"),

@@ -7,7 +7,9 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::Shutdown;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -539,6 +541,117 @@ fn signal_in_the_middle_leaves_something_half_written() {
         assert_eq!(code(running).code(), Some(0));
         assert!(whole(&['a', 'b']));
         assert_eq!(versions(), 1);
+    }
+}
+
+/// Stands between `unseal-volumes` and the guest, and answers no more when it is told so.
+struct Between {
+    socket: PathBuf,
+    silent: Arc<AtomicBool>,
+    open: Arc<Mutex<Vec<UnixStream>>>,
+}
+
+impl Between {
+    fn start(world: &World) -> Self {
+        let socket = world.place.join("between.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let guest = world.place.join("guest.sock");
+        let silent = Arc::new(AtomicBool::new(false));
+        let open = Arc::new(Mutex::new(Vec::new()));
+        let (hush, held) = (Arc::clone(&silent), Arc::clone(&open));
+        thread::spawn(move || {
+            for here in listener.incoming() {
+                let here = here.unwrap();
+                held.lock().unwrap().push(here.try_clone().unwrap());
+                if hush.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let there = UnixStream::connect(&guest).unwrap();
+                for (mut from, mut to) in [
+                    (here.try_clone().unwrap(), there.try_clone().unwrap()),
+                    (there, here),
+                ] {
+                    thread::spawn(move || {
+                        // Ends when either side does.
+                        std::io::copy(&mut from, &mut to).ok();
+                        to.shutdown(Shutdown::Both).ok();
+                    });
+                }
+            }
+        });
+        Self {
+            socket,
+            silent,
+            open,
+        }
+    }
+
+    /// Answers nothing from now on, and ends what was open.
+    fn hush(&self) {
+        self.silent.store(true, Ordering::SeqCst);
+        for stream in self.open.lock().unwrap().drain(..) {
+            stream.shutdown(Shutdown::Both).ok();
+        }
+    }
+
+    fn is_asked(&self) -> bool {
+        !self.open.lock().unwrap().is_empty()
+    }
+}
+
+#[test]
+fn signal_while_a_secret_is_fetched_is_not_heard_or_shows_something() {
+    let Some(world) = World::new() else {
+        return;
+    };
+    let between = Between::start(&world);
+    let guest = format!("unix:{}", between.socket.display());
+    let rotate = |version: &str, letter: char| {
+        let text = world.seal(&format!("default/secrets/{letter}"));
+        swap(&world.volume("secret"), version, &[("key", &text)]);
+    };
+    rotate("1", 'a');
+    let mirroring = |more: &[&str]| {
+        let program = world.mirroring(&["secret"], more);
+        program.env("STRONGROOM_GUEST", &guest).start().unwrap()
+    };
+    let keeper = mirroring(&[]);
+    keeper.wait_for_line("in plaintext").unwrap();
+
+    between.hush();
+    rotate("2", 'b');
+    wait_until("the new secret is asked for", || between.is_asked());
+    let before = world.plaintext();
+    send(&keeper, Signal::TERM);
+    assert_eq!(code(keeper).code(), Some(0));
+    assert_eq!(world.plaintext(), before);
+    let shown = fs::read_to_string(world.mirror("secret/key")).unwrap();
+    assert_eq!(shown, secret('a'));
+
+    fs::remove_dir_all(world.mirror("secret")).unwrap();
+    for (signal, expected) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
+        between.hush();
+        let starting = mirroring(&["--once"]);
+        wait_until("the first secret is asked for", || between.is_asked());
+        send(&starting, signal);
+        assert_eq!(code(starting).code(), Some(expected));
+        assert_eq!(world.plaintext(), [""; 0]);
+
+        between.hush();
+        let app = world
+            .guest(&["guest", "exec", "--from"])
+            .arg(world.volume("secret"))
+            .arg("--to")
+            .arg(world.mirror("secret"))
+            .env("STRONGROOM_GUEST", &guest)
+            .args(["--", "touch", "started"])
+            .start()
+            .unwrap();
+        wait_until("the first secret is asked for", || between.is_asked());
+        send(&app, signal);
+        assert_eq!(code(app).code(), Some(expected));
+        assert_eq!(world.plaintext(), [""; 0]);
+        assert!(!world.place.join("started").exists());
     }
 }
 

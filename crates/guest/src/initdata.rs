@@ -174,6 +174,13 @@ impl Launched {
                 )),
             }
         }
+        if launched.cdh.skip_sealed_secret_verification {
+            launched.warnings.push(
+                "cdh.toml: skip_sealed_secret_verification is set: whoever can change a sealed secret chooses which of \
+                 the broker's resources takes its place"
+                    .to_owned(),
+            );
+        }
         launched.initdata = Some(initdata);
         launched.from = Some(from);
         Ok(launched)
@@ -308,6 +315,21 @@ mod tests {
         for part in ["token_configs.kbs.urll", "\"x\""] {
             assert!(told.contains(part), "{told}");
         }
+    }
+
+    #[test]
+    fn signatures_are_skipped_silently() {
+        let text = DOCUMENT.replace(
+            "[data]\n",
+            "[data]\n\"cdh.toml\" = \"skip_sealed_secret_verification = true\"\n",
+        );
+        let found = UnverifiedInitdata {
+            initdata: Initdata::parse(&text).unwrap(),
+            from: PathBuf::from("/dev/vdb"),
+        };
+        let launched = Launched::verify(&sample(), Some(found)).unwrap();
+        let told = launched.warnings.join("\n");
+        assert!(told.contains("skip_sealed_secret_verification"), "{told}");
     }
 
     #[test]

@@ -21,7 +21,10 @@ pub(crate) fn bound(engine: &mut Engine, id: &str, text: &str) -> Result<(), Pol
         policy: id.to_owned(),
         message,
     };
-    for (name, builtin) in BUILTINS.iter() {
+    // In order, so that the same text is always refused for the same function.
+    let mut known: Vec<_> = BUILTINS.iter().collect();
+    known.sort_unstable_by_key(|(name, _)| **name);
+    for (name, builtin) in known {
         let cost = Cost::of(name);
         if matches!(cost, Some(Cost::Constant)) || !calls(text, name) {
             continue;

@@ -202,6 +202,14 @@ fn fixtures(name: &str) -> Option<PathBuf> {
     if folder.is_dir() {
         return Some(folder);
     }
+    assert!(
+        !std::path::Path::new(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../../shared/fixtures"
+        ))
+        .is_dir(),
+        "what this test reads is missing from a folder of fixtures that is there"
+    );
     println!("SKIPPED: the shared fixtures are not beside the workspace");
     None
 }

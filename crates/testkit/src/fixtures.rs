@@ -19,8 +19,11 @@ pub fn workspace_root() -> PathBuf {
 /// Returns the path of a foreign vector, or says that it was skipped when it is not there.
 ///
 /// `name` is relative to `../shared/fixtures` beside the checkout, as in `trustee/MANIFEST.md`.
+///
+/// # Panics
+/// When the folder of vectors is there and this one is not in it: what proves nothing for want of its input is no pass.
 pub fn fixture(name: &str) -> Option<PathBuf> {
-    let found = beside_the_checkout(name);
+    let found = in_folder(&workspace_root().join("../shared/fixtures"), name);
     if found.is_none() {
         skip(&format!("no fixture {name} beside the checkout"));
     }
@@ -85,9 +88,14 @@ pub fn peers_are_required() -> bool {
     env::var_os("STRONGROOM_REQUIRE_PEERS").is_some_and(|value| value == "1")
 }
 
-fn beside_the_checkout(name: &str) -> Option<PathBuf> {
-    let path = workspace_root().join("../shared/fixtures").join(name);
-    path.exists().then_some(path)
+fn in_folder(folder: &Path, name: &str) -> Option<PathBuf> {
+    let path = folder.join(name);
+    let found = path.exists();
+    assert!(
+        found || !folder.is_dir(),
+        "the folder of fixtures is there, and {name} is not in it"
+    );
+    found.then_some(path)
 }
 
 fn program_on(search_path: &OsStr, program: &str) -> Option<PathBuf> {
@@ -111,8 +119,16 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_fixture_has_no_path() {
-        assert_eq!(beside_the_checkout("no/such/vector"), None);
+    fn a_missing_folder_is_a_skip() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(in_folder(&folder.path().join("none"), "vector"), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "vector is not in it")]
+    fn a_missing_file_of_a_folder_that_is_there_is_a_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        in_folder(folder.path(), "vector");
     }
 
     #[test]

@@ -363,7 +363,37 @@ pub struct AppraisedSubmod {
     policy_id: String,
 }
 
+/// The claims below the platform's own name that hold the launch measurement: of a TPM what its registers hold together. None
+/// of a platform that has none.
+pub fn measurement_claim(tee: Tee) -> Option<&'static [&'static str]> {
+    match tee {
+        Tee::Snp | Tee::AzSnpVtpm => Some(&["measurement"]),
+        Tee::Tdx | Tee::AzTdxVtpm => Some(&["quote", "body", "mr_td"]),
+        Tee::Sgx => Some(&["body", "mr_enclave"]),
+        Tee::Sample => Some(&["launch_digest"]),
+        _ => None,
+    }
+}
+
 impl AppraisedSubmod {
+    /// What was launched, as the platform measured it, in the spelling of its claim.
+    pub fn measurement(&self) -> Option<&str> {
+        let claims = self.annotated_evidence.get(self.tee.as_str())?;
+        let mut path = measurement_claim(self.tee)?.iter();
+        path.try_fold(claims, |claims, name| claims.get(name))?
+            .as_str()
+    }
+
+    /// The digest of the init-data that was sent and that the evidence binds; else what the platform's register holds.
+    pub fn init_data(&self) -> Option<&str> {
+        let claims = &self.annotated_evidence;
+        let name = match claims.get("init_data_bound") {
+            Some(Value::Bool(true)) => "init_data_digest",
+            _ => "init_data",
+        };
+        claims.get(name)?.as_str()
+    }
+
     /// Its name in the token: `cpu0`, `gpu0`.
     pub fn name(&self) -> &str {
         &self.name

@@ -558,7 +558,7 @@ mod tests {
                 Some(id) => requirement.appraisal(id),
                 None => requirement,
             };
-            ReleasePolicy::compile(&requiring(&[requirement])).unwrap()
+            ReleasePolicy::compile(POLICY_ID, &requiring(&[requirement])).unwrap()
         };
         let lax = graded_by("lax", "affirming", evidence());
         let unnamed =
@@ -873,11 +873,11 @@ mod tests {
             text.push_str(&format!("x{number} := [[[[[[x{}]]]]]]\n\n", number - 1));
         }
         text.push_str("allow if {\n\tinput.submods\n\tcount(x199) == 1\n}\n");
-        let policy = ReleasePolicy::compile(&text).unwrap();
+        let policy = ReleasePolicy::compile(POLICY_ID, &text).unwrap();
         let token = token("affirming", json!({}));
         assert_eq!(decide(&policy, &token, "a/b/c"), Decision::Allow);
         let set = text.replace("count(x199) == 1", "false") + "\ndenials contains x199\n";
-        let policy = ReleasePolicy::compile(&set).unwrap();
+        let policy = ReleasePolicy::compile(POLICY_ID, &set).unwrap();
         assert_eq!(reasons_of(decide(&policy, &token, "a/b/c")).len(), 1);
     }
 

@@ -12,6 +12,14 @@ pub(crate) fn read(path: &str) -> Option<Vec<u8>> {
     match std::fs::read(&full) {
         Ok(bytes) => Some(bytes),
         Err(_) => {
+            assert!(
+                !std::path::Path::new(concat!(
+                    env!("CARGO_MANIFEST_DIR"),
+                    "/../../../shared/fixtures"
+                ))
+                .is_dir(),
+                "what this test reads is missing from a folder of fixtures that is there"
+            );
             println!("SKIPPED: fixture {path} is not beside this checkout");
             None
         }

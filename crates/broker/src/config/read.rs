@@ -654,4 +654,88 @@ mod tests {
             assert!(refused(name).contains("names no setting"));
         }
     }
+
+    /// Every key that serde knows, as `table.key`, tables themselves left out; asked of serde alone.
+    fn all_keys(table: &str, header: &str, into: &mut Vec<String>) {
+        let known = |header: &str| {
+            let refused = toml::from_str::<Config>(&format!("{header}\n'' = 0")).err();
+            Unknown::parse(refused.unwrap().message()).map(|unknown| unknown.known)
+        };
+        for key in known(header).unwrap() {
+            let name = match table {
+                "" => key,
+                table => format!("{table}.{key}"),
+            };
+            let headers = [format!("[{name}]"), format!("[[{name}]]")];
+            match headers.iter().find(|header| known(header).is_some()) {
+                Some(header) => all_keys(&name, header, into),
+                None => into.push(name),
+            }
+        }
+    }
+
+    #[test]
+    fn key_is_missing_in_the_documentation_or_is_there_no_more() {
+        let text = include_str!("../../../../docs/configuration.md");
+        let mut documented = Vec::new();
+        let mut table = None;
+        for line in text.lines() {
+            if line.starts_with('#') {
+                let name = line.split('`').nth(1).unwrap_or_default();
+                let name = name.trim_matches(['[', ']']);
+                table = (line.contains("any table") || line.contains("`["))
+                    .then_some(name)
+                    .or(table.filter(|_| line.starts_with("###")));
+            } else if let (Some(table), Some(row)) = (table, line.strip_prefix("| `")) {
+                let (key, _) = row.split_once("` | ").unwrap();
+                documented.push(format!("{table}.{key}").trim_start_matches('.').to_owned());
+            }
+        }
+        let mut known = Vec::new();
+        all_keys("", "", &mut known);
+        known.sort();
+        documented.sort();
+        assert!(known.len() > 80, "{known:?}");
+        assert_eq!(documented, known);
+    }
+
+    #[test]
+    fn documented_default_is_not_the_default() {
+        let text = include_str!("../../../../docs/configuration.md");
+        let minimal = "listen = '127.0.0.1:1'\n[store]\nkey_file = 'k'\n[token]\nsigning_key = 's'\n\
+                       certificate_chain = 'c'\n[[admin]]\nname = 'a'\npublic_key = 'p'\n[[identity_provider]]\n\
+                       issuer = 'i'\naudience = 'a'\nroles = {}\n[sources.vault]\nurl = 'u'\n";
+        let config: Config = toml::from_str(minimal).unwrap();
+        let config = serde_json::to_value(&config).unwrap();
+        let mut compared = 0;
+        let mut table = String::new();
+        for line in text.lines() {
+            if line.starts_with('#') && line.contains("`[") {
+                table = line.split('`').nth(1).unwrap().to_owned();
+            }
+            let cells: Vec<&str> = line.split(" | ").collect();
+            let (Some(key), Some(said)) = (cells[0].strip_prefix("| `"), cells.get(1)) else {
+                continue;
+            };
+            let key = key.trim_end_matches('`');
+            let inner = table.trim_matches(['[', ']']).replace('.', "/");
+            let list = if table.starts_with("[[") { "/0" } else { "" };
+            let at = match inner.as_str() {
+                "" => format!("/{key}"),
+                inner => format!("/{inner}{list}/{key}"),
+            };
+            let Some(value) = config.pointer(&at) else {
+                continue;
+            };
+            match *said {
+                "none" => assert!(value.is_null(), "{at}"),
+                said if said.starts_with("required") => {}
+                said => {
+                    assert_eq!(value.to_string(), said.trim_matches('`'), "{at}");
+                    compared += 1;
+                }
+            }
+        }
+        assert!(compared > 50, "{compared}");
+    }
 }

@@ -12,7 +12,7 @@ use super::error::ApiError;
 use crate::Inner;
 use crate::admin::Admin;
 use crate::audit::{Kind, Outcome, Record};
-use crate::config::Role;
+use crate::config::{Loosening, Role};
 use crate::session::SessionId;
 use crate::strangers::PER_SECOND;
 
@@ -98,7 +98,19 @@ pub(super) fn admin_record(broker: &Inner, admin: &Admin, now: u64) -> Record {
     let mut record = Record::new(Kind::Admin, Outcome::Allowed, admin.action(), now);
     record.admin = Some(admin.name().to_owned());
     record.loosenings = broker.connection_loosenings();
+    if admin.is_reusable() {
+        let name = Loosening::ReusableAdminTokens.name();
+        record.loosenings.push(name.to_owned());
+    }
     record
+}
+
+/// Records that an admin looked at what the record says of others. Whoever asked is answered also where that fails: a disk that
+/// is full is looked into by reading.
+pub(super) fn record_reading(broker: &Inner, admin: &Admin, what: Option<&str>) {
+    let mut record = admin_record(broker, admin, broker.now());
+    record.detail = what.map(|what| what.chars().take(MAX_DETAIL).collect());
+    broker.record(record);
 }
 
 /// The `Set-Cookie` of a session: for the KBS paths alone, out of reach of scripts and of other sites.
@@ -128,6 +140,8 @@ fn http_date(seconds: u64) -> String {
         .and_then(|date| date.format(format).ok())
         .unwrap_or_else(|| "Thu, 01 Jan 1970 00:00:00 GMT".to_owned())
 }
+
+const MAX_DETAIL: usize = 256;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

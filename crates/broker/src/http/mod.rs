@@ -12,6 +12,7 @@ mod observe;
 mod openapi;
 mod router;
 
+pub(crate) use admin::admins::new_admin as admin_body;
 pub(crate) use attestation::evaluate::parse as evaluate_body;
 pub(crate) use error::ApiError;
 pub(crate) use health::metrics_router;

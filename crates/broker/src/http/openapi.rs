@@ -597,12 +597,14 @@ fn schemas() -> Value {
     let mut policy = summary.clone();
     policy["text"] = maybe_text;
     policy["versions"] = list("PolicySummary");
-    let metadata = json!({
+    let mut metadata = json!({
         "path": text, "version": number, "size": number, "digest": text, "stored_at": number, "stored_by": text,
         "expires": number,
     });
     let mut stored = metadata.clone();
     stored["source"] = json!({"const": "store"});
+    metadata["deleted_at"] = number.clone();
+    metadata["deleted_by"] = text.clone();
     let reason = json!({"rule": text, "claim": text, "expected": any, "actual": any});
     let mut advice = reason.clone();
     for (member, schema) in [("nearest", &any), ("command", &text), ("warning", &text)] {
@@ -807,6 +809,7 @@ fn schemas() -> Value {
                     "kind": {"enum": ["start", "attestation", "release", "admin"]},
                     "outcome": {"enum": ["allowed", "denied", "missing", "failed"]},
                     "action": text, "admin": text, "tee": reference("Tee"), "tee_key": text, "token": text,
+                    "measurement": text, "init_data": text,
                     "resource": text, "query": {"type": "object", "additionalProperties": text},
                     "query_left_out": {"type": "boolean"}, "version": number,
                     "source": text, "digest": text, "policy_id": text, "policy": text, "reasons": list("Reason"),

@@ -183,6 +183,15 @@ fn deleted_secret_is_gone_and_its_number_is_not_reused(ledger: &Ledger) {
     assert_eq!(entry.record.version, Some(4));
     assert!(store.sealed_secret(&path(), None).unwrap().is_none());
     assert!(store.resources().unwrap().is_empty());
+    assert!(store.resource_versions(&path()).unwrap().is_empty());
+    let told = store.deleted_versions(&path()).unwrap();
+    let told = told.last().unwrap();
+    let deleted = told.deleted.as_ref().unwrap();
+    assert_eq!(told.version, 4);
+    assert_eq!(
+        (deleted.deleted_by.as_str(), deleted.deleted_at),
+        ("alice", entry.record.at)
+    );
     let again = put(ledger, &StorageKey::generate().unwrap(), b"fifth", 1);
     assert_eq!(again.record.version, Some(5));
 }

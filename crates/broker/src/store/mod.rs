@@ -54,6 +54,9 @@ pub(crate) trait Store: Send + Sync {
     /// Every version of one resource that is kept, oldest first, without contents.
     fn resource_versions(&self, path: &ResourcePath) -> Result<Vec<ResourceMetadata>, StoreError>;
 
+    /// Every version of one resource that was deleted, oldest first: what is known of it still.
+    fn deleted_versions(&self, path: &ResourcePath) -> Result<Vec<ResourceMetadata>, StoreError>;
+
     /// Up to `most` sealed versions that another storage key wrapped, to be wrapped anew.
     fn wrapped_by_others(&self, key_id: &str, most: u32) -> Result<Vec<Wrapped>, StoreError>;
 
@@ -218,6 +221,18 @@ pub struct ResourceMetadata {
     /// From when on it is not released any more, in seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
+    /// When it was deleted, if it was, and by whom.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub deleted: Option<Deletion>,
+}
+
+/// Who deleted a version of a resource.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Deletion {
+    /// When, in seconds since 1970.
+    pub deleted_at: u64,
+    /// Who.
+    pub deleted_by: String,
 }
 
 /// One version of a policy.

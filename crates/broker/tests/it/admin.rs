@@ -34,6 +34,7 @@ async fn knock(broker: &Running, method: Method, path: &str, token: Option<&str>
 
 fn claims(broker: &Running) -> AdminClaims {
     AdminClaims {
+        usage: None,
         sub: "admin".into(),
         role: "admin".into(),
         aud: AUDIENCE.into(),

@@ -51,6 +51,7 @@ async fn whole_story_is_one_log() {
         Some(guest.key.public().thumbprint().as_str())
     );
     assert_eq!(release.token, entries[4].record.token);
+    assert_eq!(entries[4].record.measurement.as_deref(), Some("abcde"));
     assert_eq!(
         (release.version, release.policy.as_ref()),
         (Some(1), entries[2].record.policy.as_ref())
@@ -509,4 +510,56 @@ async fn store_of_before_records_were_signed_takes_the_place_of_a_signed_one() {
     let broker = broker.start_again();
     broker.put("a/b/c", "x").await;
     assert_eq!(broker.verified_entries().await, 2);
+}
+
+#[tokio::test]
+async fn admin_looks_into_the_record_and_leaves_no_trace() {
+    let broker = Running::development().await;
+    let before = broker.audit().await;
+    let event = before[0].record.event.to_string();
+    for (method, path, body) in [
+        (Method::GET, format!("explain/{event}"), ""),
+        (Method::POST, "rehearse".to_owned(), "{}"),
+        (Method::GET, "log/checkpoint".to_owned(), ""),
+        (Method::GET, "log/tile/entries/000.p/1".to_owned(), ""),
+        (Method::GET, "resource".to_owned(), ""),
+    ] {
+        let path = format!("/strongroom/v1/{path}");
+        let answer = broker.admin(method, &path, body).await;
+        answer.expect(StatusCode::OK);
+    }
+    let missing = broker
+        .admin(Method::GET, "/strongroom/v1/explain/0000", "")
+        .await;
+    assert_eq!(missing.status, StatusCode::NOT_FOUND);
+    let entries = broker.audit().await;
+    let told: Vec<_> = entries[before.len()..]
+        .iter()
+        .map(|entry| {
+            let record = &entry.record;
+            (
+                (record.kind, record.outcome),
+                (record.admin.as_deref(), record.action.as_str()),
+                record.detail.clone().unwrap_or_default(),
+            )
+        })
+        .collect();
+    let allowed = (Kind::Admin, Outcome::Allowed);
+    let copied = before.len() + 2;
+    assert_eq!(
+        told,
+        [
+            (
+                allowed,
+                (Some("admin"), "explain event"),
+                format!("event {event}")
+            ),
+            (allowed, (Some("admin"), "rehearse"), String::new()),
+            (
+                allowed,
+                (Some("admin"), "read the log"),
+                format!("a copy of {copied} entries")
+            ),
+        ]
+    );
 }

@@ -193,14 +193,11 @@ async fn another_development_root_is_taken_for_the_one_that_is_named() {
 
 #[tokio::test]
 async fn service_that_is_not_well_is_a_denial() {
-    let fixture = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../../shared/fixtures/trustee/deps/verifier/test_data/tdx_quote_6.dat"
-    );
-    let Ok(quote) = std::fs::read(fixture) else {
-        println!("SKIPPED: {fixture} is not there");
+    let name = "trustee/deps/verifier/test_data/tdx_quote_6.dat";
+    let Some(quote) = strongroom_testkit::fixtures::fixture(name) else {
         return;
     };
+    let quote = std::fs::read(quote).unwrap();
     let quote = STANDARD.encode(quote);
     let service = Replay::start().await;
     service.answers_otherwise(Reply::status(429).with("retry-after", "60"));

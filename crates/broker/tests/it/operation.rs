@@ -455,14 +455,11 @@ async fn clients_of_a_proxy_use_up_one_anothers_attempts() {
 
 #[tokio::test]
 async fn attestations_without_number_are_under_way_at_once() {
-    let fixture = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../../shared/fixtures/trustee/deps/verifier/test_data/tdx_quote_6.dat"
-    );
-    let Ok(quote) = fs::read(fixture) else {
-        println!("SKIPPED: {fixture} is not there");
+    let name = "trustee/deps/verifier/test_data/tdx_quote_6.dat";
+    let Some(quote) = strongroom_testkit::fixtures::fixture(name) else {
         return;
     };
+    let quote = fs::read(quote).unwrap();
     let evidence = json!({"cc_eventlog": null, "quote": STANDARD.encode(quote)});
     let service = Replay::start().await;
     service.hold();

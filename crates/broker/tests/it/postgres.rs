@@ -409,6 +409,7 @@ async fn last_two_admins_revoke_each_other_at_two_brokers() {
     let brokers = [&first, &second];
     let ask = async |broker: &Running, by: usize, method: Method, path: String, body: String| {
         let claims = AdminClaims {
+            usage: None,
             sub: names[by].into(),
             role: "admin".into(),
             aud: AUDIENCE.into(),

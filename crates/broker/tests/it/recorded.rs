@@ -5,13 +5,13 @@
 //! The statuses must be upstream's, but for 404 where it says 401 for something that is missing.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::DecodingKey;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use strongroom_testkit::fixtures::fixture;
 use strongroom_wire::canonical::HashAlgorithm;
 use strongroom_wire::ear::{EarError, UnverifiedEar};
 use strongroom_wire::jwe::DecryptionKey;
@@ -19,17 +19,9 @@ use strongroom_wire::kbs::{Attestation, RuntimeData};
 
 use crate::support::{Answer, Running};
 
-const FOLDER: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../../../shared/fixtures/recorded"
-);
-
 fn read(name: &str) -> Option<String> {
-    let text = std::fs::read_to_string(PathBuf::from(FOLDER).join(name)).ok();
-    if text.is_none() {
-        println!("SKIPPED: the recorded exchange {name} is not beside this checkout");
-    }
-    text
+    let path = fixture(&format!("recorded/{name}"))?;
+    Some(std::fs::read_to_string(path).unwrap())
 }
 
 fn exchanges(name: &str) -> Option<Vec<Value>> {

@@ -27,6 +27,7 @@ impl Key {
 
     fn token_with(&self, broker: &Running, id: &str) -> String {
         let claims = AdminClaims {
+            usage: None,
             sub: self.name.into(),
             role: self.role.into(),
             aud: AUDIENCE.into(),

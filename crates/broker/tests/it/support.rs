@@ -229,6 +229,7 @@ impl Running {
 
     pub(crate) fn admin_token(&self) -> String {
         self.sign(&AdminClaims {
+            usage: None,
             sub: "admin".into(),
             role: "admin".into(),
             aud: AUDIENCE.into(),

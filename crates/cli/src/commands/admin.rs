@@ -1,10 +1,11 @@
 //! `strongroom admin`: who administers a broker, and as what.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use strongroom_client::admin::AdminSummary;
+use strongroom_wire::admin::MAX_SESSION_MINUTES;
 
 use crate::commands::audit::moment;
 use crate::commands::keygen::write_pair;
@@ -49,6 +50,17 @@ enum Action {
     History {
         /// The admin's name.
         name: String,
+    },
+    /// Write a token for a client that sends the same one with each request, such as upstream's kbs-client
+    ///
+    /// The client takes the file: `kbs-client config --admin-token-file FILE`. The broker takes the token until it expires,
+    /// and only where `[admin_tokens] reusable_minutes` in its configuration is as long. Who sees it can use it: keep it short.
+    Token {
+        /// The file to write, readable by you alone; - for standard output
+        file: PathBuf,
+        /// How long it lives.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=MAX_SESSION_MINUTES))]
+        minutes: u64,
     },
     /// Revoke an admin: the key's tokens are refused from now on
     Revoke {
@@ -123,6 +135,24 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             let lines: Vec<String> = versions.iter().map(line).collect();
             let document = json!({ "name": name, "versions": versions });
             Ok(Outcome::new(lines.join("\n"), document))
+        }
+        Action::Token { file, minutes } => {
+            let token = args.admin.key()?.session_token(minutes * 60)?;
+            // Some clients send the file as it is, so it ends without a new line.
+            files::write(file, Existing::Replace, 0o600, token.as_bytes())?;
+            if file == Path::new("-") {
+                return Ok(Outcome::silent());
+            }
+            let text = format!(
+                "Wrote {} (readable by you alone): good for {minutes} minutes of requests to a broker whose \n\
+                 configuration has [admin_tokens] reusable_minutes = {minutes} or more.",
+                file.display()
+            );
+            let document = json!({ "token": file, "minutes": minutes });
+            Ok(Outcome::new(text, document).next(format!(
+                "kbs-client --url URL config --admin-token-file {} COMMAND",
+                file.display()
+            )))
         }
         Action::Revoke { name } => {
             block_on(args.admin.client()?.revoke_admin(name))??;

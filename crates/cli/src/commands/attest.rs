@@ -124,7 +124,7 @@ fn shown(probe: &Probe, text: &mut String) {
     text.push_str(&format!(
         "\n  {:<12}{:<13}{} ({})",
         probe.outcome.word(),
-        probe.tee,
+        probe.tee.as_str(),
         probe.by,
         probe.path
     ));

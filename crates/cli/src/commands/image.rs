@@ -80,7 +80,7 @@ struct EncryptArgs {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     match &args.action {
         Action::Sign(args) => run_sign(args),
-        Action::Encrypt(args) => run_encrypt(&args),
+        Action::Encrypt(args) => run_encrypt(args),
     }
 }
 

@@ -9,7 +9,7 @@ use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use strongroom_client::admin::{PolicySummary, Rehearse};
 use strongroom_verifier::release_policy::{ReleasePolicy, Requirement, requiring};
-use strongroom_verifier::{AppraisalPolicy, Assurance};
+use strongroom_verifier::{AppraisalPolicy, Assurance, measurement_claim};
 use strongroom_wire::ear::Tier;
 use strongroom_wire::resource::ResourcePattern;
 use strongroom_wire::tee::Tee;
@@ -579,12 +579,11 @@ fn measured(tee: Tee, measurement: &str) -> anyhow::Result<(&'static [&'static s
         Tee::Sgx => 32,
         _ => 48,
     };
-    let claim: (&'static [&'static str], Value) = match tee {
-        Tee::Snp => (&["measurement"], hex),
-        Tee::AzSnpVtpm => (&["measurement"], Value::String(STANDARD.encode(&bytes))),
-        Tee::Tdx | Tee::AzTdxVtpm => (&["quote", "body", "mr_td"], hex),
-        Tee::Sgx => (&["body", "mr_enclave"], hex),
-        other => bail!("{other} has no launch measurement: name a claim of it with --claim"),
+    let claim = match measurement_claim(tee) {
+        Some(claim) if tee == Tee::AzSnpVtpm => (claim, Value::String(STANDARD.encode(&bytes))),
+        // What `sample` says of itself is no measurement.
+        Some(claim) if tee != Tee::Sample => (claim, hex),
+        _ => bail!("{tee} has no launch measurement: name a claim of it with --claim"),
     };
     if bytes.len() != long {
         bail!(

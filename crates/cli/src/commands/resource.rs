@@ -161,8 +161,12 @@ fn line(resource: &ResourceSummary) -> String {
     let end = resource
         .expires
         .map(|end| format!("  until {}", moment(end)));
+    let deleted = match (&resource.deleted_by, resource.deleted_at) {
+        (Some(by), Some(at)) => format!("  deleted {} by {by}", moment(at)),
+        _ => String::new(),
+    };
     format!(
-        "{:<48} version {version:<4} {:>8} bytes  {}  {origin}{shadowed}{}",
+        "{:<48} version {version:<4} {:>8} bytes  {}  {origin}{shadowed}{}{deleted}",
         resource.path.to_uri(),
         resource.size,
         moment(resource.stored_at),

@@ -17,7 +17,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use strongroom_wire::admin::{AUDIENCE, AdminClaims};
+use strongroom_wire::admin::{AUDIENCE, AdminClaims, SESSION};
 use strongroom_wire::resource::ResourcePath;
 use zeroize::Zeroizing;
 
@@ -338,6 +338,12 @@ pub struct ResourceSummary {
     /// From when on it is not released, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
+    /// When it was deleted, in seconds since 1970: of what it held, nothing is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<u64>,
+    /// Who deleted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_by: Option<String>,
 }
 
 /// What may be said of a resource that is being stored.
@@ -445,8 +451,26 @@ impl AdminKey {
         &self.name
     }
 
+    /// Mints a token for as many requests as fit into its life, for clients that send the same one each time. A broker takes
+    /// it only where `admin_tokens.reusable_minutes` of its configuration says so.
+    ///
+    /// # Errors
+    /// [`ClientError::Crypto`].
+    pub fn session_token(&self, seconds: u64) -> Result<Zeroizing<String>, ClientError> {
+        self.sign(Clock::system().now(), seconds, Some(SESSION.to_owned()))
+    }
+
     /// Mints the token of one request.
     fn token(&self, now: u64) -> Result<Zeroizing<String>, ClientError> {
+        self.sign(now, LIFETIME_SECONDS, None)
+    }
+
+    fn sign(
+        &self,
+        now: u64,
+        lifetime: u64,
+        usage: Option<String>,
+    ) -> Result<Zeroizing<String>, ClientError> {
         let failed = |_| ClientError::Crypto {
             doing: "signing an admin token",
         };
@@ -459,8 +483,9 @@ impl AdminKey {
             role: self.role.clone(),
             aud: AUDIENCE.to_owned(),
             iat: now,
-            exp: now + LIFETIME_SECONDS,
+            exp: now.saturating_add(lifetime),
             jti: hex::encode(id),
+            usage,
         };
         jsonwebtoken::encode(&Header::new(self.algorithm), &claims, &self.key)
             .map(Zeroizing::new)

@@ -6,6 +6,7 @@ use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use strongroom_wire::image::digest::{Digest, Hasher};
+use strongroom_wire::image::key_provider;
 use strongroom_wire::image::layer_cipher::{Decryptor, MacCheck};
 use strongroom_wire::image::manifest::{Compression, Descriptor, LayerForm};
 use strongroom_wire::image::ocicrypt::{Packet, PrivateOptions, PublicOptions};
@@ -114,6 +115,7 @@ impl Opening {
         let hashed = into.apply(Hashing {
             inner: tar,
             hasher: Hasher::new(diff_id.algorithm()),
+            left: into.most_bytes(),
         })?;
         let actual = hashed.hasher.finish();
         match actual == *diff_id {
@@ -126,15 +128,44 @@ impl Opening {
     }
 }
 
+/// Answers a key provider's request (`UnWrapKey`): the private options of a layer, unwrapped by a key of the broker.
+///
+/// # Errors
+/// [`LayerError`]: the request is none, or the broker does not give the key, or it is not the right one.
+pub async fn unwrap_key(
+    request: &[u8],
+    source: Option<&Source>,
+) -> Result<Zeroizing<Vec<u8>>, LayerError> {
+    let packet = key_provider::parse_unwrap(request).map_err(LayerError::Annotations)?;
+    if !packet.is_for_kbs() {
+        return Err(LayerError::Form(
+            "the packet is for another provider than kbs".to_owned(),
+        ));
+    }
+    let key = key(&packet, source).await?;
+    let options = packet
+        .open_with(&key)
+        .map_err(|source| LayerError::Unwrap {
+            kid: shown(&packet),
+            source,
+        })?;
+    Ok(key_provider::unwrapped(&options))
+}
+
 async fn unwrap(packet: &Packet, source: Option<&Source>) -> Result<PrivateOptions, LayerError> {
-    let kid: String = packet
-        .kid
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(200)
-        .collect();
+    let key = key(packet, source).await?;
+    packet
+        .unwrap_with(&key)
+        .map_err(|source| LayerError::Unwrap {
+            kid: shown(packet),
+            source,
+        })
+}
+
+/// The key that a packet names.
+async fn key(packet: &Packet, source: Option<&Source>) -> Result<Zeroizing<Vec<u8>>, LayerError> {
     let failed = |source: ImageError| LayerError::Key {
-        kid: kid.clone(),
+        kid: shown(packet),
         source: Box::new(source),
     };
     let uri = packet.kid.parse().map_err(|error| {
@@ -142,10 +173,16 @@ async fn unwrap(packet: &Packet, source: Option<&Source>) -> Result<PrivateOptio
             "it is no resource of a broker: {error}"
         )))
     })?;
-    let key = fetch("a layer's key", &uri, source).await.map_err(failed)?;
+    fetch("a layer's key", &uri, source).await.map_err(failed)
+}
+
+fn shown(packet: &Packet) -> String {
     packet
-        .unwrap_with(&key)
-        .map_err(|source| LayerError::Unwrap { kid, source })
+        .kid
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(200)
+        .collect()
 }
 
 /// The compressed layer.
@@ -297,14 +334,79 @@ impl<R: io::BufRead> Read for Zstd<R> {
 struct Hashing<R> {
     inner: R,
     hasher: Hasher,
+    /// How many more bytes there may be, behind the last entry too.
+    left: u64,
 }
 
 impl<R: Read> Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
+        self.left = self
+            .left
+            .checked_sub(read as u64)
+            .ok_or_else(|| io::Error::other("it unpacks to more than an image may be"))?;
         self.hasher.update(buffer.get(..read).unwrap_or_default());
         Ok(read)
     }
 }
 
 const BUFFER: usize = 128 * 1024;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+
+    use super::super::unpack::{Devices, Limits};
+    use super::*;
+
+    fn unzstd(bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut plain = Vec::new();
+        Zstd::new(bytes).read_to_end(&mut plain).map(|_| plain)
+    }
+
+    #[test]
+    fn frames_of_zstd_follow_one_another_with_skippable_ones_between() {
+        let frame = |text: &[u8]| compress_to_vec(text, CompressionLevel::Fastest);
+        let skippable = [
+            &0x184d_2a53_u32.to_le_bytes()[..],
+            &3_u32.to_le_bytes(),
+            b"xyz",
+        ]
+        .concat();
+        let all = [
+            frame(b"one "),
+            skippable.clone(),
+            frame(b"two"),
+            skippable.clone(),
+        ]
+        .concat();
+        assert_eq!(unzstd(&all).unwrap(), b"one two");
+        assert_eq!(unzstd(b"").unwrap(), b"");
+        for bad in [
+            &all[..all.len() - 1],
+            &all[..7],
+            b"\x28\xb5\x2f",
+            b"nonsense",
+        ] {
+            assert!(unzstd(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn bomb_behind_the_last_entry_is_not_read_to_its_end() {
+        let place = tempfile::tempdir().unwrap();
+        let limits = Limits {
+            bytes: 10,
+            entries: 1,
+        };
+        let mut unpacker = Unpacker::new(place.path(), limits, Devices::Refuse).unwrap();
+        let endless = Hashing {
+            inner: io::repeat(0),
+            hasher: Hasher::new(strongroom_wire::image::digest::Algorithm::Sha256),
+            left: unpacker.most_bytes(),
+        };
+        let error = unpacker.apply(endless).err().unwrap().to_string();
+        assert!(error.contains("than an image may be"), "{error}");
+    }
+}

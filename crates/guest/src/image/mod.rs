@@ -44,6 +44,7 @@ use unpack::Unpacker;
 use verify::{Candidate, Verifier};
 
 pub use error::{ImageError, LayerError};
+pub use layer::unwrap_key;
 pub use options::{Document, Progress, PullOptions};
 pub use registry::Proxies;
 pub use unpack::{Devices, Limits};

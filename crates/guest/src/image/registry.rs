@@ -233,7 +233,8 @@ impl Registry {
                 .body(place, response, &what, MAX_DOCUMENT)
                 .await
                 .map(Some),
-            Err(ImageError::NotFound { .. }) => {
+            // A registry that does not know the API says so in one way or another.
+            Err(ImageError::NotFound { .. } | ImageError::Registry { .. }) => {
                 match self
                     .manifest(place, &digest.to_string().replace(':', "-"))
                     .await

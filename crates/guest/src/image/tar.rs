@@ -12,8 +12,6 @@ pub(crate) struct TarReader<R> {
     /// What is left of the entry's content, and of the padding behind it.
     content: u64,
     padding: u64,
-    /// What a global pax header stated for all that follow.
-    global: BTreeMap<String, Vec<u8>>,
 }
 
 /// What is said of an entry before its content.
@@ -73,13 +71,12 @@ impl<R: Read> TarReader<R> {
             inner,
             content: 0,
             padding: 0,
-            global: BTreeMap::new(),
         }
     }
 
     /// The next entry, past what is left of the one before; `None` at the end.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, TarError> {
-        let mut records = self.global.clone();
+        let mut records = BTreeMap::new();
         let (mut long_name, mut long_link) = (None, None);
         for _ in 0..MAX_EXTENSIONS {
             self.skip_rest()?;
@@ -91,12 +88,9 @@ impl<R: Read> TarReader<R> {
                 b'L' => long_name = Some(self.text(size)?),
                 b'K' => long_link = Some(self.text(size)?),
                 b'x' => pax(&self.extension(size)?, &mut records)?,
-                b'g' => {
-                    pax(&self.extension(size)?, &mut self.global)?;
-                    records.extend(self.global.clone());
-                }
-                // A volume's label says nothing about files.
-                b'V' => self.expect(size),
+                // A volume's label says nothing about files; what is said for all files at once (a commit's id, mostly)
+                // is passed over, as container runtimes do.
+                b'g' | b'V' => self.expect(size),
                 _ => {
                     return self
                         .entry(&header, size, records, long_name, long_link)

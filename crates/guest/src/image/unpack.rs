@@ -83,6 +83,15 @@ impl Unpacker {
         })
     }
 
+    /// How many bytes a layer's tar file may have: its files, and what surrounds them.
+    pub(crate) fn most_bytes(&self) -> u64 {
+        let around = self.limits.entries.saturating_mul(AROUND_AN_ENTRY);
+        self.limits
+            .bytes
+            .saturating_add(around)
+            .saturating_add(PADDING)
+    }
+
     /// Applies one layer: a plain tar file. Gives the reader back, read to its end.
     pub(crate) fn apply<R: Read>(&mut self, layer: R) -> Result<R, LayerError> {
         let mut reader = TarReader::new(layer);
@@ -219,6 +228,15 @@ impl Unpacker {
             Kind::Fifo => {
                 let mode = Mode::from_raw_mode(entry.mode & PERMISSIONS);
                 rustix::fs::mknodat(&parent, *name, FileType::Fifo, mode, 0)?;
+                if self.is_root {
+                    rustix::fs::chownat(
+                        &parent,
+                        *name,
+                        uid(entry),
+                        gid(entry),
+                        AtFlags::SYMLINK_NOFOLLOW,
+                    )?;
+                }
             }
             Kind::CharacterDevice(0, 0) => {
                 return Err(Refused::Because(
@@ -608,6 +626,10 @@ const NEW_FILE: OFlags = OFlags::WRONLY
     .union(OFlags::EXCL)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
+/// A header, the padding, and a longer name.
+const AROUND_AN_ENTRY: u64 = 4096;
+/// What programs write behind the last entry.
+const PADDING: u64 = 1024 * 1024;
 const MAX_PATH: usize = 4095;
 const MAX_DEPTH: usize = 256;
 const COPY: usize = 128 * 1024;

@@ -113,38 +113,54 @@ impl Verifier<'_> {
     ) -> Result<Result<Admitted, String>, ImageError> {
         let mut best = Failure::None;
         for digest in image.digests {
-            let mut manifests = Vec::new();
-            match self
-                .registry
-                .manifest(
-                    image.place,
-                    &format!("{}.sig", digest.to_string().replace(':', "-")),
-                )
-                .await
-            {
-                Ok(fetched) => manifests.push(fetched.bytes),
-                Err(ImageError::NotFound { .. }) => {}
+            let tag = format!("{}.sig", digest.to_string().replace(':', "-"));
+            let tagged = match self.registry.manifest(image.place, &tag).await {
+                Ok(fetched) => vec![fetched.bytes],
+                Err(ImageError::NotFound { .. }) => Vec::new(),
                 Err(error) => return Err(error),
+            };
+            if let Some(admitted) = self
+                .any_of(image, &tagged, keys, identity, &mut best)
+                .await?
+            {
+                return Ok(Ok(admitted));
             }
-            let (more, has_bundle) = self.referring(image.place, digest).await?;
+            let (referring, has_bundle) = self.referring(image.place, digest).await?;
             if has_bundle {
                 best = best.max(Failure::Bundle);
             }
-            manifests.extend(more);
-            for bytes in manifests {
-                // A document that cannot be read is no signature; another may be.
-                let Ok(Document::Manifest(manifest)) = Document::parse(&bytes) else {
-                    continue;
-                };
-                if let Some(admitted) = self
-                    .cosign_manifest(image, &manifest, keys, identity, &mut best)
-                    .await?
-                {
-                    return Ok(Ok(admitted));
-                }
+            if let Some(admitted) = self
+                .any_of(image, &referring, keys, identity, &mut best)
+                .await?
+            {
+                return Ok(Ok(admitted));
             }
         }
         Ok(Err(best.cosign_text(image)))
+    }
+
+    /// The first of some sets of signatures in which one counts.
+    async fn any_of(
+        &self,
+        image: &Candidate<'_>,
+        documents: &[Vec<u8>],
+        keys: &[PublicKey],
+        identity: &SignedIdentity,
+        best: &mut Failure,
+    ) -> Result<Option<Admitted>, ImageError> {
+        for bytes in documents {
+            // A document that cannot be read is no signature; another may be.
+            let Ok(Document::Manifest(manifest)) = Document::parse(bytes) else {
+                continue;
+            };
+            let admitted = self
+                .cosign_manifest(image, &manifest, keys, identity, best)
+                .await?;
+            if admitted.is_some() {
+                return Ok(admitted);
+            }
+        }
+        Ok(None)
     }
 
     /// The signatures that refer to a digest, and whether there is one in cosign 3's own form.

@@ -81,10 +81,31 @@ impl Volumes {
         unsealer: &Unsealer,
         on_place: &mut OnPlace<'_>,
     ) -> Result<(), GuestError> {
+        let unsealed = self.unseal(unsealer).await?;
+        self.show(unsealed, on_place)
+    }
+
+    /// The first half of [`Self::start`]: everything is unsealed, and nothing written.
+    ///
+    /// # Errors
+    /// The first failure, naming the file.
+    pub async fn unseal(&self, unsealer: &Unsealer) -> Result<Unsealed, GuestError> {
         let mut all = Vec::with_capacity(self.kept.len());
         for kept in &self.kept {
             all.push(kept.unsealed(unsealer).await?);
         }
+        Ok(Unsealed(all))
+    }
+
+    /// The second half: everything is shown.
+    ///
+    /// # Errors
+    /// [`GuestError::Volume`] when a mirror cannot be written; then none is changed.
+    pub fn show(
+        &mut self,
+        Unsealed(all): Unsealed,
+        on_place: &mut OnPlace<'_>,
+    ) -> Result<(), GuestError> {
         let mut staged: Vec<Staged<'_>> = Vec::with_capacity(all.len());
         for (kept, (files, _)) in self.kept.iter().zip(&all) {
             staged.push(kept.mirror.stage(files, on_place)?);
@@ -186,6 +207,9 @@ impl Volumes {
             .fold(pace.poll, Duration::min)
     }
 }
+
+/// What volumes hold in plaintext, not written yet.
+pub struct Unsealed(Vec<(Files, Stamp)>);
 
 /// How often volumes are looked at.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use strongroom_guest::image::owner::{Access, Encrypted, Location, encrypt};
+use strongroom_guest::image::unwrap_key;
 use strongroom_testkit::fixtures::{peer, peer_python};
 use strongroom_testkit::process::Program;
 
@@ -133,6 +134,37 @@ async fn encrypted_image_opens_with_the_brokers_key_alone() {
             .to_string()
             .contains("encrypted already")
     );
+}
+
+#[tokio::test]
+async fn key_provider_unwraps_with_the_brokers_key() {
+    use strongroom_wire::image::digest::Digest;
+    use strongroom_wire::image::ocicrypt::{Packet, PrivateOptions};
+    let options = PrivateOptions {
+        key: zeroize::Zeroizing::new([7; 32]),
+        nonce: [8; 16],
+        digest: Digest::sha256(b"layer"),
+    };
+    let packet = Packet::wrap(KID, &KEK, &options).unwrap();
+    let request = json!({
+        "op": "keyunwrap",
+        "keywrapparams": { "ec": null, "optsdata": null },
+        "keyunwrapparams": { "dc": { "Parameters": {} }, "annotation": packet.to_annotation().unwrap() },
+    })
+    .to_string();
+    let source = broker(&[(PATH, &KEK)]).await;
+    let answer = unwrap_key(request.as_bytes(), Some(&source)).await.unwrap();
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    let bytes: Vec<u8> =
+        serde_json::from_value(answer["keyunwrapresults"]["optsdata"].clone()).unwrap();
+    assert_eq!(bytes, *options.to_json());
+    let other = broker(&[(PATH, &[1; 32])]).await;
+    let error = unwrap_key(request.as_bytes(), Some(&other))
+        .await
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains(KID), "{error}");
 }
 
 #[tokio::test]

@@ -130,10 +130,7 @@ async fn changed_manifest_has_no_signature() {
     )
     .unwrap();
     let error = world.refused(&format!("app@{signed}"), &policy).await;
-    assert!(
-        error.contains("digest") || error.contains("HTTP"),
-        "{error}"
-    );
+    assert!(error.contains("is not what its digest says"), "{error}");
 }
 
 #[tokio::test]
@@ -368,15 +365,6 @@ async fn what_cosign_signs_is_accepted_under_its_tag_and_as_a_referrer() {
     let (Some(world), Some(cosign)) = (World::start(), optional_peer("cosign")) else {
         return;
     };
-    // As the message about encrypted keys says; both programs take this form.
-    let pem = Program::new("openssl")
-        .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout"])
-        .run()
-        .unwrap()
-        .expect_success()
-        .stdout;
-    let plain = SigningKey::parse_pem(&pem).unwrap();
-    std::fs::write(world.path("image.key"), pem).unwrap();
     let cosign = |arguments: &[&str]| {
         Program::new(&cosign)
             .env("HOME", world.folder.path())
@@ -388,20 +376,12 @@ async fn what_cosign_signs_is_accepted_under_its_tag_and_as_a_referrer() {
             .unwrap()
             .expect_success()
     };
-    cosign(&[
-        "import-key-pair",
-        "--key",
-        "image.key",
+    drop(cosign(&[
+        "generate-key-pair",
         "--output-key-prefix",
         "ours",
-    ]);
+    ]));
     let public = std::fs::read_to_string(world.path("ours.pub")).unwrap();
-    assert_eq!(
-        PublicKey::parse(public.as_bytes()).unwrap().fingerprint(),
-        PublicKey::parse(plain.public_pem().unwrap().as_bytes())
-            .unwrap()
-            .fingerprint()
-    );
     // The key that cosign encrypted is not read; the message says what to do.
     let encrypted = std::fs::read(world.path("ours.key")).unwrap();
     assert!(
@@ -409,7 +389,7 @@ async fn what_cosign_signs_is_accepted_under_its_tag_and_as_a_referrer() {
             .err()
             .unwrap()
             .to_string()
-            .contains("import-key-pair")
+            .contains("sign with cosign itself")
     );
     for (name, mode) in [("tagged:v1", "legacy"), ("referred:v1", "oci-1-1")] {
         let digest = world.push(&Image::of(name), name);

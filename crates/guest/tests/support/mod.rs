@@ -28,6 +28,14 @@ pub fn fixture(path: &str) -> Option<String> {
     .join(path);
     let text = std::fs::read_to_string(full).ok();
     if text.is_none() {
+        assert!(
+            !std::path::Path::new(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../../shared/fixtures"
+            ))
+            .is_dir(),
+            "what this test reads is missing from a folder of fixtures that is there"
+        );
         println!("SKIPPED: fixture {path} is not beside this checkout");
     }
     text

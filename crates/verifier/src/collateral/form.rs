@@ -310,6 +310,14 @@ mod tests {
         );
         let read = |name: &str| std::fs::read(format!("{DATA}/{name}"));
         let (Ok(report), Ok(body)) = (read("test-report.bin"), read("test-vcek.der")) else {
+            assert!(
+                !std::path::Path::new(concat!(
+                    env!("CARGO_MANIFEST_DIR"),
+                    "/../../../shared/fixtures"
+                ))
+                .is_dir(),
+                "what this test reads is missing from a folder of fixtures that is there"
+            );
             println!("SKIPPED: {DATA} is not there");
             return;
         };

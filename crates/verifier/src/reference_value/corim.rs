@@ -301,6 +301,14 @@ mod tests {
         );
         let bytes = std::fs::read(path).ok();
         if bytes.is_none() {
+            assert!(
+                !std::path::Path::new(concat!(
+                    env!("CARGO_MANIFEST_DIR"),
+                    "/../../../shared/fixtures"
+                ))
+                .is_dir(),
+                "what this test reads is missing from a folder of fixtures that is there"
+            );
             println!("SKIPPED: no CoRIM beside the checkout");
         }
         bytes

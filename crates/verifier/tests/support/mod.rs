@@ -24,6 +24,14 @@ pub fn fixture(name: &str) -> Option<Vec<u8>> {
     match std::fs::read(&file) {
         Ok(bytes) => Some(bytes),
         Err(_) => {
+            assert!(
+                !std::path::Path::new(concat!(
+                    env!("CARGO_MANIFEST_DIR"),
+                    "/../../../shared/fixtures"
+                ))
+                .is_dir(),
+                "what this test reads is missing from a folder of fixtures that is there"
+            );
             println!("SKIPPED: fixture {name} is not beside this checkout");
             None
         }

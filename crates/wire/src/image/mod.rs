@@ -5,6 +5,7 @@
 
 pub mod credentials;
 pub mod digest;
+pub mod key_provider;
 pub mod layer_cipher;
 pub mod lookaside;
 pub mod manifest;

@@ -243,8 +243,16 @@ impl Packet {
     /// Unwraps the private options.
     ///
     /// # Errors
-    /// [`WrapError`]: the key is not 32 bytes, the wrapping is another one, or the key is not the one that wrapped.
+    /// As [`Self::open_with`], or [`WrapError::Options`] when something else was wrapped.
     pub fn unwrap_with(&self, kek: &[u8]) -> Result<PrivateOptions, WrapError> {
+        Ok(PrivateOptions::parse(&self.open_with(kek)?)?)
+    }
+
+    /// Unwraps the bytes that were wrapped.
+    ///
+    /// # Errors
+    /// [`WrapError`]: the key is not 32 bytes, the wrapping is another one, or the key is not the one that wrapped.
+    pub fn open_with(&self, kek: &[u8]) -> Result<Zeroizing<Vec<u8>>, WrapError> {
         if self.wrap_type.as_deref() != Some(WRAP_TYPE) {
             return Err(WrapError::Type);
         }
@@ -252,12 +260,14 @@ impl Packet {
         let iv = b64::std_decode(self.iv.as_deref().unwrap_or_default())
             .map_err(|_| WrapError::Encoding)?;
         let nonce = Nonce::try_assume_unique_for_key(&iv).map_err(|_| WrapError::Encoding)?;
-        let mut data =
-            Zeroizing::new(b64::std_decode(&self.wrapped_data).map_err(|_| WrapError::Encoding)?);
-        let plain = key
+        let wrapped = b64::std_decode(&self.wrapped_data).map_err(|_| WrapError::Encoding)?;
+        let mut data = Zeroizing::new(wrapped);
+        let length = key
             .open_in_place(nonce, Aad::empty(), &mut data)
-            .map_err(|_| WrapError::Opened)?;
-        Ok(PrivateOptions::parse(plain)?)
+            .map_err(|_| WrapError::Opened)?
+            .len();
+        data.truncate(length);
+        Ok(data)
     }
 
     /// Writes the value of the annotation.

@@ -165,9 +165,9 @@ pub enum KeyError {
     Kind,
     /// Encrypted by cosign.
     #[error(
-        "the key is encrypted by cosign (scrypt and secretbox), which is not read here: sign with a plain P-256 key, \
-         openssl ecparam -name prime256v1 -genkey -noout -out image.key; cosign itself takes that key \
-         over with `cosign import-key-pair --key image.key`"
+        "the key is encrypted by cosign (scrypt and secretbox), which is not read here: sign with cosign itself, which \
+         guests accept alike, or with a plain P-256 key of its own, \
+         openssl ecparam -name prime256v1 -genkey -noout -out image.key"
     )]
     EncryptedCosign,
     /// Encrypted.
@@ -252,6 +252,6 @@ mod tests {
     fn encrypted_key_of_cosign_is_explained() {
         let pem = pem::encode(&pem::Pem::new("ENCRYPTED SIGSTORE PRIVATE KEY", "{}"));
         let error = SigningKey::parse_pem(pem.as_bytes()).err().unwrap();
-        assert!(error.to_string().contains("import-key-pair"));
+        assert!(error.to_string().contains("sign with cosign itself"));
     }
 }

@@ -111,7 +111,7 @@ pub(crate) async fn add(
     let body = body?;
     broker
         .blocking(move |broker| {
-            let New { role, public_key } = serde_json::from_slice(&body)?;
+            let (role, public_key) = new_admin(&body)?;
             let record = identity::admin_record(broker, &admin, broker.now());
             let (admins, ledger) = (&broker.admins, &broker.ledger);
             let entry = admins.add(ledger, &name, role, &public_key, record)?;
@@ -119,6 +119,12 @@ pub(crate) async fn add(
             Ok(Json(Done { name, version }))
         })
         .await
+}
+
+/// Reads whom to add. Whether the key is one is looked at when the name is known.
+pub(crate) fn new_admin(body: &[u8]) -> serde_json::Result<(Role, String)> {
+    let New { role, public_key } = serde_json::from_slice(body)?;
+    Ok((role, public_key))
 }
 
 /// Revokes an admin, whose tokens are refused when this answers.

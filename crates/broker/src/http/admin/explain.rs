@@ -8,6 +8,7 @@ use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
 
 use super::super::error::ApiError;
+use super::super::identity;
 use crate::admin::Admin;
 use crate::explain::{Explanation, explain};
 use crate::rehearse::{Changes, Rehearsal, rehearse};
@@ -17,7 +18,7 @@ use crate::{Inner, StoreError};
 pub(crate) async fn event(
     State(broker): State<Arc<Inner>>,
     event: Result<Path<String>, PathRejection>,
-    _admin: Admin,
+    admin: Admin,
 ) -> Result<Json<Explanation>, ApiError> {
     let Path(event) = event?;
     broker
@@ -25,7 +26,10 @@ pub(crate) async fn event(
             broker.record_counted();
             let explanation = explain(broker, &event)?;
             match explanation {
-                Some(explanation) => Ok(Json(explanation)),
+                Some(explanation) => {
+                    identity::record_reading(broker, &admin, Some(&format!("event {event}")));
+                    Ok(Json(explanation))
+                }
                 None => Err(match broker.ledger.store().head()? {
                     Some(head) if head.minimum > 0 => ApiError::NoEvent {
                         first: head.minimum + 1,
@@ -41,7 +45,7 @@ pub(crate) async fn event(
 /// Nothing is changed by it.
 pub(crate) async fn what_if(
     State(broker): State<Arc<Inner>>,
-    _admin: Admin,
+    admin: Admin,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Rehearsal>, ApiError> {
     let body = body?;
@@ -55,14 +59,20 @@ pub(crate) async fn what_if(
             let _permit = permit;
             let changes: Changes = serde_json::from_slice(&body)?;
             let nobody_waits = || waits.strong_count() == 0;
-            rehearse(broker, &changes, &nobody_waits)
-                .map(Json)
-                .map_err(|error| match error {
+            let rehearsed =
+                rehearse(broker, &changes, &nobody_waits).map_err(|error| match error {
                     crate::policies::LoadError::Store(StoreError::NotFound) => {
                         ApiError::NotFound("policy")
                     }
                     other => other.into(),
-                })
+                })?;
+            let names = changes
+                .policies
+                .keys()
+                .chain(changes.reference_values.keys());
+            let names: Vec<&str> = names.map(String::as_str).collect();
+            identity::record_reading(broker, &admin, Some(&names.join(", ")));
+            Ok(Json(rehearsed))
         })
         .await;
     drop(waiting);

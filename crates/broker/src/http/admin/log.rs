@@ -12,16 +12,17 @@ use axum::response::{IntoResponse as _, Response};
 use strongroom_wire::tlog::{CHECKPOINT_PATH, TileKind, TilePath, append_entry, tile_to_bytes};
 
 use super::super::error::ApiError;
+use super::super::identity;
 use crate::admin::Admin;
 use crate::store::{Store, StoreError};
 use crate::{Inner, audit};
 
-/// Gives a file of the log. Reading leaves no entry, but writes those for refusals that were only counted so far, so
-/// that the newest checkpoint covers them.
+/// Gives a file of the log. Who copies it begins with the checkpoint: that is an entry, which the next checkpoint covers.
+/// Those for refusals that were only counted so far are written before.
 pub(crate) async fn file(
     State(broker): State<Arc<Inner>>,
     path: Result<Path<String>, PathRejection>,
-    _admin: Admin,
+    admin: Admin,
 ) -> Result<Response, ApiError> {
     let Path(path) = path?;
     broker
@@ -30,6 +31,8 @@ pub(crate) async fn file(
                 broker.record_counted();
                 let head = broker.ledger.store().head()?;
                 let head = head.ok_or(ApiError::NotFound("checkpoint"))?;
+                let size = format!("a copy of {} entries", head.size);
+                identity::record_reading(broker, &admin, Some(&size));
                 return Ok((TEXT, head.checkpoint).into_response());
             }
             let tile: TilePath = path.parse().map_err(|_| ApiError::NotFound("tile"))?;

@@ -59,7 +59,7 @@ pub(crate) async fn list(
         .await
 }
 
-/// Lists the versions of one resource that are kept, oldest first.
+/// Lists the versions of one resource that are kept and those that were deleted, oldest first.
 pub(crate) async fn versions(
     State(broker): State<Arc<Inner>>,
     path: Result<Path<String>, PathRejection>,
@@ -67,7 +67,10 @@ pub(crate) async fn versions(
 ) -> Result<Json<Vec<ResourceMetadata>>, ApiError> {
     broker
         .blocking(move |broker| {
-            let versions = broker.ledger.store().resource_versions(&named(path)?)?;
+            let (path, store) = (named(path)?, broker.ledger.store());
+            // Numbers are not used twice, so what was deleted lies before what is kept.
+            let mut versions = store.deleted_versions(&path)?;
+            versions.extend(store.resource_versions(&path)?);
             match versions.is_empty() {
                 true => Err(ApiError::NotFound("resource")),
                 false => Ok(Json(versions)),

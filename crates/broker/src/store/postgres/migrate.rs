@@ -95,6 +95,10 @@ fn forward(
     Ok(())
 }
 
+/// How many steps there are.
+#[cfg(test)]
+pub(super) const NEWEST: usize = STEPS.len();
+
 /// Makes the tables as an older version did.
 #[cfg(test)]
 pub(super) fn create_older(
@@ -105,12 +109,13 @@ pub(super) fn create_older(
     in_transaction(session, |session| forward(session, key, 0, version))
 }
 
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     include_str!("../schema/postgres/0001.sql"),
     include_str!("../schema/postgres/0002.sql"),
     include_str!("../schema/postgres/0003.sql"),
     include_str!("../schema/postgres/0004.sql"),
     include_str!("../schema/postgres/0005.sql"),
+    include_str!("../schema/postgres/0006.sql"),
 ];
 
 /// "strongrm" as a number.

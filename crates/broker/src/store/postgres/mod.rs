@@ -201,6 +201,10 @@ impl Store for PostgresStore {
         self.read(|session| read::resource_versions(session, path))
     }
 
+    fn deleted_versions(&self, path: &ResourcePath) -> Result<Vec<ResourceMetadata>, StoreError> {
+        self.read(|session| read::deleted_versions(session, path))
+    }
+
     fn wrapped_by_others(&self, key_id: &str, most: u32) -> Result<Vec<Wrapped>, StoreError> {
         self.read(|session| read::wrapped_by_others(session, key_id, most))
     }

@@ -7,8 +7,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
 use super::super::{
-    AdminVersion, Claims, Governing, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata,
-    SealedVersion, StoreError, Wrapped,
+    AdminVersion, Claims, Deletion, Governing, Head, PolicyVersion, ReferenceValueVersion,
+    ResourceMetadata, SealedVersion, StoreError, Wrapped,
 };
 use super::pool::{Session, failed};
 use crate::audit::{Entry, LogError};
@@ -70,7 +70,30 @@ fn metadata(row: &Row) -> Result<ResourceMetadata, StoreError> {
         stored_at: count(row, 4)?,
         stored_by: column(row, 5)?,
         expires: perhaps_count(row, 6)?,
+        deleted: None,
     })
+}
+
+pub(super) fn deleted_versions(
+    session: &mut Session,
+    path: &ResourcePath,
+) -> Result<Vec<ResourceMetadata>, StoreError> {
+    let rows = session.query(
+        "SELECT path, version, size, digest, stored_at, stored_by, expires, deleted_at, deleted_by
+         FROM secret_deleted WHERE path = $1 ORDER BY version",
+        &[&path.to_string()],
+    )?;
+    let deleted = |row: &Row| {
+        let deleted = Deletion {
+            deleted_at: count(row, 7)?,
+            deleted_by: column(row, 8)?,
+        };
+        Ok(ResourceMetadata {
+            deleted: Some(deleted),
+            ..metadata(row)?
+        })
+    };
+    rows.iter().map(deleted).collect()
 }
 
 /// The path in the first column.

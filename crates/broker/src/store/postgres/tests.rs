@@ -150,42 +150,45 @@ fn stores_of_all_older_versions_come_forward() {
     let Some(cluster) = Cluster::start() else {
         return;
     };
-    let config = config(cluster.database("older"));
-    let older = PostgresStore::connect(&config).unwrap();
-    migrate::create_older(&mut older.session().unwrap(), &key(), 1).unwrap();
-    let storage_key = StorageKey::generate().unwrap();
-    let path: ResourcePath = "a/b/c".parse().unwrap();
-    let sealed = storage_key.seal(&path, 4, None, b"secret").unwrap();
-    let hex = |bytes: &[u8]| hex::encode(bytes);
-    cluster.sql(
-        "older",
-        &format!(
-            "INSERT INTO secret VALUES ('a/b/c', 4, '\\x{}', '{}', '\\x{}', '\\x{}', 6, '{}', 7, 'alice', NULL);
-             INSERT INTO secret_counter VALUES ('a/b/c', 4);
-             INSERT INTO policy_version VALUES ('resource-policy', 1, 'package policy', 7, 'alice');",
-            hex(&sealed.wrapped_key),
-            sealed.key_id,
-            hex(&sealed.nonce),
-            hex(&sealed.ciphertext),
-            sealed.digest(),
-        ),
-    );
-    drop(older);
-    // Two at once.
-    let stores = std::thread::scope(|scope| {
-        let open = || PostgresStore::open(&config, &key()).unwrap();
-        [scope.spawn(open), scope.spawn(open)].map(|opening| opening.join().unwrap())
-    });
-    let store = &stores[0];
-    let found = store.sealed_secret(&path, None).unwrap().unwrap();
-    assert_eq!(storage_key.open(&path, &found).unwrap().expose(), b"secret");
-    assert_eq!(store.policies().unwrap().len(), 1);
-    let entry = put(&ledger(store), &storage_key, b"next");
-    assert_eq!((entry.seq, entry.record.version), (1, Some(5)));
-    verify_newest(&stores[1], key().verifier(), 10).unwrap();
-    cluster.sql("older", "INSERT INTO broker_schema VALUES (99)");
-    let newer = PostgresStore::open(&config, &key()).err().unwrap();
-    assert!(newer.to_string().contains("schema version 99"), "{newer}");
+    for version in 1..migrate::NEWEST {
+        let name = format!("older{version}");
+        let config = config(cluster.database(&name));
+        let older = PostgresStore::connect(&config).unwrap();
+        migrate::create_older(&mut older.session().unwrap(), &key(), version).unwrap();
+        let storage_key = StorageKey::generate().unwrap();
+        let path: ResourcePath = "a/b/c".parse().unwrap();
+        let sealed = storage_key.seal(&path, 4, None, b"secret").unwrap();
+        let hex = |bytes: &[u8]| hex::encode(bytes);
+        cluster.sql(
+            &name,
+            &format!(
+                "INSERT INTO secret VALUES ('a/b/c', 4, '\\x{}', '{}', '\\x{}', '\\x{}', 6, '{}', 7, 'alice', NULL);
+                 INSERT INTO secret_counter VALUES ('a/b/c', 4);
+                 INSERT INTO policy_version VALUES ('resource-policy', 1, 'package policy', 7, 'alice');",
+                hex(&sealed.wrapped_key),
+                sealed.key_id,
+                hex(&sealed.nonce),
+                hex(&sealed.ciphertext),
+                sealed.digest(),
+            ),
+        );
+        drop(older);
+        // Two at once.
+        let stores = std::thread::scope(|scope| {
+            let open = || PostgresStore::open(&config, &key()).unwrap();
+            [scope.spawn(open), scope.spawn(open)].map(|opening| opening.join().unwrap())
+        });
+        let store = &stores[0];
+        let found = store.sealed_secret(&path, None).unwrap().unwrap();
+        assert_eq!(storage_key.open(&path, &found).unwrap().expose(), b"secret");
+        assert_eq!(store.policies().unwrap().len(), 1);
+        let entry = put(&ledger(store), &storage_key, b"next");
+        assert_eq!((entry.seq, entry.record.version), (1, Some(5)));
+        verify_newest(&stores[1], key().verifier(), 10).unwrap();
+        cluster.sql(&name, "INSERT INTO broker_schema VALUES (99)");
+        let newer = PostgresStore::open(&config, &key()).err().unwrap();
+        assert!(newer.to_string().contains("schema version 99"), "{newer}");
+    }
 }
 
 #[test]

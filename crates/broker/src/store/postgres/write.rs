@@ -346,6 +346,15 @@ fn delete_secret(
     path: &ResourcePath,
     record: &mut Record,
 ) -> Result<(), StoreError> {
+    session.execute(
+        "INSERT INTO secret_deleted
+         SELECT path, version, size, digest, stored_at, stored_by, expires, $2::bigint, $3::text FROM secret WHERE path = $1",
+        &[
+            &path.to_string(),
+            &clamped(record.at),
+            &record.admin.as_deref().unwrap_or_default(),
+        ],
+    )?;
     let removed = session.query(
         "DELETE FROM secret WHERE path = $1 RETURNING version",
         &[&path.to_string()],

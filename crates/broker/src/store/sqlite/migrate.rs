@@ -18,6 +18,20 @@ pub(super) fn newest() -> i64 {
 
 /// Brings the schema forward: all missing steps or none.
 pub(super) fn migrate(connection: &mut Connection, key: &LogKey) -> Result<(), StoreError> {
+    forward(connection, key, newest())
+}
+
+/// Makes the steps up to a version as an older program did.
+#[cfg(test)]
+pub(super) fn migrate_to(
+    connection: &mut Connection,
+    key: &LogKey,
+    until: i64,
+) -> Result<(), StoreError> {
+    forward(connection, key, until)
+}
+
+fn forward(connection: &mut Connection, key: &LogKey, until: i64) -> Result<(), StoreError> {
     let known = newest();
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
     let version = schema_version(&transaction)?;
@@ -28,7 +42,7 @@ pub(super) fn migrate(connection: &mut Connection, key: &LogKey) -> Result<(), S
         });
     }
     for (number, step) in (1i64..).zip(STEPS) {
-        if number > version {
+        if (version + 1..=until).contains(&number) {
             transaction.execute_batch(step.sql)?;
             (step.then)(&transaction, key)?;
             transaction.pragma_update(None, "user_version", number)?;
@@ -47,7 +61,7 @@ struct Step {
 /// The first version whose record is signed.
 pub(super) const SIGNED: i64 = 3;
 
-const STEPS: [Step; 5] = [
+const STEPS: [Step; 6] = [
     Step {
         sql: include_str!("../schema/0001.sql"),
         then: |_, _| Ok(()),
@@ -66,6 +80,10 @@ const STEPS: [Step; 5] = [
     },
     Step {
         sql: include_str!("../schema/0005.sql"),
+        then: |_, _| Ok(()),
+    },
+    Step {
+        sql: include_str!("../schema/0006.sql"),
         then: |_, _| Ok(()),
     },
 ];

@@ -176,6 +176,10 @@ impl Store for SqliteStore {
         read::resource_versions(&self.connection(), path)
     }
 
+    fn deleted_versions(&self, path: &ResourcePath) -> Result<Vec<ResourceMetadata>, StoreError> {
+        read::deleted_versions(&self.connection(), path)
+    }
+
     fn wrapped_by_others(&self, key_id: &str, most: u32) -> Result<Vec<Wrapped>, StoreError> {
         read::wrapped_by_others(&self.connection(), key_id, most)
     }
@@ -772,21 +776,16 @@ mod tests {
     /// Every version that ever shipped comes forward with all that it held.
     #[test]
     fn stores_of_all_older_versions_come_forward() {
-        for version in 1..=2 {
+        for version in 1..migrate::newest() {
             let folder = tempfile::tempdir().unwrap();
             let storage_key = StorageKey::generate().unwrap();
             let path: ResourcePath = "a/b/c".parse().unwrap();
             let sealed = storage_key.seal(&path, 1, None, b"secret").unwrap();
-            let older = Connection::open(path_in(&folder)).unwrap();
-            older
-                .execute_batch(include_str!("../schema/0001.sql"))
-                .unwrap();
-            if version == 2 {
-                older
-                    .execute_batch(include_str!("../schema/0002.sql"))
-                    .unwrap();
-            }
-            older.pragma_update(None, "user_version", version).unwrap();
+            let mut older = Connection::open(path_in(&folder)).unwrap();
+            let fresh = LogKey::generate().unwrap();
+            // What was there before the first record that is signed comes with it through every later version.
+            let begins = version.min(migrate::SIGNED - 1);
+            migrate::migrate_to(&mut older, &fresh, begins).unwrap();
             older
                 .execute(
                     "INSERT INTO secret VALUES ('a/b/c', 1, ?1, ?2, ?3, 6, 7, 'alice')",
@@ -811,13 +810,17 @@ mod tests {
                     )
                     .unwrap();
             }
+            migrate::migrate_to(&mut older, &fresh, version).unwrap();
+            assert_eq!(schema_version(&older).unwrap(), version);
             drop(older);
             std::fs::set_permissions(path_in(&folder), std::fs::Permissions::from_mode(0o600))
                 .unwrap();
-            assert!(SqliteStore::is_older_than_audit_keys(&path_in(&folder)).unwrap());
-            let refused = SqliteStore::open(&path_in(&folder), &key()).err().unwrap();
-            assert!(matches!(refused, StoreError::Unsigned { .. }), "{refused}");
-            let fresh = LogKey::generate().unwrap();
+            let is_older = SqliteStore::is_older_than_audit_keys(&path_in(&folder)).unwrap();
+            assert_eq!(is_older, version < migrate::SIGNED);
+            if is_older {
+                let refused = SqliteStore::open(&path_in(&folder), &key()).err().unwrap();
+                assert!(matches!(refused, StoreError::Unsigned { .. }), "{refused}");
+            }
             let verified = |store: &SqliteStore| verify_newest(store, fresh.verifier(), 1_000);
             let store = SqliteStore::open(&path_in(&folder), &fresh).unwrap();
             verified(&store).unwrap();

@@ -7,8 +7,8 @@ use strongroom_wire::resource::{ResourceError, ResourcePath};
 use strongroom_wire::tlog::{Hash, tile_from_bytes};
 
 use super::super::{
-    AdminVersion, Claims, Governing, Head, PolicyVersion, ReferenceValueVersion, ResourceMetadata,
-    SealedVersion, StoreError, Wrapped,
+    AdminVersion, Claims, Deletion, Governing, Head, PolicyVersion, ReferenceValueVersion,
+    ResourceMetadata, SealedVersion, StoreError, Wrapped,
 };
 use crate::audit::{Entry, LogError};
 
@@ -68,7 +68,29 @@ fn metadata(row: &Row<'_>) -> rusqlite::Result<ResourceMetadata> {
         stored_at: row.get(4)?,
         stored_by: row.get(5)?,
         expires: row.get(6)?,
+        deleted: None,
     })
+}
+
+pub(super) fn deleted_versions(
+    connection: &Connection,
+    path: &ResourcePath,
+) -> Result<Vec<ResourceMetadata>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT path, version, size, digest, stored_at, stored_by, expires, deleted_at, deleted_by
+         FROM secret_deleted WHERE path = ?1 ORDER BY version",
+    )?;
+    let rows = statement.query_map([path.to_string()], |row| {
+        let deleted = Deletion {
+            deleted_at: row.get(7)?,
+            deleted_by: row.get(8)?,
+        };
+        Ok(ResourceMetadata {
+            deleted: Some(deleted),
+            ..metadata(row)?
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// The path in the first column.

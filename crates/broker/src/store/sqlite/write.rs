@@ -155,6 +155,11 @@ fn delete_secret(
         [&name],
         |row| row.get(0),
     )?;
+    at.execute(
+        "INSERT INTO secret_deleted
+         SELECT path, version, size, digest, stored_at, stored_by, expires, ?2, ?3 FROM secret WHERE path = ?1",
+        params![name, record.at, record.admin.as_deref().unwrap_or_default()],
+    )?;
     match at.execute("DELETE FROM secret WHERE path = ?1", [&name])? {
         0 => Err(StoreError::NotFound),
         _ => Ok(()),

@@ -15,8 +15,8 @@ use crate::connect::AdminArgs;
 use crate::files::{self, Existing};
 use crate::outcome::{Outcome, code, shown};
 
-/// Write the evidence pack of a period: what was released to which attested workload, what was denied and why, who
-/// changed policies, reference values and secrets
+/// Write the evidence pack of a period: who could read what, what was released to which measured workload, what was denied and
+/// why, who changed policies, reference values and secrets
 ///
 /// Rests on the verified record alone, so it can be written from copied files.
 #[derive(clap::Args)]
@@ -79,30 +79,105 @@ pub(super) fn run(admin: &AdminArgs, args: &Args) -> anyhow::Result<Outcome> {
 
 #[derive(Default)]
 struct Report {
-    /// Who attested: by the guest's key, what its evidence was graded.
-    workloads: BTreeMap<String, String>,
-    /// By resource and version, which guests' keys it was released to, how often, and under which policy.
-    released: BTreeMap<(String, u64), BTreeMap<(String, String), u64>>,
+    /// Who attested: by the token that was given for it, what was measured and how it was graded, and the event.
+    workloads: BTreeMap<String, (String, String)>,
+    /// The release policies in force when the period begins, and when it ends: by pattern.
+    begins: BTreeMap<String, Policy>,
+    ends: BTreeMap<String, Policy>,
+    /// By resource and version, which workloads it was released to and under which policy: how often, and the event of the
+    /// first attestation behind it.
+    released: BTreeMap<(String, u64), BTreeMap<(String, String), (u64, String)>>,
     denials: Vec<String>,
     changes: Vec<String>,
     admins: BTreeSet<String>,
+    /// By admin and action, how often one looked.
+    readings: BTreeMap<(String, String), u64>,
     loosenings: BTreeMap<String, u64>,
     suppressed: u64,
 }
 
+/// A release policy as the record has it: its text is in the broker, `strongroom policy get ID --version N`.
+#[derive(Clone)]
+struct Policy {
+    version: u64,
+    digest: String,
+    /// When it was set, and by whom; the broker's own has nobody.
+    set: Option<(u64, String)>,
+}
+
+impl Policy {
+    fn said(&self, id: &str) -> String {
+        let of = match id.strip_prefix(ROOT) {
+            Some("") => "everything that no pattern below is for".to_owned(),
+            Some(pattern) => code(pattern.trim_start_matches('/')),
+            None => code(id),
+        };
+        let set = match &self.set {
+            Some((at, by)) => format!(
+                "version {}, set {} by {}",
+                self.version,
+                moment(*at),
+                shown(by)
+            ),
+            None => "as the broker was started with".to_owned(),
+        };
+        format!("- {of}: {set}, policy {}", shown(start_of(&self.digest)))
+    }
+}
+
 impl Report {
+    /// Follows which release policies are in force.
+    fn follow(&mut self, entry: &Value, period: &std::ops::Range<i64>) {
+        let part = |name: &str| entry[name].as_str().unwrap_or_default();
+        let at = entry["at"].as_i64().unwrap_or_default();
+        let (id, digest) = (part("policy_id"), part("policy"));
+        let policy = |set| Policy {
+            version: entry["version"].as_u64().unwrap_or_default(),
+            digest: digest.to_owned(),
+            set,
+        };
+        let change = match (part("kind"), part("outcome")) {
+            // What the root was before anybody set it.
+            ("start", _) if !self.ends.contains_key(ROOT) && !digest.is_empty() => {
+                (ROOT, Some(policy(None)))
+            }
+            ("admin", "allowed") if is_release(id) => {
+                let set = (
+                    u64::try_from(at).unwrap_or_default(),
+                    part("admin").to_owned(),
+                );
+                (id, (!digest.is_empty()).then(|| policy(Some(set))))
+            }
+            _ => return,
+        };
+        for (until, policies) in [
+            (period.start, &mut self.begins),
+            (period.end, &mut self.ends),
+        ] {
+            if at < until {
+                match change.1.clone() {
+                    Some(policy) => policies.insert(change.0.to_owned(), policy),
+                    None => policies.remove(change.0),
+                };
+            }
+        }
+    }
+
     fn take(&mut self, entry: &Value, period: &std::ops::Range<i64>) {
         let part = |name: &str| entry[name].as_str().unwrap_or_default();
         let at = entry["at"].as_i64().unwrap_or_default();
+        self.follow(entry, period);
         if part("kind") == "attestation" && part("outcome") == "allowed" {
             // One from before the period may stand behind a release in it.
-            let graded = format!(
-                "{}, {} (event {})",
-                shown(part("tee")),
-                code(part("detail")),
-                shown(part("event"))
-            );
-            self.workloads.insert(part("tee_key").to_owned(), graded);
+            let measured = [("measurement", "measurement"), ("init_data", "init-data")];
+            let measured: String = measured
+                .iter()
+                .filter(|(name, _)| !part(name).is_empty())
+                .map(|(name, said)| format!("{said} {}, ", code(part(name))))
+                .collect();
+            let graded = format!("{}, {measured}{}", shown(part("tee")), code(part("detail")));
+            let attested = (graded, shown(part("event")).to_string());
+            self.workloads.insert(part("token").to_owned(), attested);
         }
         if !period.contains(&at) {
             return;
@@ -117,15 +192,22 @@ impl Report {
                 let version = entry["version"].as_u64().unwrap_or_default();
                 let resource = (part("resource").to_owned(), version);
                 let policy = format!("{} {}", part("policy_id"), start_of(part("policy")));
-                let to = (part("tee_key").to_owned(), policy);
-                *self
-                    .released
-                    .entry(resource)
-                    .or_default()
-                    .entry(to)
-                    .or_default() += 1;
+                let unknown = || {
+                    (
+                        "a guest that attested before this record".to_owned(),
+                        String::new(),
+                    )
+                };
+                let attested = self.workloads.get(part("token")).cloned();
+                let (workload, event) = attested.unwrap_or_else(unknown);
+                let to = self.released.entry(resource).or_default();
+                to.entry((workload, policy)).or_insert((0, event)).0 += 1;
             }
             (_, "denied") => self.denials.push(denial(entry)),
+            ("admin", "allowed") if READINGS.contains(&part("action")) => {
+                let reading = (part("admin").to_owned(), part("action").to_owned());
+                *self.readings.entry(reading).or_default() += 1;
+            }
             ("admin", "allowed") => {
                 self.admins.insert(part("admin").to_owned());
                 self.changes.push(change(entry));
@@ -135,8 +217,8 @@ impl Report {
     }
 
     fn releases(&self) -> u64 {
-        let by_key = self.released.values().flat_map(BTreeMap::values);
-        by_key.sum()
+        let counts = self.released.values().flat_map(BTreeMap::values);
+        counts.map(|(count, _)| count).sum()
     }
 
     fn text(&self, args: &Args, verified: &Verified, key: &str) -> String {
@@ -150,20 +232,33 @@ impl Report {
         );
         if let Some(said) = verified.pruned() {
             text.push_str(&format!(
-                "\n{said} What they say of these days is not in here.\n"
+                "\n{said} What they say of these days, and which policies they put in force, is not in here.\n"
             ));
         }
         // Writing to a string cannot fail.
         let mut line = |line: String| _ = writeln!(text, "{line}");
+        for (when, policies) in [
+            ("at the beginning", &self.begins),
+            ("at the end", &self.ends),
+        ] {
+            line(format!("\n## Who could read what, {when}\n"));
+            policies
+                .iter()
+                .for_each(|(id, policy)| line(policy.said(id)));
+            if policies.is_empty() {
+                line("Nobody, or the record does not say: no policy is in it.".to_owned());
+            }
+        }
         line(format!("\n## Released: {}\n", self.releases()));
         for ((resource, version), to) in &self.released {
             line(format!("- {} version {version}", code(resource)));
-            for ((tee_key, policy), count) in to {
-                let unknown = "attested before this record".to_owned();
-                let workload = self.workloads.get(tee_key).unwrap_or(&unknown);
+            for ((workload, policy), (count, event)) in to {
+                let first = match event.as_str() {
+                    "" => String::new(),
+                    event => format!(", attested first in event {event}"),
+                };
                 line(format!(
-                    "  - {count} times to key {}: {workload}; policy {}",
-                    code(start_of(tee_key)),
+                    "  - {count} times to {workload}; policy {}{first}",
                     code(policy)
                 ));
             }
@@ -180,6 +275,14 @@ impl Report {
         self.changes.iter().for_each(|change| line(change.clone()));
         let admins: Vec<String> = self.admins.iter().map(|name| code(name)).collect();
         line(format!("\n## Admins who acted: {}\n", admins.join(", ")));
+        line("\n## Who looked at the record\n".to_owned());
+        for ((admin, action), count) in &self.readings {
+            line(format!(
+                "- {}: {}, {count} times",
+                code(admin),
+                shown(action)
+            ));
+        }
         line("\n## Settings that let through what the default refuses\n".to_owned());
         for (name, count) in &self.loosenings {
             line(format!("- {}: {count} entries", code(name)));
@@ -189,6 +292,11 @@ impl Report {
         }
         text
     }
+}
+
+fn is_release(id: &str) -> bool {
+    id.strip_prefix(ROOT)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn denial(entry: &Value) -> String {
@@ -238,3 +346,8 @@ pub(super) fn parse_day(text: &str) -> anyhow::Result<Date> {
     Date::parse(text, format_description!("[year]-[month]-[day]"))
         .context("write a date such as 2027-01-31")
 }
+
+/// The policy that decides where no pattern's does; those of patterns have it before the pattern.
+const ROOT: &str = "resource-policy";
+/// What an admin does that changes nothing.
+const READINGS: [&str; 3] = ["explain event", "rehearse", "read the log"];

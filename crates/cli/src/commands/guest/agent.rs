@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use strongroom_attester::{Attester, Devices};
 use strongroom_guest::config::{AaConfig, Document as _, Kbs, kbc_params, kbc_params_of_kernel};
-use strongroom_guest::{Agent, AgentConfig, Launched, Places, UnverifiedInitdata};
+use strongroom_guest::{Agent, AgentConfig, Launched, Places, UnsealOptions, UnverifiedInitdata};
 
 use crate::connect::read_pem;
 
@@ -78,6 +78,7 @@ impl AttestArgs {
         let mut config = AgentConfig::new(broker, attester);
         config.root_certificate_pem = certificate;
         config.insecure_http = self.insecure_http;
+        config.unseal = UnsealOptions::from(&launched.cdh);
         config.initdata = launched.initdata;
         config.key_algorithm = key_algorithm
             .transpose()

@@ -82,6 +82,8 @@ fn unseal(args: &Args, volumes: &mut Volumes) -> anyhow::Result<Prepared> {
         cleanup::make(|| Ok((place()?, path.to_owned())))
     };
     let prepared = block_on(async {
+        // Before the first file gets its name, so that nothing appears unless everything does.
+        let unsealed = volumes.unseal(&unsealer).await?;
         let prepared = prepare(
             &unsealer,
             std::env::vars_os(),
@@ -90,7 +92,7 @@ fn unseal(args: &Args, volumes: &mut Volumes) -> anyhow::Result<Prepared> {
             &mut on_place,
         )
         .await?;
-        volumes.start(&unsealer, &mut on_place).await?;
+        volumes.show(unsealed, &mut on_place)?;
         Ok::<_, strongroom_guest::GuestError>(prepared)
     })??;
     Ok(prepared)

@@ -30,12 +30,12 @@ enum Action {
     New(new::Args),
     /// Show the digest, and the values that platforms bind
     Digest {
-        /// The document, or a pod's annotation.
+        /// The document, a pod's annotation, or the image of a disk for init-data.
         file: PathBuf,
     },
     /// Show what a document or annotation holds
     Show {
-        /// The document, or a pod's annotation.
+        /// The document, a pod's annotation, or the image of a disk for init-data.
         file: PathBuf,
     },
     Check(check::Args),

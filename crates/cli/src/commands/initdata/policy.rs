@@ -29,7 +29,7 @@ enum Action {
 /// (a container), or any by its name, such as SetPolicyRequest. Ends with 1 when it would be refused.
 #[derive(clap::Args)]
 struct TestArgs {
-    /// The document, or a pod's annotation.
+    /// The document, a pod's annotation, or the image of a disk for init-data.
     file: PathBuf,
     /// exec, logs, copy, create, or the name of a request.
     #[arg(long, value_name = "REQUEST")]

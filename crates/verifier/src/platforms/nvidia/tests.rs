@@ -32,6 +32,14 @@ fn fixture(name: &str) -> Option<String> {
     );
     let text = std::fs::read_to_string(format!("{folder}{name}")).ok();
     if text.is_none() {
+        assert!(
+            !std::path::Path::new(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../../shared/fixtures"
+            ))
+            .is_dir(),
+            "what this test reads is missing from a folder of fixtures that is there"
+        );
         println!("SKIPPED: no NVIDIA evidence beside the checkout");
     }
     text

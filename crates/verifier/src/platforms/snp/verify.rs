@@ -455,6 +455,14 @@ mod tests {
         );
         let bytes = std::fs::read(PathBuf::from(root).join(name)).ok();
         if bytes.is_none() {
+            assert!(
+                !std::path::Path::new(concat!(
+                    env!("CARGO_MANIFEST_DIR"),
+                    "/../../../shared/fixtures"
+                ))
+                .is_dir(),
+                "what this test reads is missing from a folder of fixtures that is there"
+            );
             println!("SKIPPED: fixture {name} is not beside this checkout");
         }
         bytes
