@@ -41,6 +41,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("broker seal-key", "for what is booted now"),
     ("decrypt", "only when every byte is verified"),
     ("demo", "a denial explained"),
+    ("doctor", "the command that mends it"),
     ("encrypt", "bound to a name"),
     ("generate", "credit card fraud data set"),
     ("get", "Fetch one resource"),

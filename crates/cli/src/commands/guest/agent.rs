@@ -1,11 +1,12 @@
 //! How this machine attests, and to whom: the options, and what was measured at launch, which wins.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use strongroom_attester::{Attester, Devices};
 use strongroom_guest::config::{AaConfig, Document as _, Kbs, kbc_params, kbc_params_of_kernel};
 use strongroom_guest::{Agent, AgentConfig, Launched, Places, UnsealOptions, UnverifiedInitdata};
+use strongroom_wire::initdata::Initdata;
 
 use crate::connect::read_pem;
 
@@ -85,6 +86,37 @@ impl AttestArgs {
             .map_err(anyhow::Error::msg)?
             .unwrap_or_default();
         Ok(Agent::new(config)?)
+    }
+
+    /// The broker and its certificate as they would be taken, while nothing vouches for the init-data: for looking into
+    /// what is wrong, and for nothing else.
+    pub(crate) fn unverified_broker(
+        &self,
+        initdata: Option<&Initdata>,
+    ) -> anyhow::Result<(String, Option<String>, bool)> {
+        let text = initdata.and_then(|document| document.data().get("aa.toml"));
+        let aa = text.map(|text| AaConfig::parse(text)).transpose();
+        let aa = aa.map_err(|reason| anyhow::anyhow!("aa.toml: {reason}"))?;
+        let measured = aa.and_then(|read| read.config.token_configs.kbs);
+        let configured = self.configured()?;
+        let certificate = self.broker_cert.as_deref().map(read_pem).transpose()?;
+        let chosen = choose(
+            measured
+                .as_ref()
+                .map(MeasuredBroker::from)
+                .unwrap_or_default(),
+            self.broker
+                .clone()
+                .or_else(|| Some(configured.as_ref()?.url.clone())),
+            certificate.or_else(|| configured.as_ref()?.cert.clone()),
+            self.insecure_override_measured_broker,
+        )?;
+        Ok((chosen.broker, chosen.certificate, self.insecure_http))
+    }
+
+    /// The document that was named.
+    pub(crate) fn initdata_file(&self) -> Option<&Path> {
+        self.initdata.as_deref()
     }
 
     /// The platform: as named, or as found.

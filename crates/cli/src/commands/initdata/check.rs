@@ -34,7 +34,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let bytes = files::read_limited(&args.file, MAX_FILE)?;
-    let found = Checked::of(&bytes, unix_now()).findings;
+    let found = findings(&bytes);
     let mut text = match found.len() {
         0 => "No problem found.".to_owned(),
         1 => "1 problem found.".to_owned(),
@@ -57,15 +57,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 
 /// Something that would not work.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Serialize)]
-pub(super) struct Finding {
+pub(crate) struct Finding {
     /// A name for programs.
-    pub(super) code: &'static str,
+    pub(crate) code: &'static str,
     /// Where it is, and what is there.
-    pub(super) problem: String,
+    pub(crate) problem: String,
     /// What comes of it, or why it is so.
-    pub(super) cause: String,
+    pub(crate) cause: String,
     /// What to do.
-    pub(super) mend: String,
+    pub(crate) mend: String,
 }
 
 impl Finding {
@@ -78,6 +78,11 @@ impl Finding {
             self.mend
         )
     }
+}
+
+/// What would not work in the bytes of a file.
+pub(crate) fn findings(bytes: &[u8]) -> Vec<Finding> {
+    Checked::of(bytes, unix_now()).findings
 }
 
 /// A document under examination.
@@ -572,7 +577,7 @@ fn time(seconds: u64) -> String {
         .unwrap_or_else(|| format!("{seconds} s after 1970"))
 }
 
-fn unix_now() -> u64 {
+pub(crate) fn unix_now() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())

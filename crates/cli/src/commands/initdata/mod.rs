@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::json;
-use strongroom_wire::initdata::{self as wire, Initdata};
+use strongroom_wire::initdata::Initdata;
 
 use crate::files;
 use crate::outcome::Outcome;
 
+pub(crate) use check::{findings, unix_now};
 pub(crate) use new::compose;
 
 /// Write and inspect init-data, the configuration that a confidential VM measures.
@@ -83,7 +84,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Initdata> {
 }
 
 /// A disk for init-data holds a packed document, and may be larger than one.
-const MAX_FILE: u64 = 4 * 1024 * 1024;
+pub(crate) const MAX_FILE: u64 = 4 * 1024 * 1024;
 
 /// What each platform holds when it was launched with this digest.
 fn registers(digest: &[u8]) -> Vec<(&'static str, String)> {
