@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
-use strongroom_attester::Attester;
+use strongroom_attester::{AttestError, Attester, Bound, LaunchRegister};
 use strongroom_client::ClientError;
 use strongroom_client::guest_api::GuestApi;
 use strongroom_client::http::{Endpoint, EndpointOptions, Roots};
@@ -153,12 +153,12 @@ impl Walk {
         match &attester {
             None => {
                 self.skip("platform", OWNER);
-                self.skip("measured", OWNER);
+                self.skip(MEASURED, OWNER);
             }
             Some(Err(error)) => {
                 self.fail("platform", format!("{error:#}"), "there is no TEE here that can be used, and `sample` is never taken by itself",
                     "strongroom attest --explain says what was looked for and why each was not found");
-                self.skip("measured", "there is no platform to ask");
+                self.skip(MEASURED, "there is no platform to ask");
             }
             Some(Ok(attester)) => {
                 self.pass(
@@ -338,17 +338,42 @@ impl Walk {
     }
 
     fn measured(&mut self, args: &Args, attester: &Attester) {
-        const NAME: &str = "measured";
-        let checked = args.attest.initdata(attester).and_then(|found| {
-            let held = attester.init_data()?;
-            Ok(match &found {
-                Some(found) => found.check(&held)?,
-                None => held.check(None)?,
-            })
-        });
+        match args.attest.initdata(attester) {
+            Ok(found) => self.held(attester.init_data(), found.as_ref()),
+            Err(error) => self.fail(
+                MEASURED,
+                format!("{error:#}"),
+                "the document cannot be read",
+                MEND_INITDATA,
+            ),
+        }
+    }
+
+    /// What was found, against what the hardware holds.
+    fn held(
+        &mut self,
+        register: Result<LaunchRegister, AttestError>,
+        found: Option<&UnverifiedInitdata>,
+    ) {
+        let register = match register {
+            Ok(register) => register,
+            Err(error) => {
+                return self.fail(
+                    MEASURED,
+                    error.to_string(),
+                    "the platform does not tell what it was launched with",
+                    "strongroom attest --explain",
+                );
+            }
+        };
+        let checked = match found {
+            Some(found) => found.check(&register),
+            None => register.check(None),
+        };
         match checked {
-            Ok(bound) => self.pass(NAME, bound.to_string()),
-            Err(error) => self.fail(NAME, format!("{error:#}"),
+            Ok(bound @ (Bound::Nowhere { .. } | Bound::NoDocument)) => self.skip(MEASURED, &bound.to_string()),
+            Ok(bound) => self.pass(MEASURED, bound.to_string()),
+            Err(error) => self.fail(MEASURED, error.to_string(),
                 "the machine was launched with another document than this one (one byte is enough), and the broker knows neither",
                 "launch it with this one, or take the one it was launched with; strongroom initdata digest FILE shows what the hardware must hold"),
         }
@@ -391,9 +416,7 @@ impl Walk {
             (true, _) => Some(OWNER),
             (false, false) => Some("the broker was not reached"),
             (false, true) if self.failed("platform") => Some("there is no platform"),
-            (false, true) if self.failed("measured") => {
-                Some("the init-data is not the measured one")
-            }
+            (false, true) if self.failed(MEASURED) => Some("the init-data is not the measured one"),
             _ => None,
         };
         let attested: Result<Agent, Option<String>> = match why_not {
@@ -531,8 +554,44 @@ impl Walk {
     }
 }
 
+const MEASURED: &str = "measured";
 const OWNER: &str = "only a guest can know (--owner)";
 const MEND_INITDATA: &str = "strongroom initdata new initdata.toml --broker https://HOST:PORT --broker-cert PEM, and strongroom initdata check initdata.toml";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Seconds; tokens and handshakes last minutes.
 const MOST_APART: u64 = 60;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn document_that_is_not_the_one_of_the_launch() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("initdata.toml");
+        let text = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n";
+        std::fs::write(&path, text).unwrap();
+        let document = Initdata::parse(text).unwrap();
+        let held: [u8; 32] = document.digest().try_into().unwrap();
+        let found = UnverifiedInitdata::read(&path).unwrap();
+        let walk = |register, found| {
+            let mut walk = Walk::default();
+            walk.held(Ok(register), found);
+            (walk.steps[0].status, walk.steps[0].mend.is_some())
+        };
+        let passed = walk(LaunchRegister::HostData(held), Some(&found));
+        assert_eq!(passed, (Status::Pass, false));
+        let mut other = held;
+        other[31] ^= 1;
+        for (register, found) in [
+            (LaunchRegister::HostData(other), Some(&found)),
+            (LaunchRegister::Pcr8(other), Some(&found)),
+            (LaunchRegister::HostData(held), None),
+        ] {
+            assert_eq!(walk(register, found), (Status::Fail, true));
+        }
+        let nowhere = LaunchRegister::None { why: "x" };
+        assert_eq!(walk(nowhere, Some(&found)), (Status::Skipped, false));
+    }
+}

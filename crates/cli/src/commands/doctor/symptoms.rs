@@ -126,8 +126,8 @@ pub(super) const ALL: [Symptom; 17] = [
         "a smaller AZURE_INSTANCE_SIZE, or delete another pod; az vm list-usage --location REGION",
     ),
     symptom(
-        "a pod does not go away when it is deleted",
-        &["terminating", "deleting"],
+        "a deleted pod stays in Terminating",
+        &["terminating"],
         "its virtual machine was not deleted",
         "az vm list, az vm delete; then kubectl delete pod POD --force",
     ),
