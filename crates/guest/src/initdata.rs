@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use strongroom_attester::{Attester, BindingError, Bound, LaunchRegister};
 use strongroom_wire::initdata::{self as wire, Initdata};
 
+use crate::agent_policy::AgentPolicy;
 use crate::config::{AaConfig, CdhConfig, Document, Read};
 use crate::error::GuestError;
 
@@ -167,7 +168,14 @@ impl Launched {
                     let read = CdhConfig::parse(text).map_err(failed)?;
                     launched.cdh = known(read, name, &mut launched.warnings);
                 }
-                "policy.rego" => launched.policy = Some(text.clone()),
+                "policy.rego" => {
+                    if let Err(error) = AgentPolicy::load(text) {
+                        launched
+                            .warnings
+                            .push(format!("Kata's agent cannot use policy.rego: {error}"));
+                    }
+                    launched.policy = Some(text.clone());
+                }
                 other => launched.warnings.push(format!(
                     "nobody reads {:?} of the init-data",
                     other.chars().take(64).collect::<String>()
@@ -330,6 +338,21 @@ mod tests {
         let launched = Launched::verify(&sample(), Some(found)).unwrap();
         let told = launched.warnings.join("\n");
         assert!(told.contains("skip_sealed_secret_verification"), "{told}");
+    }
+
+    #[test]
+    fn policy_that_nobody_can_load_is_told() {
+        let warnings = |text: &str| {
+            let found = UnverifiedInitdata {
+                initdata: Initdata::parse(text).unwrap(),
+                from: PathBuf::from("/dev/vdb"),
+            };
+            let launched = Launched::verify(&sample(), Some(found)).unwrap();
+            launched.warnings.join("\n")
+        };
+        assert!(!warnings(DOCUMENT).contains("policy.rego"));
+        let other = DOCUMENT.replace("package agent_policy", "package policy");
+        assert!(warnings(&other).contains("Kata's agent cannot use policy.rego"));
     }
 
     #[test]

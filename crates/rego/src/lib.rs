@@ -3,6 +3,8 @@
 //! A policy that does not parse, lacks its rule, or does not end is refused here, whoever wrote it: the broker's
 //! ([`PACKAGE`]), and the one that a guest is launched with ([`AGENT_PACKAGE`]).
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_macros))]
+
 mod built_in;
 mod depth;
 mod quiet;

@@ -12,11 +12,9 @@ pub(crate) fn quiet(id: &str, text: &str) -> anyhow::Result<String> {
     let is_loud = text.contains("print") || text.contains("import input");
     // Who has a function of that name means that one.
     let own = text.lines().any(|line| {
-        let head = line.trim_start().trim_start_matches("default ");
-        head.strip_prefix("print").is_some_and(|rest| {
-            rest.trim_start().starts_with('(')
-                && line.starts_with(head.chars().next().unwrap_or(' '))
-        })
+        let head = line.strip_prefix("default ").unwrap_or(line);
+        let rest = head.strip_prefix("print");
+        rest.is_some_and(|rest| rest.trim_start().starts_with('('))
     });
     if !is_loud || own {
         return Ok(text.to_owned());

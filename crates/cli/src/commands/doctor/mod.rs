@@ -137,6 +137,8 @@ struct Step {
 #[derive(Default)]
 struct Walk {
     steps: Vec<Step>,
+    /// The guest measures its init-data when it starts, and has not started yet. To attest would be to do it in its place.
+    to_be_measured: bool,
 }
 
 impl Walk {
@@ -372,6 +374,10 @@ impl Walk {
         };
         match checked {
             Ok(bound @ (Bound::Nowhere { .. } | Bound::NoDocument)) => self.skip(MEASURED, &bound.to_string()),
+            Ok(bound @ Bound::ToExtend { .. }) => {
+                self.to_be_measured = true;
+                self.skip(MEASURED, &bound.to_string());
+            }
             Ok(bound) => self.pass(MEASURED, bound.to_string()),
             Err(error) => self.fail(MEASURED, error.to_string(),
                 "the machine was launched with another document than this one (one byte is enough), and the broker knows neither",
@@ -417,6 +423,9 @@ impl Walk {
             (false, false) => Some("the broker was not reached"),
             (false, true) if self.failed("platform") => Some("there is no platform"),
             (false, true) if self.failed(MEASURED) => Some("the init-data is not the measured one"),
+            (false, true) if self.to_be_measured => {
+                Some("the guest has not measured its init-data yet: strongroom guest run does")
+            }
             _ => None,
         };
         let attested: Result<Agent, Option<String>> = match why_not {
@@ -591,6 +600,8 @@ mod tests {
         ] {
             assert_eq!(walk(register, found), (Status::Fail, true));
         }
+        let unmeasured = LaunchRegister::Pcr8([0; 32]);
+        assert_eq!(walk(unmeasured, Some(&found)), (Status::Skipped, false));
         let nowhere = LaunchRegister::None { why: "x" };
         assert_eq!(walk(nowhere, Some(&found)), (Status::Skipped, false));
     }
