@@ -542,7 +542,7 @@ mod tests {
         ));
         let Ok(plain) = fs::read(folder.join("plain.csv")) else {
             assert!(
-                !std::path::Path::new(concat!(
+                !Path::new(concat!(
                     env!("CARGO_MANIFEST_DIR"),
                     "/../../../shared/fixtures"
                 ))

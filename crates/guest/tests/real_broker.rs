@@ -324,7 +324,7 @@ fn admin_reads_back_what_it_wrote() {
             .get_reference_value("none/of/these")
             .await
             .unwrap_err();
-        assert!(matches!(missing, ClientError::NotFound { .. }), "{missing}");
+        assert!(matches!(missing, ClientError::NoSuch { .. }), "{missing}");
         assert!(!admin.audit(10).await.unwrap().is_empty());
     });
 }

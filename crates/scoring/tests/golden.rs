@@ -203,7 +203,7 @@ fn fixtures(name: &str) -> Option<PathBuf> {
         return Some(folder);
     }
     assert!(
-        !std::path::Path::new(concat!(
+        !Path::new(concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../../../shared/fixtures"
         ))

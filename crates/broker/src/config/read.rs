@@ -685,7 +685,7 @@ mod tests {
                 let name = name.trim_matches(['[', ']']);
                 table = (line.contains("any table") || line.contains("`["))
                     .then_some(name)
-                    .or(table.filter(|_| line.starts_with("###")));
+                    .or_else(|| table.filter(|_| line.starts_with("###")));
             } else if let (Some(table), Some(row)) = (table, line.strip_prefix("| `")) {
                 let (key, _) = row.split_once("` | ").unwrap();
                 documented.push(format!("{table}.{key}").trim_start_matches('.').to_owned());

@@ -342,7 +342,7 @@ pub(crate) fn fixture(path: &str) -> Option<Vec<u8>> {
         Ok(bytes) => Some(bytes),
         Err(_) => {
             assert!(
-                !std::path::Path::new(concat!(
+                !Path::new(concat!(
                     env!("CARGO_MANIFEST_DIR"),
                     "/../../../shared/fixtures"
                 ))

@@ -77,6 +77,9 @@ pub(super) fn run(admin: &AdminArgs, args: &Args) -> anyhow::Result<Outcome> {
     }
 }
 
+/// Which workloads got a resource, and under which policy: how often, and the event of the first attestation behind it.
+type Recipients = BTreeMap<(String, String), (u64, String)>;
+
 #[derive(Default)]
 struct Report {
     /// Who attested: by the token that was given for it, what was measured and how it was graded, and the event.
@@ -84,9 +87,8 @@ struct Report {
     /// The release policies in force when the period begins, and when it ends: by pattern.
     begins: BTreeMap<String, Policy>,
     ends: BTreeMap<String, Policy>,
-    /// By resource and version, which workloads it was released to and under which policy: how often, and the event of the
-    /// first attestation behind it.
-    released: BTreeMap<(String, u64), BTreeMap<(String, String), (u64, String)>>,
+    /// By resource and version, to whom it was released.
+    released: BTreeMap<(String, u64), Recipients>,
     denials: Vec<String>,
     changes: Vec<String>,
     admins: BTreeSet<String>,
