@@ -240,7 +240,8 @@ fn clock_of_a_guest_that_is_ahead() {
             .zip([format!("Date: {date}\r\n"), String::new()])
         {
             let mut connection = connection.unwrap();
-            connection.read(&mut [0; 4096]).unwrap();
+            let read = connection.read(&mut [0; 4096]).unwrap();
+            assert!(read > 0);
             let head = format!(
                 "HTTP/1.1 404 Not Found\r\n{date}Connection: close\r\nContent-Length: 0\r\n\r\n"
             );

@@ -634,7 +634,7 @@ mod tests {
     fn changed(from: &str, to: &str, code: &str, words: &str) {
         let good = document();
         assert!(good.contains(from), "{good}");
-        only(&good.replace(from, to), code, words);
+        only(good.replace(from, to), code, words);
     }
 
     #[track_caller]
