@@ -181,6 +181,28 @@ fn secret_that_is_denied_or_missing_is_not_told_apart() {
 }
 
 #[test]
+fn guest_with_another_document_than_the_owner_knows() {
+    let world = World::new();
+    world.admin(&["resource", "put", "only/secrets/a", "secret"]);
+    let new = ["--broker", &world.url, "--broker-cert", "broker/tls.crt"];
+    for (file, more) in [("known.toml", &[][..]), ("other.toml", &["--allow-logs"])] {
+        let args = [&["initdata", "new", file], &new[..], more].concat();
+        world.place.ok(&args);
+    }
+    let allow = ["policy", "allow", "only/*/*", "--assurance", "development"];
+    world.admin(&[&allow[..], &["--initdata", "known.toml"]].concat());
+    let walk = |file: &str| {
+        let more = ["kbs:///only/secrets/a", "--initdata", file];
+        world.walk(&world.url, "broker/tls.crt", &more)
+    };
+    walk("known.toml").is("resource", "pass", "16 bytes");
+    let other = walk("other.toml");
+    other.is("attestation", "pass", "believes");
+    other.is("resource", "fail", "its init-data");
+    other.is("resource", "fail", "policy allow ... --initdata FILE");
+}
+
+#[test]
 fn broker_that_is_down_or_another_or_of_another_name() {
     let world = World::new();
     let port = TcpListener::bind("127.0.0.1:0")
