@@ -155,6 +155,20 @@ impl Endpoint {
         &self.peer
     }
 
+    /// Asks for the root, whatever the answer: whether somebody is there who proves to be whom the address names. Returns
+    /// the time that the other side gives (the `Date` header, RFC 9110 6.6.1), if it gives one.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`], [`ClientError::UntrustedPeer`].
+    pub async fn probe(&self) -> Result<Option<String>, ClientError> {
+        let asked = self.client.get(self.base.clone()).send().await;
+        let answer = asked.map_err(|error| self.failure(&error))?;
+        let date = answer.headers().get(reqwest::header::DATE);
+        Ok(date
+            .and_then(|date| date.to_str().ok())
+            .map(|date| one_line(date, 40)))
+    }
+
     /// Sends one request and reads its whole answer, whatever the status.
     pub(crate) async fn send(&self, outgoing: Outgoing<'_>) -> Result<Answer, ClientError> {
         let mut url = self.base.clone();

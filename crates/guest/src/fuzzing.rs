@@ -1,5 +1,8 @@
 //! One entry point per decoder of untrusted bytes, for fuzz targets. None may panic, whatever the bytes.
 
+use serde_json::json;
+
+use crate::agent_policy::AgentPolicy;
 use crate::image::fuzzing;
 use crate::serve::ttrpc::frame::{Call, Header};
 
@@ -35,6 +38,31 @@ pub fn ttrpc(data: &[u8]) {
     }
 }
 
+/// The policy for Kata's agent that comes with a launch, and its answer to a request.
+///
+/// # Panics
+/// When it allows a request that it has no word for.
+pub fn agent_policy(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let Ok(mut policy) = AgentPolicy::load(text) else {
+        return;
+    };
+    let input = json!({ "container_id": "c", "process": { "Args": ["uname", "-r"] } });
+    for request in [
+        "CreateContainerRequest",
+        "ExecProcessRequest",
+        "RemoveContainerRequest",
+    ] {
+        let allowed = policy
+            .ask(request, &input)
+            .is_ok_and(|verdict| verdict.allowed);
+        let said = text.contains(request) || policy.allows_failing();
+        assert!(said || !allowed, "{request} is allowed by nothing");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +80,7 @@ mod tests {
             layer(sample);
             challenge(sample);
             ttrpc(sample);
+            agent_policy(sample);
         }
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use strongroom_attester::{Attester, BindingError, Bound, LaunchRegister};
 use strongroom_wire::initdata::{self as wire, Initdata};
 
+use crate::agent_policy::AgentPolicy;
 use crate::config::{AaConfig, CdhConfig, Document, Read};
 use crate::error::GuestError;
 
@@ -43,6 +44,14 @@ pub struct UnverifiedInitdata {
 }
 
 impl UnverifiedInitdata {
+    /// A document that is no file.
+    pub fn new(initdata: Initdata) -> Self {
+        Self {
+            initdata,
+            from: "init-data".into(),
+        }
+    }
+
     /// Looks for a document: disks first, then files.
     ///
     /// # Errors
@@ -138,6 +147,23 @@ impl Launched {
         found: Option<UnverifiedInitdata>,
     ) -> Result<Self, GuestError> {
         let bound = attester.bind_initdata(found.as_ref().map(|found| &found.initdata))?;
+        Self::read(bound, found, matches!(attester, Attester::Hardware(_)))
+    }
+
+    /// Reads what nothing was held against: for looking into what is wrong, and for nothing else.
+    ///
+    /// # Errors
+    /// [`GuestError::Initdata`], when a file in it cannot be read.
+    pub fn insecure_unverified(found: Option<UnverifiedInitdata>) -> Result<Self, GuestError> {
+        let why = "it was not held against the hardware";
+        Self::read(Bound::Nowhere { why }, found, false)
+    }
+
+    fn read(
+        bound: Bound,
+        found: Option<UnverifiedInitdata>,
+        is_hardware: bool,
+    ) -> Result<Self, GuestError> {
         let mut launched = Self {
             initdata: None,
             from: None,
@@ -150,7 +176,7 @@ impl Launched {
         let Some(UnverifiedInitdata { initdata, from }) = found else {
             return Ok(launched);
         };
-        if let (Bound::Nowhere { why }, Attester::Hardware(_)) = (&launched.bound, attester) {
+        if let (Bound::Nowhere { why }, true) = (&launched.bound, is_hardware) {
             launched.warnings.push(format!(
                 "nothing vouches for the init-data of {}: {why}",
                 from.display()
@@ -167,7 +193,14 @@ impl Launched {
                     let read = CdhConfig::parse(text).map_err(failed)?;
                     launched.cdh = known(read, name, &mut launched.warnings);
                 }
-                "policy.rego" => launched.policy = Some(text.clone()),
+                "policy.rego" => {
+                    if let Err(error) = AgentPolicy::load(text) {
+                        launched
+                            .warnings
+                            .push(format!("Kata's agent cannot use policy.rego: {error}"));
+                    }
+                    launched.policy = Some(text.clone());
+                }
                 other => launched.warnings.push(format!(
                     "nobody reads {:?} of the init-data",
                     other.chars().take(64).collect::<String>()
@@ -330,6 +363,21 @@ mod tests {
         let launched = Launched::verify(&sample(), Some(found)).unwrap();
         let told = launched.warnings.join("\n");
         assert!(told.contains("skip_sealed_secret_verification"), "{told}");
+    }
+
+    #[test]
+    fn policy_that_nobody_can_load_is_told() {
+        let warnings = |text: &str| {
+            let found = UnverifiedInitdata {
+                initdata: Initdata::parse(text).unwrap(),
+                from: PathBuf::from("/dev/vdb"),
+            };
+            let launched = Launched::verify(&sample(), Some(found)).unwrap();
+            launched.warnings.join("\n")
+        };
+        assert!(!warnings(DOCUMENT).contains("policy.rego"));
+        let other = DOCUMENT.replace("package agent_policy", "package policy");
+        assert!(warnings(&other).contains("Kata's agent cannot use policy.rego"));
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use strongroom_attester::Attester;
+use strongroom_wire::initdata::Initdata;
+use strongroom_wire::jwe::KeyAlgorithm;
 
 use crate::attestation::{Agent, AgentConfig};
 use crate::brokers::BrokerAddress;
@@ -52,6 +54,35 @@ impl Wanted {
         mut attester: Attester,
         launched: Launched,
     ) -> Result<Prepared, GuestError> {
+        let insecure_http = self.insecure_http;
+        let joined = self.join(launched)?;
+        if let Some(initdata) = &joined.initdata {
+            attester = attester.with_initdata(initdata);
+        }
+        let mut config = AgentConfig::new("", attester);
+        config.broker = joined.broker;
+        config.named_brokers = joined.named_brokers;
+        config.insecure_http = insecure_http;
+        config.initdata = joined.initdata;
+        config.event_log = joined.aa.eventlog_config;
+        config.unseal = UnsealOptions::from(&joined.cdh);
+        config.key_algorithm = joined.key_algorithm;
+        Ok(Prepared {
+            agent: Agent::new(config)?,
+            cdh: joined.cdh,
+            warnings: joined.warnings,
+        })
+    }
+
+    /// The broker that the guest would attest to.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub fn broker(self, launched: Launched) -> Result<BrokerAddress, GuestError> {
+        Ok(self.join(launched)?.broker)
+    }
+
+    fn join(self, launched: Launched) -> Result<Joined, GuestError> {
         let mut warnings = launched.warnings;
         let measured = |name: &str| {
             let initdata = launched.initdata.as_ref();
@@ -99,26 +130,28 @@ impl Wanted {
                     .to_owned(),
             );
         }
-        if let Some(initdata) = &launched.initdata {
-            attester = attester.with_initdata(initdata);
-        }
-        let mut config = AgentConfig::new("", attester);
-        config.broker = broker;
-        config.named_brokers = named;
-        config.insecure_http = self.insecure_http;
-        config.initdata = launched.initdata;
-        config.event_log = aa.eventlog_config;
-        config.unseal = UnsealOptions::from(&cdh);
-        config.key_algorithm = key_algorithm
-            .transpose()
-            .map_err(GuestError::Launch)?
-            .unwrap_or_default();
-        Ok(Prepared {
-            agent: Agent::new(config)?,
+        let key_algorithm = key_algorithm.transpose().map_err(GuestError::Launch)?;
+        Ok(Joined {
+            broker,
+            named_brokers: named,
+            key_algorithm: key_algorithm.unwrap_or_default(),
+            initdata: launched.initdata,
+            aa,
             cdh,
             warnings,
         })
     }
+}
+
+/// What is in force.
+struct Joined {
+    broker: BrokerAddress,
+    named_brokers: BTreeMap<String, BrokerAddress>,
+    key_algorithm: KeyAlgorithm,
+    initdata: Option<Initdata>,
+    aa: AaConfig,
+    cdh: CdhConfig,
+    warnings: Vec<String>,
 }
 
 /// What was measured, or what a file says.

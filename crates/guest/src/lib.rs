@@ -6,6 +6,7 @@
 //! encrypts a disk; [`initdata`] is the configuration that the machine was launched with. It knows the broker by its
 //! wire formats only.
 
+pub mod agent_policy;
 pub mod attestation;
 pub mod brokers;
 #[cfg(feature = "cli")]

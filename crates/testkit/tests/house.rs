@@ -15,6 +15,7 @@ const CORES: &[&str] = &[
     "crates/client/src/handshake.rs",
     "crates/client/src/seal.rs",
     "crates/client/src/session.rs",
+    "crates/rego/src/lib.rs",
     "crates/verifier/src/lib.rs",
     "crates/wire/src/lib.rs",
 ];

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use strongroom_rego::{self as policy, PolicyError, Rego, RegoValue};
 use strongroom_wire::ear::{Tier, TrustVector};
 use strongroom_wire::jwk::TeePublicKey;
 use strongroom_wire::tee::Tee;
 
-use crate::policy::{self, PolicyError, Rego};
 use crate::release_policy::{Reason, reasons};
 use crate::{Assurance, ReferenceValues, VerifiedEvidence};
 
@@ -20,6 +20,20 @@ pub struct AppraisalPolicy {
     rego: Rego,
     extensions: bool,
     findings: bool,
+}
+
+/// Answers `query_reference_value(name)` from `values`: null when absent or expired.
+fn queried(
+    values: Arc<ReferenceValues>,
+    now: u64,
+) -> impl FnMut(Option<&RegoValue>) -> RegoValue + Clone + Send + Sync + 'static {
+    move |name| {
+        let known = match name {
+            Some(RegoValue::String(name)) => values.value(name, now),
+            _ => None,
+        };
+        known.map_or(RegoValue::Null, policy::value)
+    }
 }
 
 struct Graded {
@@ -80,7 +94,7 @@ impl AppraisalPolicy {
         let table = self
             .rego
             .evaluation(policy::object(&Map::new()))
-            .with_reference_values(Arc::default(), 0)
+            .with_function(QUERY, |_| RegoValue::Null)
             .and_then(|mut evaluation| evaluation.value(REQUIREMENTS));
         let Ok(Some(Value::Object(table))) = table else {
             return asked;
@@ -128,7 +142,7 @@ impl AppraisalPolicy {
         let mut evaluation = self
             .rego
             .evaluation(policy::object(input))
-            .with_reference_values(values, now)?;
+            .with_function(QUERY, queried(values, now))?;
         let vector = self.trust_vector(evaluation.value(TRUST_CLAIMS)?)?;
         let extensions = match self.extensions {
             true => evaluation
@@ -442,6 +456,8 @@ pub const DEFAULT_GPU_ID: &str = "default_gpu";
 const TRUST_CLAIMS: &str = "data.policy.trust_claims";
 const EXTENSIONS: &str = "data.policy.extensions";
 const FINDINGS: &str = "data.policy.findings";
+/// The function by which a policy asks for reference values.
+const QUERY: &str = "query_reference_value";
 const REQUIREMENTS: &str = "data.policy.all_requirements";
 /// Members of a submodule that no extension may replace.
 const RESERVED: [&str; 4] = [

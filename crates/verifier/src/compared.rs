@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use regorus::unstable::{
+use serde_json::Value as Json;
+use strongroom_rego::syntax::{
     AssignOp, BoolOp, Expr, Literal, Module, Query, Ref, Rule, RuleAssign, RuleHead,
 };
-use serde_json::Value as Json;
 
 use crate::release_policy::Reason;
 
@@ -655,7 +655,7 @@ fn text(expr: &Expr) -> Option<String> {
     }
 }
 
-fn json(value: &regorus::Value) -> Option<Json> {
+fn json(value: &strongroom_rego::RegoValue) -> Option<Json> {
     serde_json::to_value(value).ok()
 }
 

@@ -17,7 +17,6 @@ mod dcap;
 pub mod event_log;
 pub mod measure;
 mod platforms;
-mod policy;
 mod reference_value;
 pub mod release_policy;
 mod rim;
@@ -47,12 +46,12 @@ pub use collateral::{
 pub use platforms::tpm::credential::{
     AttestationKey, CredentialChallenge, CredentialError, EndorsementKey,
 };
-pub use policy::PolicyError;
 pub use reference_value::{
     DEFAULT_LIFE_SECONDS, Provenance, ReferenceValue, ReferenceValueError, ReferenceValues,
     SignerError, Signers,
 };
 pub use release_policy::{Decision, Reason, ReleasePolicy, Subject};
+pub use strongroom_rego::PolicyError;
 
 use check::Steps;
 use platforms::{PlatformEvidence, PlatformVerdict, Verification};

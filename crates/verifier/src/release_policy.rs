@@ -9,16 +9,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use regorus::Value as RegoValue;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use strongroom_rego::{self as policy, PolicyError, Rego, RegoValue};
 use strongroom_wire::ear::Tier;
 use strongroom_wire::resource::{ResourceError, ResourcePath, ResourcePattern};
 use strongroom_wire::tee::Tee;
 
 use crate::Assurance;
 use crate::compared::{self, Comparison};
-use crate::policy::{self, PolicyError, Rego};
 
 /// A parsed release policy.
 #[derive(Clone, Debug)]
@@ -39,7 +38,11 @@ impl ReleasePolicy {
         let mut rego = Rego::compile(id, rego, ALLOW)?;
         let policy = Self {
             denials: rego.declares(DENIALS),
-            comparisons: rego.comparisons(DENIALS).into(),
+            comparisons: rego
+                .module()
+                .map(|module| compared::comparisons(&module, "denials"))
+                .unwrap_or_default()
+                .into(),
             rego: rego.asked_by(ASKER)?.prepared(ASKED_ALLOW)?,
         };
         let nothing = question(policy::value(&json!({})), ["", "", ""], &BTreeMap::new());

@@ -71,14 +71,7 @@ impl Initdata {
     /// # Errors
     /// As [`Self::parse`], and when the base64 or gzip is broken, or expands beyond [`MAX_DOCUMENT`].
     pub fn from_annotation(annotation: &str) -> Result<Self, InitdataError> {
-        if annotation.len() > MAX_ANNOTATION {
-            return Err(InitdataError::TooLong {
-                limit: MAX_ANNOTATION,
-            });
-        }
-        let compressed = b64::std_decode(annotation.trim_end())
-            .map_err(|error| InitdataError::Base64(error.to_string()))?;
-        Self::parse(&unpacked(compressed.as_slice())?)
+        Self::parse(&text_of_annotation(annotation)?)
     }
 
     /// Parses the content of a file that holds a document, its annotation, its gzip or an image of its disk.
@@ -86,17 +79,7 @@ impl Initdata {
     /// # Errors
     /// As [`Self::parse`] and [`Self::from_annotation`].
     pub fn from_file(bytes: &[u8]) -> Result<Self, InitdataError> {
-        if let Some(text) = text_on_disk(bytes)? {
-            return Self::parse(&text);
-        }
-        if bytes.starts_with(GZIP) {
-            return Self::parse(&unpacked(bytes)?);
-        }
-        let text = std::str::from_utf8(bytes).map_err(|_| not_utf8())?;
-        match text.trim_start().starts_with(GZIP_IN_BASE64) {
-            true => Self::from_annotation(text.trim_start()),
-            false => Self::parse(text),
-        }
+        Self::parse(&text_of_file(bytes)?)
     }
 
     /// The disk that hands a document to a virtual machine, as the Kata runtime makes it.
@@ -142,6 +125,35 @@ impl Initdata {
     pub fn data(&self) -> &BTreeMap<String, String> {
         &self.data
     }
+}
+
+/// Reads the text that [`Initdata::from_file`] parses, for one that does not parse.
+///
+/// # Errors
+/// [`InitdataError`], when the form that carries it is broken.
+pub fn text_of_file(bytes: &[u8]) -> Result<String, InitdataError> {
+    if let Some(text) = text_on_disk(bytes)? {
+        return Ok(text);
+    }
+    if bytes.starts_with(GZIP) {
+        return unpacked(bytes);
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| not_utf8())?;
+    match text.trim_start().starts_with(GZIP_IN_BASE64) {
+        true => text_of_annotation(text.trim_start()),
+        false => Ok(text.to_owned()),
+    }
+}
+
+fn text_of_annotation(annotation: &str) -> Result<String, InitdataError> {
+    if annotation.len() > MAX_ANNOTATION {
+        return Err(InitdataError::TooLong {
+            limit: MAX_ANNOTATION,
+        });
+    }
+    let compressed = b64::std_decode(annotation.trim_end())
+        .map_err(|error| InitdataError::Base64(error.to_string()))?;
+    unpacked(compressed.as_slice())
 }
 
 /// Reads the text on a disk that hands init-data to a virtual machine; `None` when the disk is another one.

@@ -6,6 +6,7 @@ mod audit;
 mod broker;
 mod decrypt;
 mod demo;
+mod doctor;
 mod encrypt;
 mod generate;
 mod get;
@@ -59,6 +60,7 @@ pub(crate) enum Command {
     Score(score::Args),
 
     Verify(verify::Args),
+    Doctor(Box<doctor::Args>),
 }
 
 impl Command {
@@ -75,6 +77,7 @@ impl Command {
             Self::Broker(args) => broker::run(args, json, verbose),
             Self::Decrypt(args) => decrypt::run(&args),
             Self::Demo(args) => demo::run(&args, json),
+            Self::Doctor(args) => doctor::run(&args),
             Self::Encrypt(args) => encrypt::run(&args),
             Self::Generate(args) => generate::run(&args),
             Self::Get(args) => get::run(&args),

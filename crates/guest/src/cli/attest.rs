@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use strongroom_attester::{Attester, Devices};
+use strongroom_wire::initdata::Initdata;
 
 use crate::attestation::Agent;
+use crate::brokers::BrokerAddress;
 use crate::config::{AaConfig, CdhConfig, Document};
 use crate::initdata::{Launched, Places, UnverifiedInitdata};
 use crate::launch::{Prepared, Wanted};
@@ -70,19 +72,41 @@ impl AttestArgs {
     pub fn prepared(&self) -> anyhow::Result<Prepared> {
         let attester = self.attester()?;
         let launched = Launched::verify(&attester, self.initdata(&attester)?)?;
-        let wanted = Wanted {
+        let prepared = self.wanted()?.prepare(attester, launched)?;
+        for warning in &prepared.warnings {
+            eprintln!("warning: {warning}");
+        }
+        Ok(prepared)
+    }
+
+    fn wanted(&self) -> anyhow::Result<Wanted> {
+        Ok(Wanted {
             broker: self.broker.clone(),
             certificate: self.broker_cert.as_deref().map(read_pem).transpose()?,
             aa: loaded::<AaConfig>(self.aa_config.as_deref())?,
             cdh: loaded::<CdhConfig>(self.cdh_config.as_deref())?,
             insecure_override_measured_broker: self.insecure_override_measured_broker,
             insecure_http: self.insecure_http,
-        };
-        let prepared = wanted.prepare(attester, launched)?;
-        for warning in &prepared.warnings {
-            eprintln!("warning: {warning}");
-        }
-        Ok(prepared)
+        })
+    }
+
+    /// The broker as it would be taken, while nothing vouches for the init-data, and whether it may be spoken to without
+    /// TLS: for looking into what is wrong, and for nothing else.
+    ///
+    /// # Errors
+    /// As [`Self::prepared`].
+    pub fn unverified_broker(
+        &self,
+        document: Option<&Initdata>,
+    ) -> anyhow::Result<(BrokerAddress, bool)> {
+        let document = document.map(|document| UnverifiedInitdata::new(document.clone()));
+        let launched = Launched::insecure_unverified(document)?;
+        Ok((self.wanted()?.broker(launched)?, self.insecure_http))
+    }
+
+    /// The document that was named.
+    pub fn initdata_file(&self) -> Option<&Path> {
+        self.initdata.as_deref()
     }
 
     /// The platform: as named, or as found.

@@ -16,7 +16,7 @@ use super::PolicyError;
 ///
 /// # Errors
 /// [`PolicyError::UnboundedFunction`] for a text that may call one that cannot be bounded.
-pub(super) fn bound(engine: &mut Engine, id: &str, text: &str) -> Result<(), PolicyError> {
+pub(crate) fn bound(engine: &mut Engine, id: &str, text: &str) -> Result<(), PolicyError> {
     let failed = |message: String| PolicyError::Evaluation {
         policy: id.to_owned(),
         message,
@@ -58,12 +58,12 @@ pub(super) fn bound(engine: &mut Engine, id: &str, text: &str) -> Result<(), Pol
 }
 
 /// Begins an evaluation, which has this thread until it ends.
-pub(super) fn begin() {
+pub(crate) fn begin() {
     SPENT.set(0);
 }
 
 /// What a value takes when nothing of it is shared, in bytes; nothing when that is more than `most`.
-pub(super) fn measure(value: &Value, most: usize) -> Option<usize> {
+pub(crate) fn measure(value: &Value, most: usize) -> Option<usize> {
     let mut total = 0usize;
     let mut left = vec![value];
     while let Some(value) = left.pop() {

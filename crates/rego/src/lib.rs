@@ -1,21 +1,24 @@
 //! Rego by regorus: parsed and analysed once per policy version, evaluated on a clone.
 //!
-//! A policy that does not parse, lacks its rule, or does not end is refused here, whoever wrote it.
+//! A policy that does not parse, lacks its rule, or does not end is refused here, whoever wrote it: the broker's
+//! ([`PACKAGE`]), and the one that a guest is launched with ([`AGENT_PACKAGE`]).
+
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_macros))]
 
 mod built_in;
 mod depth;
+mod quiet;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, LimitError, Value};
 use serde_json::{Map, Value as Json};
 
-use crate::ReferenceValues;
-use crate::compared::{self, Comparison};
+pub use regorus::Value as RegoValue;
+pub use regorus::unstable as syntax;
 
 /// Why a policy cannot be used, or failed when it was.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -105,16 +108,35 @@ pub enum PolicyError {
 
 /// A parsed policy. Evaluations share it and leave it as it is.
 #[derive(Clone, Debug)]
-pub(crate) struct Rego {
+pub struct Rego {
     id: String,
+    package: &'static str,
     engine: Engine,
     /// How deep its rules stand on one another.
     depth: usize,
 }
 
 impl Rego {
-    /// Parses `text` and demands `rule`, such as `data.policy.allow`.
-    pub(crate) fn compile(id: &str, text: &str, rule: &str) -> Result<Self, PolicyError> {
+    /// Parses `text`, of the package [`PACKAGE`], and demands `rule`, such as `data.policy.allow`.
+    ///
+    /// # Errors
+    /// [`PolicyError`], with line and column where the text is at fault.
+    pub fn compile(id: &str, text: &str, rule: &str) -> Result<Self, PolicyError> {
+        let policy = Self::compile_in(PACKAGE, id, text)?;
+        match policy.declares(rule) {
+            true => Ok(policy),
+            false => Err(PolicyError::MissingRule {
+                policy: policy.id,
+                rule: rule.to_owned(),
+            }),
+        }
+    }
+
+    /// Parses `text` and demands that it is of this package.
+    ///
+    /// # Errors
+    /// As [`Self::compile`].
+    pub fn compile_in(wanted: &'static str, id: &str, text: &str) -> Result<Self, PolicyError> {
         if text.len() > MAX_BYTES {
             return Err(PolicyError::TooLarge {
                 actual: text.len(),
@@ -133,37 +155,40 @@ impl Rego {
                 "its rules stand on one another {depth} deep, at most {MAX_DEPTH}"
             )));
         }
+        let quiet =
+            quiet::quiet(id, text).map_err(|e| error(id, e.to_string(), e.downcast_ref()))?;
         let mut engine = Engine::new();
-        built_in::bound(&mut engine, id, text)?;
+        built_in::bound(&mut engine, id, &quiet)?;
         engine.set_execution_timer_config(ExecutionTimerConfig {
             limit: TIME_LIMIT,
             check_interval: CHECK_INTERVAL,
         });
         let package = engine
-            .add_policy(id.to_owned(), text.to_owned())
+            .add_policy(id.to_owned(), quiet)
             .map_err(|e| error(id, e.to_string(), e.downcast_ref()))?;
-        let policy = Self {
-            id: id.to_owned(),
-            engine,
-            depth,
-        };
-        if package != PACKAGE || !policy.declares(rule) {
+        if package != wanted {
             return Err(PolicyError::MissingRule {
-                policy: policy.id,
-                rule: rule.to_owned(),
+                policy: id.to_owned(),
+                rule: wanted.to_owned(),
             });
         }
-        Ok(policy)
+        Ok(Self {
+            id: id.to_owned(),
+            package: wanted,
+            engine,
+            depth,
+        })
     }
 
-    pub(crate) fn id(&self) -> &str {
+    /// What errors call it.
+    pub fn id(&self) -> &str {
         &self.id
     }
 
     /// Whether the text has a rule of this name.
-    pub(crate) fn declares(&self, rule: &str) -> bool {
+    pub fn declares(&self, rule: &str) -> bool {
         // Heads are written relative to their package.
-        rule.strip_prefix(PACKAGE)
+        rule.strip_prefix(self.package)
             .and_then(|rest| rest.strip_prefix('.'))
             .is_some_and(|name| {
                 self.engine
@@ -172,19 +197,17 @@ impl Rego {
             })
     }
 
-    /// What the policy compares, but for its rule `but`.
-    pub(crate) fn comparisons(&mut self, but: &str) -> Vec<Comparison> {
-        let but = but.rsplit('.').next().unwrap_or(but);
-        let modules = self.engine.get_modules();
-        modules
-            .first()
-            .map(|module| compared::comparisons(module, but))
-            .unwrap_or_default()
+    /// The text as it was parsed.
+    pub fn module(&mut self) -> Option<syntax::Ref<syntax::Module>> {
+        self.engine.get_modules().first().cloned()
     }
 
-    /// Adds a module of this crate's own, from which the policy is asked. A policy cannot be that module: its package is
+    /// Adds a module of its caller's own, from which the policy is asked. A policy cannot be that module: its package is
     /// another.
-    pub(crate) fn asked_by(mut self, module: &str) -> Result<Self, PolicyError> {
+    ///
+    /// # Errors
+    /// [`PolicyError`], when the module is no Rego.
+    pub fn asked_by(mut self, module: &str) -> Result<Self, PolicyError> {
         self.engine
             .add_policy("strongroom".to_owned(), module.to_owned())
             .map_err(|e| failed(&self.id, e.to_string(), e.downcast_ref()))?;
@@ -193,7 +216,10 @@ impl Rego {
 
     /// Analyses the policy now, so that evaluations on clones do not. Whatever is added to an engine after this, its
     /// `data` included, has it analysed again.
-    pub(crate) fn prepared(mut self, rule: &str) -> Result<Self, PolicyError> {
+    ///
+    /// # Errors
+    /// [`PolicyError`], when the analysis fails.
+    pub fn prepared(mut self, rule: &str) -> Result<Self, PolicyError> {
         self.engine
             .compile_with_entrypoint(&rule.into())
             .map_err(|e| error(&self.id, e.to_string(), e.downcast_ref()))?;
@@ -201,7 +227,7 @@ impl Rego {
     }
 
     /// Starts an evaluation over `input`.
-    pub(crate) fn evaluation(&self, input: Value) -> Evaluation {
+    pub fn evaluation(&self, input: Value) -> Evaluation {
         let mut engine = self.engine.clone();
         engine.set_input(input);
         Evaluation {
@@ -213,34 +239,45 @@ impl Rego {
 }
 
 /// One evaluation: an input, perhaps reference values, and the rules asked for.
-pub(crate) struct Evaluation {
+pub struct Evaluation {
     id: String,
     engine: Engine,
     depth: usize,
 }
 
 impl Evaluation {
-    /// Answers `query_reference_value(name)` from `values`: null when absent or expired.
-    pub(crate) fn with_reference_values(
+    /// Answers calls of a function of one argument.
+    ///
+    /// # Errors
+    /// [`PolicyError::Evaluation`], when there is one of that name already.
+    pub fn with_function(
         mut self,
-        values: Arc<ReferenceValues>,
-        now: u64,
+        name: &str,
+        mut function: impl FnMut(Option<&Value>) -> Value + Clone + Send + Sync + 'static,
     ) -> Result<Self, PolicyError> {
-        let query = move |arguments: Vec<Value>| {
-            let known = match arguments.first() {
-                Some(Value::String(name)) => values.value(name, now),
-                _ => None,
-            };
-            Ok(known.map_or(Value::Null, value))
-        };
+        let call = move |arguments: Vec<Value>| Ok(function(arguments.first()));
         self.engine
-            .add_extension("query_reference_value".to_owned(), 1, Box::new(query))
+            .add_extension(name.to_owned(), 1, Box::new(call))
+            .map_err(|e| failed(&self.id, e.to_string(), e.downcast_ref()))?;
+        Ok(self)
+    }
+
+    /// Puts an object's members under `data`.
+    ///
+    /// # Errors
+    /// [`PolicyError::Evaluation`], when the value is no object.
+    pub fn with_data(mut self, data: Value) -> Result<Self, PolicyError> {
+        self.engine
+            .add_data(data)
             .map_err(|e| failed(&self.id, e.to_string(), e.downcast_ref()))?;
         Ok(self)
     }
 
     /// The value of a rule; `None` when it is undefined. What is deep is evaluated on a thread whose stack has room for it.
-    pub(crate) fn value(&mut self, rule: &str) -> Result<Option<Json>, PolicyError> {
+    ///
+    /// # Errors
+    /// [`PolicyError`], when it does not end or fails.
+    pub fn value(&mut self, rule: &str) -> Result<Option<Json>, PolicyError> {
         if self.depth <= INLINE_DEPTH {
             return self.value_here(rule);
         }
@@ -283,7 +320,7 @@ impl Evaluation {
 }
 
 /// JSON as Rego has it, without the way through serde that regorus' own conversion takes.
-pub(crate) fn value(json: &Json) -> Value {
+pub fn value(json: &Json) -> Value {
     match json {
         Json::Null => Value::Null,
         Json::Bool(bool) => Value::Bool(*bool),
@@ -295,7 +332,7 @@ pub(crate) fn value(json: &Json) -> Value {
 }
 
 /// Adds members to an object, in the place of those of the same name; what is no object stays as it is.
-pub(crate) fn with<const N: usize>(mut object: Value, members: [(&str, Json); N]) -> Value {
+pub fn with<const N: usize>(mut object: Value, members: [(&str, Json); N]) -> Value {
     if let Ok(object) = object.as_object_mut() {
         for (name, json) in members {
             object.insert(Value::String(name.into()), value(&json));
@@ -305,7 +342,7 @@ pub(crate) fn with<const N: usize>(mut object: Value, members: [(&str, Json); N]
 }
 
 /// As [`value`], of an object.
-pub(crate) fn object(members: &Map<String, Json>) -> Value {
+pub fn object(members: &Map<String, Json>) -> Value {
     let member =
         |(name, json): (&String, &Json)| (Value::String(name.as_str().into()), value(json));
     Value::from(members.iter().map(member).collect::<BTreeMap<_, _>>())
@@ -363,8 +400,10 @@ fn place(id: &str, text: &str) -> Option<(u32, u32)> {
     ))
 }
 
-/// Upstream's package for both kinds of policy.
-const PACKAGE: &str = "data.policy";
+/// Trustee's package for both kinds of a broker's policy.
+pub const PACKAGE: &str = "data.policy";
+/// The package that Kata's agent asks in a guest.
+pub const AGENT_PACKAGE: &str = "data.agent_policy";
 const MAX_BYTES: usize = 256 * 1024;
 const MAX_MESSAGE: usize = 512;
 const TIME_LIMIT: Duration = Duration::from_millis(500);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use regorus::unstable::{Lexer, Parser, Rule, RuleHead, Source, Token, TokenKind};
 
 /// The longest chain of rules and functions of a module, or why there is no end to it.
-pub(super) fn depth(id: &str, text: &str) -> anyhow::Result<Result<usize, Endless>> {
+pub(crate) fn depth(id: &str, text: &str) -> anyhow::Result<Result<usize, Endless>> {
     let source = Source::from_contents(id.to_owned(), text.to_owned())?;
     let tokens = tokens(&source)?;
     if let Some(endless) = nested(&tokens) {
@@ -82,7 +82,7 @@ pub(super) fn depth(id: &str, text: &str) -> anyhow::Result<Result<usize, Endles
 
 /// Why a policy's evaluation may not end, or go too deep.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Endless {
+pub(crate) enum Endless {
     #[error("the function {0} calls itself, or what calls it: Rego has no recursion")]
     Calls(String),
     #[error("its brackets stand in one another more than {MOST_NESTED} deep")]
@@ -107,7 +107,7 @@ fn nested(tokens: &[Token]) -> Option<Endless> {
     None
 }
 
-fn tokens(source: &Source) -> anyhow::Result<Vec<Token>> {
+pub(crate) fn tokens(source: &Source) -> anyhow::Result<Vec<Token>> {
     let mut lexer = Lexer::new(source);
     let mut tokens = Vec::new();
     loop {
@@ -321,9 +321,9 @@ mod tests {
     #[test]
     fn shipped_policy_is_too_deep_for_the_thread_that_asks() {
         for text in [
-            include_str!("../policies/default_cpu.rego"),
-            include_str!("../policies/default_gpu.rego"),
-            include_str!("../policies/default_release.rego"),
+            include_str!("../../verifier/src/policies/default_cpu.rego"),
+            include_str!("../../verifier/src/policies/default_gpu.rego"),
+            include_str!("../../verifier/src/policies/default_release.rego"),
         ] {
             let depth = depth("p", text).unwrap().unwrap();
             assert!(depth <= super::super::INLINE_DEPTH, "{depth}");
