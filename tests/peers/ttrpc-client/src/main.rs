@@ -41,7 +41,9 @@ fn message(fields: &[String]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut out = CodedOutputStream::vec(&mut bytes);
     for field in fields {
-        let at = field.find(['=', ':']).expect("NUMBER=TEXT or NUMBER:UNSIGNED");
+        let at = field
+            .find(['=', ':'])
+            .expect("NUMBER=TEXT or NUMBER:UNSIGNED");
         let (number, value) = (field[..at].parse().expect("a number"), &field[at + 1..]);
         if field.as_bytes()[at] == b'=' {
             out.write_string(number, value).expect("memory");
