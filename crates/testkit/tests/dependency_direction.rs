@@ -120,7 +120,10 @@ fn a_runtime_or_a_network_under_a_core() {
     for core in CORES {
         let name = format!("strongroom-{core}");
         let compiled = compiled_with(&name);
-        assert!(compiled.contains("serde_json"), "{name}: the tree was not read");
+        assert!(
+            compiled.contains("serde_json"),
+            "{name}: the tree was not read"
+        );
         let wrong: Vec<&&str> = NOT_IN_A_CORE
             .iter()
             .filter(|name| compiled.contains(**name))
