@@ -53,12 +53,28 @@ pub(crate) struct GuestArgs {
     /// The running guest that fetches kbs:/// keys (see `strongroom guest run`).
     #[arg(long, env = "STRONGROOM_GUEST", default_value = GuestApi::DEFAULT_URL, value_name = "URL")]
     pub(crate) guest: String,
+
+    /// The file with this container's token, for a guest that asks for one (`guest run --require-token`).
+    #[arg(long, env = "STRONGROOM_GUEST_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) guest_token: Option<PathBuf>,
 }
 
 impl GuestArgs {
+    /// The guest's client.
+    pub(crate) fn api(&self) -> anyhow::Result<GuestApi> {
+        let api = GuestApi::new(&self.guest)?;
+        let Some(path) = &self.guest_token else {
+            return Ok(api);
+        };
+        let bytes = files::read_limited(path, MAX_KEY)?;
+        let token = std::str::from_utf8(&bytes)
+            .with_context(|| format!("{} holds no token", path.display()))?;
+        Ok(api.token(Zeroizing::new(token.trim().to_owned())))
+    }
+
     /// Fetches a resource through the guest.
     pub(crate) fn resource(&self, path: &ResourcePath) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-        let guest = GuestApi::new(&self.guest)?;
+        let guest = self.api()?;
         block_on(guest.resource(path))?.with_context(|| {
             format!(
                 "cannot fetch {} from the guest at {}",

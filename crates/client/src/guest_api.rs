@@ -1,6 +1,7 @@
 //! The client of a running guest's REST API on loopback (guest-components' api-server-rest).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -18,6 +19,7 @@ const TIMEOUT: Duration = Duration::from_secs(90);
 #[derive(Clone)]
 pub struct GuestApi {
     endpoint: Endpoint,
+    token: Option<Arc<Zeroizing<String>>>,
 }
 
 impl GuestApi {
@@ -53,7 +55,15 @@ impl GuestApi {
                     ..EndpointOptions::default()
                 },
             )?,
+            token: None,
         })
+    }
+
+    /// Shows a guest that answers known containers alone the token of this one.
+    #[must_use]
+    pub fn token(mut self, token: Zeroizing<String>) -> Self {
+        self.token = Some(Arc::new(token));
+        self
     }
 
     /// The bytes of a resource. The guest attests when it has to.
@@ -91,6 +101,7 @@ impl GuestApi {
         self.endpoint
             .send(Outgoing {
                 query,
+                bearer: self.token.as_deref().map(|token| token.as_str()),
                 ..Outgoing::new(Method::GET, path)
             })
             .await

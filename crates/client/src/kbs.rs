@@ -37,6 +37,7 @@ impl KbsClient {
             retry: RetryPolicy::default(),
             deadline: Duration::from_secs(60),
             clock: Clock::system(),
+            names: Vec::new(),
         }
     }
 
@@ -143,7 +144,7 @@ impl KbsClient {
 
 struct Inner {
     endpoint: Endpoint,
-    host: String,
+    names: Vec<String>,
     tee: Tee,
     collect: Collect,
     initdata: Option<Initdata>,
@@ -173,7 +174,7 @@ impl Inner {
 
     /// A URI that names another broker must not be answered by this one.
     fn serves(&self, uri: &ResourceUri) -> Result<(), ClientError> {
-        if uri.host().is_empty() || uri.host() == self.host {
+        if uri.host().is_empty() || self.names.iter().any(|name| name == uri.host()) {
             return Ok(());
         }
         Err(ClientError::Rejected {
@@ -347,6 +348,7 @@ pub struct KbsClientBuilder {
     retry: RetryPolicy,
     deadline: Duration,
     clock: Clock,
+    names: Vec<String>,
 }
 
 impl KbsClientBuilder {
@@ -442,6 +444,13 @@ impl KbsClientBuilder {
         self
     }
 
+    /// Answers URIs whose host is this one as well; without this, those that name the address alone. May be repeated.
+    #[must_use]
+    pub fn named(mut self, host: impl Into<String>) -> Self {
+        self.names.push(host.into());
+        self
+    }
+
     /// Makes the client; nothing is sent yet.
     ///
     /// # Errors
@@ -451,15 +460,17 @@ impl KbsClientBuilder {
         let (tee, collect) = self.tee.ok_or_else(|| ClientError::Evidence {
             reason: "no platform was named for this client".to_owned(),
         })?;
-        let host = endpoint
+        let address = endpoint
             .peer()
             .split_once("://")
             .map_or("", |(_, host)| host)
             .to_owned();
+        let mut names = self.names;
+        names.push(address);
         tracing::debug!(broker = %one_line(endpoint.peer(), 200), %tee, "client ready");
         Ok(KbsClient(Arc::new(Inner {
             endpoint,
-            host,
+            names,
             tee,
             collect,
             initdata: self.initdata,

@@ -1,11 +1,12 @@
-//! The attestation agent: proves this machine to one broker, and keeps what the proof earned.
+//! The attestation agent: proves this machine to its brokers, and keeps what the proof earned.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::value::RawValue;
-use strongroom_attester::{AttestError, Attester};
+use strongroom_attester::{AttestError, Attester, Event};
 use strongroom_client::clock::Clock;
 use strongroom_client::handshake::{Attested, Challenged};
 use strongroom_client::session::RetryPolicy;
@@ -17,6 +18,8 @@ use strongroom_wire::resource::ResourceUri;
 use strongroom_wire::tee::Tee;
 use zeroize::Zeroizing;
 
+use crate::brokers::{BrokerAddress, Brokers};
+use crate::config::EventlogConfig;
 use crate::data::resource::Source;
 use crate::data::unseal::{UnsealOptions, Unsealer};
 use crate::error::GuestError;
@@ -25,9 +28,9 @@ use crate::error::GuestError;
 #[derive(Clone)]
 pub struct AgentConfig {
     /// Where the broker is.
-    pub broker_url: String,
-    /// The certificate (PEM) that alone is trusted for it; the machine's own authorities without one.
-    pub root_certificate_pem: Option<String>,
+    pub broker: BrokerAddress,
+    /// Further brokers, by the host that URIs name them with.
+    pub named_brokers: BTreeMap<String, BrokerAddress>,
     /// Allows a broker at a plain `http://` address beyond this machine: nothing then proves that it is the broker, and
     /// whoever sits between can read tokens.
     pub insecure_http: bool,
@@ -39,6 +42,8 @@ pub struct AgentConfig {
     pub key_algorithm: KeyAlgorithm,
     /// What of sealed secrets is accepted.
     pub unseal: UnsealOptions,
+    /// Whether events are measured, and where.
+    pub event_log: EventlogConfig,
     /// How failures of network and broker are tried again.
     pub retry: RetryPolicy,
     /// How long one call may take in all.
@@ -51,13 +56,14 @@ impl AgentConfig {
     /// The defaults around what has none.
     pub fn new(broker_url: impl Into<String>, attester: Attester) -> Self {
         Self {
-            broker_url: broker_url.into(),
-            root_certificate_pem: None,
+            broker: BrokerAddress::new(broker_url),
+            named_brokers: BTreeMap::new(),
             insecure_http: false,
             attester,
             initdata: None,
             key_algorithm: KeyAlgorithm::default(),
             unseal: UnsealOptions::of_a_guest(),
+            event_log: EventlogConfig::default(),
             retry: RetryPolicy::default(),
             deadline: Duration::from_secs(45),
             clock: Clock::system(),
@@ -65,50 +71,72 @@ impl AgentConfig {
     }
 }
 
-/// The agent of one broker. Clones share one token.
+/// The agent of a guest. Clones share one token for each broker.
 #[derive(Clone)]
 pub struct Agent {
-    client: KbsClient,
+    brokers: Arc<Brokers>,
     attester: Arc<Attester>,
     unseal: Arc<UnsealOptions>,
-    reachability: Arc<Reachability>,
+    event_log: EventlogConfig,
+    initdata_digest: Option<Arc<[u8]>>,
 }
 
 impl Agent {
     /// Prepares an agent; nothing is attested yet.
     ///
     /// # Errors
-    /// [`GuestError::Broker`] when address or certificate cannot be used.
+    /// [`GuestError::Broker`] when an address or certificate cannot be used.
     pub fn new(config: AgentConfig) -> Result<Self, GuestError> {
         let attester = Arc::new(config.attester);
-        let collector = Arc::clone(&attester);
-        let mut builder = KbsClient::builder(config.broker_url)
-            .composite_evidence(attester.tee(), move |challenged| {
-                collect(&collector, challenged)
-            })
-            .insecure_http(config.insecure_http)
-            .initdata(config.initdata)
-            .key_algorithm(config.key_algorithm)
-            .retry(config.retry)
-            .deadline(config.deadline)
-            .clock(config.clock);
-        if let Some(pem) = config.root_certificate_pem {
-            builder = builder.root_certificate_pem(pem);
-        }
+        let client = |address: &BrokerAddress, url: &str, host: Option<&str>| {
+            let collector = Arc::clone(&attester);
+            // Where there is another address, the first must not use up the time of all.
+            let addresses = 1 + u32::try_from(address.standby_urls.len()).unwrap_or(u32::MAX - 1);
+            let mut retry = config.retry;
+            if addresses > 1 {
+                retry.attempts = retry.attempts.min(2);
+            }
+            let mut builder = KbsClient::builder(url)
+                .composite_evidence(attester.tee(), move |challenged| {
+                    collect(&collector, challenged)
+                })
+                .insecure_http(config.insecure_http)
+                .initdata(config.initdata.clone())
+                .key_algorithm(config.key_algorithm)
+                .retry(retry)
+                .deadline(config.deadline / addresses)
+                .clock(config.clock.clone());
+            for host in host
+                .into_iter()
+                .chain(address.urls().filter_map(|url| authority(url)))
+            {
+                builder = builder.named(host);
+            }
+            if let Some(pem) = &address.root_certificate_pem {
+                builder = builder.root_certificate_pem(pem);
+            }
+            builder.build()
+        };
+        let brokers = Brokers::new(&config.broker, &config.named_brokers, client)?;
+        let digest = config.initdata.as_ref().map(Initdata::digest);
         Ok(Self {
-            client: builder.build()?,
+            brokers: Arc::new(brokers),
             attester,
             unseal: Arc::new(config.unseal),
-            reachability: Arc::default(),
+            event_log: config.event_log,
+            initdata_digest: digest.map(Arc::from),
         })
     }
 
-    /// Fetches a resource of the broker.
+    /// Fetches a resource of the broker that the URI names.
     ///
     /// # Errors
-    /// As [`KbsClient::get_resource`].
+    /// As [`KbsClient::get_resource`]; [`ClientError::Rejected`] when no broker is listed under the URI's host.
     pub async fn get_resource(&self, uri: &ResourceUri) -> Result<Zeroizing<Vec<u8>>, ClientError> {
-        self.noted(self.client.get_resource(uri).await)
+        let broker = self.brokers.of(uri)?;
+        broker
+            .ask(async |client| client.get_resource(uri).await)
+            .await
     }
 
     /// Opens a sealed secret.
@@ -127,19 +155,71 @@ impl Agent {
     /// # Errors
     /// As [`KbsClient::token`].
     pub async fn token(&self) -> Result<Arc<Attested>, ClientError> {
-        self.noted(self.client.token().await)
+        self.brokers
+            .own()
+            .ask(async |client| client.token().await)
+            .await
     }
 
-    /// Logs when the broker ceases to answer and when it answers again, once each.
-    fn noted<T>(&self, outcome: Result<T, ClientError>) -> Result<T, ClientError> {
-        match self.reachability.change(outcome.as_ref().err()) {
-            Some(Change::Lost(error)) => tracing::warn!(%error, "the broker is not reached"),
-            Some(Change::Back) => {
-                tracing::warn!(broker = self.broker(), "the broker is reached again");
-            }
-            None => {}
+    /// The token and its key, in the JSON form of upstream's agent.
+    ///
+    /// # Errors
+    /// As [`Self::token`].
+    pub async fn token_json(&self) -> Result<Zeroizing<Vec<u8>>, ClientError> {
+        #[derive(Serialize)]
+        struct TokenAnswer<'a> {
+            token: &'a str,
+            tee_keypair: &'a str,
         }
-        outcome
+        let failed = || ClientError::Crypto {
+            doing: "writing the attested key",
+        };
+        let attested = self.token().await?;
+        let key = attested.key().expose_pkcs8_pem().map_err(|_| failed())?;
+        let answer = TokenAnswer {
+            token: attested.token().expose(),
+            tee_keypair: &key,
+        };
+        serde_json::to_vec(&answer)
+            .map(Zeroizing::new)
+            .map_err(|_| failed())
+    }
+
+    /// Measures an event into a register that can be extended while the guest runs.
+    ///
+    /// # Errors
+    /// [`GuestError::Event`] when it is none, [`GuestError::Register`] when there is no such PCR; as
+    /// [`Attester::extend`].
+    pub async fn measure(
+        &self,
+        domain: &str,
+        operation: &str,
+        content: &str,
+        pcr: Option<u64>,
+    ) -> Result<Measured, GuestError> {
+        let event = Event::new(domain, operation, content)?;
+        let pcr = match pcr {
+            None => self.event_log.init_pcr,
+            Some(pcr) => u32::try_from(pcr)
+                .ok()
+                .filter(|pcr| *pcr < PCRS)
+                .ok_or(GuestError::Register(pcr))?,
+        };
+        if !self.attester.has_runtime_registers() {
+            return Ok(Measured::NotSupported);
+        }
+        if !self.event_log.enable_eventlog {
+            return Ok(Measured::NotEnabled);
+        }
+        self.with_attester(move |attester| attester.extend(&event, pcr))
+            .await?;
+        tracing::info!(domain, operation, pcr, "an event was measured");
+        Ok(Measured::Done)
+    }
+
+    /// The digest of the init-data that this machine was launched with, if there is one.
+    pub fn initdata_digest(&self) -> Option<&[u8]> {
+        self.initdata_digest.as_deref()
     }
 
     /// Evidence of this machine over `report_data`, for whoever wants to verify it.
@@ -165,9 +245,14 @@ impl Agent {
         self.attester.tee()
     }
 
-    /// Scheme, host and port of the broker.
+    /// The devices beside the TEE that make evidence of their own.
+    pub fn additional_tees(&self) -> Vec<Tee> {
+        self.attester.additional_tees()
+    }
+
+    /// Scheme, host and port of the broker, the address that answered last.
     pub fn broker(&self) -> &str {
-        self.client.peer()
+        self.brokers.own().peer()
     }
 
     /// Devices answer when they like: they get a thread that may wait.
@@ -186,46 +271,15 @@ impl Agent {
     }
 }
 
-/// Whether the broker answered when it was last asked.
-#[derive(Default)]
-struct Reachability {
-    lost: AtomicBool,
-}
-
-#[derive(Debug, Eq, PartialEq)]
-enum Change<'a> {
-    Lost(&'a ClientError),
-    Back,
-}
-
-impl Reachability {
-    /// What an outcome changes. A denial or a missing resource is an answer; what failed on this machine says nothing.
-    fn change<'a>(&self, error: Option<&'a ClientError>) -> Option<Change<'a>> {
-        let lost = match error {
-            Some(
-                error @ (ClientError::Unreachable { .. }
-                | ClientError::UntrustedPeer { .. }
-                | ClientError::Unavailable { .. }
-                | ClientError::NotTheBroker { .. }
-                | ClientError::TooLarge { .. }
-                | ClientError::Protocol { .. }),
-            ) => Some(error),
-            None
-            | Some(
-                ClientError::NotFound { .. }
-                | ClientError::Denied { .. }
-                | ClientError::EvidenceRefused { .. }
-                | ClientError::NotAttested { .. },
-            ) => None,
-            Some(_) => return None,
-        };
-        let before = self.lost.swap(lost.is_some(), Ordering::Relaxed);
-        match lost {
-            Some(error) if !before => Some(Change::Lost(error)),
-            None if before => Some(Change::Back),
-            _ => None,
-        }
-    }
+/// What became of an event.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Measured {
+    /// A register was extended, and the log has it.
+    Done,
+    /// The platform has no register that a running guest can extend.
+    NotSupported,
+    /// It has, and the configuration does not ask for it.
+    NotEnabled,
 }
 
 /// Devices first, then the CPU's evidence over theirs.
@@ -238,28 +292,10 @@ fn collect(attester: &Attester, challenged: &Challenged) -> Result<CompositeEvid
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lost_broker_is_told_once_and_so_is_its_return() {
-        let unreachable = ClientError::Unreachable {
-            peer: "https://b".into(),
-            reason: "refused".into(),
-        };
-        let denied = ClientError::Denied {
-            what: "x".into(),
-            detail: "no".into(),
-        };
-        let broker = Reachability::default();
-        assert_eq!(broker.change(None), None);
-        assert_eq!(
-            broker.change(Some(&unreachable)),
-            Some(Change::Lost(&unreachable))
-        );
-        assert_eq!(broker.change(Some(&unreachable)), None);
-        assert_eq!(broker.change(Some(&denied)), Some(Change::Back));
-        assert_eq!(broker.change(None), None);
-    }
+/// Host and port of a URL, as the host of a URI names them.
+fn authority(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    rest.split('/').next().filter(|host| !host.is_empty())
 }
+
+const PCRS: u32 = 24;

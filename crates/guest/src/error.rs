@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use strongroom_attester::{AttestError, BindingError, NoTee};
+use strongroom_attester::{AttestError, BindingError, EventError, NoTee};
 use strongroom_client::ClientError;
 use strongroom_client::seal::SealError;
 
@@ -69,6 +69,17 @@ pub enum GuestError {
         /// The system's words.
         reason: String,
     },
+    /// A socket that cannot be had.
+    #[error("cannot listen on the socket {}: {reason}", path.display())]
+    Socket {
+        /// Its file, or a folder above it.
+        path: PathBuf,
+        /// The system's words.
+        reason: String,
+    },
+    /// What the guest is told to do, and what it was launched with, do not go together.
+    #[error("{0}")]
+    Launch(String),
     /// The configuration file.
     #[error("configuration {}: {reason}", path.display())]
     Config {
@@ -88,6 +99,20 @@ pub enum GuestError {
     /// The init-data is not what this machine was launched with.
     #[error(transparent)]
     Binding(#[from] BindingError),
+    /// What is to be measured is no event.
+    #[error(transparent)]
+    Event(#[from] EventError),
+    /// A register that does not exist was to be extended.
+    #[error("there is no PCR {0}: name one from 0 to 23, or none for the one that is configured")]
+    Register(u64),
+    /// The tokens of the containers that may ask.
+    #[error("tokens of containers, {}: {reason}", path.display())]
+    Tokens {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, and what would mend it.
+        reason: String,
+    },
     /// A variable of the environment could not be unsealed.
     #[error("environment variable {name}: {source}")]
     Variable {

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::agent_policy::AgentPolicy;
 use crate::image::fuzzing;
+use crate::serve::ttrpc::frame::{Call, Header};
 
 /// The tar file of an image's layer, unpacked into a folder.
 ///
@@ -43,6 +44,25 @@ pub fn agent_policy(data: &[u8]) {
     }
 }
 
+/// A ttRPC frame, the call in it, and what its request may hold.
+pub fn ttrpc(data: &[u8]) {
+    let Some((head, body)) = data.split_first_chunk() else {
+        return;
+    };
+    let header = Header::parse(*head);
+    let end = usize::try_from(header.length).unwrap_or(usize::MAX);
+    let body = body.get(..end).unwrap_or(body);
+    if let Ok(call) = Call::parse(body) {
+        let request = &call.request;
+        for number in 1..=4 {
+            request.number(number).ok();
+            request.text(number).ok();
+            request.texts(number).ok();
+            request.map(number).ok();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +80,7 @@ mod tests {
             layer(sample);
             challenge(sample);
             agent_policy(sample);
+            ttrpc(sample);
         }
     }
 }

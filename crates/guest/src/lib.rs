@@ -8,6 +8,9 @@
 
 pub mod agent_policy;
 pub mod attestation;
+pub mod brokers;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod config;
 pub mod data;
 mod error;
@@ -15,12 +18,14 @@ pub mod exec;
 pub mod fuzzing;
 pub mod image;
 pub mod initdata;
+pub mod launch;
 mod placement;
 pub mod scratch;
 pub mod serve;
 pub mod volumes;
 
-pub use attestation::{Agent, AgentConfig};
+pub use attestation::{Agent, AgentConfig, Measured};
+pub use brokers::BrokerAddress;
 pub use config::{AaConfig, CdhConfig};
 pub use data::resource::Source;
 pub use data::unseal::{UnsealOptions, Unsealer};
@@ -28,5 +33,6 @@ pub use error::GuestError;
 pub use initdata::{Launched, Places, UnverifiedInitdata};
 pub use placement::{OnPlace, Placement};
 pub use serve::{
-    Exposure, Features, Limits, ServeOptions, check_listener, serve, serve_unix, serve_with,
+    Exposure, Features, Limits, ServeOptions, Socket, Tokens, TtrpcLimits, TtrpcService,
+    check_listener, serve, serve_ttrpc, serve_unix, serve_with,
 };

@@ -86,7 +86,7 @@ impl RealBroker {
 
     fn agent_of(&self, attester: Attester) -> Agent {
         let mut config = AgentConfig::new(&self.url, attester);
-        config.root_certificate_pem = Some(self.certificate.clone());
+        config.broker.root_certificate_pem = Some(self.certificate.clone());
         Agent::new(config).unwrap()
     }
 
@@ -198,7 +198,7 @@ fn broker_that_does_not_take_sample_evidence_says_so() {
 fn certificate_of_another_broker_is_not_trusted_and_nothing_is_asked() {
     let (broker, other) = (ready(), RealBroker::start(true));
     let mut config = AgentConfig::new(&broker.url, Attester::named("sample").unwrap());
-    config.root_certificate_pem = Some(other.certificate.clone());
+    config.broker.root_certificate_pem = Some(other.certificate.clone());
     let agent = Agent::new(config).unwrap();
     let error = block_on(agent.get_resource(&key().into())).unwrap_err();
     assert!(
@@ -224,7 +224,7 @@ fn agent_policy_of_110_000_bytes_still_attests() {
     let files = [("policy.rego".to_owned(), "# policy\n".repeat(11_000))].into();
     let initdata = compose(HashAlgorithm::Sha256, &files).unwrap();
     let mut config = AgentConfig::new(&broker.url, Attester::named("sample").unwrap());
-    config.root_certificate_pem = Some(broker.certificate.clone());
+    config.broker.root_certificate_pem = Some(broker.certificate.clone());
     config.initdata = Some(initdata);
     let agent = Agent::new(config).unwrap();
     let secret = block_on(agent.get_resource(&key().into())).unwrap();
@@ -239,7 +239,7 @@ fn host_that_the_certificate_does_not_name_is_not_trusted() {
         broker.url.replace("127.0.0.1", "127.0.0.2"),
         Attester::named("sample").unwrap(),
     );
-    config.root_certificate_pem = Some(broker.certificate.clone());
+    config.broker.root_certificate_pem = Some(broker.certificate.clone());
     let error = block_on(Agent::new(config).unwrap().get_resource(&key().into())).unwrap_err();
     assert!(
         !matches!(

@@ -15,8 +15,8 @@ use broker::{ScriptedBroker, error, page};
 use serde_json::Value;
 use strongroom_client::GuestApi;
 use strongroom_guest::{
-    Agent, AgentConfig, Exposure, Features, GuestError, Limits, ServeOptions, check_listener,
-    serve, serve_unix,
+    Agent, AgentConfig, Exposure, Features, GuestError, Limits, ServeOptions, Tokens,
+    check_listener, serve, serve_unix,
 };
 use strongroom_wire::jwe::DecryptionKey;
 use support::{Guest, agent, request};
@@ -482,10 +482,10 @@ fn more_connections_than_allowed_wait_and_are_served() {
 fn listener_is_judged_before_anything_says_that_it_serves() {
     let open = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let options = ServeOptions::default();
-    let error = check_listener(&open, options).unwrap_err();
+    let error = check_listener(&open, &options).unwrap_err();
     assert!(matches!(error, GuestError::NotLoopback { .. }), "{error}");
     let own = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    assert!(check_listener(&own, options).is_ok());
+    assert!(check_listener(&own, &options).is_ok());
 }
 
 #[test]
@@ -570,4 +570,105 @@ fn members(body: &str) -> Vec<String> {
     names.retain(|name| name != "broker");
     names.sort();
     names
+}
+
+fn aael(guest: &Guest, body: &[u8]) -> support::Answer {
+    guest.request("POST", "/aa/aael", &[], body)
+}
+
+const EVENT: &[u8] = br#"{"domain":"example.com","operation":"load","content":"model 3"}"#;
+
+#[test]
+fn platform_without_registers_says_so_in_upstreams_strings() {
+    let (_broker, guest) = started();
+    let answer = aael(&guest, EVENT);
+    assert_eq!(
+        (answer.status, answer.text()),
+        (
+            200,
+            r#"{"success":"false","message":"The platform does not support runtime measurement"}"#
+        )
+    );
+}
+
+#[test]
+fn event_that_is_none_is_a_bad_request_and_no_failure_of_the_guest() {
+    let (_broker, guest) = started();
+    for bad in [
+        "",
+        "{}",
+        r#"{"domain":"d","operation":"o"}"#,
+        r#"{"domain":"d","operation":"o","content":1}"#,
+        r#"{"domain":"d d","operation":"o","content":"c"}"#,
+        r#"{"domain":"d","operation":"o","content":"one\ntwo"}"#,
+        r#"{"domain":"d","operation":"o","content":"c","register_index":24}"#,
+    ] {
+        assert_eq!(aael(&guest, bad.as_bytes()).status, 400, "{bad}");
+    }
+    let long = format!(
+        r#"{{"domain":"d","operation":"o","content":"{}"}}"#,
+        "x".repeat(600_000)
+    );
+    assert_eq!(aael(&guest, long.as_bytes()).status, 413);
+    assert_eq!(guest.get("/aa/aael").status, 405);
+}
+
+#[test]
+fn web_page_measures_an_event() {
+    let (_broker, guest) = started();
+    let origin = [("origin", "https://evil.example")];
+    let answer = guest.request("POST", "/aa/aael", &origin, EVENT);
+    assert_eq!(answer.status, 403);
+}
+
+#[test]
+fn container_without_its_token_is_answered() {
+    let broker = ScriptedBroker::start().with_resource(KEY, SECRET);
+    let folder = tempfile::tempdir().unwrap();
+    let token = "0123456789abcdef0123456789abcdef";
+    let path = folder.path().join("app");
+    std::fs::write(&path, token).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let options = ServeOptions {
+        tokens: Some(std::sync::Arc::new(Tokens::load(folder.path()).unwrap())),
+        ..ServeOptions::default()
+    };
+    let guest = Guest::start(agent(&broker.url), options);
+    let path = format!("/cdh/resource/{KEY}");
+    let ask = |headers: &[(&str, &str)]| guest.request("GET", &path, headers, b"");
+    let bearer = format!("Bearer {token}");
+    let answer = ask(&[]);
+    assert_eq!(
+        (answer.status, answer.header("www-authenticate")),
+        (401, "Bearer")
+    );
+    for bad in [
+        token,
+        "Bearer",
+        "Bearer 0123456789abcdef0123456789abcdee",
+        "Basic x",
+    ] {
+        assert_eq!(ask(&[("authorization", bad)]).status, 401, "{bad}");
+    }
+    let twice = [
+        ("authorization", bearer.as_str()),
+        ("authorization", "Bearer x"),
+    ];
+    assert_eq!(ask(&twice).status, 401);
+    assert_eq!(broker.auths(), 0);
+    assert_eq!(ask(&[("authorization", &bearer)]).body, SECRET);
+    assert_eq!(guest.get("/info").status, 401);
+    assert_eq!(guest.get("/healthz").status, 200);
+}
+
+#[test]
+fn hundred_containers_that_ask_at_once_cost_one_attestation() {
+    let (broker, guest) = started();
+    let path = format!("/cdh/resource/{KEY}");
+    std::thread::scope(|scope| {
+        for _ in 0..100 {
+            scope.spawn(|| assert_eq!(guest.get(&path).body, SECRET));
+        }
+    });
+    assert_eq!((broker.auths(), broker.gets()), (1, 100));
 }

@@ -34,7 +34,7 @@ enum Action {
 /// Sign an image in a registry with a key, so that cosign and policies with sigstoreSigned accept it
 ///
 /// What the tag names now is signed by its digest, and for an image of several platforms each of them too. The
-/// signature goes to the same repository, under the tag sha256-<digest>.sig.
+/// signature goes to the same repository, under the tag sha256-DIGEST.sig.
 #[derive(clap::Args)]
 struct SignArgs {
     /// The image, such as registry.example.com/fraud/app:v1

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use strongroom_wire::jwe::KeyAlgorithm;
 
-use super::{Document, Log};
+use super::{Document, Log, NamedBroker, trimmed};
 
 /// The attestation agent's settings.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
@@ -11,6 +11,8 @@ use super::{Document, Log};
 pub struct AaConfig {
     /// Who issues tokens.
     pub token_configs: TokenConfigs,
+    /// Further brokers, by the host that URIs name them with; not of upstream.
+    pub brokers: Vec<NamedBroker>,
     /// The event log.
     pub eventlog_config: EventlogConfig,
     /// The log.
@@ -38,9 +40,22 @@ pub struct Kbs {
     /// The key that secrets are encrypted to; see [`Self::key_algorithm`].
     #[serde(default)]
     pub tee_key_algorithm: Option<String>,
+    /// Where the same broker is as well, in the order in which they are tried when nobody answers; not of upstream.
+    #[serde(default)]
+    pub standby_urls: Vec<String>,
 }
 
 impl Kbs {
+    /// A broker with one URL.
+    pub fn new(url: String, cert: Option<String>) -> Self {
+        Self {
+            url,
+            cert,
+            tee_key_algorithm: None,
+            standby_urls: Vec::new(),
+        }
+    }
+
     /// The key that secrets are encrypted to.
     ///
     /// # Errors
@@ -91,7 +106,12 @@ impl Document for AaConfig {
         "token_configs.kbs.url",
         "token_configs.kbs.cert",
         "token_configs.kbs.tee_key_algorithm",
+        "token_configs.kbs.standby_urls",
         "token_configs.coco_as.url",
+        "brokers.*.host",
+        "brokers.*.url",
+        "brokers.*.cert",
+        "brokers.*.standby_urls",
         "eventlog_config.init_pcr",
         "eventlog_config.enable_eventlog",
         "log.level",
@@ -100,12 +120,9 @@ impl Document for AaConfig {
     fn checked(mut self) -> Result<Self, String> {
         if let Some(kbs) = &mut self.token_configs.kbs {
             kbs.key_algorithm()?;
-            kbs.cert = kbs
-                .cert
-                .take()
-                .map(|pem| pem.trim().to_owned())
-                .filter(|pem| !pem.is_empty());
+            kbs.cert = trimmed(kbs.cert.take());
         }
+        NamedBroker::check(&mut self.brokers)?;
         match self.eventlog_config.init_pcr {
             0..=23 => Ok(self),
             pcr => Err(format!(

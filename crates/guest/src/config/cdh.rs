@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use strongroom_wire::resource::ResourceUri;
 
-use super::{Document, Log};
+use super::{Document, Log, NamedBroker, trimmed};
 
 /// The data hub's settings.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
@@ -22,6 +22,8 @@ pub struct CdhConfig {
     pub aa: AaSocket,
     /// The broker.
     pub kbc: Option<Kbc>,
+    /// Further brokers, by the host that URIs name them with; not of upstream.
+    pub brokers: Vec<NamedBroker>,
     /// What is fetched and put into files before the hub serves.
     pub credentials: Vec<Credential>,
     /// Images.
@@ -132,6 +134,10 @@ impl Document for CdhConfig {
         "kbc.name",
         "kbc.url",
         "kbc.kbs_cert",
+        "brokers.*.host",
+        "brokers.*.url",
+        "brokers.*.cert",
+        "brokers.*.standby_urls",
         "credentials.*.path",
         "credentials.*.resource_uri",
         "image.work_dir",
@@ -166,12 +172,9 @@ impl Document for CdhConfig {
             credential.check()?;
         }
         if let Some(kbc) = &mut self.kbc {
-            kbc.kbs_cert = kbc
-                .kbs_cert
-                .take()
-                .map(|pem| pem.trim().to_owned())
-                .filter(|pem| !pem.is_empty());
+            kbc.kbs_cert = trimmed(kbc.kbs_cert.take());
         }
+        NamedBroker::check(&mut self.brokers)?;
         let image = &mut self.image;
         for pem in &mut image.extra_root_certificates {
             *pem = pem.trim().to_owned();

@@ -7,11 +7,13 @@
 mod aa;
 mod cdh;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use strongroom_wire::bounded_toml;
+use strongroom_wire::resource::ResourceUri;
 
 use crate::error::GuestError;
 
@@ -43,6 +45,47 @@ impl Default for Log {
             level: "info".to_owned(),
         }
     }
+}
+
+/// A broker that URIs name by a host: `kbs://HOST/repository/type/tag`.
+#[derive(Clone, Debug, serde::Deserialize, Eq, PartialEq)]
+pub struct NamedBroker {
+    /// The host, with a port if URIs write one.
+    pub host: String,
+    /// Where it is.
+    pub url: String,
+    /// The certificate (PEM) that alone is trusted for it.
+    #[serde(default)]
+    pub cert: Option<String>,
+    /// Where the same broker is as well, in the order in which they are tried when nobody answers.
+    #[serde(default)]
+    pub standby_urls: Vec<String>,
+}
+
+impl NamedBroker {
+    fn check(brokers: &mut [Self]) -> Result<(), String> {
+        let mut hosts = BTreeSet::new();
+        for broker in brokers {
+            broker.cert = trimmed(broker.cert.take());
+            let shown: String = broker.host.chars().take(MAX_SHOWN).collect();
+            let uri: Result<ResourceUri, _> = format!("kbs://{}/a/b/c", broker.host).parse();
+            if !uri.is_ok_and(|uri| uri.host() == broker.host && !broker.host.is_empty()) {
+                return Err(format!(
+                    "brokers.host is {shown:?}: write the host of kbs://HOST/repository/type/tag, with its port if it has one"
+                ));
+            }
+            if !hosts.insert(broker.host.as_str()) {
+                return Err(format!("brokers has two entries with the host {shown:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A certificate without the white space around it; none, where there is nothing else.
+fn trimmed(pem: Option<String>) -> Option<String> {
+    pem.map(|pem| pem.trim().to_owned())
+        .filter(|pem| !pem.is_empty())
 }
 
 /// A configuration file.
@@ -172,6 +215,24 @@ mod tests {
         let text = "[image]\nwork_dirs = 'x'\n[image.registry_config]\naliases = { goes = 1 }\n[[credentials]]\nuri = 1\npath = '/run/confidential-containers/cdh/kbs/a'\nresource_uri = 'kbs:///a/b/c'\n";
         let read = CdhConfig::parse(text).unwrap();
         assert_eq!(read.unknown, ["credentials.*.uri", "image.work_dirs"]);
+    }
+
+    #[test]
+    fn broker_under_a_host_that_no_uri_can_name_is_taken() {
+        let entry = |host: &str| format!("[[brokers]]\nhost = '{host}'\nurl = 'https://b'\n");
+        for bad in ["", "a/b", "a b", "a?b"] {
+            let error = AaConfig::parse(&entry(bad)).unwrap_err();
+            assert!(error.contains("brokers.host"), "{bad}: {error}");
+        }
+        let twice = [entry("models:8080"), entry("models:8080")].concat();
+        assert!(
+            CdhConfig::parse(&twice)
+                .unwrap_err()
+                .contains("two entries")
+        );
+        let read = AaConfig::parse(&entry("models:8080")).unwrap();
+        assert_eq!(read.unknown, Vec::<String>::new());
+        assert_eq!(read.config.brokers.len(), 1);
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! The data hub: resources of the broker, and sealed secrets that point to them.
 
+pub mod credentials;
 pub mod resource;
 pub mod unseal;

@@ -1,6 +1,9 @@
 //! Serving the agent to the applications of this machine.
 
 mod rest;
+mod socket;
+mod tokens;
+pub(crate) mod ttrpc;
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
@@ -22,6 +25,9 @@ use crate::attestation::Agent;
 use crate::error::GuestError;
 
 pub use rest::{is_loopback_host, router};
+pub use socket::Socket;
+pub use tokens::Tokens;
+pub use ttrpc::{TtrpcLimits, TtrpcService, serve_ttrpc};
 
 /// Serves the REST API on loopback until `shutdown` resolves.
 ///
@@ -46,16 +52,17 @@ pub async fn serve_with(
     options: ServeOptions,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), GuestError> {
-    let address = check_listener(&listener, options)?;
+    let address = check_listener(&listener, &options)?;
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "the guest's API listens beyond loopback: whoever reaches it gets the secrets");
     }
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
     tracing::info!(%address, broker = agent.broker(), tee = %agent.tee(), "the guest is ready");
+    let limits = options.limits;
     let app = router(agent, options);
     let app = |peer: SocketAddr| app.clone().layer(Extension(ConnectInfo(peer)));
-    serve_connections(listener, app, options.limits, shutdown).await;
+    serve_connections(listener, app, limits, shutdown).await;
     Ok(())
 }
 
@@ -66,7 +73,7 @@ pub async fn serve_with(
 /// [`GuestError::NotLoopback`] when others can reach it, [`GuestError::Serve`] when it has no address.
 pub fn check_listener(
     listener: &TcpListener,
-    options: ServeOptions,
+    options: &ServeOptions,
 ) -> Result<SocketAddr, GuestError> {
     let address = listener.local_addr().map_err(failed)?;
     match options.exposure {
@@ -91,8 +98,9 @@ pub async fn serve_unix(
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
     tracing::info!(broker = agent.broker(), tee = %agent.tee(), "the guest is ready on its socket");
+    let limits = options.limits;
     let app = router(agent, options).layer(Extension(rest::UnixPeer));
-    serve_connections(listener, |_| app.clone(), options.limits, shutdown).await;
+    serve_connections(listener, |_| app.clone(), limits, shutdown).await;
     Ok(())
 }
 
@@ -157,12 +165,14 @@ fn failed(error: std::io::Error) -> GuestError {
 }
 
 /// How the API is served. The default is the strict choice.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct ServeOptions {
     /// Which parts of the API exist.
     pub features: Features,
     /// Who may ask.
     pub exposure: Exposure,
+    /// The tokens of the containers that may ask; without it, every process that reaches the API may.
+    pub tokens: Option<Arc<Tokens>>,
     /// How much of it clients may hold up.
     pub limits: Limits,
 }

@@ -7,12 +7,15 @@ use std::net::SocketAddr;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Query, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, Request, State};
+use axum::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE,
+};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -24,9 +27,9 @@ use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::tee::Tee;
 use zeroize::Zeroizing;
 
-use crate::attestation::Agent;
+use crate::attestation::{Agent, Measured};
 use crate::error::GuestError;
-use crate::serve::{Exposure, ServeOptions};
+use crate::serve::{Exposure, ServeOptions, Tokens};
 
 /// All routes. The service must be made with the peer's address as connect info.
 pub fn router(agent: Agent, options: ServeOptions) -> Router {
@@ -39,11 +42,13 @@ pub fn router(agent: Agent, options: ServeOptions) -> Router {
         .route("/aa/token", get(token).head(wrong_method))
         .route("/aa/evidence", get(evidence))
         .route("/aa/additional-evidence", get(additional_evidence))
+        .route("/aa/aael", post(aael))
         .route("/info", get(info))
         .route("/healthz", get(async || "ok\n"))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn_with_state(options, admit))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(options.clone(), admit))
         .with_state(Guest { agent, options })
 }
 
@@ -81,7 +86,34 @@ async fn admit(
             ));
         }
     }
-    Ok(next.run(request).await)
+    let path = request.uri().path();
+    let Some(tokens) = options.tokens.as_deref().filter(|_| path != "/healthz") else {
+        return Ok(next.run(request).await);
+    };
+    let container = holder(tokens, request.headers())?;
+    let path = path.to_owned();
+    let answer = next.run(request).await;
+    tracing::info!(container, path, status = answer.status().as_u16(), "asked");
+    Ok(answer)
+}
+
+/// The container that asks, by its token.
+fn holder(tokens: &Tokens, headers: &HeaderMap) -> Result<String, Failure> {
+    let refused = |text: &str| Err(Failure::new(StatusCode::UNAUTHORIZED, text));
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    let (Some(header), None) = (given.next(), given.next()) else {
+        return refused(
+            "this guest answers containers that it knows: send the container's token, Authorization: Bearer TOKEN",
+        );
+    };
+    let token = header.to_str().ok().and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    match token.and_then(|token| tokens.holder(token)) {
+        Some(container) => Ok(container),
+        None => refused("the token is of no container that this guest knows"),
+    }
 }
 
 async fn resource(State(guest): State<Guest>, uri: Uri) -> Result<Response, Failure> {
@@ -112,13 +144,8 @@ struct TokenQuery {
 
 async fn token(
     State(guest): State<Guest>,
-    query: Result<Query<TokenQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<TokenQuery>, QueryRejection>,
 ) -> Result<Response, Failure> {
-    #[derive(Serialize)]
-    struct TokenAnswer<'a> {
-        token: &'a str,
-        tee_keypair: &'a str,
-    }
     guest.needs(guest.options.features.attestation(), "attestation")?;
     match parsed(query)?.token_type.as_deref() {
         Some("kbs") => {}
@@ -135,24 +162,7 @@ async fn token(
             ));
         }
     }
-    let attested = guest.agent.token().await.map_err(GuestError::from)?;
-    let key = attested.key().expose_pkcs8_pem().map_err(|_| {
-        GuestError::Broker(ClientError::Crypto {
-            doing: "writing the attested key",
-        })
-    })?;
-    let answer = TokenAnswer {
-        token: attested.token().expose(),
-        tee_keypair: &key,
-    };
-    let json = serde_json::to_vec(&answer)
-        .map(Zeroizing::new)
-        .map_err(|_| {
-            Failure::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the token has no JSON form",
-            )
-        })?;
+    let json = guest.agent.token_json().await.map_err(GuestError::from)?;
     Ok(octets(json))
 }
 
@@ -180,7 +190,7 @@ impl EvidenceQuery {
     }
 }
 
-type EvidenceQueryResult = Result<Query<EvidenceQuery>, axum::extract::rejection::QueryRejection>;
+type EvidenceQueryResult = Result<Query<EvidenceQuery>, QueryRejection>;
 
 async fn evidence(
     State(guest): State<Guest>,
@@ -203,17 +213,81 @@ async fn additional_evidence(
     Ok(octets(Zeroizing::new(evidence.into_bytes())))
 }
 
+#[derive(Deserialize)]
+struct EventBody {
+    domain: String,
+    operation: String,
+    content: String,
+    /// The PCR to extend; not of upstream, whose log takes the configured one.
+    register_index: Option<u64>,
+}
+
+/// Upstream's answers are strings, and a platform without registers is no failure of the request.
+async fn aael(
+    State(guest): State<Guest>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Failure> {
+    #[derive(Serialize)]
+    struct EventAnswer {
+        success: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<&'static str>,
+    }
+    guest.needs(guest.options.features.attestation(), "attestation")?;
+    // A web page may send this without reading the answer; no program beside the guest has an origin.
+    if headers.contains_key(ORIGIN) {
+        return Err(Failure::new(
+            StatusCode::FORBIDDEN,
+            "web pages measure nothing here",
+        ));
+    }
+    let body = body.map_err(|error| Failure::new(error.status(), error.body_text()))?;
+    let event: EventBody = serde_json::from_slice(&body).map_err(|error| {
+        Failure::new(
+            StatusCode::BAD_REQUEST,
+            format!(
+                "{error}; send {{\"domain\":\"example.com\",\"operation\":\"load\",\"content\":\"model 3\"}}, all of them strings"
+            ),
+        )
+    })?;
+    let measured = guest
+        .agent
+        .measure(
+            &event.domain,
+            &event.operation,
+            &event.content,
+            event.register_index,
+        )
+        .await?;
+    let (success, message) = match measured {
+        Measured::Done => ("true", None),
+        Measured::NotSupported => (
+            "false",
+            Some("The platform does not support runtime measurement"),
+        ),
+        Measured::NotEnabled => (
+            "false",
+            Some("Attestation Agent does not enable eventlog recording"),
+        ),
+    };
+    Ok(axum::Json(EventAnswer { success, message }).into_response())
+}
+
 async fn info(State(guest): State<Guest>) -> Response {
     #[derive(Serialize)]
     struct Info<'a> {
         version: &'static str,
         tee: Tee,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        additional_tees: Vec<Tee>,
         feature: &'static str,
         broker: &'a str,
     }
     axum::Json(Info {
         version: concat!("Strongroom ", env!("CARGO_PKG_VERSION")),
         tee: guest.agent.tee(),
+        additional_tees: guest.agent.additional_tees(),
         feature: guest.options.features.as_str(),
         broker: guest.agent.broker(),
     })
@@ -224,12 +298,16 @@ async fn unknown() -> Failure {
     Failure::new(
         StatusCode::NOT_FOUND,
         "no such path; there are /cdh/resource/repository/type/tag, /aa/token, /aa/evidence, /aa/additional-evidence, \
-         /info and /healthz",
+         /aa/aael, /info and /healthz",
     )
 }
 
-async fn wrong_method() -> Failure {
-    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this path is read with GET")
+async fn wrong_method(uri: Uri) -> Failure {
+    let text = match uri.path() {
+        "/aa/aael" => "events are sent with POST",
+        _ => "this path is read with GET",
+    };
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, text)
 }
 
 impl Guest {
@@ -278,12 +356,17 @@ impl From<GuestError> for Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         tracing::debug!(status = self.status.as_u16(), text = %self.text, "refused");
-        (
+        let mut answer = (
             self.status,
             [(CONTENT_TYPE, "text/plain; charset=utf-8")],
             self.text + "\n",
         )
-            .into_response()
+            .into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            let headers = answer.headers_mut();
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        answer
     }
 }
 
@@ -301,7 +384,9 @@ fn status(error: &GuestError) -> StatusCode {
             }
             _ => StatusCode::BAD_GATEWAY,
         },
-        GuestError::Attester(AttestError::ReportData { .. }) => StatusCode::BAD_REQUEST,
+        GuestError::Attester(AttestError::ReportData { .. })
+        | GuestError::Event(_)
+        | GuestError::Register(_) => StatusCode::BAD_REQUEST,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -315,9 +400,7 @@ fn octets(bytes: Zeroizing<Vec<u8>>) -> Response {
     (headers, Body::from(Bytes::from_owner(bytes))).into_response()
 }
 
-fn parsed<T>(
-    query: Result<Query<T>, axum::extract::rejection::QueryRejection>,
-) -> Result<T, Failure> {
+fn parsed<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {
     query
         .map(|Query(query)| query)
         .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))
@@ -353,6 +436,9 @@ pub fn is_loopback_host(host: &str) -> bool {
             .parse::<std::net::IpAddr>()
             .is_ok_and(|address| address.is_loopback())
 }
+
+/// An event has at most 64 KiB, and JSON may spell each character in six.
+const MAX_BODY: usize = 512 * 1024;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -6,5 +6,6 @@ mod encrypted;
 mod faults;
 mod gpg;
 mod layers;
+mod service;
 mod signatures;
 mod support;

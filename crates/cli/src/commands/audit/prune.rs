@@ -11,7 +11,7 @@ use crate::outcome::Outcome;
 /// Remove the oldest entries, which a broker does by itself once a day when its configuration says for how long they are
 /// kept
 ///
-/// Nobody removes what is younger than keep_days in the [audit] section of the broker's configuration, and without that
+/// Nobody removes what is younger than keep_days in the `audit` table of the broker's configuration, and without that
 /// setting nothing is removed at all. Entries go in bundles of 256; their hashes stay, so the rest verifies, and what was
 /// removed is an entry itself. Export the record first: what is gone is gone.
 #[derive(clap::Args)]

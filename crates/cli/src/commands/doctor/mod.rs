@@ -250,9 +250,10 @@ impl Walk {
         let chosen = args.attest.unverified_broker(document);
         let probed = match chosen {
             Err(error) => Err(format!("{error:#}")),
-            Ok((url, certificate, insecure_http)) => {
+            Ok((address, insecure_http)) => {
+                let url = address.url;
                 let options = EndpointOptions {
-                    roots: Roots::from(certificate),
+                    roots: Roots::from(address.root_certificate_pem),
                     insecure_http,
                     timeout: PATIENCE,
                     ..EndpointOptions::default()

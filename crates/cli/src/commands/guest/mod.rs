@@ -1,6 +1,5 @@
 //! `strongroom guest`: the agent beside applications, and the start of an application that needs unsealed values.
 
-mod agent;
 mod exec;
 mod pull;
 mod run;
@@ -10,9 +9,12 @@ mod unsealing;
 
 use clap::Subcommand;
 
+use strongroom_guest::cli::RunArgs;
+
 use crate::outcome::Outcome;
 
-pub(crate) use agent::AttestArgs;
+pub(crate) use strongroom_guest::cli::AttestArgs;
+
 pub(crate) use pull::{RegistryArgs, document};
 pub(crate) use unsealing::UnsealArgs;
 
@@ -25,8 +27,7 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Attest and serve http://127.0.0.1:8006/cdh/resource/... until told to stop
-    Run(run::Args),
+    Run(Box<RunArgs>),
     /// Unseal environment values, files and volumes, then become APP; if one fails, APP does not start
     Exec(exec::Args),
     Pull(Box<pull::Args>),

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
-use strongroom_client::guest_api::GuestApi;
 use strongroom_guest::Source;
 use strongroom_guest::config::{CdhConfig, Document as _};
 use strongroom_guest::image::{
@@ -34,7 +33,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "URI|FILE")]
     policy: Option<String>,
 
-    /// A data hub's cdh.toml, whose section [image] gives what the options here do not.
+    /// A data hub's cdh.toml, whose table `image` gives what the options here do not.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -100,7 +99,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         Progress::Fetched(bytes) => shown.inc(bytes),
         _ => {}
     });
-    let source = Source::Rest(GuestApi::new(&args.guest.guest)?);
+    let source = Source::Rest(args.guest.api()?);
     let pulled = block_on(pull(&args.image, &args.dest, &options, Some(&source)))??;
     bar.finish_and_clear();
     Ok(outcome(&pulled, &args.dest))

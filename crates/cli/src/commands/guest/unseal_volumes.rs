@@ -7,10 +7,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
+use strongroom_guest::cli::told_to_stop;
 use strongroom_guest::volumes::{Pace, VolumeStatus};
 
 use crate::cleanup;
-use crate::commands::guest::run::told_to_stop;
 use crate::commands::guest::unsealing::{UnsealArgs, VolumeArgs, WaitArgs, placement};
 use crate::files::{self, Existing};
 use crate::notify;

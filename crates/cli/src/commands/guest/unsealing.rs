@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::bail;
-use strongroom_client::guest_api::GuestApi;
 use strongroom_guest::data::unseal::{CounterMode, Signature};
 use strongroom_guest::volumes::{Access, Volume, Volumes};
 use strongroom_guest::{Placement, Source, UnsealOptions, Unsealer};
@@ -47,13 +46,16 @@ impl UnsealArgs {
             },
             signing_keys: self.signing_keys.clone(),
         };
-        let source = Source::Rest(GuestApi::new(&self.guest.guest)?);
+        let source = Source::Rest(self.guest.api()?);
         Ok(Unsealer::new(source, options))
     }
 
     /// These options on another command line.
     pub(crate) fn arguments(&self) -> Vec<PathBuf> {
         let mut arguments = vec!["--guest".into(), PathBuf::from(&self.guest.guest)];
+        if let Some(token) = &self.guest.guest_token {
+            arguments.extend(["--guest-token".into(), token.clone()]);
+        }
         if let Some(folder) = &self.signing_keys {
             arguments.extend(["--signing-keys".into(), folder.clone()]);
         }

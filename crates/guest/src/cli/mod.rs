@@ -1,0 +1,10 @@
+//! The commands that the guest's own small program and `strongroom guest` have alike.
+
+// Doc comments of arguments are help texts, which a terminal shows without Markdown.
+#![allow(clippy::doc_markdown, rustdoc::bare_urls)]
+
+mod attest;
+mod run;
+
+pub use attest::AttestArgs;
+pub use run::{RunArgs, told_to_stop};

@@ -1,0 +1,459 @@
+//! From options, files and what was measured at launch to an agent. What was measured wins: who starts the guest must not
+//! send it to a broker of their own, which could answer with another recipient, signing key or model.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use strongroom_attester::Attester;
+use strongroom_wire::initdata::Initdata;
+
+use crate::attestation::{Agent, AgentConfig};
+use crate::brokers::BrokerAddress;
+use crate::config::{
+    AaConfig, CdhConfig, Document as _, KbcName, Kbs, NamedBroker, kbc_params, kbc_params_of_kernel,
+};
+use crate::data::unseal::UnsealOptions;
+use crate::error::GuestError;
+use crate::initdata::Launched;
+
+/// What whoever starts the guest wants of it.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// The broker's URL.
+    pub broker: Option<String>,
+    /// Its certificate, PEM.
+    pub certificate: Option<String>,
+    /// The attestation agent's settings, of a file.
+    pub aa: Option<AaConfig>,
+    /// The data hub's settings, of a file.
+    pub cdh: Option<CdhConfig>,
+    /// Follows `broker` and `certificate` even where another broker was measured.
+    pub insecure_override_measured_broker: bool,
+    /// Allows a broker beyond this machine without TLS.
+    pub insecure_http: bool,
+}
+
+/// A guest that can start.
+pub struct Prepared {
+    /// Its agent.
+    pub agent: Agent,
+    /// The data hub's settings in force.
+    pub cdh: CdhConfig,
+    /// What somebody should know.
+    pub warnings: Vec<String>,
+}
+
+impl Wanted {
+    /// Joins what is wanted and what was measured, which wins.
+    ///
+    /// # Errors
+    /// [`GuestError::Launch`] where they contradict each other, or name no broker; as [`Agent::new`].
+    pub fn prepare(
+        self,
+        mut attester: Attester,
+        launched: Launched,
+    ) -> Result<Prepared, GuestError> {
+        let mut warnings = launched.warnings;
+        let measured = |name: &str| {
+            let initdata = launched.initdata.as_ref();
+            initdata.is_some_and(|initdata| initdata.data().contains_key(name))
+        };
+        let (aa_measured, cdh_measured) = (measured("aa.toml"), measured("cdh.toml"));
+        let cdh = in_force("cdh.toml", cdh_measured.then_some(launched.cdh), self.cdh)?;
+        let aa = match (aa_measured, self.aa) {
+            // Who overrides the measured broker may do so by a file.
+            (true, Some(_)) if self.insecure_override_measured_broker => launched.aa.clone(),
+            (true, wanted) => in_force("aa.toml", Some(launched.aa.clone()), wanted)?,
+            (false, Some(wanted)) => wanted,
+            (false, None) => of_the_machine()?,
+        };
+        let own = own_broker((&aa, aa_measured), (&cdh, cdh_measured))?;
+        let of_agent = aa.token_configs.kbs.as_ref();
+        let agent_names = of_agent.is_some_and(|kbs| !kbs.url.is_empty());
+        let hub_names = cdh.kbc.as_ref().is_some_and(|kbc| !kbc.url.is_empty());
+        let is_measured = (aa_measured && agent_names) || (cdh_measured && hub_names);
+        let (measured, configured) = match is_measured {
+            true => (own, None),
+            false => (None, own),
+        };
+        let key_algorithm = measured
+            .as_ref()
+            .or(configured.as_ref())
+            .map(Kbs::key_algorithm);
+        let named = named_brokers(
+            &[(&aa.brokers, aa_measured), (&cdh.brokers, cdh_measured)],
+            launched.initdata.is_some(),
+        )?;
+        let broker = choose(
+            measured,
+            configured,
+            (self.broker, self.certificate),
+            self.insecure_override_measured_broker,
+        )?;
+        if cdh
+            .kbc
+            .as_ref()
+            .is_some_and(|kbc| kbc.name == KbcName::OfflineFsKbc)
+        {
+            warnings.push(
+                "cdh.toml: kbc.name is offline_fs_kbc, and resources are not taken from files here: the broker is asked"
+                    .to_owned(),
+            );
+        }
+        if let Some(initdata) = &launched.initdata {
+            attester = attester.with_initdata(initdata);
+        }
+        let mut config = AgentConfig::new("", attester);
+        config.broker = broker;
+        config.named_brokers = named;
+        config.insecure_http = self.insecure_http;
+        config.initdata = launched.initdata;
+        config.event_log = aa.eventlog_config;
+        config.unseal = UnsealOptions::from(&cdh);
+        config.key_algorithm = key_algorithm
+            .transpose()
+            .map_err(GuestError::Launch)?
+            .unwrap_or_default();
+        Ok(Prepared {
+            agent: Agent::new(config)?,
+            cdh,
+            warnings,
+        })
+    }
+
+    /// The broker as it would be taken, while nothing vouches for the init-data: for looking into what is wrong, and for
+    /// nothing else.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub fn unverified_broker(
+        self,
+        initdata: Option<&Initdata>,
+    ) -> Result<BrokerAddress, GuestError> {
+        let file = |name: &str| initdata.and_then(|document| document.data().get(name));
+        let wrong =
+            |name: &'static str| move |reason| GuestError::Launch(format!("{name}: {reason}"));
+        let (aa, cdh) = (file("aa.toml"), file("cdh.toml"));
+        let measured = (aa.is_some(), cdh.is_some());
+        let aa = match (aa, self.aa) {
+            (Some(text), _) => AaConfig::parse(text).map_err(wrong("aa.toml"))?.config,
+            (None, Some(aa)) => aa,
+            (None, None) => of_the_machine()?,
+        };
+        let cdh = match cdh {
+            Some(text) => CdhConfig::parse(text).map_err(wrong("cdh.toml"))?.config,
+            None => self.cdh.unwrap_or_default(),
+        };
+        let own = own_broker((&aa, measured.0), (&cdh, measured.1))?;
+        let (measured, configured) = match measured.0 || measured.1 {
+            true => (own, None),
+            false => (None, own),
+        };
+        let given = (self.broker, self.certificate);
+        choose(
+            measured,
+            configured,
+            given,
+            self.insecure_override_measured_broker,
+        )
+    }
+}
+
+/// What was measured, or what a file says.
+fn in_force<T: Default + PartialEq>(
+    name: &str,
+    measured: Option<T>,
+    wanted: Option<T>,
+) -> Result<T, GuestError> {
+    match (measured, wanted) {
+        (Some(measured), Some(wanted)) if measured != wanted => Err(GuestError::Launch(format!(
+            "the {name} that is named differs from the one in the measured init-data, which is in force: leave it out"
+        ))),
+        (Some(config), _) | (None, Some(config)) => Ok(config),
+        (None, None) => Ok(T::default()),
+    }
+}
+
+/// What upstream's agent is told without a file: by the environment, or by the kernel's command line.
+fn of_the_machine() -> Result<AaConfig, GuestError> {
+    let mut config = AaConfig::default();
+    let kernel = || std::fs::read_to_string("/proc/cmdline").ok();
+    let params = std::env::var("AA_KBC_PARAMS")
+        .ok()
+        .or_else(|| kbc_params_of_kernel(&kernel()?).map(str::to_owned));
+    if let Some(params) = params {
+        let (_, url) = kbc_params(&params).map_err(GuestError::Launch)?;
+        config.token_configs.kbs = Some(url)
+            .filter(|url| !url.is_empty())
+            .map(|url| Kbs::new(url, None));
+    }
+    Ok(config)
+}
+
+/// Both files name the guest's broker, and must name one. A certificate of a file is not believed for a measured URL.
+fn own_broker(
+    (aa, aa_measured): (&AaConfig, bool),
+    (cdh, cdh_measured): (&CdhConfig, bool),
+) -> Result<Option<Kbs>, GuestError> {
+    let of_hub = cdh
+        .kbc
+        .as_ref()
+        .filter(|kbc| kbc.name == KbcName::CcKbc && !kbc.url.is_empty());
+    let of_agent = aa.token_configs.kbs.as_ref();
+    let Some(hub) = of_hub else {
+        return Ok(of_agent.cloned());
+    };
+    let agent = of_agent
+        .cloned()
+        .unwrap_or_else(|| Kbs::new(String::new(), None));
+    let bare = |url: &str| url.trim_end_matches('/').to_owned();
+    let other_url = !agent.url.is_empty() && bare(&agent.url) != bare(&hub.url);
+    let both = agent.cert.as_ref().zip(hub.kbs_cert.as_ref());
+    if other_url || both.is_some_and(|(one, other)| one != other) {
+        return Err(GuestError::Launch(format!(
+            "aa.toml and cdh.toml name different brokers or certificates ({}, {}): there is one guest here, so write the \
+             same into both, and further brokers into [[brokers]]",
+            agent.url, hub.url
+        )));
+    }
+    let cert = match (aa_measured, cdh_measured) {
+        (true, false) if !agent.url.is_empty() => agent.cert.clone(),
+        (false, true) => hub.kbs_cert.clone(),
+        _ => agent.cert.clone().or_else(|| hub.kbs_cert.clone()),
+    };
+    let standby_urls = match (aa_measured, cdh_measured) {
+        (false, true) => Vec::new(),
+        _ => agent.standby_urls,
+    };
+    Ok(Some(Kbs {
+        url: hub.url.clone(),
+        cert,
+        tee_key_algorithm: agent.tee_key_algorithm,
+        standby_urls,
+    }))
+}
+
+/// The brokers of both files, by host. Where there is init-data, those alone that are in it.
+fn named_brokers(
+    lists: &[(&Vec<NamedBroker>, bool)],
+    has_initdata: bool,
+) -> Result<BTreeMap<String, BrokerAddress>, GuestError> {
+    let mut named = BTreeMap::new();
+    for (brokers, is_measured) in lists {
+        for broker in *brokers {
+            if has_initdata && !is_measured {
+                return Err(GuestError::Launch(format!(
+                    "the broker of {} is listed in a file, and this machine was launched with init-data: list it there, \
+                     where it is measured",
+                    broker.host
+                )));
+            }
+            let address = BrokerAddress::from(broker);
+            let before = named.insert(broker.host.clone(), address.clone());
+            if before.is_some_and(|before| before != address) {
+                return Err(GuestError::Launch(format!(
+                    "aa.toml and cdh.toml list different brokers under the host {}",
+                    broker.host
+                )));
+            }
+        }
+    }
+    Ok(named)
+}
+
+/// The broker to attest to: URL and certificate of options, a file's, or the measured one, which wins.
+fn choose(
+    measured: Option<Kbs>,
+    configured: Option<Kbs>,
+    (broker, certificate): (Option<String>, Option<String>),
+    insecure_override: bool,
+) -> Result<BrokerAddress, GuestError> {
+    let refused = |text: String| Err(GuestError::Launch(text));
+    let address = |kbs: &Kbs| Some(BrokerAddress::from(kbs)).filter(|kbs| !kbs.url.is_empty());
+    let known = measured
+        .as_ref()
+        .or(configured.as_ref())
+        .and_then(|kbs| kbs.cert.clone());
+    if let Some(address) = measured
+        .as_ref()
+        .and_then(address)
+        .filter(|_| !insecure_override || broker.is_none())
+    {
+        if broker.is_some_and(|broker| broker != address.url) {
+            return refused(format!(
+                "--broker (or STRONGROOM_BROKER) names another broker than the measured init-data, which names {}: leave it \
+                 out",
+                address.url
+            ));
+        }
+        let differs = |given: &str| Some(given.trim()) != address.root_certificate_pem.as_deref();
+        if certificate.as_deref().is_some_and(differs) {
+            return refused(
+                "--broker-cert (or STRONGROOM_BROKER_CERT) is not the certificate of the measured init-data: leave it out"
+                    .to_owned(),
+            );
+        }
+        return Ok(address);
+    }
+    let mut address = match (broker, configured.as_ref().and_then(address)) {
+        (Some(url), Some(file)) if url == file.url => file,
+        (Some(url), _) => BrokerAddress::new(url),
+        (None, Some(file)) => file,
+        (None, None) => {
+            return refused(
+                "no broker is named: use --broker URL, or --initdata with a document that names one (strongroom initdata new)"
+                    .to_owned(),
+            );
+        }
+    };
+    address.root_certificate_pem = certificate.or(address.root_certificate_pem).or(known);
+    Ok(address)
+}
+
+/// The file of a socket in upstream's configuration: `unix:///path`.
+///
+/// # Errors
+/// [`GuestError::Launch`] when it is of another kind.
+pub fn socket_path(key: &str, address: &str) -> Result<PathBuf, GuestError> {
+    address
+        .strip_prefix("unix://")
+        .filter(|path| path.starts_with('/'))
+        .map(PathBuf::from)
+        .ok_or_else(|| {
+            GuestError::Launch(format!(
+                "{key} is {:?}; this guest serves sockets: unix:///path",
+                address.chars().take(64).collect::<String>()
+            ))
+        })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::config::Document as _;
+
+    fn measured() -> Option<Kbs> {
+        Some(Kbs::new("https://good:1".to_owned(), some("good")))
+    }
+
+    fn some(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    fn chosen(
+        broker: Option<&str>,
+        certificate: Option<&str>,
+        insecure: bool,
+    ) -> Result<BrokerAddress, GuestError> {
+        let options = (broker.map(str::to_owned), certificate.map(str::to_owned));
+        choose(measured(), None, options, insecure)
+    }
+
+    #[test]
+    fn host_redirects_the_guest_to_another_broker() {
+        let error = chosen(Some("https://evil:1"), None, false).unwrap_err();
+        assert!(error.to_string().contains("https://good:1"));
+        assert!(chosen(None, Some("evil"), false).is_err());
+        assert!(chosen(Some("https://good:1"), Some("evil"), false).is_err());
+    }
+
+    #[test]
+    fn measured_broker_is_used_and_an_equal_option_changes_nothing() {
+        let address = chosen(Some("https://good:1"), Some("good"), false).unwrap();
+        assert_eq!(address, chosen(None, None, false).unwrap());
+        assert_eq!(
+            (
+                address.url.as_str(),
+                address.root_certificate_pem.as_deref()
+            ),
+            ("https://good:1", Some("good"))
+        );
+    }
+
+    #[test]
+    fn named_override_is_followed() {
+        let address = chosen(Some("https://other:1"), Some("other"), true).unwrap();
+        assert_eq!(
+            (
+                address.url.as_str(),
+                address.root_certificate_pem.as_deref()
+            ),
+            ("https://other:1", Some("other"))
+        );
+    }
+
+    #[test]
+    fn options_count_where_nothing_is_measured() {
+        let address = choose(None, measured(), (some("https://b:1"), some("c")), false).unwrap();
+        assert_eq!(address.url, "https://b:1");
+        assert_eq!(address.root_certificate_pem.as_deref(), Some("c"));
+        assert!(choose(None, None, (None, None), false).is_err());
+    }
+
+    #[test]
+    fn unmeasured_list_of_brokers_is_followed_beside_init_data() {
+        let text = "[[brokers]]\nhost = 'models'\nurl = 'https://evil'\n";
+        let list = AaConfig::parse(text).unwrap().config.brokers;
+        let error = named_brokers(&[(&list, false)], true).unwrap_err();
+        assert!(
+            error.to_string().contains("where it is measured"),
+            "{error}"
+        );
+        assert_eq!(named_brokers(&[(&list, true)], true).unwrap().len(), 1);
+        assert_eq!(named_brokers(&[(&list, false)], false).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn files_that_name_two_brokers_are_taken() {
+        let aa = |url: &str| {
+            AaConfig::parse(&format!("[token_configs.kbs]\nurl = '{url}'\n"))
+                .unwrap()
+                .config
+        };
+        let cdh =
+            CdhConfig::parse("[kbc]\nname = 'cc_kbc'\nurl = 'https://b:1/'\nkbs_cert = 'c'\n")
+                .unwrap()
+                .config;
+        let own = |url: &str, measured| own_broker((&aa(url), false), (&cdh, measured));
+        assert!(own("https://a:1", false).is_err());
+        assert!(own("https://b:1", false).is_ok());
+        let of_hub = own("", true).unwrap().unwrap();
+        assert_eq!(
+            (of_hub.url.as_str(), of_hub.cert.as_deref()),
+            ("https://b:1/", Some("c"))
+        );
+    }
+
+    #[test]
+    fn certificate_of_a_file_is_believed_for_a_measured_broker() {
+        let aa = AaConfig::parse("[token_configs.kbs]\nurl = 'https://b:1'\ncert = 'evil'\n")
+            .unwrap()
+            .config;
+        let cdh = CdhConfig::parse("[kbc]\nname = 'cc_kbc'\nurl = 'https://b:1'\n")
+            .unwrap()
+            .config;
+        let own = own_broker((&aa, false), (&cdh, true)).unwrap().unwrap();
+        assert_eq!(own.cert, None);
+        let own = own_broker((&aa, false), (&cdh, false)).unwrap().unwrap();
+        assert_eq!(own.cert.as_deref(), Some("evil"));
+    }
+
+    #[test]
+    fn file_that_differs_from_what_was_measured_is_in_force() {
+        assert_eq!(in_force("x", Some(1), Some(1)).unwrap(), 1);
+        assert!(in_force("x", Some(1), Some(2)).is_err());
+        assert_eq!(in_force("x", None, Some(2)).unwrap(), 2);
+    }
+
+    #[test]
+    fn socket_of_another_kind_is_served() {
+        assert_eq!(
+            socket_path("socket", "unix:///run/cdh.sock").unwrap(),
+            PathBuf::from("/run/cdh.sock")
+        );
+        for bad in ["127.0.0.1:50000", "unix://relative", "vsock://2:1", ""] {
+            assert!(socket_path("socket", bad).is_err(), "{bad}");
+        }
+    }
+}

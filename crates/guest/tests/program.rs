@@ -1,0 +1,227 @@
+//! The guest's own program, started as a guest's image starts it.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../client/tests/support/mod.rs"]
+mod broker;
+mod support;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use broker::ScriptedBroker;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use support::request;
+
+const KEY: &str = "default/key/one";
+
+struct Running {
+    child: Child,
+    ready: Value,
+}
+
+impl Running {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = command(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let out = child.stdout.take().unwrap();
+        BufReader::new(out).read_line(&mut line).unwrap();
+        Self {
+            child,
+            ready: serde_json::from_str(&line).unwrap(),
+        }
+    }
+
+    fn address(&self) -> String {
+        let url = self.ready["url"].as_str().unwrap();
+        url.strip_prefix("http://").unwrap().to_owned()
+    }
+
+    fn stop(mut self) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom-guest"));
+    command.args(arguments).env_clear();
+    command
+}
+
+fn run(broker: &str, folder: &Path, more: &[&str]) -> Running {
+    let ttrpc = format!("--ttrpc={}", folder.display());
+    let mut arguments = vec!["run", "--json", "--platform", "sample", "--broker", broker];
+    arguments.extend(["--listen", "127.0.0.1:0", &ttrpc]);
+    arguments.extend(more);
+    Running::start(&arguments)
+}
+
+/// What a data hub answers to a call of `GetResource`, and its status code.
+fn get_resource(socket: &Path, uri: &str) -> Vec<u8> {
+    let field = |number: u8, value: &[u8]| {
+        let length = u8::try_from(value.len()).unwrap();
+        [&[number << 3 | 2, length], value].concat()
+    };
+    let body = [
+        field(1, b"api.GetResourceService"),
+        field(2, b"GetResource"),
+        field(3, &field(1, uri.as_bytes())),
+    ]
+    .concat();
+    let mut stream = UnixStream::connect(socket).unwrap();
+    let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+    let head = [&length[..], &[0, 0, 0, 1, 1, 0]].concat();
+    stream.write_all(&[head, body].concat()).unwrap();
+    let mut head = [0; 10];
+    stream.read_exact(&mut head).unwrap();
+    let mut answer = vec![0; u32::from_be_bytes(head[..4].try_into().unwrap()) as usize];
+    stream.read_exact(&mut answer).unwrap();
+    answer
+}
+
+fn sockets(folder: &Path) -> [PathBuf; 2] {
+    ["attestation-agent/attestation-agent.sock", "cdh.sock"].map(|name| folder.join(name))
+}
+
+#[test]
+fn one_program_serves_rest_and_both_sockets_and_leaves_none_behind() {
+    let broker = ScriptedBroker::start().with_resource(KEY, b"secret");
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("app");
+    std::fs::write(&token, "0123456789abcdef\n").unwrap();
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let more = ["--require-token", token.to_str().unwrap()];
+    let guest = run(&broker.url, folder.path(), &more);
+    let paths = sockets(folder.path());
+    let named: Vec<String> = paths
+        .iter()
+        .map(|path| format!("unix://{}", path.display()))
+        .collect();
+    assert_eq!(guest.ready["ttrpc"], serde_json::json!(named));
+    for path in &paths {
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+    }
+    let answer = get_resource(&paths[1], &format!("kbs:///{KEY}"));
+    assert!(answer.ends_with(b"secret"));
+    let address = guest.address();
+    let path = format!("/cdh/resource/{KEY}");
+    let bearer = [
+        ("host", "localhost"),
+        ("authorization", "Bearer 0123456789abcdef"),
+    ];
+    assert_eq!(
+        request(&address, "GET", &path, &bearer[..1], b"").status,
+        401
+    );
+    assert_eq!(
+        request(&address, "GET", &path, &bearer, b"").body,
+        b"secret"
+    );
+    // REST and ttRPC share one token.
+    assert_eq!(broker.auths(), 1);
+    guest.stop();
+    for path in paths {
+        assert!(!path.exists(), "{} stays behind", path.display());
+    }
+}
+
+#[test]
+fn sockets_that_a_killed_guest_left_behind_are_in_the_way() {
+    let broker = ScriptedBroker::start().with_resource(KEY, b"secret");
+    let folder = tempfile::tempdir().unwrap();
+    drop(run(&broker.url, folder.path(), &[]));
+    let [_, hub] = sockets(folder.path());
+    assert!(hub.exists());
+    let _guest = run(&broker.url, folder.path(), &[]);
+    assert!(get_resource(&hub, &format!("kbs:///{KEY}")).ends_with(b"secret"));
+}
+
+#[test]
+fn brokers_and_sockets_of_upstreams_files_are_not_followed() {
+    let own = ScriptedBroker::start().with_resource(KEY, b"own");
+    let models = ScriptedBroker::start().with_resource(KEY, b"models");
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let aa = file(
+        "aa.toml",
+        format!(
+            "[token_configs.kbs]\nurl = '{}'\n[[brokers]]\nhost = 'models'\nurl = '{}'\n",
+            own.url, models.url
+        ),
+    );
+    let socket = folder.path().join("my/cdh.sock");
+    let agent = folder.path().join("my/aa.sock");
+    let cdh = file(
+        "cdh.toml",
+        format!(
+            "socket = 'unix://{}'\n[aa]\naa_socket = 'unix://{}'\n[kbc]\nname = 'cc_kbc'\nurl = '{}'\n",
+            socket.display(),
+            agent.display(),
+            own.url
+        ),
+    );
+    let arguments = [
+        "run",
+        "--json",
+        "--platform",
+        "sample",
+        "--listen",
+        "127.0.0.1:0",
+        "--ttrpc",
+        "--aa-config",
+        &aa,
+        "--cdh-config",
+        &cdh,
+    ];
+    let guest = Running::start(&arguments);
+    assert!(agent.exists());
+    assert!(get_resource(&socket, &format!("kbs:///{KEY}")).ends_with(b"own"));
+    assert!(get_resource(&socket, &format!("kbs://models/{KEY}")).ends_with(b"models"));
+    let refused = get_resource(&socket, &format!("kbs://evil/{KEY}"));
+    let refused = String::from_utf8_lossy(&refused).into_owned();
+    assert!(refused.contains("no broker is listed"), "{refused}");
+    guest.stop();
+}
+
+#[test]
+fn files_that_name_two_brokers_start_a_guest() {
+    let folder = tempfile::tempdir().unwrap();
+    let (aa, cdh) = (
+        folder.path().join("aa.toml"),
+        folder.path().join("cdh.toml"),
+    );
+    std::fs::write(&aa, "[token_configs.kbs]\nurl = 'https://a'\n").unwrap();
+    std::fs::write(&cdh, "[kbc]\nname = 'cc_kbc'\nurl = 'https://b'\n").unwrap();
+    let output = command(&["attest", "--platform", "sample"])
+        .args(["--aa-config", aa.to_str().unwrap()])
+        .args(["--cdh-config", cdh.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && text.contains("different brokers"),
+        "{text}"
+    );
+}
