@@ -331,7 +331,6 @@ pub fn socket_path(key: &str, address: &str) -> Result<PathBuf, GuestError> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::config::Document as _;
 
     fn measured() -> Option<Kbs> {
         Some(Kbs::new("https://good:1".to_owned(), some("good")))
