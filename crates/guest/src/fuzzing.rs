@@ -19,6 +19,25 @@ pub fn challenge(data: &[u8]) {
     fuzzing::challenge(data);
 }
 
+/// A ttRPC frame, the call in it, and what its request may hold.
+pub fn ttrpc(data: &[u8]) {
+    let Some((head, body)) = data.split_first_chunk() else {
+        return;
+    };
+    let header = Header::parse(*head);
+    let end = usize::try_from(header.length).unwrap_or(usize::MAX);
+    let body = body.get(..end).unwrap_or(body);
+    if let Ok(call) = Call::parse(body) {
+        let request = &call.request;
+        for number in 1..=4 {
+            request.number(number).ok();
+            request.text(number).ok();
+            request.texts(number).ok();
+            request.map(number).ok();
+        }
+    }
+}
+
 /// The policy for Kata's agent that comes with a launch, and its answer to a request.
 ///
 /// # Panics
@@ -44,25 +63,6 @@ pub fn agent_policy(data: &[u8]) {
     }
 }
 
-/// A ttRPC frame, the call in it, and what its request may hold.
-pub fn ttrpc(data: &[u8]) {
-    let Some((head, body)) = data.split_first_chunk() else {
-        return;
-    };
-    let header = Header::parse(*head);
-    let end = usize::try_from(header.length).unwrap_or(usize::MAX);
-    let body = body.get(..end).unwrap_or(body);
-    if let Ok(call) = Call::parse(body) {
-        let request = &call.request;
-        for number in 1..=4 {
-            request.number(number).ok();
-            request.text(number).ok();
-            request.texts(number).ok();
-            request.map(number).ok();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,8 +79,8 @@ mod tests {
         for sample in samples {
             layer(sample);
             challenge(sample);
-            agent_policy(sample);
             ttrpc(sample);
+            agent_policy(sample);
         }
     }
 }

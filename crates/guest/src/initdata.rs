@@ -44,6 +44,14 @@ pub struct UnverifiedInitdata {
 }
 
 impl UnverifiedInitdata {
+    /// A document that is no file.
+    pub fn new(initdata: Initdata) -> Self {
+        Self {
+            initdata,
+            from: "init-data".into(),
+        }
+    }
+
     /// Looks for a document: disks first, then files.
     ///
     /// # Errors
@@ -139,6 +147,23 @@ impl Launched {
         found: Option<UnverifiedInitdata>,
     ) -> Result<Self, GuestError> {
         let bound = attester.bind_initdata(found.as_ref().map(|found| &found.initdata))?;
+        Self::read(bound, found, matches!(attester, Attester::Hardware(_)))
+    }
+
+    /// Reads what nothing was held against: for looking into what is wrong, and for nothing else.
+    ///
+    /// # Errors
+    /// [`GuestError::Initdata`], when a file in it cannot be read.
+    pub fn insecure_unverified(found: Option<UnverifiedInitdata>) -> Result<Self, GuestError> {
+        let why = "it was not held against the hardware";
+        Self::read(Bound::Nowhere { why }, found, false)
+    }
+
+    fn read(
+        bound: Bound,
+        found: Option<UnverifiedInitdata>,
+        is_hardware: bool,
+    ) -> Result<Self, GuestError> {
         let mut launched = Self {
             initdata: None,
             from: None,
@@ -151,7 +176,7 @@ impl Launched {
         let Some(UnverifiedInitdata { initdata, from }) = found else {
             return Ok(launched);
         };
-        if let (Bound::Nowhere { why }, Attester::Hardware(_)) = (&launched.bound, attester) {
+        if let (Bound::Nowhere { why }, true) = (&launched.bound, is_hardware) {
             launched.warnings.push(format!(
                 "nothing vouches for the init-data of {}: {why}",
                 from.display()

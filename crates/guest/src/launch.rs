@@ -6,11 +6,12 @@ use std::path::PathBuf;
 
 use strongroom_attester::Attester;
 use strongroom_wire::initdata::Initdata;
+use strongroom_wire::jwe::KeyAlgorithm;
 
 use crate::attestation::{Agent, AgentConfig};
 use crate::brokers::BrokerAddress;
 use crate::config::{
-    AaConfig, CdhConfig, Document as _, KbcName, Kbs, NamedBroker, kbc_params, kbc_params_of_kernel,
+    AaConfig, CdhConfig, KbcName, Kbs, NamedBroker, kbc_params, kbc_params_of_kernel,
 };
 use crate::data::unseal::UnsealOptions;
 use crate::error::GuestError;
@@ -53,6 +54,35 @@ impl Wanted {
         mut attester: Attester,
         launched: Launched,
     ) -> Result<Prepared, GuestError> {
+        let insecure_http = self.insecure_http;
+        let joined = self.join(launched)?;
+        if let Some(initdata) = &joined.initdata {
+            attester = attester.with_initdata(initdata);
+        }
+        let mut config = AgentConfig::new("", attester);
+        config.broker = joined.broker;
+        config.named_brokers = joined.named_brokers;
+        config.insecure_http = insecure_http;
+        config.initdata = joined.initdata;
+        config.event_log = joined.aa.eventlog_config;
+        config.unseal = UnsealOptions::from(&joined.cdh);
+        config.key_algorithm = joined.key_algorithm;
+        Ok(Prepared {
+            agent: Agent::new(config)?,
+            cdh: joined.cdh,
+            warnings: joined.warnings,
+        })
+    }
+
+    /// The broker that the guest would attest to.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub fn broker(self, launched: Launched) -> Result<BrokerAddress, GuestError> {
+        Ok(self.join(launched)?.broker)
+    }
+
+    fn join(self, launched: Launched) -> Result<Joined, GuestError> {
         let mut warnings = launched.warnings;
         let measured = |name: &str| {
             let initdata = launched.initdata.as_ref();
@@ -100,63 +130,28 @@ impl Wanted {
                     .to_owned(),
             );
         }
-        if let Some(initdata) = &launched.initdata {
-            attester = attester.with_initdata(initdata);
-        }
-        let mut config = AgentConfig::new("", attester);
-        config.broker = broker;
-        config.named_brokers = named;
-        config.insecure_http = self.insecure_http;
-        config.initdata = launched.initdata;
-        config.event_log = aa.eventlog_config;
-        config.unseal = UnsealOptions::from(&cdh);
-        config.key_algorithm = key_algorithm
-            .transpose()
-            .map_err(GuestError::Launch)?
-            .unwrap_or_default();
-        Ok(Prepared {
-            agent: Agent::new(config)?,
+        let key_algorithm = key_algorithm.transpose().map_err(GuestError::Launch)?;
+        Ok(Joined {
+            broker,
+            named_brokers: named,
+            key_algorithm: key_algorithm.unwrap_or_default(),
+            initdata: launched.initdata,
+            aa,
             cdh,
             warnings,
         })
     }
+}
 
-    /// The broker as it would be taken, while nothing vouches for the init-data: for looking into what is wrong, and for
-    /// nothing else.
-    ///
-    /// # Errors
-    /// As [`Self::prepare`].
-    pub fn unverified_broker(
-        self,
-        initdata: Option<&Initdata>,
-    ) -> Result<BrokerAddress, GuestError> {
-        let file = |name: &str| initdata.and_then(|document| document.data().get(name));
-        let wrong =
-            |name: &'static str| move |reason| GuestError::Launch(format!("{name}: {reason}"));
-        let (aa, cdh) = (file("aa.toml"), file("cdh.toml"));
-        let measured = (aa.is_some(), cdh.is_some());
-        let aa = match (aa, self.aa) {
-            (Some(text), _) => AaConfig::parse(text).map_err(wrong("aa.toml"))?.config,
-            (None, Some(aa)) => aa,
-            (None, None) => of_the_machine()?,
-        };
-        let cdh = match cdh {
-            Some(text) => CdhConfig::parse(text).map_err(wrong("cdh.toml"))?.config,
-            None => self.cdh.unwrap_or_default(),
-        };
-        let own = own_broker((&aa, measured.0), (&cdh, measured.1))?;
-        let (measured, configured) = match measured.0 || measured.1 {
-            true => (own, None),
-            false => (None, own),
-        };
-        let given = (self.broker, self.certificate);
-        choose(
-            measured,
-            configured,
-            given,
-            self.insecure_override_measured_broker,
-        )
-    }
+/// What is in force.
+struct Joined {
+    broker: BrokerAddress,
+    named_brokers: BTreeMap<String, BrokerAddress>,
+    key_algorithm: KeyAlgorithm,
+    initdata: Option<Initdata>,
+    aa: AaConfig,
+    cdh: CdhConfig,
+    warnings: Vec<String>,
 }
 
 /// What was measured, or what a file says.
@@ -331,6 +326,7 @@ pub fn socket_path(key: &str, address: &str) -> Result<PathBuf, GuestError> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::config::Document as _;
 
     fn measured() -> Option<Kbs> {
         Some(Kbs::new("https://good:1".to_owned(), some("good")))

@@ -72,8 +72,7 @@ impl AttestArgs {
     pub fn prepared(&self) -> anyhow::Result<Prepared> {
         let attester = self.attester()?;
         let launched = Launched::verify(&attester, self.initdata(&attester)?)?;
-        let wanted = self.wanted()?;
-        let prepared = wanted.prepare(attester, launched)?;
+        let prepared = self.wanted()?.prepare(attester, launched)?;
         for warning in &prepared.warnings {
             eprintln!("warning: {warning}");
         }
@@ -91,17 +90,18 @@ impl AttestArgs {
         })
     }
 
-    /// The broker, and whether it may be asked without TLS, while nothing vouches for the init-data: for looking into what
-    /// is wrong, and for nothing else.
+    /// The broker as it would be taken, while nothing vouches for the init-data, and whether it may be spoken to without
+    /// TLS: for looking into what is wrong, and for nothing else.
     ///
     /// # Errors
-    /// As [`Wanted::unverified_broker`].
+    /// As [`Self::prepared`].
     pub fn unverified_broker(
         &self,
-        initdata: Option<&Initdata>,
+        document: Option<&Initdata>,
     ) -> anyhow::Result<(BrokerAddress, bool)> {
-        let broker = self.wanted()?.unverified_broker(initdata)?;
-        Ok((broker, self.insecure_http))
+        let document = document.map(|document| UnverifiedInitdata::new(document.clone()));
+        let launched = Launched::insecure_unverified(document)?;
+        Ok((self.wanted()?.broker(launched)?, self.insecure_http))
     }
 
     /// The document that was named.
