@@ -30,8 +30,9 @@ pub(crate) use provider::is_safe;
 /// The admins of one broker.
 pub(crate) struct Admins {
     configured: RwLock<Arc<[KnownAdmin]>>,
-    /// Those of the store, without those that were revoked.
-    stored: RwLock<Arc<Vec<KnownAdmin>>>,
+    /// Those of the store, without those that were revoked, and what the store said of changes by others before they
+    /// were read.
+    stored: RwLock<(u64, Arc<Vec<KnownAdmin>>)>,
     providers: Vec<Arc<IdentityProvider>>,
     /// By admin, or by subject and issuer where its tokens are good once, the ids of the tokens that were used and have not expired: until when each is
     /// remembered. Nobody's tokens take up another's room.
@@ -161,12 +162,23 @@ impl Admins {
         Self { shared, ..self }
     }
 
+    /// Takes over what another broker on the same store changed.
+    pub(crate) fn follow(&self, ledger: &Ledger) -> Result<(), StoreError> {
+        let known = self.stored.read().unwrap_or_else(PoisonError::into_inner).0;
+        match ledger.store().governed()? == known {
+            true => Ok(()),
+            false => self.reload(ledger),
+        }
+    }
+
     /// Takes over what the store has now.
-    pub(crate) fn reload(&self, ledger: &Ledger) -> Result<(), StoreError> {
+    fn reload(&self, ledger: &Ledger) -> Result<(), StoreError> {
+        // Asked first: what changes from here on is read again.
+        let governed = ledger.store().governed()?;
         let governing = Governing::read(ledger.store(), ledger.key().verifier())?;
         let stored = governing.admins.iter().map(KnownAdmin::stored);
         let stored = Arc::new(stored.collect::<Result<Vec<_>, _>>()?);
-        *self.stored.write().unwrap_or_else(PoisonError::into_inner) = stored;
+        *self.stored.write().unwrap_or_else(PoisonError::into_inner) = (governed, stored);
         Ok(())
     }
 
@@ -226,7 +238,7 @@ impl Admins {
 
     /// The admins with a key that the store has.
     pub(crate) fn stored(&self) -> Arc<Vec<KnownAdmin>> {
-        Arc::clone(&self.stored.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.stored.read().unwrap_or_else(PoisonError::into_inner).1)
     }
 
     pub(crate) fn is_configured(&self, name: &str) -> bool {

@@ -344,7 +344,7 @@ impl Inner {
         };
         rotate::follow(self, shared)?;
         self.follow()?;
-        self.admins.reload(&self.ledger)?;
+        self.admins.follow(&self.ledger)?;
         shared.sweep(self.now(), self.config.session.max)
     }
 
