@@ -31,31 +31,8 @@ impl World {
         let place = Place::new();
         place.ok(&["broker", "init", "--insecure-accept-sample-evidence"]);
         let (broker, url) = place.start_broker();
-        let admin = |args: &[&str]| place.ok(&[args, &["--broker", &url]].concat());
-        admin(&[
-            "reference-value",
-            "set",
-            "launch_digest=abcde",
-            "svn=\"1\"",
-            "major_version=1",
-            "minimum_minor_version=1",
-            "accept_development_assurance=true",
-        ]);
-        admin(&[
-            "policy",
-            "allow",
-            "default/*/*",
-            "--assurance",
-            "development",
-        ]);
-        let socket = format!("unix:{}", place.join("guest.sock").display());
-        let guest = place
-            .program(&["guest", "run", "--platform", "sample", "--json"])
-            .args(["--broker", &url, "--broker-cert", "broker/tls.crt"])
-            .args(["--listen", &socket])
-            .start()
-            .unwrap();
-        guest.wait_for_line("\"ready\"").unwrap();
+        place.allow_sample_guests(&url);
+        let (guest, socket) = place.start_guest(&url);
         Some(Self {
             place,
             registry,

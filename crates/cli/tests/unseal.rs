@@ -66,30 +66,8 @@ impl World {
         ] {
             admin(&["resource", "put", resource, file]);
         }
-        admin(&[
-            "reference-value",
-            "set",
-            "launch_digest=abcde",
-            "svn=\"1\"",
-            "major_version=1",
-            "minimum_minor_version=1",
-            "accept_development_assurance=true",
-        ]);
-        admin(&[
-            "policy",
-            "allow",
-            "default/*/*",
-            "--assurance",
-            "development",
-        ]);
-        let listen = format!("unix:{}", place.join("guest.sock").display());
-        let guest = place
-            .program(&["guest", "run", "--platform", "sample", "--json"])
-            .args(["--broker", &url, "--broker-cert", "broker/tls.crt"])
-            .args(["--listen", &listen])
-            .start()
-            .unwrap();
-        guest.wait_for_line("\"ready\"").unwrap();
+        place.allow_sample_guests(&url);
+        let (guest, _) = place.start_guest(&url);
         Some(Self {
             place,
             memory,

@@ -72,6 +72,40 @@ impl Place {
         (broker, url)
     }
 
+    /// Has the broker at `url` release `default/*/*` to guests of the platform `sample`.
+    pub(crate) fn allow_sample_guests(&self, url: &str) {
+        let admin = |args: &[&str]| self.ok(&[args, &["--broker", url]].concat());
+        admin(&[
+            "reference-value",
+            "set",
+            "launch_digest=abcde",
+            "svn=\"1\"",
+            "major_version=1",
+            "minimum_minor_version=1",
+            "accept_development_assurance=true",
+        ]);
+        admin(&[
+            "policy",
+            "allow",
+            "default/*/*",
+            "--assurance",
+            "development",
+        ]);
+    }
+
+    /// Starts a guest of the platform `sample` of the broker at `url`, and gives the socket that it serves.
+    pub(crate) fn start_guest(&self, url: &str) -> (Running, String) {
+        let socket = format!("unix:{}", self.join("guest.sock").display());
+        let guest = self
+            .program(&["guest", "run", "--platform", "sample", "--json"])
+            .args(["--broker", url, "--broker-cert", "broker/tls.crt"])
+            .args(["--listen", &socket])
+            .start()
+            .unwrap();
+        guest.wait_for_line("\"ready\"").unwrap();
+        (guest, socket)
+    }
+
     /// Runs what must fail: exit code 1, an error, and no file more or less than before. Returns what it printed.
     #[track_caller]
     pub(crate) fn refused(&self, args: &[&str]) -> String {
