@@ -9,6 +9,7 @@ pub mod batch;
 pub mod generate;
 pub mod model;
 pub mod results;
+pub mod tile;
 
 /// The data set that is scored when none is named: 300 generated rows of the five columns that the
 /// built-in model reads.

@@ -9,6 +9,7 @@ use csv_core::{ReadRecordResult, Terminator};
 use super::{BadReason, BadRow, ScoreError};
 use crate::model::Preprocessing;
 use crate::shown;
+use crate::tile::{TILE, Tile};
 
 /// The rows of a data set whose header fits the model.
 pub(super) struct Table<'a> {
@@ -51,23 +52,19 @@ impl<'a> Table<'a> {
     /// The next row, appended to the tile; `None` at the end of the file.
     pub(super) fn next_row(
         &mut self,
-        tile: &mut Tile,
+        tile: &mut Rows,
     ) -> Result<Option<Result<(), BadRow>>, ScoreError> {
         if !self.lines.next()? {
             return Ok(None);
         }
         self.row += 1;
-        let begun = tile.features.len();
-        let parsed = self.parse(tile);
-        match parsed {
-            Ok(()) => tile.positions.push(Position {
+        let parsed = self.parse(&mut tile.values);
+        if parsed.is_ok() {
+            tile.values.end_row();
+            tile.positions.push(Position {
                 row: self.row,
                 line: self.lines.number,
-            }),
-            Err(_) => {
-                tile.features.truncate(begun);
-                tile.standardised.truncate(begun);
-            }
+            });
         }
         Ok(Some(parsed.map_err(|(column, reason)| BadRow {
             row: self.row,
@@ -77,7 +74,7 @@ impl<'a> Table<'a> {
         })))
     }
 
-    fn parse(&mut self, tile: &mut Tile) -> Result<(), (Option<usize>, BadReason)> {
+    fn parse(&mut self, values: &mut Tile) -> Result<(), (Option<usize>, BadReason)> {
         let count = self.lines.split().map_err(|reason| (None, reason))?;
         if count < self.width {
             return Err((None, BadReason::ShortRow));
@@ -85,10 +82,10 @@ impl<'a> Table<'a> {
         for (column, &field) in self.fields.iter().enumerate() {
             let fault = |reason| (Some(column), reason);
             let value = number(self.lines.record.field(field)).map_err(fault)?;
-            let standardised = self.preprocessing.standardise(column, value);
-            tile.features.push(value);
-            tile.standardised
-                .push(standardised.ok_or_else(|| fault(BadReason::TooLarge))?);
+            if !self.preprocessing.takes(column, value) {
+                return Err(fault(BadReason::TooLarge));
+            }
+            values.set(column, value);
         }
         Ok(())
     }
@@ -102,19 +99,23 @@ impl<'a> Table<'a> {
     }
 }
 
-/// Rows that are scored together: what they hold, and what the model is shown of it.
-#[derive(Default)]
-pub(super) struct Tile {
+/// Rows that are scored together, and where they are in the file.
+pub(super) struct Rows {
     pub(super) positions: Vec<Position>,
-    pub(super) features: Vec<f64>,
-    pub(super) standardised: Vec<f32>,
+    pub(super) values: Tile,
 }
 
-impl Tile {
+impl Rows {
+    pub(super) fn new(width: usize) -> Self {
+        Self {
+            positions: Vec::with_capacity(TILE),
+            values: Tile::new(width),
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         self.positions.clear();
-        self.features.clear();
-        self.standardised.clear();
+        self.values.clear();
     }
 }
 

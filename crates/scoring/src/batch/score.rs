@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
-use super::input::{Position, Table, Tile};
+use super::input::{Position, Rows, Table};
 use super::output::ResultWriter;
 use super::{BadReason, BadRow, Options, Progress, Results, ScoreError, Summary, is_fraud};
 use crate::model::{Bundle, Scorer};
 use crate::results::{FORMAT, HISTOGRAM_BINS, Header, histogram_bin};
+use crate::tile::TILE;
 
 /// Scores a CSV. Rows stream through: memory does not grow with their number.
 ///
@@ -43,13 +44,12 @@ pub fn score(
     let mut batch = Batch {
         options,
         threshold,
-        scorer: bundle.network().scorer()?,
-        width: bundle.network().width(),
+        scorer: bundle.scorer()?,
         scores: Vec::with_capacity(TILE),
         results,
         tally: Tally::default(),
     };
-    let mut tile = Tile::default();
+    let mut tile = Rows::new(bundle.network().width());
     loop {
         tile.clear();
         let more = batch.fill(&mut tile, &mut table)?;
@@ -72,17 +72,13 @@ pub fn score(
     Ok(summary)
 }
 
-/// Rows in memory at a time: one batch of the engine.
-const TILE: usize = 1024;
-
 /// Bad rows whose place the summary names.
 const NAMED_BAD_ROWS: usize = 5;
 
 struct Batch<'a> {
     options: &'a Options,
     threshold: f64,
-    scorer: Scorer,
-    width: usize,
+    scorer: Scorer<'a>,
     scores: Vec<f32>,
     results: ResultWriter<'a>,
     tally: Tally,
@@ -90,7 +86,7 @@ struct Batch<'a> {
 
 impl Batch<'_> {
     /// Fills the tile with good rows; false at the end of the input.
-    fn fill(&mut self, tile: &mut Tile, table: &mut Table<'_>) -> Result<bool, ScoreError> {
+    fn fill(&mut self, tile: &mut Rows, table: &mut Table<'_>) -> Result<bool, ScoreError> {
         // Bad rows count, too: a file of nothing else must still report its progress.
         for _ in 0..TILE {
             match table.next_row(tile)? {
@@ -102,15 +98,14 @@ impl Batch<'_> {
         Ok(true)
     }
 
-    fn score(&mut self, tile: &Tile) -> Result<(), ScoreError> {
+    fn score(&mut self, tile: &Rows) -> Result<(), ScoreError> {
         self.scores.clear();
-        self.scorer.score(&tile.standardised, &mut self.scores)?;
-        let rows = tile
-            .positions
-            .iter()
-            .zip(tile.features.chunks_exact(self.width));
-        for (at, (position, features)) in rows.enumerate() {
-            self.row(*position, f64::from(self.scores[at]), features)?;
+        self.scorer.score(&tile.values, &mut self.scores)?;
+        let mut features = Vec::with_capacity(tile.values.width());
+        for (at, position) in tile.positions.iter().enumerate() {
+            features.clear();
+            features.extend(tile.values.row(at));
+            self.row(*position, f64::from(self.scores[at]), &features)?;
         }
         Ok(())
     }

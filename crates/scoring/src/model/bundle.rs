@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use tar::{Archive, Builder, EntryType, Header};
 use zeroize::Zeroizing;
 
-use super::{ModelError, Network, Preprocessing};
+use super::{ModelError, Network, Preprocessing, Scorer};
 use crate::shown;
 
 /// A model with its preprocessing, checked and ready to score.
@@ -131,6 +131,14 @@ impl Bundle {
     /// The network.
     pub fn network(&self) -> &Network {
         &self.network
+    }
+
+    /// Makes what one thread needs to score rows.
+    ///
+    /// # Errors
+    /// When the engine does not give its plan a state.
+    pub fn scorer(&self) -> Result<Scorer<'_>, ModelError> {
+        Scorer::new(&self.preprocessing, &self.network)
     }
 
     /// What happens to a row before the network.

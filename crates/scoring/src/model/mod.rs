@@ -4,13 +4,15 @@ mod bundle;
 mod graph;
 mod onnx;
 mod preprocessing;
+mod scorer;
 
 use std::io;
 use std::path::PathBuf;
 
 pub use bundle::Bundle;
-pub use onnx::{Network, Scorer};
+pub use onnx::Network;
 pub use preprocessing::Preprocessing;
+pub use scorer::Scorer;
 
 /// Why a bundle is not taken.
 #[derive(Debug, thiserror::Error)]

@@ -68,7 +68,7 @@ impl Network {
     /// The trial run: what can go wrong with shapes goes wrong here and not within a batch.
     fn attempt(&self) -> Result<(), ModelError> {
         let mut scores = Vec::new();
-        self.scorer()?.score(&vec![0.0; self.width], &mut scores)?;
+        self.engine()?.score(&vec![0.0; self.width], &mut scores)?;
         match scores[..] {
             [score] if (0.0..=1.0).contains(&score) => Ok(()),
             _ => Err(refused(
@@ -92,13 +92,10 @@ impl Network {
         self.width
     }
 
-    /// Makes what one thread needs to score rows.
-    ///
-    /// # Errors
-    /// When tract does not give its plan a state.
-    pub fn scorer(&self) -> Result<Scorer, ModelError> {
+    /// What one thread needs to run the network.
+    pub(super) fn engine(&self) -> Result<Engine, ModelError> {
         let state = self.plan.spawn().map_err(|_| refused(ENGINE_FAILED))?;
-        Ok(Scorer {
+        Ok(Engine {
             state,
             width: self.width,
             padded: Vec::new(),
@@ -118,22 +115,15 @@ fn refused(why: impl Into<String>) -> ModelError {
 }
 
 /// One thread's use of a [`Network`].
-pub struct Scorer {
+pub(super) struct Engine {
     state: TypedSimpleState,
     width: usize,
     padded: Vec<f32>,
 }
 
-impl Scorer {
-    /// Appends one score for each row of standardised features. A score that is not a number means
-    /// that the network overflowed on that row.
-    ///
-    /// # Errors
-    /// When the engine fails, which the trial run at loading makes unlikely.
-    ///
-    /// # Panics
-    /// When `rows` is not a whole number of rows.
-    pub fn score(&mut self, rows: &[f32], scores: &mut Vec<f32>) -> Result<(), ModelError> {
+impl Engine {
+    /// Appends one score for each row of standardised features, of which `rows` holds whole ones.
+    pub(super) fn score(&mut self, rows: &[f32], scores: &mut Vec<f32>) -> Result<(), ModelError> {
         assert_eq!(rows.len() % self.width, 0, "whole rows are scored");
         for batch in rows.chunks(BATCH * self.width) {
             self.run(batch, scores)
@@ -225,12 +215,12 @@ mod tests {
             .collect();
         let mut together = Vec::new();
         network
-            .scorer()
+            .engine()
             .unwrap()
             .score(&rows, &mut together)
             .unwrap();
         let mut alone = Vec::new();
-        let mut scorer = network.scorer().unwrap();
+        let mut scorer = network.engine().unwrap();
         for row in rows.chunks(5) {
             scorer.score(row, &mut alone).unwrap();
         }

@@ -15,6 +15,8 @@ pub struct Preprocessing {
     ignored_columns: Vec<String>,
     mean: Vec<f64>,
     scale: Vec<f64>,
+    /// For each column a magnitude up to which no value can overflow: no need to divide to know.
+    harmless: Vec<f64>,
     threshold: f64,
 }
 
@@ -87,11 +89,17 @@ impl Preprocessing {
         if !(0.0..=1.0).contains(&threshold) {
             return Err(refused("the threshold is not between 0 and 1"));
         }
+        let harmless = mean
+            .iter()
+            .zip(&scale)
+            .map(|(mean, scale)| (scale * 1e38).min(1e300) - mean.abs())
+            .collect();
         Ok(Self {
             columns,
             ignored_columns,
             mean,
             scale,
+            harmless,
             threshold,
         })
     }
@@ -111,10 +119,15 @@ impl Preprocessing {
         self.threshold
     }
 
-    /// The graph's input for a value of a column; `None` when f32 cannot hold it.
-    pub fn standardise(&self, column: usize, value: f64) -> Option<f32> {
-        let standardised = ((value - self.mean[column]) / self.scale[column]) as f32;
-        standardised.is_finite().then_some(standardised)
+    /// The graph's input for a value of a column.
+    pub fn standardise(&self, column: usize, value: f64) -> f32 {
+        ((value - self.mean[column]) / self.scale[column]) as f32
+    }
+
+    /// Whether a value of a column is one that the graph can take: a number, and none that
+    /// overflows f32 once standardised.
+    pub fn takes(&self, column: usize, value: f64) -> bool {
+        value.abs() <= self.harmless[column] || self.standardise(column, value).is_finite()
     }
 }
 
@@ -176,7 +189,7 @@ mod tests {
         assert_eq!(parsed.columns(), ["a", "b"]);
         assert_eq!(parsed.ignored_columns(), ["label"]);
         assert_eq!(parsed.threshold(), 0.95);
-        assert_eq!(parsed.standardise(1, 10.0), Some(2.0));
+        assert_eq!(parsed.standardise(1, 10.0), 2.0);
     }
 
     #[test]
@@ -267,8 +280,17 @@ mod tests {
     #[test]
     fn overflow_becomes_infinity() {
         let parsed = parse(&good()).unwrap();
-        assert_eq!(parsed.standardise(0, 1e300), None);
-        assert_eq!(parsed.standardise(0, f64::NAN), None);
+        for value in [1e300, -1e300, 1.8e38, f64::NAN, f64::INFINITY] {
+            assert!(!parsed.takes(0, value), "{value}");
+        }
+        for value in [0.0, -1e37, 1.6e38] {
+            assert!(parsed.takes(0, value), "{value}");
+        }
+        let mut vast = good();
+        vast["scaler"] = json!({"mean": [1e300, 0.0], "scale": [1.0, 1e308]});
+        let parsed = parse(&vast).unwrap();
+        assert!(!parsed.takes(0, 0.0) && parsed.takes(0, 1e300));
+        assert!(parsed.takes(1, f64::MAX));
     }
 
     #[test]
