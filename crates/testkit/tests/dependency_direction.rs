@@ -74,7 +74,7 @@ const NOT_IN_A_CORE: &[&str] = &[
 ];
 
 /// May be raised, in a commit of its own that says what came in and why it is worth it.
-const MOST_LOCKED_PACKAGES: usize = 453;
+const MOST_LOCKED_PACKAGES: usize = 486;
 
 #[test]
 fn an_arrow_that_is_not_in_the_design() {
