@@ -987,11 +987,9 @@ mod tests {
 
     #[test]
     fn key_column_names_another_row() {
-        let csv = format!(
-            "online_order,fraud,used_pin_number,used_chip,ratio_to_median_purchase_price,\
+        let csv = "online_order,fraud,used_pin_number,used_chip,ratio_to_median_purchase_price,\
             distance_from_last_transaction,id\n\
-            0,0,0,1,1,0.5,a-1\n1,0,0,0,5,100,\"b, 2\"\nx,0,0,0,5,100,bad\n1,0,0,0,5,100,M\u{fc}ller\n"
-        );
+            0,0,0,1,1,0.5,a-1\n1,0,0,0,5,100,\"b, 2\"\nx,0,0,0,5,100,bad\n1,0,0,0,5,100,M\u{fc}ller\n";
         let options = Options {
             key_column: Some("id".to_owned()),
             skip_bad_rows: true,
