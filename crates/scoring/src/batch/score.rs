@@ -3,14 +3,17 @@
 
 use std::io::{Read, Write};
 
+use strongroom_cipherfile::tink_stream::Segments;
+
 use super::csv::Lines;
 use super::header::Layout;
 use super::output::{ResultWriter, RowRef};
 use super::part::{NAMED_BAD_ROWS, Part, Sink, Tally};
-use super::pipeline::{self, Commit, CsvPart, Parts, StreamParts, Worker};
+use super::pipeline::{self, Commit, CsvPart, Parts, Source, Worker};
 use super::record::MAX_LINE;
 use super::{BadRow, HeaderError, HeaderRow, LineTooLong, Options, Progress, ScoreError, Summary};
 use crate::model::Bundle;
+use crate::read_at::ReadAt;
 use crate::results::{FORMAT, Header, InputSummary};
 
 /// Scores one CSV. Rows stream through: memory does not grow with their number.
@@ -94,25 +97,55 @@ impl<'a> Job<'a> {
         input: &mut (dyn Read + Send),
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<(), ScoreError> {
-        let mut parts = Begun::read(StreamParts { input }, self.options.header_row)
-            .map_err(|source| read_error(file, source))?;
+        self.rows_of(file, Source::Stream(input), progress)
+    }
+
+    /// Scores a CSV that lies encrypted in `source`; its segments are opened by all threads.
+    ///
+    /// # Errors
+    /// As [`score`].
+    pub fn csv_segments(
+        &mut self,
+        file: &str,
+        source: &dyn ReadAt,
+        segments: &Segments,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<(), ScoreError> {
+        let source = Source::Segments {
+            file: source,
+            segments,
+        };
+        self.rows_of(file, source, progress)
+    }
+
+    fn rows_of(
+        &mut self,
+        file: &str,
+        source: Source<'_>,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<(), ScoreError> {
+        let mut parts = Parts::begin(source).map_err(|source| ScoreError::Read {
+            file: file.to_owned(),
+            source,
+        })?;
         let refused = |source| ScoreError::Header {
             file: file.to_owned(),
             source,
         };
         let (bundle, options) = (self.bundle, self.options);
         let preprocessing = bundle.preprocessing();
-        let layout = match self.options.header_row {
-            HeaderRow::Present => {
-                let header = parts.header().map_err(|fault| match fault {
-                    HeaderFault::Refused(source) => refused(source),
-                    HeaderFault::LineTooLong(line) => too_long(file, line),
-                })?;
-                Layout::of_header(header, preprocessing, options.key_column.as_deref())
-            }
-            HeaderRow::Absent => Layout::of_names(preprocessing.columns(), preprocessing, None),
+        let begin =
+            Beginning::of(parts.first(), options.header_row).map_err(|fault| match fault {
+                HeaderFault::Refused(source) => refused(source),
+                HeaderFault::LineTooLong(line) => too_long(file, line),
+            })?;
+        let layout = match begin.header {
+            Some(header) => Layout::of_header(header, preprocessing, options.key_column.as_deref()),
+            None => Layout::of_names(preprocessing.columns(), preprocessing, None),
         }
         .map_err(refused)?;
+        let (header_lines, header_bytes) = (begin.lines, begin.bytes);
+        parts.skip(header_bytes);
 
         let threads = self
             .options
@@ -128,15 +161,15 @@ impl<'a> Job<'a> {
         let edge = workers.pop().expect("one more worker than threads");
         let mut commit = FileCommit {
             input: InputSummary::of(file),
-            lines: parts.header_lines,
+            lines: header_lines,
             carry: Vec::new(),
             edge,
-            read: self.bytes + parts.header_bytes,
+            read: self.bytes + header_bytes as u64,
             job: self,
             progress,
         };
-        commit.input.bytes = parts.header_bytes;
-        pipeline::run(&mut parts, workers, &mut commit, file)?;
+        commit.input.bytes = header_bytes as u64;
+        pipeline::run(parts, workers, &mut commit, file)?;
         commit.end()
     }
 
@@ -294,71 +327,40 @@ impl FileCommit<'_, '_, '_, '_> {
     }
 }
 
-/// The parts of a file of which the first was read, for its header.
-struct Begun<P> {
-    first: Option<Vec<u8>>,
-    begin: usize,
-    parts: P,
-    header_lines: u64,
-    header_bytes: u64,
+/// What comes before the rows.
+struct Beginning<'a> {
+    header: Option<&'a [u8]>,
+    lines: u64,
+    bytes: usize,
 }
 
-impl<P: Parts> Begun<P> {
-    fn read(mut parts: P, header_row: HeaderRow) -> std::io::Result<Self> {
-        let mut first = Vec::with_capacity(pipeline::PART);
-        parts.next(&mut first)?;
-        let mark = first.starts_with(BYTE_ORDER_MARK) && header_row == HeaderRow::Absent;
-        let begin = if mark { BYTE_ORDER_MARK.len() } else { 0 };
-        Ok(Self {
-            first: Some(first),
-            begin,
-            parts,
-            header_lines: 0,
-            header_bytes: begin as u64,
-        })
-    }
-
-    /// The first line that is not blank; what follows are rows.
-    fn header(&mut self) -> Result<&[u8], HeaderFault> {
-        let first = self.first.as_deref().unwrap_or_default();
-        let mut begin = if first.starts_with(BYTE_ORDER_MARK) {
-            BYTE_ORDER_MARK.len()
-        } else {
-            0
+impl<'a> Beginning<'a> {
+    /// A byte order mark and, where there is one, the header: the first line that is not blank.
+    fn of(first: &'a [u8], header_row: HeaderRow) -> Result<Self, HeaderFault> {
+        let mut begin = Self {
+            header: None,
+            lines: 0,
+            bytes: 0,
         };
-        loop {
-            let rest = &first[begin..];
+        if first.starts_with(BYTE_ORDER_MARK) {
+            begin.bytes = BYTE_ORDER_MARK.len();
+        }
+        while header_row == HeaderRow::Present && begin.header.is_none() {
+            let rest = &first[begin.bytes..];
             if rest.is_empty() {
                 return Err(HeaderFault::Refused(HeaderError::Empty));
             }
-            self.header_lines += 1;
+            begin.lines += 1;
             let end = rest.iter().position(|&byte| byte == b'\n');
             let line = &rest[..end.unwrap_or(rest.len())];
             if line.len() > MAX_LINE {
-                return Err(HeaderFault::LineTooLong(self.header_lines));
+                return Err(HeaderFault::LineTooLong(begin.lines));
             }
-            begin += line.len() + usize::from(end.is_some());
+            begin.bytes += line.len() + usize::from(end.is_some());
             let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if !line.is_empty() {
-                self.begin = begin;
-                self.header_bytes = begin as u64;
-                return Ok(line);
-            }
+            begin.header = Some(line).filter(|line| !line.is_empty());
         }
-    }
-}
-
-impl<P: Parts> Parts for Begun<P> {
-    fn next(&mut self, buffer: &mut Vec<u8>) -> std::io::Result<bool> {
-        let Some(first) = self.first.take() else {
-            return self.parts.next(buffer);
-        };
-        buffer.clear();
-        buffer.extend_from_slice(&first[self.begin..]);
-        if buffer.is_empty() {
-            return self.parts.next(buffer);
-        }
-        Ok(true)
+        Ok(begin)
     }
 }
 
@@ -368,13 +370,6 @@ enum HeaderFault {
 }
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
-fn read_error(file: &str, source: std::io::Error) -> ScoreError {
-    ScoreError::Read {
-        file: file.to_owned(),
-        source,
-    }
-}
 
 fn too_long(file: &str, line: u64) -> ScoreError {
     ScoreError::LineTooLong {
