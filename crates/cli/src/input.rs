@@ -9,6 +9,7 @@ use strongroom_cipherfile::{Format, openssl_enc, sealed, tink_stream};
 
 use crate::files;
 use crate::keys::{GuestArgs, KeySource, identity};
+use crate::storage::Source;
 
 /// The cipher of an `openssl enc` file, which the file itself does not name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -69,6 +70,16 @@ impl OpenArgs {
             &bound_name(path)?,
             guest,
         )
+    }
+
+    /// Opens an input that may lie in a storage.
+    pub(crate) fn open_source(
+        &self,
+        source: Source,
+        default_name: &str,
+        guest: &GuestArgs,
+    ) -> anyhow::Result<Opened> {
+        self.open_stream(source.reader, &source.label, default_name, guest)
     }
 
     /// Opens a stream that is called `label` in errors and bound to `default_name`.

@@ -14,19 +14,24 @@ use strongroom_scoring::model::Bundle;
 
 use crate::commands::model::ModelArgs;
 use crate::commands::workshop;
-use crate::files::{Existing, Output};
+use crate::files::Existing;
 use crate::input::{OpenArgs, Opened, bound_name};
 use crate::keys::KeySource;
 use crate::outcome::Outcome;
 use crate::progress;
+use crate::storage::{self, StorageArgs};
 
 /// Score a batch of transactions.
 ///
 /// Rows are decrypted, parsed and scored in memory, one tile at a time; nothing is written in plaintext. The log has
 /// counts, not rows. Results are encrypted to their owner, who opens them with `strongroom decrypt --identity`.
+///
+/// Input and results may lie in a storage: az://ACCOUNT/CONTAINER/PATH, s3://BUCKET/KEY, gs://BUCKET/NAME, https:// (read
+/// only). The same command with another URL runs at another provider.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The transactions, CSV with a header, encrypted or not; - for standard input [default: built-in rows].
+    /// The transactions, CSV with a header, encrypted or not: a path or a storage's URL; - for standard input [default:
+    /// built-in rows].
     input: Option<PathBuf>,
 
     #[command(flatten)]
@@ -34,6 +39,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    storage: StorageArgs,
 
     /// Flag rows above this probability [default: the model's own threshold].
     #[arg(long, value_name = "P")]
@@ -43,8 +51,8 @@ pub(crate) struct Args {
     #[arg(long)]
     skip_bad_rows: bool,
 
-    /// Where to write the results, encrypted.
-    #[arg(long, value_name = "FILE", requires = "results_to")]
+    /// Where to write the results, encrypted: a path or a storage's URL.
+    #[arg(long, value_name = "FILE|URL", requires = "results_to")]
     results: Option<PathBuf>,
 
     /// Whom the results are for: the public key as a kbs:/// URI, or a file.
@@ -90,22 +98,29 @@ impl From<ResultsArg> for Results {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
+    for place in [&args.input, &args.results].into_iter().flatten() {
+        storage::check(place)?;
+    }
     let bundle = args.model.load()?;
     if args.workshop {
         return workshop::run(
             &bundle,
             &args.model.guest,
+            &args.storage,
             args.skip_bad_rows,
             args.insecure_print_rows,
             json,
         );
     }
-    let (label, opened) = match &args.input {
-        Some(path) => (
-            path.display().to_string(),
-            args.open.open(path, &args.model.guest)?,
-        ),
-        None => ("built-in rows".to_owned(), built_in()),
+    let guest = &args.model.guest;
+    let (label, length, opened) = match &args.input {
+        Some(path) => {
+            let source = args.storage.open(path, guest)?;
+            let (label, length) = (source.label.clone(), source.length);
+            let opened = args.open.open_source(source, &bound_name(path)?, guest)?;
+            (label, length, opened)
+        }
+        None => ("built-in rows".to_owned(), None, built_in()),
     };
     for warning in &opened.warnings {
         eprintln!("warning: {warning}");
@@ -116,7 +131,6 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
         results: args.results_kind.into(),
         file_name: label,
     };
-    let length = args.input.as_deref().and_then(progress::length_of);
     let scored = match (&args.results, &args.results_to) {
         (Some(target), Some(recipient)) => {
             if let KeySource::File(path) = recipient {
@@ -125,8 +139,9 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
                     path.display()
                 );
             }
-            let recipient = args.model.guest.recipient(recipient)?;
-            let output = Output::create(target, Existing::from_force(args.force), 0o644)?;
+            let recipient = guest.recipient(recipient)?;
+            let existing = Existing::from_force(args.force);
+            let output = args.storage.create(target, existing, 0o644, guest)?;
             let mut sealer = Sealer::new(output, &recipient, bound_name(target)?.as_bytes())?;
             let scored = score(opened.reader, &bundle, &options, &mut sealer, length)?;
             sealer
