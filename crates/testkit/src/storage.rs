@@ -352,7 +352,13 @@ pub fn served(seen: &Seen, object: &[u8], etag: &str) -> Vec<Step> {
             b"HTTP/1.1 412 Precondition Failed\r\nContent-Length: 0\r\n\r\n".to_vec(),
         )];
     }
-    let (start, end) = seen.range().unwrap_or((0, object.len()));
+    let Some((start, end)) = seen.range() else {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nETag: {etag}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            object.len()
+        );
+        return vec![Step::Send([head.as_bytes(), object].concat())];
+    };
     if start >= object.len() {
         let head = format!(
             "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */{}\r\nContent-Length: 0\r\n\r\n",

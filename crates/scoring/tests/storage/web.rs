@@ -1,6 +1,8 @@
 //! A web server that cuts, stalls, lies and changes its mind: the right bytes, or an error that says what happened.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use strongroom_scoring::storage::{Cause, Credentials, Storage};
@@ -193,10 +195,17 @@ fn truncated_body_passes_for_a_whole_one() {
 fn unavailable_storage_is_given_up_or_asked_for_ever() {
     let object = bytes(200_000);
     let body = object.clone();
-    let server = WebServer::start(move |seen| match seen.number % 3 {
-        0 => status("503 Slow Down", "Retry-After: 0\r\n"),
-        1 => status("500 Oh", ""),
-        _ => served(seen, &body, "\"one\""),
+    let asked = Mutex::new(BTreeMap::new());
+    let server = WebServer::start(move |seen| {
+        // Each range is refused twice.
+        let mut asked = asked.lock().unwrap();
+        let times = asked.entry(seen.range()).or_insert(0);
+        *times += 1;
+        match times {
+            1 => status("503 Slow Down", "Retry-After: 0\r\n"),
+            2 => status("500 Oh", ""),
+            _ => served(seen, &body, "\"one\""),
+        }
     });
     let name = location(&format!("{}/x.csv", server.url()));
     assert!(read(&plain(), &name).unwrap() == object);
