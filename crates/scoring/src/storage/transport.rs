@@ -250,6 +250,14 @@ fn within(mut response: HttpResponse, wanted: &Range<u64>) -> Result<HttpRespons
         }
         return Ok(response);
     }
+    if response.status() != StatusCode::OK {
+        return Err(Cause::Refused {
+            status: response.status().as_u16(),
+            code: None,
+            retry_after: None,
+            attempts: 0,
+        });
+    }
     // The server knows no ranges and sends everything. What is small enough is taken from it all the same.
     let size: u64 = response
         .headers()

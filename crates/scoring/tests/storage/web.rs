@@ -231,7 +231,7 @@ fn unavailable_storage_is_given_up_or_asked_for_ever() {
         ("404 Not Found", "nothing here"),
         ("400 Bad", "400"),
         ("501 Not Implemented", "501"),
-        ("204 No Content", ""),
+        ("204 No Content", "204"),
     ] {
         let server = WebServer::start(move |_| status(line, ""));
         let cause = cause(&plain(), &server);
