@@ -23,7 +23,7 @@ use crate::input::{OpenArgs, Rows, bound_name};
 use crate::keys::KeySource;
 use crate::outcome::Outcome;
 use crate::progress;
-use crate::storage::{self, SmallFiles, StorageArgs};
+use crate::storage::{self, StorageArgs};
 
 /// Score a batch of transactions.
 ///
@@ -195,11 +195,24 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
             let existing = Existing::from_force(args.force);
             let output = args.storage.create(target, existing, 0o644, guest)?;
             let mut sealer = Sealer::new(output, &recipient, bound_name(target)?.as_bytes())?;
-            let mut store = match &args.checkpoint {
-                Some(folder) => Some(args.storage.small_files(folder, guest)?),
-                None => None,
+            // All that can be refused is, before the folder is made.
+            let (mut store, checkpoints) = match &args.checkpoint {
+                Some(folder) => {
+                    let kept = (args.checkpoint_key()?, job.identities()?);
+                    (Some(args.storage.small_files(folder, guest)?), Some(kept))
+                }
+                None => (None, None),
             };
-            let scored = job.score(&mut sealer, store.as_mut())?;
+            let checkpoints = store.as_mut().zip(checkpoints);
+            let scored = job.score(
+                &mut sealer,
+                checkpoints.map(|(store, (key, inputs))| Checkpoints {
+                    store,
+                    key,
+                    every: Duration::from_secs_f64(args.checkpoint_every),
+                    inputs,
+                }),
+            )?;
             sealer
                 .finish()
                 .context("cannot write the results")?
@@ -261,21 +274,12 @@ struct Files<'a> {
 
 impl Files<'_> {
     /// Scores all of them; says too whether one was encrypted.
-    fn score(
-        &self,
-        out: &mut (dyn Write + Send),
-        store: Option<&mut SmallFiles>,
+    fn score<'s>(
+        &'s self,
+        out: &'s mut (dyn Write + Send),
+        checkpoints: Option<Checkpoints<'s>>,
     ) -> anyhow::Result<(Scored, bool)> {
         let started = Instant::now();
-        let checkpoints = match store {
-            Some(store) => Some(Checkpoints {
-                store,
-                key: self.args.checkpoint_key()?,
-                every: Duration::from_secs_f64(self.args.checkpoint_every),
-                inputs: self.identities()?,
-            }),
-            None => None,
-        };
         let mut job = Job::begin_or_go_on(self.bundle, self.options, out, checkpoints)?;
         if job.rows_done() > 0 {
             eprintln!("Going on behind row {}.", thousands(job.rows_done()));
