@@ -6,6 +6,8 @@
 //! may.
 
 pub mod batch;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod generate;
 pub mod model;
 pub mod results;
