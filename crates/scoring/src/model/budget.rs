@@ -175,7 +175,11 @@ mod tests {
         let input = field(11, &field(2, &tensor));
         assert!(check(&field(7, &input)).unwrap_err().contains("messages"));
         let node = field(5, b"").repeat(MAX_MESSAGES);
-        assert!(check(&field(7, &field(1, &node))).unwrap_err().contains("messages"));
+        assert!(
+            check(&field(7, &field(1, &node)))
+                .unwrap_err()
+                .contains("messages")
+        );
     }
 
     #[test]
@@ -193,7 +197,10 @@ mod tests {
         for _ in 0..1000 {
             graph = field(1, &field(5, &field(6, &graph)));
         }
-        assert_eq!(check(&field(7, &graph)).unwrap_err(), "a node holds a graph");
+        assert_eq!(
+            check(&field(7, &graph)).unwrap_err(),
+            "a node holds a graph"
+        );
     }
 
     #[test]

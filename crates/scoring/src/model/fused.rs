@@ -24,19 +24,27 @@ impl Fused {
         path: Path,
     ) -> Result<Self, String> {
         let (operations, entries) = trace(graph)?;
-        let columns: Vec<usize> = entries.iter().map(|entry| places[entry.input][entry.place]).collect();
+        let columns: Vec<usize> = entries
+            .iter()
+            .map(|entry| places[entry.input][entry.place])
+            .collect();
         let layers = fold(operations, entries.len())?;
         let standardise = preprocessing.scaler().map(|(mean, scale)| {
             let of = |numbers: &[f64]| columns.iter().map(|&column| numbers[column]).collect();
             (of(mean), of(scale))
         });
-        let rescaled = entries.iter().any(|entry| (entry.centre, entry.factor) != (0.0, 1.0));
+        let rescaled = entries
+            .iter()
+            .any(|entry| (entry.centre, entry.factor) != (0.0, 1.0));
         let rescale = rescaled.then(|| {
             let centre = entries.iter().map(|entry| entry.centre as f32).collect();
             let factor = entries.iter().map(|entry| entry.factor as f32).collect();
             (centre, factor)
         });
-        let front = Front { standardise, rescale };
+        let front = Front {
+            standardise,
+            rescale,
+        };
         let network = Network::on(path, front, layers).map_err(|unfit: Unfit| unfit.to_string())?;
         Ok(Self { network, columns })
     }
@@ -45,9 +53,15 @@ impl Fused {
 /// What happens to a vector, or at the end to one number.
 enum Operation {
     /// Numbers input by input.
-    Dense { weights: Numbers, bias: Numbers },
+    Dense {
+        weights: Numbers,
+        bias: Numbers,
+    },
     /// `scale * x + offset`
-    Affine { scale: Numbers, offset: Numbers },
+    Affine {
+        scale: Numbers,
+        offset: Numbers,
+    },
     Activate(Activation),
 }
 
@@ -80,22 +94,35 @@ fn trace(graph: &Graph) -> Result<(Vec<Operation>, Vec<Entry>), String> {
                 };
                 backwards.push(Operation::Dense { weights, bias });
             }
-            Operator::Constant { operation, constant, first } => {
+            Operator::Constant {
+                operation,
+                constant,
+                first,
+            } => {
                 let constant = match place {
                     Some(place) => vec![constant[place]].into(),
                     None => constant.clone(),
                 };
                 backwards.push(affine(*operation, &constant, *first)?);
             }
-            Operator::Elementwise(function) => backwards.push(Operation::Activate(activation(*function)?)),
+            Operator::Elementwise(function) => {
+                backwards.push(Operation::Activate(activation(*function)?))
+            }
             Operator::Softmax => {
                 let (Some(of), 2) = (place, step.width) else {
                     return Err("it has a softmax of more than two numbers".into());
                 };
                 // e^a / (e^a + e^b) is a sigmoid of a - b.
                 backwards.push(Operation::Activate(Activation::Sigmoid));
-                let weights = if of == 0 { vec![1.0, -1.0] } else { vec![-1.0, 1.0] };
-                backwards.push(Operation::Dense { weights: weights.into(), bias: vec![0.0].into() });
+                let weights = if of == 0 {
+                    vec![1.0, -1.0]
+                } else {
+                    vec![-1.0, 1.0]
+                };
+                backwards.push(Operation::Dense {
+                    weights: weights.into(),
+                    bias: vec![0.0].into(),
+                });
                 place = None;
             }
             Operator::Select(places) if let Some(at) = place => place = Some(places[at]),
@@ -112,7 +139,9 @@ fn trace(graph: &Graph) -> Result<(Vec<Operation>, Vec<Entry>), String> {
     let (width, _) = graph.shape(value);
     let entries = match place {
         Some(place) => vec![entry(graph, value, place)?],
-        None => (0..width).map(|at| entry(graph, value, at)).collect::<Result<_, _>>()?,
+        None => (0..width)
+            .map(|at| entry(graph, value, at))
+            .collect::<Result<_, _>>()?,
     };
     Ok((backwards, entries))
 }
@@ -154,7 +183,11 @@ fn entry(graph: &Graph, mut value: ValueId, mut place: usize) -> Result<Entry, S
                 (value, place) = piece(graph, step, place)?;
                 continue;
             }
-            Operator::Constant { operation, constant, first } => {
+            Operator::Constant {
+                operation,
+                constant,
+                first,
+            } => {
                 in_f32(step)?;
                 let number = constant[place];
                 // factor * (y - centre), where y is what this step makes of x
@@ -163,7 +196,9 @@ fn entry(graph: &Graph, mut value: ValueId, mut place: usize) -> Result<Entry, S
                     (Arithmetic::Sub, false) => centre += number,
                     (Arithmetic::Sub, true) => (centre, factor) = (number - centre, -factor),
                     (Arithmetic::Mul, _) => (centre, factor) = (centre / number, factor * number),
-                    (Arithmetic::Div, false) => (centre, factor) = (centre * number, factor / number),
+                    (Arithmetic::Div, false) => {
+                        (centre, factor) = (centre * number, factor / number)
+                    }
                     (Arithmetic::Div, true) => return Err("it divides by a column".into()),
                 }
                 let fits = |number: f64| (number as f32).is_finite();
@@ -175,7 +210,12 @@ fn entry(graph: &Graph, mut value: ValueId, mut place: usize) -> Result<Entry, S
         }
         value = step.of[0];
     }
-    Ok(Entry { input: value, place, centre, factor })
+    Ok(Entry {
+        input: value,
+        place,
+        centre,
+        factor,
+    })
 }
 
 /// Which of the values side by side holds a number, and where.
@@ -198,7 +238,12 @@ fn in_f32(step: &Step) -> Result<(), String> {
 }
 
 fn affine(operation: Arithmetic, constant: &Numbers, first: bool) -> Result<Operation, String> {
-    let numbers = |number: &dyn Fn(f64) -> f64| constant.iter().map(|&constant| number(constant)).collect::<Vec<_>>();
+    let numbers = |number: &dyn Fn(f64) -> f64| {
+        constant
+            .iter()
+            .map(|&constant| number(constant))
+            .collect::<Vec<_>>()
+    };
     let (scale, offset) = match (operation, first) {
         (Arithmetic::Add, _) => (numbers(&|_| 1.0), numbers(&|constant| constant)),
         (Arithmetic::Sub, false) => (numbers(&|_| 1.0), numbers(&|constant| -constant)),
@@ -207,7 +252,10 @@ fn affine(operation: Arithmetic, constant: &Numbers, first: bool) -> Result<Oper
         (Arithmetic::Div, false) => (numbers(&|constant| 1.0 / constant), numbers(&|_| 0.0)),
         (Arithmetic::Div, true) => return Err("it divides by a value".into()),
     };
-    Ok(Operation::Affine { scale: scale.into(), offset: offset.into() })
+    Ok(Operation::Affine {
+        scale: scale.into(),
+        offset: offset.into(),
+    })
 }
 
 fn activation(function: Elementwise) -> Result<Activation, String> {
@@ -223,7 +271,9 @@ fn activation(function: Elementwise) -> Result<Activation, String> {
 /// The name of a function, without its settings.
 fn shown_function(function: Elementwise) -> String {
     let all = format!("{function:?}");
-    let end = all.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(all.len());
+    let end = all
+        .find(|c: char| !c.is_ascii_alphanumeric())
+        .unwrap_or(all.len());
     all[..end].to_owned()
 }
 
@@ -235,9 +285,10 @@ fn named(operator: &Operator) -> &'static str {
         Operator::Sum => "sums of rows",
         Operator::Cast => "a cast between its layers",
         Operator::Select(_) | Operator::Concat => "values joined or taken apart between its layers",
-        Operator::Dense { .. } | Operator::Constant { .. } | Operator::Elementwise(_) | Operator::Softmax => {
-            "layers in an order that is not understood"
-        }
+        Operator::Dense { .. }
+        | Operator::Constant { .. }
+        | Operator::Elementwise(_)
+        | Operator::Softmax => "layers in an order that is not understood",
     }
 }
 
@@ -293,7 +344,11 @@ impl Folded {
             }
         };
         let mut multiplied = Numbers::new(vec![0.0; self.weights.len() / inner * outputs]);
-        for (row, into) in self.weights.chunks_exact(inner).zip(multiplied.chunks_exact_mut(outputs)) {
+        for (row, into) in self
+            .weights
+            .chunks_exact(inner)
+            .zip(multiplied.chunks_exact_mut(outputs))
+        {
             product(row, into);
         }
         let mut sums = bias.clone();
@@ -313,10 +368,17 @@ fn fold(operations: Vec<Operation>, inputs: usize) -> Result<Vec<Layer>, String>
     let mut width = inputs;
     for operation in operations {
         match operation {
-            Operation::Dense { mut weights, mut bias } => {
+            Operation::Dense {
+                mut weights,
+                mut bias,
+            } => {
                 let outputs = bias.len();
                 if let Some((scale, offset)) = pending.take() {
-                    for ((row, scale), offset) in weights.chunks_exact_mut(outputs).zip(scale.iter()).zip(offset.iter()) {
+                    for ((row, scale), offset) in weights
+                        .chunks_exact_mut(outputs)
+                        .zip(scale.iter())
+                        .zip(offset.iter())
+                    {
                         for (weight, bias) in row.iter_mut().zip(bias.iter_mut()) {
                             *bias += offset * *weight;
                             *weight *= scale;
@@ -324,18 +386,27 @@ fn fold(operations: Vec<Operation>, inputs: usize) -> Result<Vec<Layer>, String>
                     }
                 }
                 match layers.last_mut() {
-                    Some(last) if last.is_open() && last.weights.len().saturating_mul(outputs) <= MAX_FOLDING => {
+                    Some(last)
+                        if last.is_open()
+                            && last.weights.len().saturating_mul(outputs) <= MAX_FOLDING =>
+                    {
                         last.multiply(&weights, &bias);
                     }
-                    _ => layers.push(Folded { weights, bias, activation: Activation::None }),
+                    _ => layers.push(Folded {
+                        weights,
+                        bias,
+                        activation: Activation::None,
+                    }),
                 }
                 width = outputs;
             }
             Operation::Affine { scale, offset } => match (layers.last_mut(), &mut pending) {
                 (Some(last), None) if last.is_open() => last.scale(&scale, &offset),
                 (_, Some((before, shift))) => {
-                    for ((before, shift), (scale, offset)) in
-                        before.iter_mut().zip(shift.iter_mut()).zip(scale.iter().zip(offset.iter()))
+                    for ((before, shift), (scale, offset)) in before
+                        .iter_mut()
+                        .zip(shift.iter_mut())
+                        .zip(scale.iter().zip(offset.iter()))
                     {
                         *before *= scale;
                         *shift = *shift * scale + offset;
@@ -373,7 +444,11 @@ fn single(folded: Folded) -> Result<Layer, String> {
         weights.extend(of_output.map(|&weight| weight as f32));
     }
     let bias: Vec<f32> = folded.bias.iter().map(|&bias| bias as f32).collect();
-    if weights.iter().chain(&bias).any(|number| !number.is_finite()) {
+    if weights
+        .iter()
+        .chain(&bias)
+        .any(|number| !number.is_finite())
+    {
         return Err("a folded weight is beyond f32".into());
     }
     Ok(Layer {

@@ -60,7 +60,11 @@ impl Network {
         })
     }
 
-    fn prepare(graph: &Graph, places: Vec<Vec<usize>>, preprocessing: &Preprocessing) -> Result<Self, ModelError> {
+    fn prepare(
+        graph: &Graph,
+        places: Vec<Vec<usize>>,
+        preprocessing: &Preprocessing,
+    ) -> Result<Self, ModelError> {
         let fused = match Path::best() {
             Path::Scalar => Err("this processor has neither AVX-512 nor AVX2 with FMA".to_owned()),
             path => Fused::new(graph, &places, preprocessing, path).map(Arc::new),
@@ -68,7 +72,11 @@ impl Network {
         let mut network = Self {
             plan: Plan::of(graph).map_err(|_| refused(UNPLANNED))?,
             fused,
-            kinds: graph.inputs.iter().map(|input| input.element.kind()).collect(),
+            kinds: graph
+                .inputs
+                .iter()
+                .map(|input| input.element.kind())
+                .collect(),
             inputs: graph.inputs.clone(),
             places,
             output: graph.output.clone(),
@@ -77,7 +85,8 @@ impl Network {
         if let Some(fused) = network.fused() {
             let fused = Arc::clone(fused);
             if !network.agrees(fused, preprocessing)? {
-                network.fused = Err("its scores there are not those of the general engine".to_owned());
+                network.fused =
+                    Err("its scores there are not those of the general engine".to_owned());
             }
         }
         Ok(network)
@@ -91,11 +100,15 @@ impl Network {
             tile.set(column, preprocessing.average(column).0);
         }
         tile.end_row();
-        let missing = (0..width).filter_map(|column| Some((column, preprocessing.empty_value(column)?)));
+        let missing =
+            (0..width).filter_map(|column| Some((column, preprocessing.empty_value(column)?)));
         let missing: Vec<(usize, f64)> = missing.collect();
         for column in 0..width {
             let empty = missing.iter().find(|(missing, _)| *missing == column);
-            tile.set(column, empty.map_or(preprocessing.average(column).0, |(_, value)| *value));
+            tile.set(
+                column,
+                empty.map_or(preprocessing.average(column).0, |(_, value)| *value),
+            );
         }
         tile.end_row();
         let mut scores = Vec::new();
@@ -136,7 +149,11 @@ impl Network {
         let mut tile = Tile::new(width);
         while !tile.is_full() {
             // A few times a column's spread, and every fourth row up to a thousand times.
-            let spread = if tile.rows() % 4 == 3 { 1000.0_f64.powf(random().abs()) } else { 3.0 };
+            let spread = if tile.rows() % 4 == 3 {
+                1000.0_f64.powf(random().abs())
+            } else {
+                3.0
+            };
             for (column, element) in elements.iter().enumerate() {
                 let (mean, scale) = preprocessing.average(column);
                 let value = mean + scale * spread * random();
@@ -194,7 +211,11 @@ impl Network {
 }
 
 /// Fuses a model for a path, whether or not it would be chosen.
-pub(super) fn fuse(onnx: &[u8], preprocessing: &Preprocessing, path: Path) -> Result<Fused, ModelError> {
+pub(super) fn fuse(
+    onnx: &[u8],
+    preprocessing: &Preprocessing,
+    path: Path,
+) -> Result<Fused, ModelError> {
     guarded(onnx, |onnx| {
         let graph = read(onnx, preprocessing.positive_class())?;
         let places = places(&graph, preprocessing)?;
@@ -205,8 +226,12 @@ pub(super) fn fuse(onnx: &[u8], preprocessing: &Preprocessing, path: Path) -> Re
 /// Reads a model without a `preprocessing.json`, its columns in the order of its inputs, and scores some rows: everything
 /// that bytes of others can reach.
 pub(crate) fn read_unbound(onnx: &[u8]) -> Result<(), ModelError> {
-    let graph = guarded(onnx, |onnx| read(onnx, None).or_else(|_| read(onnx, Some(0))))?;
-    let columns: Vec<String> = (0..graph.width()).map(|column| format!("c{column}")).collect();
+    let graph = guarded(onnx, |onnx| {
+        read(onnx, None).or_else(|_| read(onnx, Some(0)))
+    })?;
+    let columns: Vec<String> = (0..graph.width())
+        .map(|column| format!("c{column}"))
+        .collect();
     let mut left = &columns[..];
     let inputs = graph.inputs.iter().map(|input| {
         let (columns, rest) = left.split_at(input.width);
@@ -241,7 +266,10 @@ fn refused(why: impl Into<String>) -> ModelError {
 }
 
 /// Does something with a model of others.
-fn guarded<T>(onnx: &[u8], load: impl FnOnce(&[u8]) -> Result<T, ModelError>) -> Result<T, ModelError> {
+fn guarded<T>(
+    onnx: &[u8],
+    load: impl FnOnce(&[u8]) -> Result<T, ModelError>,
+) -> Result<T, ModelError> {
     if onnx.len() > Network::MAX_BYTES {
         return Err(ModelError::TooLarge {
             what: "model.onnx",
@@ -267,7 +295,12 @@ fn places(graph: &Graph, preprocessing: &Preprocessing) -> Result<Vec<Vec<usize>
     let columns = preprocessing.columns().len();
     let Some(named) = preprocessing.inputs() else {
         let [input] = &graph.inputs[..] else {
-            let names: Vec<_> = graph.inputs.iter().map(|input| shown(&input.name)).take(8).collect();
+            let names: Vec<_> = graph
+                .inputs
+                .iter()
+                .map(|input| shown(&input.name))
+                .take(8)
+                .collect();
             return Err(ModelError::Preprocessing(format!(
                 "the graph has {} inputs ({}); \"inputs\" says which columns each takes",
                 graph.inputs.len(),
@@ -282,7 +315,10 @@ fn places(graph: &Graph, preprocessing: &Preprocessing) -> Result<Vec<Vec<usize>
         }
         return Ok(vec![(0..columns).collect()]);
     };
-    if let Some(unknown) = named.keys().find(|name| graph.inputs.iter().all(|input| input.name != **name)) {
+    if let Some(unknown) = named
+        .keys()
+        .find(|name| graph.inputs.iter().all(|input| input.name != **name))
+    {
         return Err(ModelError::Preprocessing(format!(
             "inputs: the graph has no input \"{}\"",
             shown(unknown)
@@ -301,4 +337,167 @@ fn places(graph: &Graph, preprocessing: &Preprocessing) -> Result<Vec<Vec<usize>
             ))),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const MODEL: &[u8] = include_bytes!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../models/fraud/model.onnx"
+    ));
+
+    fn preprocessing(more: serde_json::Value) -> Preprocessing {
+        let mut json = json!({"format": 1, "columns": ["a", "b", "c", "d", "e"], "threshold": 0.5});
+        json.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        Preprocessing::parse(json.to_string().as_bytes()).unwrap()
+    }
+
+    fn load(onnx: &[u8]) -> Result<Network, ModelError> {
+        Network::load(onnx, &mut preprocessing(json!({})))
+    }
+
+    fn refusal(onnx: &[u8]) -> String {
+        load(onnx).err().expect("taken for a model").to_string()
+    }
+
+    #[test]
+    fn names_of_the_tutorial_are_lost() {
+        let network = load(MODEL).unwrap();
+        assert!(network.inputs().eq(["dense_input"]));
+        assert_eq!(network.output(), "dense_3");
+        assert_eq!(network.width(), 5);
+    }
+
+    #[test]
+    fn tutorial_form_is_not_fused() {
+        let engine = load(MODEL).unwrap().engine();
+        match Path::best() {
+            Path::Scalar => println!("SKIPPED: this processor has neither AVX-512 nor AVX2"),
+            path => assert_eq!(engine, Engine::Fused(path)),
+        }
+    }
+
+    #[test]
+    fn text_is_taken_for_a_model() {
+        assert_eq!(refusal(b"{}"), "model.onnx: it is not an ONNX file");
+        assert!(refusal(b"").contains("model.onnx"));
+    }
+
+    #[test]
+    fn file_without_end() {
+        let long = vec![0; Network::MAX_BYTES + 1];
+        assert_eq!(refusal(&long), "model.onnx is longer than 16777216 bytes");
+    }
+
+    #[test]
+    fn cut_model_is_taken_or_panics() {
+        for length in (0..MODEL.len()).step_by(97) {
+            refusal(&MODEL[..length]);
+        }
+    }
+
+    /// Some changes are harmless (a name, a weight); none may bring down the process.
+    #[test]
+    fn changed_model_panics() {
+        let mut changed = MODEL.to_vec();
+        for at in (0..MODEL.len()).step_by(41) {
+            for flip in [0x01, 0x80] {
+                changed[at] ^= flip;
+                let _ = load(&changed).is_ok();
+                changed[at] ^= flip;
+            }
+        }
+    }
+
+    #[test]
+    fn input_gets_the_columns_of_another() {
+        let named = |inputs| Network::load(MODEL, &mut preprocessing(json!({"inputs": inputs})));
+        assert!(named(json!({"dense_input": ["a", "b", "c", "d", "e"]})).is_ok());
+        let error = named(json!({"dense_input": ["a", "b", "c", "d"], "more": ["e"]}));
+        let error = error.err().unwrap().to_string();
+        assert!(error.contains("the graph has no input \"more\""), "{error}");
+    }
+
+    /// The order in which a file names the columns of an input is the order in which it takes them.
+    #[test]
+    fn columns_are_in_another_order() {
+        let score = |order: [&str; 5], row: [f64; 5]| {
+            let mut preprocessing = preprocessing(json!({"inputs": {"dense_input": order}}));
+            let network = Network::load(MODEL, &mut preprocessing).unwrap();
+            let mut tile = Tile::new(5);
+            for (column, value) in row.into_iter().enumerate() {
+                tile.set(column, value);
+            }
+            tile.end_row();
+            let mut scores = Vec::new();
+            Scorer::new(&preprocessing, &network)
+                .unwrap()
+                .score(&tile, &mut scores)
+                .unwrap();
+            Scorer::general(&preprocessing, &network)
+                .unwrap()
+                .score(&tile, &mut scores)
+                .unwrap();
+            assert!((scores[0] - scores[1]).abs() < 1e-6);
+            scores[0]
+        };
+        let (forward, backward) = (["a", "b", "c", "d", "e"], ["e", "d", "c", "b", "a"]);
+        let (row, reversed) = ([0.5, -1.0, 2.0, 0.25, -0.75], [-0.75, 0.25, 2.0, -1.0, 0.5]);
+        assert_eq!(score(forward, row), score(backward, reversed));
+        assert_ne!(score(forward, row), score(forward, reversed));
+    }
+
+    #[test]
+    fn padding_or_place_in_the_batch_changes_a_score() {
+        let preprocessing = preprocessing(json!({}));
+        let network = load(MODEL).unwrap();
+        let tile = network.made_up_rows(&preprocessing);
+        let scorers: [fn(&Preprocessing, &Network, &Tile) -> Vec<f32>; 2] = [
+            |preprocessing, network, tile| {
+                let mut scores = Vec::new();
+                Scorer::new(preprocessing, network)
+                    .unwrap()
+                    .score(tile, &mut scores)
+                    .unwrap();
+                scores
+            },
+            |preprocessing, network, tile| {
+                let mut scores = Vec::new();
+                Scorer::general(preprocessing, network)
+                    .unwrap()
+                    .score(tile, &mut scores)
+                    .unwrap();
+                scores
+            },
+        ];
+        for scored in scorers {
+            let together = scored(&preprocessing, &network, &tile);
+            for row in (0..tile.rows()).step_by(37) {
+                let mut alone = Tile::new(5);
+                for (column, value) in tile.row(row).enumerate() {
+                    alone.set(column, value);
+                }
+                alone.end_row();
+                assert_eq!(scored(&preprocessing, &network, &alone), [together[row]]);
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_of_others_bring_down_the_fuzzers_entry() {
+        read_unbound(MODEL).unwrap();
+        assert!(read_unbound(b"\x3a\x00").is_err());
+    }
+
+    #[test]
+    fn network_cannot_be_shared_by_threads() {
+        fn shared<T: Send + Sync>() {}
+        shared::<Network>();
+    }
 }

@@ -72,7 +72,9 @@ impl Preprocessing {
         }
         let (missing, missing_by_name) = match missing {
             None => (vec![false; columns.len()], Vec::new()),
-            Some(UncheckedMissing::All(MissingValue::Nan)) => (vec![true; columns.len()], Vec::new()),
+            Some(UncheckedMissing::All(MissingValue::Nan)) => {
+                (vec![true; columns.len()], Vec::new())
+            }
             Some(UncheckedMissing::Some(some)) => {
                 let places = some.keys().map(|name| place(&columns, name, "missing"));
                 let places = places.collect::<Result<Vec<_>, _>>()?;
@@ -80,7 +82,9 @@ impl Preprocessing {
                 (named.collect(), places)
             }
         };
-        let inputs = inputs.map(|inputs| check_inputs(&columns, inputs)).transpose()?;
+        let inputs = inputs
+            .map(|inputs| check_inputs(&columns, inputs))
+            .transpose()?;
         let mut checked = Self {
             harmless: Vec::new(),
             elements: vec![Element::Float; columns.len()],
@@ -177,7 +181,8 @@ impl Preprocessing {
         if value.is_nan() {
             return self.missing[column];
         }
-        let is_whole_within = |least: f64, most: f64| (least..=most).contains(&value) && value.fract() == 0.0;
+        let is_whole_within =
+            |least: f64, most: f64| (least..=most).contains(&value) && value.fract() == 0.0;
         match self.elements[column] {
             Element::Float => self.standardise(column, value).is_finite(),
             Element::Double => self.scale(column, value).is_finite(),
@@ -264,21 +269,32 @@ fn check_inputs(
         for name in names {
             let at = place(columns, &name, "inputs")?;
             if std::mem::replace(&mut used[at], true) {
-                return Err(refused(format!("inputs: column \"{}\" is there twice", shown(&name))));
+                return Err(refused(format!(
+                    "inputs: column \"{}\" is there twice",
+                    shown(&name)
+                )));
             }
             places.push(at);
         }
         checked.insert(input, places);
     }
     if let Some(at) = used.iter().position(|used| !used) {
-        return Err(refused(format!("inputs: no input takes \"{}\"", shown(&columns[at]))));
+        return Err(refused(format!(
+            "inputs: no input takes \"{}\"",
+            shown(&columns[at])
+        )));
     }
     Ok(checked)
 }
 
 fn place(columns: &[String], name: &str, member: &str) -> Result<usize, ModelError> {
     let at = columns.iter().position(|column| column == name);
-    at.ok_or_else(|| refused(format!("{member}: \"{}\" is not among the columns", shown(name))))
+    at.ok_or_else(|| {
+        refused(format!(
+            "{member}: \"{}\" is not among the columns",
+            shown(name)
+        ))
+    })
 }
 
 const FORMAT: u32 = 1;
@@ -498,11 +514,20 @@ mod tests {
     #[test]
     fn scaler_makes_a_whole_number_a_fraction() {
         let mut parsed = parse(&good()).unwrap();
-        let error = parsed.bind(vec![Element::Float, Element::Int64]).unwrap_err();
-        assert!(error.to_string().contains("\"b\" goes into the graph as a whole number"));
+        let error = parsed
+            .bind(vec![Element::Float, Element::Int64])
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("\"b\" goes into the graph as a whole number")
+        );
         let mut json = good();
         json["scaler"] = json!({"mean": [1.0, 0.0], "scale": [0.5, 1.0]});
-        parse(&json).unwrap().bind(vec![Element::Float, Element::Int64]).unwrap();
+        parse(&json)
+            .unwrap()
+            .bind(vec![Element::Float, Element::Int64])
+            .unwrap();
     }
 
     #[test]
@@ -522,10 +547,18 @@ mod tests {
         parsed.scaled = false;
         parsed.bind(vec![Element::Float, Element::Int32]).unwrap();
         assert!(parsed.takes(0, f64::NAN) && !parsed.takes(1, f64::NAN));
-        let error = parse(&json).unwrap().bind(vec![Element::Float, Element::Int32]).unwrap_err();
+        let error = parse(&json)
+            .unwrap()
+            .bind(vec![Element::Float, Element::Int32])
+            .unwrap_err();
         assert!(error.to_string().contains("of which none is missing"));
         json["missing"] = json!({"c": "nan"});
-        assert!(parse(&json).unwrap_err().to_string().contains("\"c\" is not among the columns"));
+        assert!(
+            parse(&json)
+                .unwrap_err()
+                .to_string()
+                .contains("\"c\" is not among the columns")
+        );
         json["missing"] = json!("zero");
         assert!(parse(&json).is_err());
     }

@@ -28,7 +28,10 @@ enum Engine {
 }
 
 impl<'a> Scorer<'a> {
-    pub(super) fn new(preprocessing: &'a Preprocessing, network: &Network) -> Result<Self, ModelError> {
+    pub(super) fn new(
+        preprocessing: &'a Preprocessing,
+        network: &Network,
+    ) -> Result<Self, ModelError> {
         match network.fused() {
             Some(fused) => Ok(Self::fused(preprocessing, Arc::clone(fused))),
             None => Self::general(preprocessing, network),
@@ -43,7 +46,10 @@ impl<'a> Scorer<'a> {
         }
     }
 
-    pub(super) fn general(preprocessing: &'a Preprocessing, network: &Network) -> Result<Self, ModelError> {
+    pub(super) fn general(
+        preprocessing: &'a Preprocessing,
+        network: &Network,
+    ) -> Result<Self, ModelError> {
         let general = General::new(network.plan(), network.places(), network.kinds())?;
         Ok(Self {
             preprocessing,
@@ -66,8 +72,14 @@ impl<'a> Scorer<'a> {
             Engine::Fused { fused, workspace } => {
                 let before = scores.len();
                 scores.resize(before + tile.rows(), 0.0);
-                let columns: Vec<&[f64]> = fused.columns.iter().map(|&column| tile.column(column)).collect();
-                fused.network.score(&columns, workspace, &mut scores[before..]);
+                let columns: Vec<&[f64]> = fused
+                    .columns
+                    .iter()
+                    .map(|&column| tile.column(column))
+                    .collect();
+                fused
+                    .network
+                    .score(&columns, workspace, &mut scores[before..]);
                 Ok(())
             }
             Engine::General(general) => general.score(tile, self.preprocessing, scores),
@@ -96,7 +108,12 @@ impl General {
         })
     }
 
-    fn score(&mut self, tile: &Tile, preprocessing: &Preprocessing, scores: &mut Vec<f32>) -> Result<(), ModelError> {
+    fn score(
+        &mut self,
+        tile: &Tile,
+        preprocessing: &Preprocessing,
+        scores: &mut Vec<f32>,
+    ) -> Result<(), ModelError> {
         let mut from = 0;
         while from < tile.rows() {
             let count = BATCH.min(tile.rows() - from);
@@ -120,7 +137,9 @@ impl General {
                     }
                 }
             }
-            self.run.score(&self.inputs, count, scores).map_err(|_| failed())?;
+            self.run
+                .score(&self.inputs, count, scores)
+                .map_err(|_| failed())?;
             from += count;
         }
         Ok(())

@@ -36,7 +36,10 @@ impl Plan {
         let proto = written.write(graph);
         let mut model = tract_onnx::onnx().model_for_proto_model(&proto)?;
         for node in model.nodes_mut() {
-            let trees = node.name.strip_prefix(TREES).and_then(|at| at.parse::<usize>().ok());
+            let trees = node
+                .name
+                .strip_prefix(TREES)
+                .and_then(|at| at.parse::<usize>().ok());
             if let Some(trees) = trees.and_then(|at| written.trees.get(at)) {
                 node.op = expand(trees.clone());
             }
@@ -65,7 +68,12 @@ pub(super) enum Rows {
 
 impl Run {
     /// Appends the scores of the first `count` rows.
-    pub(super) fn score(&mut self, inputs: &[Rows], count: usize, scores: &mut Vec<f32>) -> TractResult<()> {
+    pub(super) fn score(
+        &mut self,
+        inputs: &[Rows],
+        count: usize,
+        scores: &mut Vec<f32>,
+    ) -> TractResult<()> {
         let tensor = |rows: &Rows| match rows {
             Rows::Single(rows) => Tensor::from_shape(&[BATCH, rows.len() / BATCH], rows),
             Rows::Double(rows) => Tensor::from_shape(&[BATCH, rows.len() / BATCH], rows),
@@ -96,14 +104,20 @@ struct Written {
 impl Written {
     fn write(&mut self, graph: &Graph) -> ModelProto {
         let inputs = graph.inputs.iter().enumerate();
-        let inputs = inputs.map(|(id, input)| source(&value(id), input.width, input.element.kind()));
+        let inputs =
+            inputs.map(|(id, input)| source(&value(id), input.width, input.element.kind()));
         let inputs = inputs.collect();
         for (at, step) in graph.steps.iter().enumerate() {
             self.step(step, &value(graph.inputs.len() + at), graph);
         }
         let (scored, place) = graph.score;
         let places = self.whole(&[place as i64]);
-        self.attributed("Gather", &[&value(scored), &places], "column", integer("axis", 1));
+        self.attributed(
+            "Gather",
+            &[&value(scored), &places],
+            "column",
+            integer("axis", 1),
+        );
         self.cast("column", Kind::Float, SCORE);
         ModelProto {
             ir_version: 8,
@@ -127,7 +141,10 @@ impl Written {
 
     fn step(&mut self, step: &Step, made: &str, graph: &Graph) {
         let of: Vec<String> = step.of.iter().map(|&id| value(id)).collect();
-        let (of_width, of_kind) = step.of.first().map_or((0, Kind::Float), |&id| graph.shape(id));
+        let (of_width, of_kind) = step
+            .of
+            .first()
+            .map_or((0, Kind::Float), |&id| graph.shape(id));
         match &step.operator {
             Operator::Dense { weights, bias } => {
                 let weights = self.constant(&[of_width, step.width], weights, step.kind);
@@ -136,16 +153,28 @@ impl Written {
                 self.node("MatMul", &[&of[0], &weights], &product);
                 self.node("Add", &[&product, &bias], made);
             }
-            Operator::Constant { operation, constant, first } => {
+            Operator::Constant {
+                operation,
+                constant,
+                first,
+            } => {
                 let constant = self.constant(&[1, step.width], constant, step.kind);
                 let inputs = [&of[0], &constant];
-                let [a, b] = if *first { [inputs[1], inputs[0]] } else { inputs };
+                let [a, b] = if *first {
+                    [inputs[1], inputs[0]]
+                } else {
+                    inputs
+                };
                 self.node(arithmetic(*operation), &[a, b], made);
             }
-            Operator::Arithmetic(operation) => self.node(arithmetic(*operation), &[&of[0], &of[1]], made),
-            Operator::Elementwise(function) => self.in_f32(&of[0], step.kind, made, |written, of, made| {
-                written.elementwise(*function, of, made);
-            }),
+            Operator::Arithmetic(operation) => {
+                self.node(arithmetic(*operation), &[&of[0], &of[1]], made)
+            }
+            Operator::Elementwise(function) => {
+                self.in_f32(&of[0], step.kind, made, |written, of, made| {
+                    written.elementwise(*function, of, made);
+                })
+            }
             Operator::Softmax => self.in_f32(&of[0], step.kind, made, |written, of, made| {
                 written.attributed("Softmax", &[of], made, integer("axis", -1));
             }),
@@ -178,13 +207,22 @@ impl Written {
                     ..NodeProto::default()
                 });
                 let trees = Arc::clone(trees);
-                self.trees.push(TreesOp { trees, width: of_width });
+                self.trees.push(TreesOp {
+                    trees,
+                    width: of_width,
+                });
             }
         }
     }
 
     /// A function by way of f32, because tract has few of them for f64.
-    fn in_f32(&mut self, of: &str, kind: Kind, made: &str, function: impl FnOnce(&mut Self, &str, &str)) {
+    fn in_f32(
+        &mut self,
+        of: &str,
+        kind: Kind,
+        made: &str,
+        function: impl FnOnce(&mut Self, &str, &str),
+    ) {
         if kind == Kind::Float {
             return function(self, of, made);
         }
@@ -210,8 +248,12 @@ impl Written {
                 return;
             }
             Elementwise::Clip(low, high) => {
-                let low = low.map(|low| self.constant(&[], &[low], Kind::Float)).unwrap_or_default();
-                let high = high.map(|high| self.constant(&[], &[high], Kind::Float)).unwrap_or_default();
+                let low = low
+                    .map(|low| self.constant(&[], &[low], Kind::Float))
+                    .unwrap_or_default();
+                let high = high
+                    .map(|high| self.constant(&[], &[high], Kind::Float))
+                    .unwrap_or_default();
                 return self.node("Clip", &[of, &low, &high], made);
             }
             Elementwise::Relu => "Relu",
@@ -259,7 +301,9 @@ impl Written {
             ..TensorProto::default()
         };
         match kind {
-            Kind::Float => tensor.float_data = numbers.iter().map(|&number| number as f32).collect(),
+            Kind::Float => {
+                tensor.float_data = numbers.iter().map(|&number| number as f32).collect()
+            }
             Kind::Double | Kind::Whole => tensor.double_data = numbers.to_vec(),
         }
         let name = tensor.name.clone();
@@ -384,7 +428,12 @@ impl Expansion for TreesOp {
         solver.equals(&outputs[0].shape[1], self.trees.outputs().to_dim())
     }
 
-    fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
+    fn wire(
+        &self,
+        prefix: &str,
+        model: &mut TypedModel,
+        inputs: &[OutletId],
+    ) -> TractResult<TVec<OutletId>> {
         model.wire_node(prefix, self.clone(), inputs)
     }
 }
@@ -400,17 +449,21 @@ impl Op for TreesOp {
 impl EvalOp for TreesOp {
     op_out_of_plan!();
 
-    fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+    fn eval(&self, _context: &EvalContext<'_>, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let input = args_1!(inputs);
         let rows = input.len() / self.width;
         let mut scores = vec![0.0_f32; rows * self.trees.outputs()];
         if input.datum_type() == f64::datum_type() {
             let view = input.to_plain_array_view::<f64>()?;
-            let view = view.as_slice().context("rows that do not lie one after the other")?;
+            let view = view
+                .as_slice()
+                .context("rows that do not lie one after the other")?;
             self.trees.evaluate(view, self.width, &mut scores);
         } else {
             let view = input.to_plain_array_view::<f32>()?;
-            let view = view.as_slice().context("rows that do not lie one after the other")?;
+            let view = view
+                .as_slice()
+                .context("rows that do not lie one after the other")?;
             self.trees.evaluate(view, self.width, &mut scores);
         }
         let scores = Tensor::from_shape(&[rows, self.trees.outputs()], &scores)?;
@@ -421,7 +474,10 @@ impl EvalOp for TreesOp {
 impl TypedOp for TreesOp {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let rows = &inputs[0].shape[0];
-        Ok(tvec!(f32::fact(&[rows.clone(), self.trees.outputs().into()])))
+        Ok(tvec!(f32::fact(&[
+            rows.clone(),
+            self.trees.outputs().into()
+        ])))
     }
 
     as_op!();

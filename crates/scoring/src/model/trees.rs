@@ -129,10 +129,15 @@ impl Trees {
             return Err("its lists of nodes are not of one length".into());
         }
         if count == 0 || count > MAX_NODES {
-            return Err(format!("it has {count} nodes, not between 1 and {MAX_NODES}"));
+            return Err(format!(
+                "it has {count} nodes, not between 1 and {MAX_NODES}"
+            ));
         }
         if !(1..=MAX_OUTPUTS).contains(&ensemble.outputs) {
-            return Err(format!("it has {} outputs, not between 1 and {MAX_OUTPUTS}", ensemble.outputs));
+            return Err(format!(
+                "it has {} outputs, not between 1 and {MAX_OUTPUTS}",
+                ensemble.outputs
+            ));
         }
         let mut builder = Builder {
             ensemble,
@@ -162,14 +167,25 @@ impl Trees {
     }
 
     /// Evaluates rows that lie row by row, `width` values each, into [`Trees::outputs`] numbers each.
-    pub(super) fn evaluate<T: Copy + Into<f64>>(&self, rows: &[T], width: usize, scores: &mut [f32]) {
+    pub(super) fn evaluate<T: Copy + Into<f64>>(
+        &self,
+        rows: &[T],
+        width: usize,
+        scores: &mut [f32],
+    ) {
         let mut sums = Zeroizing::new([0.0_f64; BLOCK]);
         // Rows whose sums are in the first cache go through a tree together, while its nodes are there too.
         let at_once = (BLOCK / self.sums).max(1);
-        for (rows, scores) in rows.chunks(at_once * width).zip(scores.chunks_mut(at_once * self.outputs)) {
+        for (rows, scores) in rows
+            .chunks(at_once * width)
+            .zip(scores.chunks_mut(at_once * self.outputs))
+        {
             sums.fill(0.0);
             for &root in &self.roots {
-                for (row, sums) in rows.chunks_exact(width).zip(sums.chunks_exact_mut(self.sums)) {
+                for (row, sums) in rows
+                    .chunks_exact(width)
+                    .zip(sums.chunks_exact_mut(self.sums))
+                {
                     for &(sum, weight) in self.leaf(root, row) {
                         if let Some(sum) = sums.get_mut(sum as usize) {
                             *sum += weight;
@@ -177,7 +193,10 @@ impl Trees {
                     }
                 }
             }
-            for (sums, scores) in sums.chunks_exact_mut(self.sums).zip(scores.chunks_exact_mut(self.outputs)) {
+            for (sums, scores) in sums
+                .chunks_exact_mut(self.sums)
+                .zip(scores.chunks_exact_mut(self.outputs))
+            {
                 for (sum, base) in sums.iter_mut().zip(self.base.iter()) {
                     *sum = *sum * self.share + base;
                 }
@@ -266,13 +285,20 @@ impl Builder<'_> {
             }
         }
         let count = ensemble.leaf_weights.len();
-        let ids = [ensemble.leaf_tree_ids, ensemble.leaf_node_ids, ensemble.leaf_outputs];
+        let ids = [
+            ensemble.leaf_tree_ids,
+            ensemble.leaf_node_ids,
+            ensemble.leaf_outputs,
+        ];
         if ids.iter().any(|ids| ids.len() != count) || count > MAX_NODES {
             return Err("its lists of leaves are not of one length".into());
         }
         let one = ensemble.classifier && ensemble.outputs == 2 && {
             let first = ensemble.leaf_outputs.first();
-            ensemble.leaf_outputs.iter().all(|output| Some(output) == first)
+            ensemble
+                .leaf_outputs
+                .iter()
+                .all(|output| Some(output) == first)
         };
         if one {
             self.trees.sums = 1;
@@ -283,11 +309,19 @@ impl Builder<'_> {
         }
         for at in 0..count {
             let named = (ensemble.leaf_tree_ids[at], ensemble.leaf_node_ids[at]);
-            let node = *self.places.get(&named).ok_or("a leaf is not among its nodes")?;
+            let node = *self
+                .places
+                .get(&named)
+                .ok_or("a leaf is not among its nodes")?;
             let output = usize::try_from(ensemble.leaf_outputs[at]).ok();
-            let output = output.filter(|&output| output < ensemble.outputs).ok_or("a leaf is of no class")?;
+            let output = output
+                .filter(|&output| output < ensemble.outputs)
+                .ok_or("a leaf is of no class")?;
             let sum = if one { 0 } else { output as u32 };
-            self.leaves.entry(node).or_default().push((sum, ensemble.leaf_weights[at]));
+            self.leaves
+                .entry(node)
+                .or_default()
+                .push((sum, ensemble.leaf_weights[at]));
         }
         Ok(())
     }
@@ -345,24 +379,41 @@ impl Builder<'_> {
         Ok(deepest)
     }
 
-    fn node(&mut self, at: usize, depth: usize, left: &mut Vec<(usize, usize, usize)>) -> Result<Node, String> {
+    fn node(
+        &mut self,
+        at: usize,
+        depth: usize,
+        left: &mut Vec<(usize, usize, usize)>,
+    ) -> Result<Node, String> {
         let ensemble = self.ensemble;
         let mode = Mode::of(&ensemble.modes[at])?;
         if mode == Mode::Leaf {
             let entries = self.leaves.remove(&at).unwrap_or_default();
             let next = self.trees.leaves.len() as u32;
-            let feature = u16::try_from(entries.len()).map_err(|_| "a leaf has too many weights")?;
+            let feature =
+                u16::try_from(entries.len()).map_err(|_| "a leaf has too many weights")?;
             self.trees.leaves.extend(entries);
-            return Ok(Node { next, feature, ..Node::EMPTY });
+            return Ok(Node {
+                next,
+                feature,
+                ..Node::EMPTY
+            });
         }
         let feature = usize::try_from(ensemble.features[at]).ok();
         let feature = feature.filter(|&feature| feature < ensemble.width);
         let feature = feature.and_then(|feature| u16::try_from(feature).ok());
-        let feature = feature.ok_or_else(|| format!("a branch looks at a column beyond {}", ensemble.width))?;
+        let feature = feature
+            .ok_or_else(|| format!("a branch looks at a column beyond {}", ensemble.width))?;
         let tree = ensemble.tree_ids[at];
         let next = self.trees.nodes.len();
-        for (side, id) in [ensemble.when_true[at], ensemble.when_false[at]].into_iter().enumerate() {
-            let child = *self.places.get(&(tree, id)).ok_or("a branch leads to no node of its tree")?;
+        for (side, id) in [ensemble.when_true[at], ensemble.when_false[at]]
+            .into_iter()
+            .enumerate()
+        {
+            let child = *self
+                .places
+                .get(&(tree, id))
+                .ok_or("a branch leads to no node of its tree")?;
             self.trees.nodes.push(Node::EMPTY);
             left.push((child, next + side, depth + 1));
         }
@@ -375,7 +426,10 @@ impl Builder<'_> {
             next: next as u32,
             feature,
             mode,
-            missing_is_true: ensemble.missing_is_true.get(at).is_some_and(|&side| side != 0),
+            missing_is_true: ensemble
+                .missing_is_true
+                .get(at)
+                .is_some_and(|&side| side != 0),
         })
     }
 }
@@ -435,7 +489,11 @@ mod tests {
 
     impl Owned {
         fn build(&self) -> Result<Trees, String> {
-            let modes: Vec<Vec<u8>> = self.modes.iter().map(|mode| mode.as_bytes().to_vec()).collect();
+            let modes: Vec<Vec<u8>> = self
+                .modes
+                .iter()
+                .map(|mode| mode.as_bytes().to_vec())
+                .collect();
             Trees::build(&Ensemble {
                 width: self.width,
                 outputs: self.outputs,
@@ -472,7 +530,18 @@ mod tests {
         changed.build().err().expect("taken for trees")
     }
 
-    const ROWS: [f32; 10] = [1.5, 0.0, 1.6, -2.1, 1.6, -2.0, f32::NAN, -3.0, 2.0, f32::NAN];
+    const ROWS: [f32; 10] = [
+        1.5,
+        0.0,
+        1.6,
+        -2.1,
+        1.6,
+        -2.0,
+        f32::NAN,
+        -3.0,
+        2.0,
+        f32::NAN,
+    ];
 
     #[test]
     fn row_takes_another_way() {
@@ -502,7 +571,11 @@ mod tests {
             stump.leaf_outputs = vec![0; 2];
             stump.leaf_weights = vec![1.0, 0.0];
             let scores = stump.scores(&[0.5, 0.0, 1.0, 0.0, 1.5, 0.0]);
-            assert_eq!(scores, expected.map(|holds| f32::from(u8::from(holds))), "{mode}");
+            assert_eq!(
+                scores,
+                expected.map(|holds| f32::from(u8::from(holds))),
+                "{mode}"
+            );
         }
     }
 
@@ -520,7 +593,11 @@ mod tests {
         assert_eq!(binary.scores(&ROWS[..2])[1], expected(-0.25));
         binary.leaf_weights[0] = -0.25;
         binary.transform = Transform::None;
-        assert!(binary.build().is_err_and(|why| why.contains("no probability")));
+        assert!(
+            binary
+                .build()
+                .is_err_and(|why| why.contains("no probability"))
+        );
     }
 
     #[test]
@@ -542,9 +619,13 @@ mod tests {
     fn average_is_a_sum() {
         let mut two = good();
         two.average = true;
-        two.ids = [[vec![0; 5], vec![1; 5]].concat(), [two.ids[1].clone(), two.ids[1].clone()].concat()];
-        for list in [&mut two.features, &mut two.sides[0], &mut two.sides[1]] {
-            list.extend_from_within(..);
+        two.ids = [
+            [vec![0; 5], vec![1; 5]].concat(),
+            [two.ids[1].clone(), two.ids[1].clone()].concat(),
+        ];
+        two.features.extend_from_within(..);
+        for side in &mut two.sides {
+            side.extend_from_within(..);
         }
         two.thresholds.extend_from_within(..);
         two.modes.extend_from_within(..);
@@ -573,7 +654,7 @@ mod tests {
     fn tree_leads_out_of_itself() {
         assert!(refusal(|trees| trees.sides[0][0] = 5).contains("no node"));
         assert!(refusal(|trees| trees.sides[0][0] = -1).contains("no node"));
-        assert!(refusal(|trees| trees.ids[0][4] = 1).contains("no node"));
+        assert!(refusal(|trees| trees.ids[0][4] = 1).contains("not among"));
         assert!(refusal(|trees| trees.features[0] = 2).contains("beyond 2"));
         assert!(refusal(|trees| trees.features[0] = -1).contains("beyond 2"));
         assert!(refusal(|trees| trees.leaf_ids[1][0] = 9).contains("not among"));

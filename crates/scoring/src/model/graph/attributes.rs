@@ -17,8 +17,11 @@ impl<'a> Attributes<'a> {
                 .iter()
                 .any(|(known, kind)| known == name && attribute.r#type == *kind as i32);
             // `known` is short, so a name that comes often is refused after few comparisons.
-            let twice = node.attribute[..at].iter().any(|before| before.name == *name);
-            if !type_ok || twice || !attribute.ref_attr_name.is_empty() || !attribute.f.is_finite() {
+            let twice = node.attribute[..at]
+                .iter()
+                .any(|before| before.name == *name);
+            if !type_ok || twice || !attribute.ref_attr_name.is_empty() || !attribute.f.is_finite()
+            {
                 return Err(format!("attribute \"{}\" is not understood", shown(name)));
             }
         }

@@ -8,7 +8,9 @@ use tract_onnx::pb::attribute_proto::AttributeType;
 
 use super::attributes::Attributes;
 use super::elements::Elementwise;
-use super::operators::{elementwise, make, matrix, one_input, place, rows_of, select, to_kind, with_constant};
+use super::operators::{
+    elementwise, make, matrix, one_input, place, rows_of, select, to_kind, with_constant,
+};
 use super::{Arithmetic, Kind, Known, Operator, Rows, Values};
 use crate::model::trees::{Ensemble, Transform, Trees};
 
@@ -42,7 +44,10 @@ fn widened(numbers: &[f32]) -> Vec<f64> {
 
 /// `(x - offset) * scale`
 fn scaler(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
-    let known = [("offset", AttributeType::Floats), ("scale", AttributeType::Floats)];
+    let known = [
+        ("offset", AttributeType::Floats),
+        ("scale", AttributeType::Floats),
+    ];
     let attributes = Attributes::of(node, &known)?;
     let (rows, _) = float_input(node, values)?;
     let offset = attributes.floats("offset")?.ok_or("has no offset")?;
@@ -63,14 +68,24 @@ fn normalizer(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
         }
         "L2" => {
             let both = [rows.value, rows.value];
-            let squares = values.step(Operator::Arithmetic(Arithmetic::Mul), &both, width, Kind::Float)?;
+            let squares = values.step(
+                Operator::Arithmetic(Arithmetic::Mul),
+                &both,
+                width,
+                Kind::Float,
+            )?;
             let sum = values.step(Operator::Sum, &[squares.value], 1, Kind::Float)?;
             elementwise(Elementwise::Sqrt, sum, values)?
         }
         _ => return Err("its norm is neither L1 nor L2".into()),
     };
     let of = [rows.value, norm.value];
-    let made = values.step(Operator::Arithmetic(Arithmetic::Div), &of, width, Kind::Float)?;
+    let made = values.step(
+        Operator::Arithmetic(Arithmetic::Div),
+        &of,
+        width,
+        Kind::Float,
+    )?;
     make(node, made, values)
 }
 
@@ -82,7 +97,9 @@ fn linear(
     values: &mut Values<'_>,
 ) -> Result<Rows, String> {
     let (rows, inputs) = float_input(node, values)?;
-    let coefficients = attributes.floats("coefficients")?.ok_or("has no coefficients")?;
+    let coefficients = attributes
+        .floats("coefficients")?
+        .ok_or("has no coefficients")?;
     let intercepts = attributes.floats("intercepts")?;
     if outputs == 0 || Some(coefficients.len()) != outputs.checked_mul(inputs) {
         return Err(format!("its coefficients do not fit {inputs} columns"));
@@ -94,9 +111,19 @@ fn linear(
     };
     let mut weights = Vec::with_capacity(coefficients.len());
     for input in 0..inputs {
-        weights.extend(coefficients.iter().skip(input).step_by(inputs).copied().map(f64::from));
+        weights.extend(
+            coefficients
+                .iter()
+                .skip(input)
+                .step_by(inputs)
+                .copied()
+                .map(f64::from),
+        );
     }
-    let operator = Operator::Dense { weights: weights.into(), bias: bias.into() };
+    let operator = Operator::Dense {
+        weights: weights.into(),
+        bias: bias.into(),
+    };
     values.step(operator, &[rows.value], outputs, Kind::Float)
 }
 
@@ -127,7 +154,11 @@ fn linear_classifier(node: &NodeProto, values: &mut Values<'_>) -> Result<(), St
         return Err(format!("{outputs} scores for {classes} classes"));
     }
     let rows = linear(node, &attributes, outputs, values)?;
-    let made = transformed(Transform::of(attributes.text("post_transform"))?, rows, values)?;
+    let made = transformed(
+        Transform::of(attributes.text("post_transform"))?,
+        rows,
+        values,
+    )?;
     scores_of_a_classifier(node, made, values)
 }
 
@@ -141,7 +172,11 @@ fn linear_regressor(node: &NodeProto, values: &mut Values<'_>) -> Result<(), Str
     let attributes = Attributes::of(node, &known)?;
     let targets = usize::try_from(attributes.integer("targets", 1)).unwrap_or(0);
     let rows = linear(node, &attributes, targets, values)?;
-    let made = transformed(Transform::of(attributes.text("post_transform"))?, rows, values)?;
+    let made = transformed(
+        Transform::of(attributes.text("post_transform"))?,
+        rows,
+        values,
+    )?;
     make(node, made, values)
 }
 
@@ -155,7 +190,11 @@ fn classes(attributes: &Attributes<'_>, integers: &str, texts: &str) -> Result<u
 }
 
 /// The second output of a classifier is its scores. The first, the label, gets no name: what takes it finds nothing.
-fn scores_of_a_classifier(node: &NodeProto, made: Rows, values: &mut Values<'_>) -> Result<(), String> {
+fn scores_of_a_classifier(
+    node: &NodeProto,
+    made: Rows,
+    values: &mut Values<'_>,
+) -> Result<(), String> {
     match &node.output[..] {
         [_, scores] => values.name(scores, Known::Rows(made)),
         outputs => Err(format!("{} outputs, not 2", outputs.len())),
@@ -230,7 +269,11 @@ fn trees(
         _ => rows,
     };
     let (width, _) = values.shape(rows);
-    let integers = |name: &str| attributes.integers(name).ok_or_else(|| format!("has no {name}"));
+    let integers = |name: &str| {
+        attributes
+            .integers(name)
+            .ok_or_else(|| format!("has no {name}"))
+    };
     let of_leaves = |name: &str| format!("{leaves}_{name}");
     let average = match attributes.text("aggregate_function") {
         "" | "SUM" => false,
@@ -247,10 +290,14 @@ fn trees(
         node_ids: integers("nodes_nodeids")?,
         features: integers("nodes_featureids")?,
         thresholds: &numbers(attributes, "nodes_values")?.unwrap_or_default(),
-        modes: attributes.texts("nodes_modes").ok_or("has no nodes_modes")?,
+        modes: attributes
+            .texts("nodes_modes")
+            .ok_or("has no nodes_modes")?,
         when_true: integers("nodes_truenodeids")?,
         when_false: integers("nodes_falsenodeids")?,
-        missing_is_true: attributes.integers("nodes_missing_value_tracks_true").unwrap_or_default(),
+        missing_is_true: attributes
+            .integers("nodes_missing_value_tracks_true")
+            .unwrap_or_default(),
         base: &numbers(attributes, "base_values")?.unwrap_or_default(),
         leaf_tree_ids: integers(&of_leaves("treeids"))?,
         leaf_node_ids: integers(&of_leaves("nodeids"))?,
@@ -259,7 +306,12 @@ fn trees(
     };
     let trees = Trees::build(&ensemble)?;
     let width = trees.outputs();
-    values.step(Operator::Trees(Arc::new(trees)), &[rows.value], width, Kind::Float)
+    values.step(
+        Operator::Trees(Arc::new(trees)),
+        &[rows.value],
+        width,
+        Kind::Float,
+    )
 }
 
 /// Numbers that an attribute gives as f32, or as a tensor of f32 or f64 under a longer name.
@@ -299,9 +351,14 @@ fn array_feature_extractor(node: &NodeProto, values: &mut Values<'_>) -> Result<
 /// One column of whole numbers to one column for each category; a number that is none of them gives zeros. Its output
 /// has a dimension more, which exports take away again.
 fn one_hot_encoder(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
-    let known = [("cats_int64s", AttributeType::Ints), ("zeros", AttributeType::Int)];
+    let known = [
+        ("cats_int64s", AttributeType::Ints),
+        ("zeros", AttributeType::Int),
+    ];
     let attributes = Attributes::of(node, &known)?;
-    let categories = attributes.integers("cats_int64s").ok_or("its categories are not whole numbers")?;
+    let categories = attributes
+        .integers("cats_int64s")
+        .ok_or("its categories are not whole numbers")?;
     if attributes.integer("zeros", 1) == 0 {
         return Err("fails on a category that it does not know".into());
     }
@@ -311,7 +368,12 @@ fn one_hot_encoder(node: &NodeProto, values: &mut Values<'_>) -> Result<(), Stri
     }
     let categories: Vec<f64> = categories.iter().map(|&category| category as f64).collect();
     let width = categories.len();
-    let made = values.step(Operator::OneHot(categories), &[rows.value], width, Kind::Float)?;
+    let made = values.step(
+        Operator::OneHot(categories),
+        &[rows.value],
+        width,
+        Kind::Float,
+    )?;
     make(node, made, values)
 }
 
@@ -325,7 +387,10 @@ fn feature_vectorizer(node: &NodeProto, values: &mut Values<'_>) -> Result<(), S
         widths.push(values.shape(rows).0);
     }
     let declared = attributes.integers("inputdimensions").unwrap_or_default();
-    let same = declared.iter().map(|&width| usize::try_from(width).unwrap_or(0)).eq(widths.iter().copied());
+    let same = declared
+        .iter()
+        .map(|&width| usize::try_from(width).unwrap_or(0))
+        .eq(widths.iter().copied());
     if !same {
         return Err("its inputs are not as wide as it says".into());
     }

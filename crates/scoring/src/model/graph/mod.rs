@@ -157,11 +157,17 @@ impl Graph {
         if graph.node.len() > MAX_NODES {
             return Err(format!("it has more than {MAX_NODES} nodes"));
         }
+        check_made_once(graph)?;
         let output = output(graph)?;
         let needed = needed(graph, output);
 
         let mut values = Values::new(graph, opset, &needed)?;
-        for (node, _) in graph.node.iter().zip(&needed.nodes).filter(|(_, needed)| **needed) {
+        for (node, _) in graph
+            .node
+            .iter()
+            .zip(&needed.nodes)
+            .filter(|(_, needed)| **needed)
+        {
             operators::read(node, &mut values).map_err(|why| {
                 let (name, operator) = (shown(&node.name), shown(&node.op_type));
                 format!("node \"{name}\" ({operator}): {why}")
@@ -231,12 +237,10 @@ struct Values<'a> {
 
 impl<'a> Values<'a> {
     fn new(graph: &'a GraphProto, opset: i64, needed: &Needed<'_>) -> Result<Self, String> {
-        let mut initializers = HashMap::new();
-        for weight in &graph.initializer {
-            if initializers.insert(weight.name.as_str(), weight).is_some() {
-                return Err(format!("\"{}\" is made twice", shown(&weight.name)));
-            }
-        }
+        let weights = graph.initializer.iter();
+        let initializers: HashMap<_, _> = weights
+            .map(|weight| (weight.name.as_str(), weight))
+            .collect();
         let mut values = Self {
             opset,
             initializers,
@@ -284,19 +288,34 @@ impl<'a> Values<'a> {
         }
         self.account(width)?;
         let name = input.name.clone();
-        self.inputs.push(Input { name, width, element });
+        self.inputs.push(Input {
+            name,
+            width,
+            element,
+        });
         let value = self.inputs.len() - 1;
         self.name(&input.name, Known::Rows(Rows { value, flat: false }))
     }
 
     /// Adds a step, unless a row would take too much.
-    fn step(&mut self, operator: Operator, of: &[ValueId], width: usize, kind: Kind) -> Result<Rows, String> {
+    fn step(
+        &mut self,
+        operator: Operator,
+        of: &[ValueId],
+        width: usize,
+        kind: Kind,
+    ) -> Result<Rows, String> {
         if !(1..=MAX_WIDTH).contains(&width) {
             return Err(format!("its output is not between 1 and {MAX_WIDTH} wide"));
         }
         self.account(width)?;
         let of = of.to_vec();
-        self.steps.push(Step { operator, of, width, kind });
+        self.steps.push(Step {
+            operator,
+            of,
+            width,
+            kind,
+        });
         let value = self.inputs.len() + self.steps.len() - 1;
         Ok(Rows { value, flat: false })
     }
@@ -304,14 +323,19 @@ impl<'a> Values<'a> {
     fn account(&mut self, width: usize) -> Result<(), String> {
         self.total_width += width;
         if self.total_width > MAX_TOTAL_WIDTH {
-            return Err(format!("its values take more than {MAX_TOTAL_WIDTH} numbers a row"));
+            return Err(format!(
+                "its values take more than {MAX_TOTAL_WIDTH} numbers a row"
+            ));
         }
         Ok(())
     }
 
     fn shape(&self, rows: Rows) -> (usize, Kind) {
         match rows.value.checked_sub(self.inputs.len()) {
-            None => (self.inputs[rows.value].width, self.inputs[rows.value].element.kind()),
+            None => (
+                self.inputs[rows.value].width,
+                self.inputs[rows.value].element.kind(),
+            ),
             Some(step) => (self.steps[step].width, self.steps[step].kind),
         }
     }
@@ -339,7 +363,10 @@ fn opset(model: &ModelProto) -> Result<i64, String> {
     for set in &model.opset_import {
         let versions = match set.domain.as_str() {
             "" | "ai.onnx" => {
-                if version.replace(set.version).is_some_and(|before| before != set.version) {
+                if version
+                    .replace(set.version)
+                    .is_some_and(|before| before != set.version)
+                {
                     return Err("it names two operator sets".into());
                 }
                 OPSETS
@@ -358,7 +385,10 @@ fn opset(model: &ModelProto) -> Result<i64, String> {
         }
     }
     let uses_it = |node: &NodeProto| matches!(node.domain.as_str(), "" | "ai.onnx");
-    let used = model.graph.as_ref().is_some_and(|graph| graph.node.iter().any(uses_it));
+    let used = model
+        .graph
+        .as_ref()
+        .is_some_and(|graph| graph.node.iter().any(uses_it));
     match version {
         Some(version) => Ok(version),
         None if used => Err("it names no operator set".into()),
@@ -401,6 +431,19 @@ fn output(graph: &GraphProto) -> Result<&str, String> {
     }
 }
 
+/// Fails where two things have one name, needed or not: who would take which?
+fn check_made_once(graph: &GraphProto) -> Result<(), String> {
+    let weights = graph.initializer.iter().map(|weight| &weight.name);
+    let made = graph.node.iter().flat_map(|node| &node.output);
+    let mut seen = HashSet::new();
+    for name in weights.chain(made).filter(|name| !name.is_empty()) {
+        if !seen.insert(name) {
+            return Err(format!("\"{}\" is made twice", shown(name)));
+        }
+    }
+    Ok(())
+}
+
 /// What an output depends on.
 struct Needed<'a> {
     names: HashSet<&'a str>,
@@ -413,7 +456,11 @@ fn needed<'a>(graph: &'a GraphProto, output: &'a str) -> Needed<'a> {
     let mut nodes = vec![false; graph.node.len()];
     // A node comes after those whose outputs it takes.
     for (node, needed) in graph.node.iter().zip(&mut nodes).rev() {
-        if node.output.iter().any(|output| names.contains(output.as_str())) {
+        if node
+            .output
+            .iter()
+            .any(|output| names.contains(output.as_str()))
+        {
             *needed = true;
             names.extend(node.input.iter().map(String::as_str));
         }
@@ -422,7 +469,11 @@ fn needed<'a>(graph: &'a GraphProto, output: &'a str) -> Needed<'a> {
 }
 
 /// The value with the score and the place in it.
-fn score(values: &Values<'_>, output: &str, positive: Option<usize>) -> Result<(ValueId, usize), String> {
+fn score(
+    values: &Values<'_>,
+    output: &str,
+    positive: Option<usize>,
+) -> Result<(ValueId, usize), String> {
     let Known::Rows(rows) = values.of(output)? else {
         return Err("its output does not depend on its input".into());
     };
@@ -433,7 +484,9 @@ fn score(values: &Values<'_>, output: &str, positive: Option<usize>) -> Result<(
     let place = match (positive, width) {
         (Some(place), _) if place < width => place,
         (Some(place), _) => {
-            return Err(format!("it gives {width} numbers a row; positive_class is {place}"));
+            return Err(format!(
+                "it gives {width} numbers a row; positive_class is {place}"
+            ));
         }
         (None, 1) => 0,
         (None, 2) => 1,
@@ -456,7 +509,11 @@ fn tensor_type(value: &ValueInfoProto) -> Option<(i32, Vec<Option<i64>>)> {
     };
     let shape = tensor.shape.as_ref();
     let dimensions = shape.map_or_else(Vec::new, |shape| {
-        shape.dim.iter().map(|dimension| size(&dimension.value)).collect()
+        shape
+            .dim
+            .iter()
+            .map(|dimension| size(&dimension.value))
+            .collect()
     });
     Some((tensor.elem_type, dimensions))
 }

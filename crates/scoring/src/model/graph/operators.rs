@@ -107,15 +107,24 @@ pub(super) fn matrix(rows: Rows) -> Result<Rows, String> {
 /// The shape of a value that is calculated with.
 pub(super) fn arithmetic_shape(rows: Rows, values: &Values<'_>) -> Result<(usize, Kind), String> {
     match values.shape(rows) {
-        (_, Kind::Whole) => Err("calculates with whole numbers; they are cast to float first".into()),
+        (_, Kind::Whole) => {
+            Err("calculates with whole numbers; they are cast to float first".into())
+        }
         shape => Ok(shape),
     }
 }
 
-pub(super) fn elementwise(function: Elementwise, rows: Rows, values: &mut Values<'_>) -> Result<Rows, String> {
+pub(super) fn elementwise(
+    function: Elementwise,
+    rows: Rows,
+    values: &mut Values<'_>,
+) -> Result<Rows, String> {
     let (width, kind) = arithmetic_shape(rows, values)?;
     let made = values.step(Operator::Elementwise(function), &[rows.value], width, kind)?;
-    Ok(Rows { flat: rows.flat, ..made })
+    Ok(Rows {
+        flat: rows.flat,
+        ..made
+    })
 }
 
 /// A constant for each column, by Numpy's broadcasting.
@@ -132,12 +141,23 @@ pub(super) fn with_constant(
         columns if columns == width => constant,
         columns => return Err(format!("{columns} constants do not fit {width} columns")),
     };
-    let operator = Operator::Constant { operation, constant, first };
+    let operator = Operator::Constant {
+        operation,
+        constant,
+        first,
+    };
     let made = values.step(operator, &[rows.value], width, kind)?;
-    Ok(Rows { flat: rows.flat, ..made })
+    Ok(Rows {
+        flat: rows.flat,
+        ..made
+    })
 }
 
-fn arithmetic(node: &NodeProto, operation: Arithmetic, values: &mut Values<'_>) -> Result<(), String> {
+fn arithmetic(
+    node: &NodeProto,
+    operation: Arithmetic,
+    values: &mut Values<'_>,
+) -> Result<(), String> {
     Attributes::of(node, &[])?;
     let [a, b] = &node.input[..] else {
         return Err(format!("{} inputs, not 2", node.input.len()));
@@ -167,13 +187,22 @@ fn for_each_column(rows: Rows, weight: &Weight, values: &Values<'_>) -> Result<N
         [] | [1] => Ok(weight.numbers.clone()),
         [1, 1] if !rows.flat => Ok(weight.numbers.clone()),
         [columns] | [1, columns] if columns == width && !rows.flat => Ok(weight.numbers.clone()),
-        _ => Err(format!("a weight of shape {:?} does not fit {width} columns", weight.shape)),
+        _ => Err(format!(
+            "a weight of shape {:?} does not fit {width} columns",
+            weight.shape
+        )),
     }
 }
 
 /// Two values, of which one may be a number a row.
-fn of_two(a: Rows, b: Rows, operation: Arithmetic, values: &mut Values<'_>) -> Result<Rows, String> {
-    let ((a_width, kind), (b_width, b_kind)) = (arithmetic_shape(a, values)?, arithmetic_shape(b, values)?);
+fn of_two(
+    a: Rows,
+    b: Rows,
+    operation: Arithmetic,
+    values: &mut Values<'_>,
+) -> Result<Rows, String> {
+    let ((a_width, kind), (b_width, b_kind)) =
+        (arithmetic_shape(a, values)?, arithmetic_shape(b, values)?);
     if kind != b_kind || a.flat != b.flat {
         return Err("its inputs are of different types or dimensions".into());
     }
@@ -182,10 +211,16 @@ fn of_two(a: Rows, b: Rows, operation: Arithmetic, values: &mut Values<'_>) -> R
     }
     let operator = Operator::Arithmetic(operation);
     let made = values.step(operator, &[a.value, b.value], a_width, kind)?;
-    Ok(Rows { flat: a.flat, ..made })
+    Ok(Rows {
+        flat: a.flat,
+        ..made
+    })
 }
 
-fn rows_and_weight<'v>(node: &NodeProto, values: &'v Values<'_>) -> Result<(Rows, &'v Weight), String> {
+fn rows_and_weight<'v>(
+    node: &NodeProto,
+    values: &'v Values<'_>,
+) -> Result<(Rows, &'v Weight), String> {
     match &node.input[..] {
         [rows, weight, ..] => match (values.of(rows)?, values.of(weight)?) {
             (Known::Rows(rows), Known::Weight(weight)) => Ok((*rows, weight)),
@@ -204,13 +239,28 @@ struct Scales {
 }
 
 /// Rows times a weight; a Gemm's scales are folded into it.
-fn product(rows: Rows, weight: &Weight, scales: Option<Scales>, values: &Values<'_>) -> Result<Dense, String> {
+fn product(
+    rows: Rows,
+    weight: &Weight,
+    scales: Option<Scales>,
+    values: &Values<'_>,
+) -> Result<Dense, String> {
     let (width, kind) = arithmetic_shape(matrix(rows)?, values)?;
     if weight.element.kind() != kind {
         return Err("a weight is not of the type of the rows".into());
     }
-    let scales = scales.unwrap_or(Scales { alpha: 1.0, beta: 1.0, transposed: false, bias: None });
-    let does_not_fit = || format!("a weight of shape {:?} does not fit {width} columns", weight.shape);
+    let scales = scales.unwrap_or(Scales {
+        alpha: 1.0,
+        beta: 1.0,
+        transposed: false,
+        bias: None,
+    });
+    let does_not_fit = || {
+        format!(
+            "a weight of shape {:?} does not fit {width} columns",
+            weight.shape
+        )
+    };
     let [a, b] = weight.shape[..] else {
         return Err(does_not_fit());
     };
@@ -231,12 +281,23 @@ fn product(rows: Rows, weight: &Weight, scales: Option<Scales>, values: &Values<
         None => vec![0.0; outputs].into(),
         Some(bias) if bias.len() == 1 => vec![bias[0]; outputs].into(),
         Some(bias) if bias.len() == outputs => bias,
-        Some(bias) => return Err(format!("{} biases do not fit {outputs} outputs", bias.len())),
+        Some(bias) => {
+            return Err(format!(
+                "{} biases do not fit {outputs} outputs",
+                bias.len()
+            ));
+        }
     };
     for bias in bias.iter_mut() {
         *bias *= scales.beta;
     }
-    Ok(Dense { rows, weights, bias, outputs, kind })
+    Ok(Dense {
+        rows,
+        weights,
+        bias,
+        outputs,
+        kind,
+    })
 }
 
 /// A dense layer that fits its rows.
@@ -250,8 +311,19 @@ struct Dense {
 
 impl Dense {
     fn step(self, values: &mut Values<'_>) -> Result<Rows, String> {
-        let Self { rows, weights, bias, outputs, kind } = self;
-        values.step(Operator::Dense { weights, bias }, &[rows.value], outputs, kind)
+        let Self {
+            rows,
+            weights,
+            bias,
+            outputs,
+            kind,
+        } = self;
+        values.step(
+            Operator::Dense { weights, bias },
+            &[rows.value],
+            outputs,
+            kind,
+        )
     }
 }
 
@@ -276,8 +348,12 @@ fn gemm(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
         [] => None,
         [absent] if absent.is_empty() => None,
         [bias] => match values.of(bias)? {
-            Known::Weight(bias) if bias.element == weight.element && bias.shape.len() < 2 => Some(bias.numbers.clone()),
-            Known::Weight(bias) if bias.element == weight.element && bias.shape[0] == 1 => Some(bias.numbers.clone()),
+            Known::Weight(bias) if bias.element == weight.element && bias.shape.len() < 2 => {
+                Some(bias.numbers.clone())
+            }
+            Known::Weight(bias) if bias.element == weight.element && bias.shape[0] == 1 => {
+                Some(bias.numbers.clone())
+            }
             Known::Weight(_) => return Err("its bias does not fit its weight".into()),
             Known::Rows(_) => return Err("its bias depends on the rows".into()),
         },
@@ -322,9 +398,22 @@ fn batch_normalization(node: &NodeProto, values: &mut Values<'_>) -> Result<(), 
         return Err(needs());
     };
     let epsilon = attributes.float("epsilon", 1e-5);
-    let factor: Vec<f64> = scale.iter().zip(variance.iter()).map(|(scale, variance)| scale / (variance + epsilon).sqrt()).collect();
-    let offset: Vec<f64> = shift.iter().zip(mean.iter()).zip(&factor).map(|((shift, mean), factor)| shift - mean * factor).collect();
-    if factor.iter().chain(&offset).any(|number| !number.is_finite()) {
+    let factor: Vec<f64> = scale
+        .iter()
+        .zip(variance.iter())
+        .map(|(scale, variance)| scale / (variance + epsilon).sqrt())
+        .collect();
+    let offset: Vec<f64> = shift
+        .iter()
+        .zip(mean.iter())
+        .zip(&factor)
+        .map(|((shift, mean), factor)| shift - mean * factor)
+        .collect();
+    if factor
+        .iter()
+        .chain(&offset)
+        .any(|number| !number.is_finite())
+    {
         return Err("a variance is not greater than zero".into());
     }
     let made = with_constant(rows, Arithmetic::Mul, factor.into(), false, values)?;
@@ -341,7 +430,8 @@ fn constant(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
         ("value_ints", AttributeType::Ints),
     ];
     let attributes = Attributes::of(node, &known)?;
-    let ([], [output], [attribute]) = (&node.input[..], &node.output[..], &node.attribute[..]) else {
+    let ([], [output], [attribute]) = (&node.input[..], &node.output[..], &node.attribute[..])
+    else {
         return Err("needs one value".into());
     };
     let weight = match attribute.name.as_str() {
@@ -363,7 +453,11 @@ fn constant(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
 }
 
 /// An input that a node may leave out, by its place; a constant where it is there.
-fn optional<'v>(node: &NodeProto, at: usize, values: &'v Values<'_>) -> Result<Option<&'v Weight>, String> {
+fn optional<'v>(
+    node: &NodeProto,
+    at: usize,
+    values: &'v Values<'_>,
+) -> Result<Option<&'v Weight>, String> {
     match node.input.get(at).map(String::as_str) {
         None | Some("") => Ok(None),
         Some(name) => match values.of(name)? {
@@ -374,8 +468,15 @@ fn optional<'v>(node: &NodeProto, at: usize, values: &'v Values<'_>) -> Result<O
 }
 
 fn dropout(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
-    Attributes::of(node, &[("ratio", AttributeType::Float), ("seed", AttributeType::Int)])?;
-    let training = optional(node, 2, values)?.is_some_and(|training| training.scalar() != Some(0.0));
+    Attributes::of(
+        node,
+        &[
+            ("ratio", AttributeType::Float),
+            ("seed", AttributeType::Int),
+        ],
+    )?;
+    let training =
+        optional(node, 2, values)?.is_some_and(|training| training.scalar() != Some(0.0));
     if training || node.input.len() > 3 {
         return Err("in training mode".into());
     }
@@ -396,7 +497,9 @@ fn reshape(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
     }
     let rows = rows_of(&node.input[0], values)?;
     let (width, _) = values.shape(rows);
-    let shape = optional(node, 1, values)?.and_then(Weight::integers).ok_or("its shape is not in the file")?;
+    let shape = optional(node, 1, values)?
+        .and_then(Weight::integers)
+        .ok_or("its shape is not in the file")?;
     let flat = match shape[..] {
         [-1] if width == 1 => true,
         [0] if rows.flat => true,
@@ -412,7 +515,9 @@ fn squeeze(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
     let rows = rows_of(node.input.first().ok_or("has no input")?, values)?;
     let axes = match attributes.integers("axes") {
         Some(axes) if node.input.len() == 1 => axes.to_vec(),
-        None => optional(node, 1, values)?.and_then(Weight::integers).ok_or("its axes are not in the file")?,
+        None => optional(node, 1, values)?
+            .and_then(Weight::integers)
+            .ok_or("its axes are not in the file")?,
         Some(_) => return Err("has its axes twice".into()),
     };
     let to_flat = node.op_type == "Squeeze";
@@ -420,7 +525,14 @@ fn squeeze(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
     if width != 1 || rows.flat == to_flat || !matches!(axes[..], [1 | -1]) {
         return Err(CHANGES_ROWS.into());
     }
-    make(node, Rows { flat: to_flat, ..rows }, values)
+    make(
+        node,
+        Rows {
+            flat: to_flat,
+            ..rows
+        },
+        values,
+    )
 }
 
 /// Fails on any axis but that of the columns.
@@ -442,7 +554,9 @@ fn reduce_sum(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
     let (_, kind) = arithmetic_shape(rows, values)?;
     let axes = match attributes.integers("axes") {
         Some(axes) => axes.to_vec(),
-        None => optional(node, 1, values)?.and_then(Weight::integers).ok_or("its axes are not in the file")?,
+        None => optional(node, 1, values)?
+            .and_then(Weight::integers)
+            .ok_or("its axes are not in the file")?,
     };
     let [axis] = axes[..] else {
         return Err("works across the rows".into());
@@ -473,7 +587,11 @@ fn concat(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
 }
 
 /// Some columns of a value, in any order.
-pub(super) fn select(rows: Rows, places: Vec<usize>, values: &mut Values<'_>) -> Result<Rows, String> {
+pub(super) fn select(
+    rows: Rows,
+    places: Vec<usize>,
+    values: &mut Values<'_>,
+) -> Result<Rows, String> {
     let (width, kind) = values.shape(matrix(rows)?);
     if places.iter().any(|&place| place >= width) {
         return Err(format!("picks a column beyond {width}"));
@@ -488,7 +606,11 @@ pub(super) fn select(rows: Rows, places: Vec<usize>, values: &mut Values<'_>) ->
 /// A place that may be counted from the end.
 pub(super) fn place(at: i64, width: usize) -> Result<usize, String> {
     let signed = i64::try_from(width).map_err(|_| "is too wide")?;
-    let at = if at < 0 { at.saturating_add(signed) } else { at };
+    let at = if at < 0 {
+        at.saturating_add(signed)
+    } else {
+        at
+    };
     let at = usize::try_from(at).ok().filter(|&at| at < width);
     at.ok_or_else(|| format!("picks a column beyond {width}"))
 }
@@ -500,8 +622,13 @@ fn gather(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
     let indices = optional(node, 1, values)?.ok_or("its indices are not in the file")?;
     let flat = indices.shape.is_empty();
     let (width, _) = values.shape(rows);
-    let places = indices.integers().ok_or("its indices are not a list of whole numbers")?;
-    let places = places.into_iter().map(|at| place(at, width)).collect::<Result<_, _>>()?;
+    let places = indices
+        .integers()
+        .ok_or("its indices are not a list of whole numbers")?;
+    let places = places
+        .into_iter()
+        .map(|at| place(at, width))
+        .collect::<Result<_, _>>()?;
     let made = select(rows, places, values)?;
     make(node, Rows { flat, ..made }, values)
 }
@@ -518,7 +645,12 @@ fn slice(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
         Some(given) => Ok(Some(given.to_vec())),
         None => optional(node, at, values).map(|weight| weight.and_then(Weight::integers)),
     };
-    let settings = [setting("starts", 1)?, setting("ends", 2)?, setting("axes", 3)?, setting("", 4)?];
+    let settings = [
+        setting("starts", 1)?,
+        setting("ends", 2)?,
+        setting("axes", 3)?,
+        setting("", 4)?,
+    ];
     let [Some(starts), Some(ends), Some(axes), steps] = settings else {
         return Err("its range is not in the file".into());
     };
@@ -532,7 +664,11 @@ fn slice(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
     let (width, _) = values.shape(rows);
     let clamped = |at: i64| {
         let signed = width as i64;
-        let at = if at < 0 { at.saturating_add(signed) } else { at };
+        let at = if at < 0 {
+            at.saturating_add(signed)
+        } else {
+            at
+        };
         at.clamp(0, signed) as usize
     };
     let made = select(rows, (clamped(*start)..clamped(*end)).collect(), values)?;
@@ -557,14 +693,20 @@ fn split(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
             // Equal parts, of which only the last may be smaller.
             None => {
                 let size = width.div_ceil(parts);
-                let sizes = (0..parts).map(|part| size.min(width.saturating_sub(part * size)) as i64);
+                let sizes =
+                    (0..parts).map(|part| size.min(width.saturating_sub(part * size)) as i64);
                 sizes.collect()
             }
         },
     };
-    let sizes = sizes.iter().map(|&size| usize::try_from(size)).collect::<Result<Vec<_>, _>>();
+    let sizes = sizes
+        .iter()
+        .map(|&size| usize::try_from(size))
+        .collect::<Result<Vec<_>, _>>();
     let sizes = sizes.map_err(|_| "has a size below zero")?;
-    let total = sizes.iter().try_fold(0_usize, |total, &size| total.checked_add(size));
+    let total = sizes
+        .iter()
+        .try_fold(0_usize, |total, &size| total.checked_add(size));
     if sizes.len() != node.output.len() || total != Some(width) {
         return Err(format!("its sizes do not add up to {width} columns"));
     }
@@ -584,16 +726,27 @@ pub(super) fn to_kind(rows: Rows, kind: Kind, values: &mut Values<'_>) -> Result
         return Ok(rows);
     }
     let made = values.step(Operator::Cast, &[rows.value], width, kind)?;
-    Ok(Rows { flat: rows.flat, ..made })
+    Ok(Rows {
+        flat: rows.flat,
+        ..made
+    })
 }
 
 fn cast(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
-    let attributes = Attributes::of(node, &[("to", AttributeType::Int), ("saturate", AttributeType::Int)])?;
+    let attributes = Attributes::of(
+        node,
+        &[("to", AttributeType::Int), ("saturate", AttributeType::Int)],
+    )?;
     let rows = one_input(node, values)?;
-    let to = i32::try_from(attributes.integer("to", 0)).ok().and_then(Element::of);
+    let to = i32::try_from(attributes.integer("to", 0))
+        .ok()
+        .and_then(Element::of);
     let to = to.ok_or("casts to a type that is not understood")?;
     let (_, from) = values.shape(rows);
-    let same_input = values.inputs.get(rows.value).is_some_and(|input| input.element == to);
+    let same_input = values
+        .inputs
+        .get(rows.value)
+        .is_some_and(|input| input.element == to);
     let made = match (from, to.kind()) {
         (Kind::Whole, Kind::Whole) if same_input || to == Element::Int64 => rows,
         (_, Kind::Whole) => return Err("casts to whole numbers".into()),
@@ -603,9 +756,16 @@ fn cast(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
 }
 
 fn clip(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
-    let attributes = Attributes::of(node, &[("min", AttributeType::Float), ("max", AttributeType::Float)])?;
+    let attributes = Attributes::of(
+        node,
+        &[("min", AttributeType::Float), ("max", AttributeType::Float)],
+    )?;
     let rows = rows_of(node.input.first().ok_or("has no input")?, values)?;
-    let given = |name: &str| node.attribute.iter().any(|attribute| attribute.name == name);
+    let given = |name: &str| {
+        node.attribute
+            .iter()
+            .any(|attribute| attribute.name == name)
+    };
     let bound = |name: &str, at: usize| -> Result<Option<f64>, String> {
         if given(name) {
             return Ok(Some(attributes.float(name, 0.0)));

@@ -18,7 +18,9 @@ impl Weight {
     /// Reads a tensor of at most two dimensions.
     pub(super) fn read(tensor: &TensorProto) -> Result<Self, String> {
         let element = Element::of(tensor.data_type).ok_or("is of a type that is not understood")?;
-        let external = tensor.data_location.is_some_and(|at| at != DataLocation::Default as i32);
+        let external = tensor
+            .data_location
+            .is_some_and(|at| at != DataLocation::Default as i32);
         if external || !tensor.external_data.is_empty() {
             return Err("is in another file".into());
         }
@@ -29,7 +31,9 @@ impl Weight {
             return Err("has more than 2 dimensions".into());
         }
         let shape = tensor.dims.iter().map(|&size| usize::try_from(size));
-        let shape = shape.collect::<Result<Vec<_>, _>>().map_err(|_| "has a negative dimension")?;
+        let shape = shape
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| "has a negative dimension")?;
         if shape.contains(&0) {
             return Err("is empty".into());
         }
@@ -37,17 +41,26 @@ impl Weight {
             .iter()
             .try_fold(1_usize, |count, &size| count.checked_mul(size))
             .ok_or("is larger than memory")?;
-        let numbers = numbers(tensor, element, count).ok_or("has another number of values than its shape")?;
+        let numbers =
+            numbers(tensor, element, count).ok_or("has another number of values than its shape")?;
         if numbers.iter().any(|value| !value.is_finite()) {
             return Err("holds a value that is not finite".into());
         }
-        Ok(Self { shape, element, numbers })
+        Ok(Self {
+            shape,
+            element,
+            numbers,
+        })
     }
 
     /// A constant that a node gives as an attribute.
     pub(super) fn new(shape: Vec<usize>, element: Element, numbers: Vec<f64>) -> Self {
         let numbers = numbers.into();
-        Self { shape, element, numbers }
+        Self {
+            shape,
+            element,
+            numbers,
+        }
     }
 
     /// The only number of a constant that has one.
@@ -77,7 +90,9 @@ fn numbers(tensor: &TensorProto, element: Element, count: usize) -> Option<Numbe
     let mut numbers = Numbers::default();
     if tensor.raw_data.is_empty() {
         match element {
-            Element::Float => numbers.extend(tensor.float_data.iter().map(|&value| f64::from(value))),
+            Element::Float => {
+                numbers.extend(tensor.float_data.iter().map(|&value| f64::from(value)))
+            }
             Element::Double => numbers.extend(&tensor.double_data),
             Element::Int64 => numbers.extend(tensor.int64_data.iter().map(|&value| value as f64)),
             Element::Int32 | Element::Bool => {
@@ -96,8 +111,12 @@ fn numbers(tensor: &TensorProto, element: Element, count: usize) -> Option<Numbe
         return None;
     }
     match element {
-        Element::Float => numbers.extend(words(raw).map(|word| f64::from(f32::from_le_bytes(word)))),
-        Element::Int32 => numbers.extend(words(raw).map(|word| f64::from(i32::from_le_bytes(word)))),
+        Element::Float => {
+            numbers.extend(words(raw).map(|word| f64::from(f32::from_le_bytes(word))))
+        }
+        Element::Int32 => {
+            numbers.extend(words(raw).map(|word| f64::from(i32::from_le_bytes(word))))
+        }
         Element::Double => numbers.extend(words(raw).map(f64::from_le_bytes)),
         Element::Int64 => numbers.extend(words(raw).map(|word| i64::from_le_bytes(word) as f64)),
         Element::Bool => numbers.extend(raw.iter().map(|&byte| f64::from(u8::from(byte != 0)))),
