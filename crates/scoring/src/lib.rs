@@ -10,6 +10,7 @@ pub mod batch;
 pub mod fuzzing;
 pub mod generate;
 pub mod model;
+pub mod read_at;
 pub mod results;
 pub mod tile;
 
