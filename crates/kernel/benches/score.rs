@@ -3,6 +3,9 @@
 //! `cargo bench -p strongroom-kernel` prints, for the tutorial's network (5, 32, 32, 32, 1) and a scaler before it, the
 //! middle and the best round of each path and number of rows at a time, and how near that is to the multiplier's own rate.
 //! Cases take turns, so that a busy machine hits all of them.
+//!
+//! With `--serve BATCH` it waits for lines, each the name of a path, scores 2^20 rows on it so many at a time, and answers
+//! with the seconds that took: for `bench/engine`, which lets it and others take turns.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -15,6 +18,11 @@ const BATCHES: [usize; 5] = [1, 16, 64, 1024, 65_536];
 const SHAPE: [usize; 5] = [5, 32, 32, 32, 1];
 
 fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let Some(at) = arguments.iter().position(|argument| argument == "--serve") {
+        let batch = arguments.get(at + 1).and_then(|batch| batch.parse().ok());
+        return serve(batch.expect("a number of rows after --serve"));
+    }
     let mut cases = Vec::new();
     for path in Path::ALL.into_iter().filter(|path| path.is_available()) {
         for batch in BATCHES {
@@ -33,6 +41,22 @@ fn main() {
     );
     for case in &mut cases {
         case.print();
+    }
+}
+
+fn serve(batch: usize) {
+    for line in std::io::stdin().lines() {
+        let name = line.expect("a line");
+        let path = Path::ALL.into_iter().find(|path| path.name() == name);
+        let path = path.filter(|path| path.is_available());
+        let Some(path) = path else {
+            println!("none");
+            continue;
+        };
+        let mut case = Case::new(path, batch, false);
+        case.rows = 1 << 20;
+        case.round();
+        println!("{}", case.rounds[0].as_secs_f64());
     }
 }
 

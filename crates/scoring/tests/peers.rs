@@ -71,7 +71,9 @@ fn check(folder: &Path) -> Result<(), String> {
     }
     if case.fused {
         for lanes in Lanes::ALL.into_iter().filter(|lanes| lanes.is_available()) {
-            let mut scorer = bundle.fused_scorer(lanes).map_err(|error| error.to_string())?;
+            let mut scorer = bundle
+                .fused_scorer(lanes)
+                .map_err(|error| error.to_string())?;
             compare(&case, &bundle, &mut scorer).map_err(|why| format!("{lanes:?}: {why}"))?;
         }
     }
@@ -94,12 +96,20 @@ fn compare(case: &Case, bundle: &Bundle, scorer: &mut Scorer<'_>) -> Result<(), 
         tile.end_row();
     }
     let mut scores = Vec::new();
-    scorer.score(&tile, &mut scores).map_err(|error| error.to_string())?;
+    scorer
+        .score(&tile, &mut scores)
+        .map_err(|error| error.to_string())?;
     assert_eq!(scores.len(), case.scores.len());
-    let apart = scores.iter().zip(&case.scores).map(|(ours, theirs)| (f64::from(*ours) - theirs).abs());
+    let apart = scores
+        .iter()
+        .zip(&case.scores)
+        .map(|(ours, theirs)| (f64::from(*ours) - theirs).abs());
     let apart: Vec<f64> = apart.collect();
     let most = apart.iter().copied().fold(0.0, f64::max);
-    let distinct = case.scores.iter().any(|score| (score - case.scores[0]).abs() > 0.01);
+    let distinct = case
+        .scores
+        .iter()
+        .any(|score| (score - case.scores[0]).abs() > 0.01);
     if !distinct {
         return Err("all its scores are alike, which proves nothing".to_owned());
     }
@@ -107,7 +117,10 @@ fn compare(case: &Case, bundle: &Bundle, scorer: &mut Scorer<'_>) -> Result<(), 
         return Ok(());
     }
     let count = apart.iter().filter(|&&apart| !(apart <= TOLERANCE)).count();
-    Err(format!("{count} of {} scores differ, by up to {most}", apart.len()))
+    Err(format!(
+        "{count} of {} scores differ, by up to {most}",
+        apart.len()
+    ))
 }
 
 /// Returns the Python that has the packages of `tests/peers/onnx-requirements.txt`.

@@ -489,6 +489,38 @@ mod tests {
         }
     }
 
+    /// The fuzzer's seeds, each changed in some places: trees, classes, several inputs.
+    #[test]
+    fn changed_export_panics() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/seeds/scoring_onnx");
+        let mut seeds = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let mut changed = std::fs::read(&path).unwrap();
+            read_unbound(&changed).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            for at in (seeds..changed.len()).step_by(changed.len() / 20) {
+                for flip in [0x01, 0x80] {
+                    changed[at] ^= flip;
+                    read_unbound(&changed).ok();
+                    changed[at] ^= flip;
+                }
+            }
+            seeds += 1;
+        }
+        assert!(seeds >= 10, "the seeds are not there");
+    }
+
+    #[test]
+    fn kernel_that_scores_otherwise_is_used() {
+        let mut ours = preprocessing(json!({}));
+        let network = Network::load(MODEL, &mut ours).unwrap();
+        let fuse = |preprocessing| Arc::new(fuse(MODEL, preprocessing, Path::Scalar).unwrap());
+        assert!(network.agrees(fuse(&ours), &ours).unwrap());
+        let scaler = json!({"scaler": {"mean": [0, 0, 0, 0, 0.001], "scale": [1, 1, 1, 1, 1]}});
+        let other = preprocessing(scaler);
+        assert!(!network.agrees(fuse(&other), &ours).unwrap());
+    }
+
     #[test]
     fn bytes_of_others_bring_down_the_fuzzers_entry() {
         read_unbound(MODEL).unwrap();

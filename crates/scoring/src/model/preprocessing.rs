@@ -479,6 +479,19 @@ mod tests {
     }
 
     #[test]
+    fn example_of_the_documentation_is_refused() {
+        let page = include_str!("../../../../docs/model.md");
+        let (_, example) = page.split_once("```json\n").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let parsed = Preprocessing::parse(example.as_bytes()).unwrap();
+        assert_eq!(parsed.inputs().unwrap()["rest"], [1, 2, 3]);
+        let example: Value = serde_json::from_str(example).unwrap();
+        for member in example.as_object().unwrap().keys() {
+            assert!(page.contains(&format!("| `{member}` |")), "{member} is not described");
+        }
+    }
+
+    #[test]
     fn scaler_is_needed() {
         let mut json = good();
         json.as_object_mut().unwrap().remove("scaler");
