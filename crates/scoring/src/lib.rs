@@ -7,6 +7,8 @@
 //! may.
 
 pub mod batch;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod generate;
 pub mod model;
 pub mod read_at;
