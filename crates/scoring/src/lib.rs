@@ -6,8 +6,13 @@
 //! may.
 
 pub mod batch;
+pub mod columns;
+pub mod decompress;
+pub mod detect;
 pub mod generate;
 pub mod model;
+pub mod plain_at;
+pub mod read_at;
 pub mod results;
 pub mod tile;
 

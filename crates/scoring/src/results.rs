@@ -148,6 +148,10 @@ pub enum BadReason {
     TooLarge,
     /// The model overflowed and gave no number.
     NoScore,
+    /// A whole number with more digits than a 64-bit float holds.
+    NotExact,
+    /// A key that is too long to name a row by.
+    LongKey,
 }
 
 impl fmt::Display for BadReason {
@@ -161,6 +165,8 @@ impl fmt::Display for BadReason {
             Self::NotFinite => "NaN or infinity where a number belongs",
             Self::TooLarge => "a number too large for the model",
             Self::NoScore => "the model gives no number for it",
+            Self::NotExact => "a whole number that a 64-bit float cannot hold",
+            Self::LongKey => "a key longer than 1024 bytes",
         })
     }
 }

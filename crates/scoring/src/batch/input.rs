@@ -173,7 +173,7 @@ fn suggestion_text(suggestion: Option<&str>) -> String {
 }
 
 /// For each column of the model, its place in the header. Every name must be known.
-fn find_columns(
+pub(crate) fn find_columns(
     names: &[String],
     preprocessing: &Preprocessing,
 ) -> Result<Vec<usize>, HeaderError> {

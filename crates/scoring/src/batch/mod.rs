@@ -9,6 +9,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 pub use input::HeaderError;
+pub(crate) use input::find_columns;
 pub use score::score;
 
 use crate::model::ModelError;

@@ -127,7 +127,12 @@ impl Preprocessing {
     /// Whether a value of a column is one that the graph can take: a number, and none that
     /// overflows f32 once standardised.
     pub fn takes(&self, column: usize, value: f64) -> bool {
-        value.abs() <= self.harmless[column] || self.standardise(column, value).is_finite()
+        self.surely_takes(column, value) || self.standardise(column, value).is_finite()
+    }
+
+    /// Whether [`takes`](Self::takes) holds by the magnitude alone, which is asked without dividing.
+    pub(crate) fn surely_takes(&self, column: usize, value: f64) -> bool {
+        value.abs() <= self.harmless[column]
     }
 }
 
