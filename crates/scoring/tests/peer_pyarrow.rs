@@ -70,7 +70,7 @@ fn read(path: &Path, keys: &ParquetKeys) -> Result<Vec<Row>, ColumnsError> {
 struct Row {
     values: [f64; 8],
     name: String,
-    fault: Option<(Option<usize>, BadReason)>,
+    fault: Option<(usize, BadReason)>,
 }
 
 /// Every value is the one that was written, and nulls are where they were.
@@ -81,7 +81,7 @@ fn check(name: &str, rows: &[Row], nulls: bool) {
         let expected = expected(at);
         assert_eq!(row.name, format!("tx-{at}"), "{name}");
         if nulls && at % 97 == 13 {
-            assert_eq!(row.fault, Some((Some(0), BadReason::Empty)), "{name}");
+            assert_eq!(row.fault, Some((0, BadReason::Empty)), "{name}");
             assert_eq!(row.values[1..], expected[1..], "{name}");
         } else {
             assert_eq!((row.fault, row.values), (None, expected), "{name} {at}");

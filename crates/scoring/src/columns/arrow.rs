@@ -16,7 +16,7 @@ use arrow_ipc::{
 };
 use arrow_schema::{DataType, Schema, SchemaRef};
 
-use super::batch::{Batch, is_name, long_names};
+use super::batch::{Batch, is_name};
 use super::numbers::{is_number, numbers};
 use super::{ARROW_BATCH, ColumnsError, Wanted, guarded};
 use crate::model::Preprocessing;
@@ -188,12 +188,12 @@ impl ArrowInput {
             .iter()
             .map(|buffer| place(buffer).ok_or_else(failed))
             .collect::<Result<_, _>>()?;
-        let wanted = match wanted_buffers(&self.schema, &self.places) {
+        let wanted: Vec<_> = match wanted_buffers(&self.schema, &self.places) {
             Some(wanted) => wanted
                 .into_iter()
                 .map(|at| buffers.get(at).cloned().ok_or_else(failed))
                 .collect::<Result<_, _>>()?,
-            None => vec![0..part.block.body_len],
+            None => std::iter::once(0..part.block.body_len).collect(),
         };
         let body = part.block.body(&*self.source, &wanted)?;
         if batch.compression().is_some() {
@@ -234,9 +234,6 @@ impl ArrowInput {
             let values = numbers(array(place)?, column, &self.preprocessing, &mut batch.bad);
             batch.columns.push(values.ok_or_else(damaged)?);
         }
-        if let Some(key) = &batch.key {
-            long_names(key, &mut batch.bad);
-        }
         batch.settle();
         Ok(batch)
     }
@@ -263,7 +260,7 @@ impl ArrowInput {
             room = room
                 .checked_sub(block.body_len)
                 .ok_or_else(|| too_large(block.body_len))?;
-            let body = block.body(&*self.source, &[0..block.body_len])?;
+            let body = block.body(&*self.source, std::slice::from_ref(&(0..block.body_len)))?;
             let data = batch.data().ok_or_else(damaged)?;
             if data.compression().is_some() {
                 let buffers = data.buffers().ok_or_else(damaged)?.iter().map(place);

@@ -11,6 +11,7 @@ use arrow_array::{AnyDictionaryArray, Array, ArrayRef};
 use arrow_buffer::ScalarBuffer;
 use arrow_schema::DataType;
 
+use crate::batch::MAX_KEY;
 use crate::results::BadReason;
 
 /// Rows of a file, in its order.
@@ -41,8 +42,8 @@ impl Values {
 pub struct Bad {
     /// Its place in the batch, the first being 0.
     pub row: usize,
-    /// The column of the model at fault; none for the key column.
-    pub column: Option<usize>,
+    /// The column of the model at fault.
+    pub column: usize,
     /// What is wrong.
     pub reason: BadReason,
 }
@@ -67,14 +68,15 @@ impl Batch {
         &self.bad
     }
 
-    /// What the key column calls a row; none without a key column, or where it says nothing.
+    /// What the key column calls a row, cut where it is longer than a result file takes; none
+    /// without a key column, or where it says nothing.
     ///
     /// # Panics
     /// When there is no such row.
     pub fn key(&self, row: usize) -> Option<Cow<'_, str>> {
         let array = self.key.as_ref()?;
         assert!(row < self.rows, "a row of the batch");
-        name(array, row)
+        name(array, row).map(cut)
     }
 
     /// Sorts the faults by row and keeps the first of each.
@@ -83,9 +85,6 @@ impl Batch {
         self.bad.dedup_by_key(|bad| bad.row);
     }
 }
-
-/// The longest name of a row.
-const MAX_KEY: usize = 1024;
 
 /// Whether values of this type can name rows.
 pub(super) fn is_name(kind: &DataType) -> bool {
@@ -98,44 +97,16 @@ pub(super) fn is_name(kind: &DataType) -> bool {
     }
 }
 
-/// Rows whose name is longer than a result file takes.
-pub(super) fn long_names(array: &dyn Array, bad: &mut Vec<Bad>) {
-    let lengths: Box<dyn Fn(usize) -> usize> = match array.data_type() {
-        DataType::Utf8 => {
-            let offsets = array.as_string::<i32>().offsets().clone();
-            Box::new(move |row| (offsets[row + 1] - offsets[row]) as usize)
-        }
-        DataType::LargeUtf8 => {
-            let offsets = array.as_string::<i64>().offsets().clone();
-            Box::new(move |row| (offsets[row + 1] - offsets[row]) as usize)
-        }
-        DataType::Utf8View => {
-            let views = array.as_string_view().views().clone();
-            // The length is the low half of the low word of a view.
-            Box::new(move |row| views[row] as u32 as usize)
-        }
-        DataType::Dictionary(..) => {
-            let dictionary = array.as_any_dictionary();
-            let mut long = Vec::new();
-            long_names(dictionary.values(), &mut long);
-            if long.is_empty() {
-                return;
-            }
-            let long: Vec<usize> = long.iter().map(|bad| bad.row).collect();
-            Box::new(move |row| {
-                let value = dictionary_key(dictionary, row);
-                let is_long = value.is_some_and(|value| long.binary_search(&value).is_ok());
-                if is_long { MAX_KEY + 1 } else { 0 }
-            })
-        }
-        _ => return,
-    };
-    let faults = (0..array.len()).filter(|&row| array.is_valid(row) && lengths(row) > MAX_KEY);
-    bad.extend(faults.map(|row| Bad {
-        row,
-        column: None,
-        reason: BadReason::LongKey,
-    }));
+/// What a result file takes of a name.
+fn cut(mut name: Cow<'_, str>) -> Cow<'_, str> {
+    if name.len() > MAX_KEY {
+        let end = name.floor_char_boundary(MAX_KEY);
+        name = match name {
+            Cow::Borrowed(name) => Cow::Borrowed(&name[..end]),
+            Cow::Owned(name) => Cow::Owned(name[..end].to_owned()),
+        };
+    }
+    name
 }
 
 fn name(array: &dyn Array, row: usize) -> Option<Cow<'_, str>> {
@@ -237,33 +208,17 @@ mod tests {
     }
 
     #[test]
-    fn name_of_a_kilobyte_is_too_long() {
-        let texts = vec![
-            Some("x".repeat(MAX_KEY)),
-            None,
-            Some("x".repeat(MAX_KEY + 1)),
-        ];
-        let dictionary: DictionaryArray<Int32Type> =
-            texts.iter().map(|text| text.as_deref()).collect();
-        let arrays: [ArrayRef; 4] = [
-            Arc::new(StringArray::from(texts.clone())),
-            Arc::new(LargeStringArray::from(texts.clone())),
-            Arc::new(StringViewArray::from_iter(texts)),
-            Arc::new(dictionary),
-        ];
-        for array in arrays {
-            let mut bad = Vec::new();
-            long_names(&array, &mut bad);
-            assert_eq!(bad.len(), 1, "{}", array.data_type());
-            assert_eq!((bad[0].row, bad[0].column), (2, None));
-        }
+    fn long_name_is_cut_within_a_letter() {
+        let text = format!("{}é", "x".repeat(MAX_KEY - 1));
+        assert_eq!(cut(Cow::Borrowed(&text)), "x".repeat(MAX_KEY - 1));
+        assert_eq!(cut(Cow::Owned("é".to_owned())), "é");
     }
 
     #[test]
     fn second_fault_of_a_row_is_told() {
         let fault = |row, column, reason| Bad {
             row,
-            column: Some(column),
+            column,
             reason,
         };
         let mut batch = Batch {

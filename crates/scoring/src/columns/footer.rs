@@ -33,8 +33,17 @@ pub(super) struct Encryption {
 pub(super) struct Outline {
     /// The encryption of a file whose footer is readable.
     pub(super) encryption: Option<Encryption>,
-    /// Columns with a key of their own: their path, and what the writer says of the key.
-    pub(super) column_keys: Vec<(String, Option<Vec<u8>>)>,
+    /// Columns with a key of their own.
+    pub(super) column_keys: Vec<ColumnKey>,
+}
+
+/// A column with a key of its own.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ColumnKey {
+    /// The column's name; of one inside another, both with a dot between.
+    pub(super) column: String,
+    /// What the writer says of the key.
+    pub(super) metadata: Option<Vec<u8>>,
 }
 
 impl Footer {
@@ -239,7 +248,7 @@ impl Schema {
 fn row_group(
     reader: &mut Reader<'_>,
     chunks: &mut usize,
-    keys: &mut Vec<(String, Option<Vec<u8>>)>,
+    keys: &mut Vec<ColumnKey>,
 ) -> Result<(), Malformed> {
     // The keys of a column are those of its first chunk. One that has others later will not open.
     let first = *chunks == 0;
@@ -263,7 +272,7 @@ fn row_group(
 }
 
 /// `ColumnCryptoMetaData`: nothing for a column under the footer's key.
-fn column_key(reader: &mut Reader<'_>) -> Result<Option<(String, Option<Vec<u8>>)>, Malformed> {
+fn column_key(reader: &mut Reader<'_>) -> Result<Option<ColumnKey>, Malformed> {
     let mut found = None;
     reader.structure(|reader, id, kind| {
         if id != 2 || kind != Kind::Struct {
@@ -284,7 +293,10 @@ fn column_key(reader: &mut Reader<'_>) -> Result<Option<(String, Option<Vec<u8>>
             }
             Ok(true)
         })?;
-        found = Some((path.join("."), metadata));
+        found = Some(ColumnKey {
+            column: path.join("."),
+            metadata,
+        });
         Ok(true)
     })?;
     Ok(found)

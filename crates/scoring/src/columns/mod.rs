@@ -24,13 +24,12 @@ use std::sync::Arc;
 pub use self::arrow::ArrowInput;
 pub use self::batch::{Bad, Batch};
 pub use self::key_material::NamedKeys;
-pub use self::modular::{Of, ParquetKeys, PlainColumns};
+pub use self::modular::{Key, Of, ParquetKeys, PlainColumns};
 pub use self::parquet::ParquetInput;
-use crate::batch::{HeaderError, find_columns};
+use crate::batch::{Field, HeaderError, Layout};
 use crate::detect::Format;
 use crate::model::Preprocessing;
 use crate::read_at::ReadAt;
-use crate::shown;
 
 /// An open file of columns. Several threads may read its parts.
 pub enum ColumnsInput {
@@ -259,53 +258,26 @@ impl Wanted {
         preprocessing: &Preprocessing,
         key: Option<&str>,
     ) -> Result<Self, HeaderError> {
-        let Some(key) = key else {
-            return Ok(Self {
-                columns: find_columns(names, preprocessing)?,
-                key: None,
-            });
+        let layout = Layout::of_names(names, preprocessing, key)?;
+        let mut wanted = Self {
+            columns: vec![0; preprocessing.columns().len()],
+            key: None,
         };
-        let at = names
-            .iter()
-            .position(|name| name == key)
-            .ok_or_else(|| HeaderError::MissingColumn { name: shown(key) })?;
-        if names[at + 1..].iter().any(|name| name == key) {
-            return Err(HeaderError::DuplicatedColumn { name: shown(key) });
-        }
-        let mut known = preprocessing
-            .columns()
-            .iter()
-            .chain(preprocessing.ignored_columns());
-        let columns = if known.any(|known| known == key) {
-            find_columns(names, preprocessing)?
-        } else {
-            // The key is no column that the model knows of: the others are found without it.
-            let others: Vec<String> = [&names[..at], &names[at + 1..]].concat();
-            let mut columns = find_columns(&others, preprocessing).map_err(|mut error| {
-                if let HeaderError::UnknownColumn { number, .. } = &mut error
-                    && *number > at
-                {
-                    *number += 1;
-                }
-                error
-            })?;
-            for column in &mut columns {
-                *column += usize::from(*column >= at);
+        for (place, field) in layout.fields().iter().enumerate() {
+            match *field {
+                Field::Column(column) => wanted.columns[column] = place,
+                Field::Key => wanted.key = Some(place),
+                Field::Ignored => {}
             }
-            columns
-        };
-        Ok(Self {
-            columns,
-            key: Some(at),
-        })
+        }
+        Ok(wanted)
     }
 
-    /// The places that are read, in rising order, each once.
+    /// The places that are read, in rising order.
     fn places(&self) -> Vec<usize> {
         let mut places = self.columns.clone();
         places.extend(self.key);
         places.sort_unstable();
-        places.dedup();
         places
     }
 }
@@ -357,37 +329,37 @@ mod tests {
     }
 
     #[test]
-    fn key_may_be_a_column_of_the_model_or_an_ignored_one() {
-        assert_eq!(find(&["a", "b"], Some("b")).unwrap().key, Some(1));
-        assert_eq!(
-            find(&["label", "a", "b"], Some("label")).unwrap().key,
-            Some(0)
-        );
-        assert_eq!(find(&["a", "b"], Some("b")).unwrap().places(), [0, 1]);
+    fn key_is_an_ignored_column() {
+        let wanted = find(&["label", "a", "b"], Some("label")).unwrap();
+        assert_eq!(wanted.key, Some(0));
+        assert_eq!(wanted.places(), [0, 1, 2]);
     }
 
     #[test]
-    fn unknown_column_is_numbered_without_the_key() {
-        assert_eq!(
-            find(&["a", "id", "b", "labl"], Some("id")).unwrap_err(),
-            "column 4 (\"labl\") is unknown; did you mean \"label\"?"
-        );
-        assert_eq!(
-            find(&["x", "a", "id", "b"], Some("id")).unwrap_err(),
-            "column 1 (\"x\") is unknown"
-        );
-    }
-
-    #[test]
-    fn key_column_that_is_missing_or_there_twice() {
-        assert_eq!(
-            find(&["a", "b"], Some("id")).unwrap_err(),
-            "column \"id\" is missing"
-        );
-        assert_eq!(
-            find(&["a", "id", "b", "id"], Some("id")).unwrap_err(),
-            "column \"id\" is there twice"
-        );
+    fn columns_that_do_not_fit_are_read() {
+        for (names, key, why) in [
+            (
+                &["a", "id", "b", "labl"][..],
+                Some("id"),
+                "column 4 (\"labl\") is unknown; did",
+            ),
+            (&["a", "b"], Some("id"), "column \"id\" is missing"),
+            (
+                &["a", "b"],
+                Some("b"),
+                "column \"b\" is one that the model reads",
+            ),
+            (
+                &["a", "id", "b", "id"],
+                Some("id"),
+                "column \"id\" is there twice",
+            ),
+            (&["a", "a", "b"], None, "column \"a\" is there twice"),
+            (&["b"], None, "column \"a\" is missing"),
+        ] {
+            let error = find(names, key).unwrap_err();
+            assert!(error.starts_with(why), "{error}");
+        }
     }
 
     #[test]

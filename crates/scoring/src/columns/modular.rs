@@ -9,17 +9,20 @@ use parquet::encryption::decrypt::FileDecryptionProperties;
 use zeroize::Zeroizing;
 
 use super::ColumnsError;
-use super::footer::{Encryption, Footer, Outline};
+use super::footer::{ColumnKey, Encryption, Footer, Outline};
 use super::key_material::{self, NamedKeys};
 use crate::shown;
+
+/// Raw bytes of a key, overwritten when they are dropped.
+pub type Key = Zeroizing<Vec<u8>>;
 
 /// How an encrypted Parquet file is opened. The default opens none.
 #[derive(Clone, Default)]
 pub struct ParquetKeys {
     /// The key of the footer, and of every column that has none of its own: 16 or 32 bytes.
-    pub footer: Option<Zeroizing<Vec<u8>>>,
+    pub footer: Option<Key>,
     /// Keys of columns, by the name of the column.
-    pub columns: BTreeMap<String, Zeroizing<Vec<u8>>>,
+    pub columns: BTreeMap<String, Key>,
     /// Finds the other keys by what the file says of them; without it a file names no key.
     pub named: Option<Arc<dyn NamedKeys>>,
     /// What the file was encrypted as. It replaces what the file says itself, so that another file
@@ -99,7 +102,7 @@ impl ParquetKeys {
         self.footer.is_none() && self.columns.is_empty() && self.named.is_none()
     }
 
-    fn footer_key(&self, encryption: &Encryption) -> Result<Zeroizing<Vec<u8>>, ColumnsError> {
+    fn footer_key(&self, encryption: &Encryption) -> Result<Key, ColumnsError> {
         let metadata = encryption.key_metadata.as_deref();
         self.key(self.footer.as_ref(), metadata, None)
     }
@@ -118,9 +121,9 @@ impl ParquetKeys {
         &self,
         outline: &'a Outline,
         wanted: &[String],
-    ) -> Result<Vec<(&'a str, Zeroizing<Vec<u8>>)>, ColumnsError> {
-        let of_its_own = |name| outline.column_keys.iter().any(|(column, _)| column == name);
-        if let Some(name) = self.columns.keys().find(|name| !of_its_own(*name)) {
+    ) -> Result<Vec<(&'a str, Key)>, ColumnsError> {
+        let of_its_own = |name: &String| outline.column_keys.iter().any(|key| key.column == *name);
+        if let Some(name) = self.columns.keys().find(|name| !of_its_own(name)) {
             return Err(ColumnsError::NoSuchColumnKey {
                 column: shown(name),
             });
@@ -128,8 +131,8 @@ impl ParquetKeys {
         outline
             .column_keys
             .iter()
-            .filter(|(column, _)| wanted.contains(column))
-            .map(|(column, metadata)| {
+            .filter(|key| wanted.contains(&key.column))
+            .map(|ColumnKey { column, metadata }| {
                 let key = self.key(self.columns.get(column), metadata.as_deref(), Some(column))?;
                 Ok((column.as_str(), key))
             })
@@ -139,10 +142,10 @@ impl ParquetKeys {
     /// A key that was given, or else the one that the file names.
     fn key(
         &self,
-        given: Option<&Zeroizing<Vec<u8>>>,
+        given: Option<&Key>,
         metadata: Option<&[u8]>,
         column: Option<&str>,
-    ) -> Result<Zeroizing<Vec<u8>>, ColumnsError> {
+    ) -> Result<Key, ColumnsError> {
         let of = Of {
             column: column.map(shown),
         };

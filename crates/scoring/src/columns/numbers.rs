@@ -59,7 +59,7 @@ pub(super) fn numbers(
     }
     bad.extend(faults.into_iter().map(|(row, reason)| Bad {
         row,
-        column: Some(column),
+        column,
         reason,
     }));
     Some(values)
@@ -149,13 +149,13 @@ fn inexact(magnitudes: impl Iterator<Item = u64> + Clone, faults: &mut Faults) {
 
 fn decimals<T: DecimalType>(array: &dyn Array, scale: i8) -> Values
 where
-    T::Native: ToString,
+    T::Native: std::fmt::Display,
 {
     let mut text = String::new();
     let values = array.as_primitive::<T>().values().iter().map(|value| {
         // Through text: the standard library rounds once, and correctly.
         text.clear();
-        let written = write!(text, "{}e{}", value.to_string(), -i16::from(scale));
+        let written = write!(text, "{}e{}", value, -i16::from(scale));
         debug_assert!(written.is_ok(), "a string grows");
         text.parse().unwrap_or(f64::NAN)
     });

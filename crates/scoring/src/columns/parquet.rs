@@ -19,7 +19,7 @@ use parquet::file::metadata::{
     ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder,
 };
 
-use super::batch::{Batch, is_name, long_names};
+use super::batch::{Batch, is_name};
 use super::footer::Footer;
 use super::modular::{ParquetKeys, PlainColumns};
 use super::numbers::{is_number, numbers};
@@ -223,9 +223,6 @@ impl ParquetInput {
             let array = read.column(place);
             let values = numbers(array, column, &self.preprocessing, &mut batch.bad);
             batch.columns.push(values.ok_or_else(damaged)?);
-        }
-        if let Some(key) = &batch.key {
-            long_names(key, &mut batch.bad);
         }
         batch.settle();
         Ok(batch)
