@@ -16,12 +16,11 @@ use arrow_ipc::{
 };
 use arrow_schema::{DataType, Schema, SchemaRef};
 
-use super::batch::{Batch, is_name};
-use super::numbers::{is_number, numbers};
+use super::batch::Batch;
+use super::numbers::numbers;
 use super::{ARROW_BATCH, ColumnsError, Wanted, guarded};
 use crate::model::Preprocessing;
 use crate::read_at::ReadAt;
-use crate::shown;
 
 /// An open file or stream of record batches.
 pub struct ArrowInput {
@@ -96,7 +95,7 @@ impl ArrowInput {
             .map(|field| field.name().clone())
             .collect();
         let wanted = Wanted::find(&names, preprocessing, key_column)?;
-        check_types(&found.schema, &wanted)?;
+        wanted.check_types(&found.schema)?;
         let places = wanted.places();
         let ids = places
             .iter()
@@ -489,29 +488,6 @@ fn schema(schema: arrow_ipc::Schema<'_>) -> Result<(Schema, Vec<Option<i64>>), C
         .collect();
     let schema = try_fb_to_schema(schema).map_err(|_| damaged())?;
     Ok((schema, ids))
-}
-
-fn check_types(schema: &Schema, wanted: &Wanted) -> Result<(), ColumnsError> {
-    let kind = |kind: &DataType| shown(&kind.to_string());
-    for &column in &wanted.columns {
-        let field = schema.field(column);
-        if !is_number(field.data_type()) {
-            return Err(ColumnsError::NotNumbers {
-                column: shown(field.name()),
-                kind: kind(field.data_type()),
-            });
-        }
-    }
-    if let Some(key) = wanted.key {
-        let field = schema.field(key);
-        if !is_name(field.data_type()) {
-            return Err(ColumnsError::NotAKey {
-                column: shown(field.name()),
-                kind: kind(field.data_type()),
-            });
-        }
-    }
-    Ok(())
 }
 
 /// Which buffers of a record batch belong to these columns. `None` where a column of the schema has

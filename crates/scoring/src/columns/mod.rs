@@ -15,21 +15,26 @@ mod modular;
 mod numbers;
 mod pages;
 mod parquet;
+mod parquet_file;
 mod thrift;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use arrow_schema::Schema;
+
 pub use self::arrow::ArrowInput;
 pub use self::batch::{Bad, Batch};
 pub use self::key_material::NamedKeys;
 pub use self::modular::{Key, Of, ParquetKeys, PlainColumns};
 pub use self::parquet::ParquetInput;
+pub(crate) use self::parquet_file::ParquetFile;
 use crate::batch::{Field, HeaderError, Layout};
 use crate::detect::Format;
 use crate::model::Preprocessing;
 use crate::read_at::ReadAt;
+use crate::shown;
 
 /// An open file of columns. Several threads may read its parts.
 pub enum ColumnsInput {
@@ -271,6 +276,28 @@ impl Wanted {
             }
         }
         Ok(wanted)
+    }
+
+    /// Checks that the columns hold numbers, and the key what can name a row.
+    fn check_types(&self, schema: &Schema) -> Result<(), ColumnsError> {
+        let kind = |field: &arrow_schema::Field| shown(&field.data_type().to_string());
+        for &column in &self.columns {
+            let field = schema.field(column);
+            if !numbers::is_number(field.data_type()) {
+                return Err(ColumnsError::NotNumbers {
+                    column: shown(field.name()),
+                    kind: kind(field),
+                });
+            }
+        }
+        let key = self.key.map(|key| schema.field(key));
+        match key.filter(|key| !batch::is_name(key.data_type())) {
+            Some(field) => Err(ColumnsError::NotAKey {
+                column: shown(field.name()),
+                kind: kind(field),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// The places that are read, in rising order.
