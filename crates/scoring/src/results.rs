@@ -5,6 +5,7 @@
 //! summary disagree was put together from two. Keep what is in here inside the TEE or with the
 //! owner: it holds features and scores. [`Summary::counts`] is what may be logged.
 
+mod convert;
 mod manifest;
 mod rows;
 mod table;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::convert::{ConvertOptions, Features, TableConverter};
 pub use self::manifest::Manifest;
 use self::rows::TableLines;
 pub use self::table::{TableDigest, TableFormat, TableKey, TableOptions, TableRow, TableWriter};

@@ -6,18 +6,23 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, LazyLock};
 use std::{env, fs};
 
 use bytes::Bytes;
+use serde_json::{Value, json};
+use strongroom_scoring::batch::{Options, Results, score};
 use strongroom_scoring::columns::{
     ColumnsError, ColumnsInput, NamedKeys, ParquetKeys, PlainColumns,
 };
 use strongroom_scoring::detect::Format;
-use strongroom_scoring::model::Preprocessing;
-use strongroom_scoring::results::BadReason;
+use strongroom_scoring::model::{Bundle, Preprocessing};
+use strongroom_scoring::results::{
+    BadReason, ConvertOptions, Features, TableConverter, TableFormat, TableKey, top,
+};
 use zeroize::Zeroizing;
 
 const ROWS: usize = 2500;
@@ -44,7 +49,7 @@ fn read(path: &Path, keys: &ParquetKeys) -> Result<Vec<Row>, ColumnsError> {
     let format = Format::detect(&file);
     let zeros = [0.0; COLUMNS.len()];
     let ones = [1.0; COLUMNS.len()];
-    let preprocessing = serde_json::json!({"format": 1, "columns": COLUMNS,
+    let preprocessing = json!({"format": 1, "columns": COLUMNS,
         "ignored_columns": ["note"], "scaler": {"mean": zeros, "scale": ones}, "threshold": 0.5});
     let preprocessing = Preprocessing::parse(preprocessing.to_string().as_bytes()).unwrap();
     let input = ColumnsInput::open(format, Arc::new(file), &preprocessing, Some("id"), keys)?;
@@ -309,6 +314,102 @@ fn cut_files_are_refused() {
             assert!(read(&path, &keys).is_err(), "{name} {kept}");
         }
     }
+}
+
+#[test]
+fn pyarrow_reads_our_results() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = Bundle::built_in();
+    let csv = "id,distance_from_last_transaction,ratio_to_median_purchase_price,used_chip,\
+        used_pin_number,online_order\n\"tx, \"\"1\"\"\",100.0,5.0,0.0,0.0,1.0\n\
+        tx-2,0.5,1.0,1.0,1.0,0.0\ntx-3,1e2,0.30000000000000004,0.0,0.0,1.0\n";
+    let job = Options {
+        file_name: "rows.csv".to_owned(),
+        key_column: Some("id".to_owned()),
+        results: Results::All,
+        ..Options::default()
+    };
+    let mut lines = Vec::new();
+    score(&mut csv.as_bytes(), &bundle, &job, &mut lines, &mut |_| {}).unwrap();
+    let expected = top(&lines[..], 10).unwrap().rows;
+    assert_eq!(expected.len(), 3);
+
+    let encrypted = |length| {
+        Some(TableKey {
+            key: Zeroizing::new(vec![b'r'; length]),
+            name: "kbs:///default/results/key".to_owned(),
+            file_name: "results.parquet".to_owned(),
+        })
+    };
+    let mut jobs = Vec::new();
+    for (name, format, encryption) in [
+        ("results.csv", TableFormat::Csv, None),
+        ("plain.parquet", TableFormat::Parquet, None),
+        ("128.parquet", TableFormat::Parquet, encrypted(16)),
+        ("256.parquet", TableFormat::Parquet, encrypted(32)),
+    ] {
+        let key = encryption.as_ref().map(|TableKey { key, .. }| {
+            let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+            hex
+        });
+        let format_name = if format == TableFormat::Csv {
+            "csv"
+        } else {
+            "parquet"
+        };
+        let options = ConvertOptions {
+            format,
+            keys: true,
+            features: Features::Include,
+            encryption,
+        };
+        let mut table = TableConverter::new(Vec::new(), options);
+        table.write_all(&lines).unwrap();
+        let path = folder.path().join(name);
+        fs::write(&path, table.finish().unwrap().0).unwrap();
+        jobs.push(json!({"path": path, "key": key, "format": format_name}));
+    }
+    // Under another key it reads nothing.
+    let other = folder.path().join("256.parquet");
+    jobs.push(json!({"path": other, "key": "00".repeat(32), "format": "parquet"}));
+
+    let answers = asked(&python, &Value::Array(jobs));
+    let (last, good) = answers.as_array().unwrap().split_last().unwrap();
+    assert!(last["error"].is_string(), "{last}");
+    for answer in good {
+        let columns = bundle.preprocessing().columns();
+        let mut names = vec!["file", "row", "key", "probability"];
+        names.extend(columns.iter().map(String::as_str));
+        assert_eq!(answer["columns"], json!(names), "{answer}");
+        let rows = answer["rows"].as_array().unwrap();
+        assert_eq!(rows.len(), 3);
+        for row in rows {
+            let ours = expected.iter().find(|ours| ours.row == row["row"]).unwrap();
+            assert_eq!(row["file"], "rows.csv");
+            assert_eq!(row["key"], json!(ours.key));
+            assert_eq!(row["probability"].as_f64(), Some(ours.probability));
+            for (name, value) in columns.iter().zip(&ours.features) {
+                assert_eq!(row[name].as_f64(), Some(*value), "{name}");
+            }
+        }
+    }
+}
+
+/// What `PyArrow` finds in some files.
+fn asked(python: &Path, jobs: &Value) -> Value {
+    let mut child = Command::new(python)
+        .args([SCRIPT, "read"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(jobs.to_string().as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "peer_pyarrow.py failed");
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// The folder that `PyArrow` filled, once for all tests of this process.

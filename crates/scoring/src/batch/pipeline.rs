@@ -10,31 +10,155 @@ use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use strongroom_cipherfile::tink_stream::Segments;
+
 use super::ScoreError;
 use super::csv::Lines;
 use super::part::{Part, Sink};
 use super::record::MAX_LINE;
+use crate::read_at::ReadAt;
 
 /// Bytes of a part. Its size decides where sums are rounded, so it is the same on every machine.
 pub(super) const PART: usize = 1 << 20;
 
-/// What hands out the parts of a file, in order, to whoever asks next.
-pub(super) trait Parts: Send {
-    /// Reads the next part into `buffer`, which is cleared first; false at the end of the file.
-    fn next(&mut self, buffer: &mut Vec<u8>) -> io::Result<bool>;
+/// Where the bytes of a file come from.
+pub(super) enum Source<'a> {
+    /// A reader that hands out plaintext; one thread at a time reads.
+    Stream(&'a mut (dyn Read + Send)),
+    /// A cipherfile whose segments are the parts; each thread reads and opens its own.
+    Segments {
+        file: &'a dyn ReadAt,
+        segments: &'a Segments,
+    },
 }
 
-/// The parts of a stream.
-pub(super) struct StreamParts<'a> {
-    pub(super) input: &'a mut (dyn Read + Send),
+/// The parts of a file, handed out in order to whoever asks next.
+pub(super) struct Parts<'a> {
+    source: Source<'a>,
+    /// The first part, which was read for its header, and where its rows begin.
+    first: Option<Vec<u8>>,
+    next: u64,
 }
 
-impl Parts for StreamParts<'_> {
-    fn next(&mut self, buffer: &mut Vec<u8>) -> io::Result<bool> {
-        buffer.clear();
-        let input: &mut (dyn Read + Send) = &mut *self.input;
-        let read = input.take(PART as u64).read_to_end(buffer)?;
-        Ok(read > 0)
+impl<'a> Parts<'a> {
+    /// Reads the first part.
+    pub(super) fn begin(source: Source<'a>) -> io::Result<Self> {
+        let mut parts = Self {
+            source,
+            first: None,
+            next: 0,
+        };
+        let mut first = Vec::with_capacity(PART);
+        let claim = parts.claim(&mut first);
+        if claim.read? {
+            claim.open.map_or(Ok(()), |open| open.into(&mut first))?;
+        }
+        parts.first = Some(first);
+        parts.next = 0;
+        Ok(parts)
+    }
+
+    /// The bytes of the first part.
+    pub(super) fn first(&self) -> &[u8] {
+        self.first.as_deref().unwrap_or_default()
+    }
+
+    /// Goes on with a later part, before which there are so many bytes of plaintext.
+    pub(super) fn go_on_with(&mut self, part: u64, before: u64) -> io::Result<()> {
+        if part == 0 {
+            return Ok(());
+        }
+        let first = self.first.take().unwrap_or_default();
+        self.next = part;
+        let is_there = match &mut self.source {
+            Source::Stream(input) => {
+                let more = before.saturating_sub(first.len() as u64);
+                let input: &mut (dyn Read + Send) = &mut **input;
+                io::copy(&mut input.take(more), &mut io::sink())? == more
+            }
+            Source::Segments { segments, .. } => part <= u64::from(segments.count()),
+        };
+        if is_there {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+
+    /// Takes off what is no row.
+    pub(super) fn skip(&mut self, bytes: usize) {
+        if let Some(first) = &mut self.first {
+            first.drain(..bytes.min(first.len()));
+        }
+    }
+
+    /// Takes the next part for the caller. Of a stream it is in `buffer` then.
+    fn claim(&mut self, buffer: &mut Vec<u8>) -> Claim<'a> {
+        let number = self.next;
+        self.next += 1;
+        if let Some(first) = self.first.take() {
+            *buffer = first;
+            return Claim {
+                number,
+                read: Ok(true),
+                open: None,
+            };
+        }
+        match &mut self.source {
+            Source::Stream(input) => {
+                buffer.clear();
+                let input: &mut (dyn Read + Send) = &mut **input;
+                let read = input.take(PART as u64).read_to_end(buffer);
+                Claim {
+                    number,
+                    read: read.map(|read| read > 0),
+                    open: None,
+                }
+            }
+            Source::Segments { file, segments } => {
+                let (file, segments) = (*file, *segments);
+                let segment = u32::try_from(number)
+                    .ok()
+                    .filter(|at| *at < segments.count());
+                Claim {
+                    number,
+                    read: Ok(segment.is_some()),
+                    open: segment.map(|segment| Open {
+                        file,
+                        segments,
+                        segment,
+                    }),
+                }
+            }
+        }
+    }
+}
+
+/// A part that belongs to one thread.
+struct Claim<'a> {
+    number: u64,
+    /// Whether there is such a part.
+    read: io::Result<bool>,
+    /// What is left to do to have its bytes.
+    open: Option<Open<'a>>,
+}
+
+/// A segment that is still to be read and opened.
+struct Open<'a> {
+    file: &'a dyn ReadAt,
+    segments: &'a Segments,
+    segment: u32,
+}
+
+impl Open<'_> {
+    fn into(self, buffer: &mut Vec<u8>) -> io::Result<()> {
+        let place = self.segments.ciphertext_range(self.segment);
+        let length = usize::try_from(place.end - place.start).map_err(io::Error::other)?;
+        buffer.resize(length, 0);
+        self.file.read_at(place.start, buffer)?;
+        let opened = self.segments.open_in_place(self.segment, buffer)?.len();
+        buffer.truncate(opened);
+        Ok(())
     }
 }
 
@@ -70,16 +194,17 @@ pub(super) struct Worker<'a> {
 /// Reads, scores and commits all parts; gives the rest behind the last line end to the caller
 /// through `commit`.
 pub(super) fn run(
-    parts: &mut dyn Parts,
+    parts: Parts<'_>,
     workers: Vec<Worker<'_>>,
     commit: &mut dyn Commit,
     file: &str,
 ) -> Result<(), ScoreError> {
+    let first = parts.next;
     let window = 2 * workers.len();
-    let source = Mutex::new(Source { parts, next: 0 });
+    let parts = Mutex::new(parts);
     let order = Order {
         state: Mutex::new(State {
-            next: 0,
+            next: first,
             waiting: BTreeMap::new(),
             commit,
             ended: None,
@@ -91,10 +216,10 @@ pub(super) fn run(
         let mut workers = workers.into_iter();
         let own = workers.next();
         for worker in workers {
-            scope.spawn(|| work(worker, &source, &order, file));
+            scope.spawn(|| work(worker, &parts, &order, file));
         }
         if let Some(worker) = own {
-            work(worker, &source, &order, file);
+            work(worker, &parts, &order, file);
         }
     });
     let state = order
@@ -109,36 +234,32 @@ pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-struct Source<'a> {
-    parts: &'a mut dyn Parts,
-    next: u64,
-}
-
-fn work(mut worker: Worker<'_>, source: &Mutex<Source<'_>>, order: &Order<'_>, file: &str) {
+fn work(mut worker: Worker<'_>, parts: &Mutex<Parts<'_>>, order: &Order<'_>, file: &str) {
     // A panic of one thread would leave the others waiting for its part.
     let _ends_the_rest = EndOnPanic(order);
     let mut buffer = Vec::with_capacity(PART);
     loop {
-        let (number, read) = {
-            let mut source = lock(source);
+        let claim = {
+            let mut parts = lock(parts);
             if order.has_ended() {
                 return;
             }
-            let number = source.next;
-            let read = source.parts.next(&mut buffer);
-            source.next += 1;
-            (number, read)
+            parts.claim(&mut buffer)
         };
-        let part = match read {
-            Ok(true) => worker.part(&buffer),
-            Ok(false) => return,
-            Err(source) => Err(ScoreError::Read {
+        let opened = match (claim.read, claim.open) {
+            (Ok(false), _) => return,
+            (Ok(true), Some(open)) => open.into(&mut buffer),
+            (Ok(true), None) => Ok(()),
+            (Err(error), _) => Err(error),
+        };
+        let part = opened
+            .map_err(|source| ScoreError::Read {
                 file: file.to_owned(),
                 source,
-            }),
-        };
+            })
+            .and_then(|()| worker.part(&buffer));
         let failed = part.is_err();
-        order.put(number, part);
+        order.put(claim.number, part);
         if failed {
             return;
         }

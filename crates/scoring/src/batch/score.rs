@@ -3,14 +3,19 @@
 
 use std::io::{Read, Write};
 
+use strongroom_cipherfile::tink_stream::Segments;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::checkpoint::{CheckpointError, Checkpoints, Keeper, State, Within};
 use super::csv::Lines;
 use super::header::Layout;
 use super::output::{ResultWriter, RowRef};
 use super::part::{NAMED_BAD_ROWS, Part, Sink, Tally};
-use super::pipeline::{self, Commit, CsvPart, Parts, StreamParts, Worker};
+use super::pipeline::{self, Commit, CsvPart, Parts, Source, Worker};
 use super::record::MAX_LINE;
 use super::{BadRow, HeaderError, HeaderRow, LineTooLong, Options, Progress, ScoreError, Summary};
 use crate::model::Bundle;
+use crate::read_at::ReadAt;
 use crate::results::{FORMAT, Header, InputSummary};
 
 /// Scores one CSV. Rows stream through: memory does not grow with their number.
@@ -39,6 +44,10 @@ pub struct Job<'a> {
     options: &'a Options,
     threshold: f64,
     results: ResultWriter<'a>,
+    keeper: Option<Keeper<'a>>,
+    /// Where the job goes on, until it is there.
+    resumed: Option<Within>,
+    inputs_done: usize,
     tally: Tally,
     first_bad: Vec<BadRow>,
     rows: u64,
@@ -55,6 +64,21 @@ impl<'a> Job<'a> {
         options: &'a Options,
         out: &'a mut (dyn Write + Send),
     ) -> Result<Self, ScoreError> {
+        Self::begin_or_go_on(bundle, options, out, None)
+    }
+
+    /// The same, and goes on from a checkpoint of this very job if there is one; then
+    /// [`Job::inputs_done`] says how many of its files need not be brought again. Nothing reaches
+    /// `out` before [`Job::finish`].
+    ///
+    /// # Errors
+    /// Also when there is a checkpoint that is of another job, or does not open.
+    pub fn begin_or_go_on(
+        bundle: &'a Bundle,
+        options: &'a Options,
+        out: &'a mut (dyn Write + Send),
+        checkpoints: Option<Checkpoints<'a>>,
+    ) -> Result<Self, ScoreError> {
         let threshold = options
             .threshold
             .unwrap_or_else(|| bundle.preprocessing().threshold());
@@ -64,6 +88,27 @@ impl<'a> Job<'a> {
         if options.header_row == HeaderRow::Absent && options.key_column.is_some() {
             return Err(ScoreError::KeyWithoutHeader);
         }
+        let mut job = Self {
+            bundle,
+            options,
+            threshold,
+            results: ResultWriter::new(out, checkpoints.is_some()),
+            keeper: None,
+            resumed: None,
+            inputs_done: 0,
+            tally: Tally::default(),
+            first_bad: Vec::new(),
+            rows: 0,
+            bytes: 0,
+        };
+        if let Some(checkpoints) = checkpoints {
+            let (keeper, state) = Keeper::open(checkpoints, bundle.digest(), threshold, options)?;
+            job.keeper = Some(keeper);
+            if let Some(state) = state {
+                job.go_on_from(state);
+                return Ok(job);
+            }
+        }
         let header = Header {
             format: FORMAT.to_owned(),
             input: options.file_name.clone(),
@@ -72,16 +117,62 @@ impl<'a> Job<'a> {
             results: options.results,
             columns: bundle.preprocessing().columns().to_vec(),
         };
-        Ok(Self {
-            bundle,
-            options,
-            threshold,
-            results: ResultWriter::begin(out, &header).map_err(ScoreError::Write)?,
-            tally: Tally::default(),
-            first_bad: Vec::new(),
-            rows: 0,
-            bytes: 0,
-        })
+        job.results.header(&header).map_err(ScoreError::Write)?;
+        Ok(job)
+    }
+
+    fn go_on_from(&mut self, state: State) {
+        self.inputs_done = state.inputs_done;
+        self.resumed = state.within;
+        self.rows = state.rows;
+        self.bytes = state.bytes;
+        self.first_bad = state.first_bad;
+        self.tally = Tally {
+            scored: state.scored,
+            flagged: state.flagged,
+            bad: state.bad,
+            histogram: state.histogram,
+            max: f64::from_bits(state.max),
+            sum: f64::from_bits(state.sum),
+        };
+    }
+
+    /// How many of the job's files are done, and must not be brought again.
+    pub fn inputs_done(&self) -> usize {
+        self.inputs_done
+    }
+
+    /// Rows that are done, of files that are not done too.
+    pub fn rows_done(&self) -> u64 {
+        let within = self.resumed.as_ref();
+        self.rows + within.map_or(0, |within| within.input.rows)
+    }
+
+    /// Keeps how far the job is, when it is time.
+    fn keep(&mut self, within: impl FnOnce() -> Option<Within>) -> Result<(), ScoreError> {
+        let (Some(keeper), Some(kept)) = (&mut self.keeper, self.results.kept()) else {
+            return Ok(());
+        };
+        if !keeper.is_due(kept.len()) {
+            return Ok(());
+        }
+        let state = State {
+            pieces: 0,
+            inputs_done: self.inputs_done,
+            within: within(),
+            rows: self.rows,
+            bytes: self.bytes,
+            first_bad: self.first_bad.clone(),
+            scored: self.tally.scored,
+            flagged: self.tally.flagged,
+            bad: self.tally.bad.clone(),
+            histogram: self.tally.histogram,
+            max: self.tally.max.to_bits(),
+            sum: self.tally.sum.to_bits(),
+        };
+        keeper.store(kept, state)?;
+        kept.zeroize();
+        Ok(())
     }
 
     /// Scores a CSV that is called `file` in errors and in the results.
@@ -94,25 +185,78 @@ impl<'a> Job<'a> {
         input: &mut (dyn Read + Send),
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<(), ScoreError> {
-        let mut parts = Begun::read(StreamParts { input }, self.options.header_row)
-            .map_err(|source| read_error(file, source))?;
+        self.rows_of(file, Source::Stream(input), progress)
+    }
+
+    /// Scores a CSV that lies encrypted in `source`; its segments are opened by all threads.
+    ///
+    /// # Errors
+    /// As [`score`].
+    pub fn csv_segments(
+        &mut self,
+        file: &str,
+        source: &dyn ReadAt,
+        segments: &Segments,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<(), ScoreError> {
+        let source = Source::Segments {
+            file: source,
+            segments,
+        };
+        self.rows_of(file, source, progress)
+    }
+
+    fn rows_of(
+        &mut self,
+        file: &str,
+        source: Source<'_>,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<(), ScoreError> {
+        let mut parts = Parts::begin(source).map_err(|source| ScoreError::Read {
+            file: file.to_owned(),
+            source,
+        })?;
         let refused = |source| ScoreError::Header {
             file: file.to_owned(),
             source,
         };
         let (bundle, options) = (self.bundle, self.options);
         let preprocessing = bundle.preprocessing();
-        let layout = match self.options.header_row {
-            HeaderRow::Present => {
-                let header = parts.header().map_err(|fault| match fault {
-                    HeaderFault::Refused(source) => refused(source),
-                    HeaderFault::LineTooLong(line) => too_long(file, line),
-                })?;
-                Layout::of_header(header, preprocessing, options.key_column.as_deref())
-            }
-            HeaderRow::Absent => Layout::of_names(preprocessing.columns(), preprocessing, None),
+        let begin =
+            Beginning::of(parts.first(), options.header_row).map_err(|fault| match fault {
+                HeaderFault::Refused(source) => refused(source),
+                HeaderFault::LineTooLong(line) => too_long(file, line),
+            })?;
+        let layout = match begin.header {
+            Some(header) => Layout::of_header(header, preprocessing, options.key_column.as_deref()),
+            None => Layout::of_names(preprocessing.columns(), preprocessing, None),
         }
         .map_err(refused)?;
+        let (header_lines, header_bytes) = (begin.lines, begin.bytes);
+        let mut within = Within {
+            next_part: 0,
+            input: InputSummary::of(file),
+            lines: header_lines,
+            carry: String::new(),
+        };
+        within.input.bytes = header_bytes as u64;
+        if let Some(resumed) = self.resumed.take() {
+            if resumed.input.file != file {
+                return Err(CheckpointError::OtherJob.into());
+            }
+            parts
+                .go_on_with(resumed.next_part, resumed.input.bytes)
+                .map_err(|source| ScoreError::Read {
+                    file: file.to_owned(),
+                    source,
+                })?;
+            within = resumed;
+        }
+        // Gone already, where the job goes on behind it.
+        parts.skip(header_bytes);
+        let Ok(carry) = hex::decode(&within.carry) else {
+            return Err(CheckpointError::Changed.into());
+        };
 
         let threads = self
             .options
@@ -127,16 +271,16 @@ impl<'a> Job<'a> {
         }
         let edge = workers.pop().expect("one more worker than threads");
         let mut commit = FileCommit {
-            input: InputSummary::of(file),
-            lines: parts.header_lines,
-            carry: Vec::new(),
+            next_part: within.next_part,
+            read: self.bytes + within.input.bytes,
+            input: within.input,
+            lines: within.lines,
+            carry,
             edge,
-            read: self.bytes + parts.header_bytes,
             job: self,
             progress,
         };
-        commit.input.bytes = parts.header_bytes;
-        pipeline::run(&mut parts, workers, &mut commit, file)?;
+        pipeline::run(parts, workers, &mut commit, file)?;
         commit.end()
     }
 
@@ -144,7 +288,26 @@ impl<'a> Job<'a> {
     ///
     /// # Errors
     /// When the results cannot be written.
-    pub fn finish(self) -> Result<Summary, ScoreError> {
+    pub fn finish(mut self) -> Result<Summary, ScoreError> {
+        if self.resumed.is_some() {
+            return Err(CheckpointError::FewerInputs.into());
+        }
+        let summary = self.summary();
+        self.results.summary(&summary).map_err(ScoreError::Write)?;
+        if let Some(keeper) = &mut self.keeper {
+            let results = &mut self.results;
+            keeper
+                .results(|lines| results.lines(lines))?
+                .map_err(ScoreError::Write)?;
+            let rest = results.kept().map(std::mem::take).unwrap_or_default();
+            let rest = Zeroizing::new(rest);
+            results.lines(&rest).map_err(ScoreError::Write)?;
+        }
+        self.results.flush().map_err(ScoreError::Write)?;
+        Ok(summary)
+    }
+
+    fn summary(&mut self) -> Summary {
         let Tally {
             scored,
             flagged,
@@ -152,13 +315,13 @@ impl<'a> Job<'a> {
             histogram,
             max,
             sum,
-        } = self.tally;
+        } = std::mem::take(&mut self.tally);
         let any = scored > 0;
-        let summary = Summary {
+        Summary {
             rows: self.rows,
             bad_rows: bad.values().sum(),
             bad_rows_by_reason: bad,
-            first_bad_rows: self.first_bad,
+            first_bad_rows: std::mem::take(&mut self.first_bad),
             flagged,
             threshold: self.threshold,
             histogram,
@@ -166,9 +329,7 @@ impl<'a> Job<'a> {
             mean: any.then(|| sum / scored as f64),
             bytes: self.bytes,
             model_digest: self.bundle.digest().to_owned(),
-        };
-        self.results.finish(&summary).map_err(ScoreError::Write)?;
-        Ok(summary)
+        }
     }
 }
 
@@ -176,6 +337,7 @@ impl<'a> Job<'a> {
 struct FileCommit<'j, 'a, 'l, 'p> {
     job: &'j mut Job<'a>,
     input: InputSummary,
+    next_part: u64,
     /// Lines of the file so far.
     lines: u64,
     /// What stands behind the last line end so far.
@@ -202,6 +364,15 @@ impl Commit for FileCommit<'_, '_, '_, '_> {
         }
         self.input.bytes += part.bytes;
         self.read += part.bytes;
+        self.next_part += 1;
+        self.job.keep(|| {
+            Some(Within {
+                next_part: self.next_part,
+                input: self.input.clone(),
+                lines: self.lines,
+                carry: hex::encode(&self.carry),
+            })
+        })?;
         (self.progress)(Progress {
             rows: self.job.rows + self.input.rows,
             bytes: self.read,
@@ -221,10 +392,12 @@ impl FileCommit<'_, '_, '_, '_> {
         }
         self.job.rows += self.input.rows;
         self.job.bytes += self.input.bytes;
+        self.job.inputs_done += 1;
         self.job
             .results
             .input(&self.input)
-            .map_err(ScoreError::Write)
+            .map_err(ScoreError::Write)?;
+        self.job.keep(|| None)
     }
 
     /// Scores the line that was put together.
@@ -294,71 +467,40 @@ impl FileCommit<'_, '_, '_, '_> {
     }
 }
 
-/// The parts of a file of which the first was read, for its header.
-struct Begun<P> {
-    first: Option<Vec<u8>>,
-    begin: usize,
-    parts: P,
-    header_lines: u64,
-    header_bytes: u64,
+/// What comes before the rows.
+struct Beginning<'a> {
+    header: Option<&'a [u8]>,
+    lines: u64,
+    bytes: usize,
 }
 
-impl<P: Parts> Begun<P> {
-    fn read(mut parts: P, header_row: HeaderRow) -> std::io::Result<Self> {
-        let mut first = Vec::with_capacity(pipeline::PART);
-        parts.next(&mut first)?;
-        let mark = first.starts_with(BYTE_ORDER_MARK) && header_row == HeaderRow::Absent;
-        let begin = if mark { BYTE_ORDER_MARK.len() } else { 0 };
-        Ok(Self {
-            first: Some(first),
-            begin,
-            parts,
-            header_lines: 0,
-            header_bytes: begin as u64,
-        })
-    }
-
-    /// The first line that is not blank; what follows are rows.
-    fn header(&mut self) -> Result<&[u8], HeaderFault> {
-        let first = self.first.as_deref().unwrap_or_default();
-        let mut begin = if first.starts_with(BYTE_ORDER_MARK) {
-            BYTE_ORDER_MARK.len()
-        } else {
-            0
+impl<'a> Beginning<'a> {
+    /// A byte order mark and, where there is one, the header: the first line that is not blank.
+    fn of(first: &'a [u8], header_row: HeaderRow) -> Result<Self, HeaderFault> {
+        let mut begin = Self {
+            header: None,
+            lines: 0,
+            bytes: 0,
         };
-        loop {
-            let rest = &first[begin..];
+        if first.starts_with(BYTE_ORDER_MARK) {
+            begin.bytes = BYTE_ORDER_MARK.len();
+        }
+        while header_row == HeaderRow::Present && begin.header.is_none() {
+            let rest = &first[begin.bytes..];
             if rest.is_empty() {
                 return Err(HeaderFault::Refused(HeaderError::Empty));
             }
-            self.header_lines += 1;
+            begin.lines += 1;
             let end = rest.iter().position(|&byte| byte == b'\n');
             let line = &rest[..end.unwrap_or(rest.len())];
             if line.len() > MAX_LINE {
-                return Err(HeaderFault::LineTooLong(self.header_lines));
+                return Err(HeaderFault::LineTooLong(begin.lines));
             }
-            begin += line.len() + usize::from(end.is_some());
+            begin.bytes += line.len() + usize::from(end.is_some());
             let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if !line.is_empty() {
-                self.begin = begin;
-                self.header_bytes = begin as u64;
-                return Ok(line);
-            }
+            begin.header = Some(line).filter(|line| !line.is_empty());
         }
-    }
-}
-
-impl<P: Parts> Parts for Begun<P> {
-    fn next(&mut self, buffer: &mut Vec<u8>) -> std::io::Result<bool> {
-        let Some(first) = self.first.take() else {
-            return self.parts.next(buffer);
-        };
-        buffer.clear();
-        buffer.extend_from_slice(&first[self.begin..]);
-        if buffer.is_empty() {
-            return self.parts.next(buffer);
-        }
-        Ok(true)
+        Ok(begin)
     }
 }
 
@@ -368,13 +510,6 @@ enum HeaderFault {
 }
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
-fn read_error(file: &str, source: std::io::Error) -> ScoreError {
-    ScoreError::Read {
-        file: file.to_owned(),
-        source,
-    }
-}
 
 fn too_long(file: &str, line: u64) -> ScoreError {
     ScoreError::LineTooLong {
