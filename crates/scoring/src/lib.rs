@@ -9,8 +9,12 @@
 pub mod batch;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod columns;
+pub mod decompress;
+pub mod detect;
 pub mod generate;
 pub mod model;
+pub mod plain_at;
 pub mod read_at;
 pub mod results;
 pub mod storage;

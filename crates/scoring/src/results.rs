@@ -1,17 +1,30 @@
 //! What a batch hands to its owner, as JSON lines: a header, rows, and a summary that closes them.
+//! Or as a table, and what the table does not hold in a manifest beside it.
 //!
 //! The reader takes nothing on trust: a file without its summary was cut, and one whose rows and
 //! summary disagree was put together from two. Keep what is in here inside the TEE or with the
 //! owner: it holds features and scores. [`Summary::counts`] is what may be logged.
 
+mod convert;
+mod manifest;
+mod rows;
+mod table;
+
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::convert::{ConvertOptions, Features, TableConverter};
+pub use self::manifest::Manifest;
+use self::rows::TableLines;
+pub use self::table::{TableDigest, TableFormat, TableKey, TableOptions, TableRow, TableWriter};
 use crate::batch::{Results, is_fraud};
+use crate::columns::{ColumnsError, ParquetKeys};
+use crate::read_at::ReadAt;
 
 /// The first line: what the rows below it mean.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -180,6 +193,8 @@ pub enum BadReason {
     TooLarge,
     /// The model overflowed and gave no number.
     NoScore,
+    /// A whole number with more digits than a 64-bit float holds.
+    NotExact,
 }
 
 impl fmt::Display for BadReason {
@@ -193,6 +208,7 @@ impl fmt::Display for BadReason {
             Self::NotFinite => "NaN or infinity where a number belongs",
             Self::TooLarge => "a number too large for the model",
             Self::NoScore => "the model gives no number for it",
+            Self::NotExact => "a whole number that a 64-bit float cannot hold",
         })
     }
 }
@@ -250,7 +266,7 @@ pub(crate) enum Line<H, R, I, S> {
 
 /// Reads a result file, row by row.
 pub struct ResultReader<R> {
-    lines: Lines<R>,
+    lines: Source<R>,
     header: Header,
     seen: Seen,
     inputs: Vec<InputSummary>,
@@ -274,13 +290,27 @@ impl<R: Read> ResultReader<R> {
         if header.format != FORMAT {
             return Err(ResultsError::NoHeader);
         }
-        Ok(Self {
+        Ok(Self::of(Source::Lines(lines), header))
+    }
+
+    /// Reads a table in CSV whose manifest this is.
+    ///
+    /// # Errors
+    /// When its columns are not those that the manifest tells.
+    pub fn open_csv(input: R, manifest: &Manifest) -> Result<Self, ResultsError> {
+        let lines = TableLines::csv(input, manifest)?;
+        let source = Source::Table(Box::new(lines));
+        Ok(Self::of(source, manifest.header.clone()))
+    }
+
+    fn of(lines: Source<R>, header: Header) -> Self {
+        Self {
             lines,
             header,
             seen: Seen::default(),
             inputs: Vec::new(),
             summary: None,
-        })
+        }
     }
 
     /// What the rows mean.
@@ -346,6 +376,22 @@ impl<R: Read> ResultReader<R> {
     }
 }
 
+impl ResultReader<io::Empty> {
+    /// Reads a table in Parquet whose manifest this is.
+    ///
+    /// # Errors
+    /// When it is another than the manifest names, or lacks a key.
+    pub fn open_parquet(
+        source: Arc<dyn ReadAt>,
+        keys: &ParquetKeys,
+        manifest: &Manifest,
+    ) -> Result<Self, ResultsError> {
+        let lines = TableLines::parquet(source, keys, manifest)?;
+        let source = Source::Table(Box::new(lines));
+        Ok(Self::of(source, manifest.header.clone()))
+    }
+}
+
 /// A result file in short: its header, its summary, and its most suspicious rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Top {
@@ -404,12 +450,32 @@ pub enum ResultsError {
     /// Two parts of it cannot both be true.
     #[error("the results disagree: {0}")]
     Disagreement(&'static str),
+    /// What should be a table's manifest is none.
+    #[error("not a manifest of results of the format strongroom-manifest/1")]
+    NoManifest,
+    /// A table in Parquet that cannot be read.
+    #[error("the results cannot be read: {0}")]
+    Table(#[source] ColumnsError),
 }
 
 /// Files of which a reader keeps what their summary says.
 pub const MAX_INPUTS: usize = 10_000;
 
 type FileLine = Line<Header, ResultRow, InputSummary, Summary>;
+
+enum Source<R> {
+    Lines(Lines<R>),
+    Table(Box<TableLines<R>>),
+}
+
+impl<R: Read> Source<R> {
+    fn next(&mut self) -> Result<Option<FileLine>, ResultsError> {
+        match self {
+            Self::Lines(lines) => lines.next(),
+            Self::Table(lines) => lines.next(),
+        }
+    }
+}
 
 /// The longest line that is read: 4,096 features at their longest fit.
 const MAX_LINE: u64 = 1 << 18;

@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 pub use checkpoint::{CheckpointError, CheckpointStore, Checkpoints, clear_checkpoints};
 pub use header::HeaderError;
+pub(crate) use header::{Field, Layout};
+pub(crate) use part::MAX_KEY;
 pub use score::{Job, score};
 
 use crate::model::ModelError;

@@ -280,7 +280,7 @@ impl<'a> Sink<'a> {
 pub(super) const NAMED_BAD_ROWS: usize = 5;
 
 /// The longest key that is kept.
-const MAX_KEY: usize = 256;
+pub(crate) const MAX_KEY: usize = 256;
 
 /// What is counted of rows.
 #[derive(Debug, Default)]
