@@ -7,11 +7,11 @@
 //! may.
 
 pub mod batch;
-#[doc(hidden)]
-pub mod fuzzing;
 pub mod columns;
 pub mod decompress;
 pub mod detect;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod generate;
 pub mod model;
 pub mod plain_at;

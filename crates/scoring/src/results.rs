@@ -40,7 +40,7 @@ pub struct Header {
     pub threshold: f64,
     /// Which rows follow.
     pub results: Results,
-    /// The names of the features, in the order of the rows.
+    /// The names of the features, in the order of the rows; none when the rows have none.
     pub columns: Vec<String>,
 }
 
@@ -58,7 +58,8 @@ pub struct ResultRow {
     pub key: Option<String>,
     /// The probability of fraud.
     pub probability: f64,
-    /// Its features, in the order of [`Header::columns`].
+    /// Its features, in the order of [`Header::columns`]; none where that names none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<f64>,
 }
 
@@ -222,7 +223,7 @@ pub struct BadRow {
     pub file: Option<String>,
     /// Its number among the data rows, the first being 1.
     pub row: u64,
-    /// Its line in the file; the header is on line 1.
+    /// Its line in the file; the header is on line 1. 0 where the file has no lines.
     pub line: u64,
     /// The column at fault, where one is.
     pub column: Option<String>,
@@ -235,7 +236,10 @@ impl fmt::Display for BadRow {
         if let Some(file) = &self.file {
             write!(f, "{}, ", crate::shown(file))?;
         }
-        write!(f, "row {} (line {})", self.row, self.line)?;
+        write!(f, "row {}", self.row)?;
+        if self.line > 0 {
+            write!(f, " (line {})", self.line)?;
+        }
         if let Some(column) = &self.column {
             write!(f, ", column \"{}\"", crate::shown(column))?;
         }

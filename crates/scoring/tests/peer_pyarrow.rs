@@ -14,7 +14,7 @@ use std::{env, fs};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use strongroom_scoring::batch::{Options, Results, score};
+use strongroom_scoring::batch::{HandedOut, Options, Results, score};
 use strongroom_scoring::columns::{
     ColumnsError, ColumnsInput, NamedKeys, ParquetKeys, PlainColumns,
 };
@@ -328,6 +328,7 @@ fn pyarrow_reads_our_results() {
         file_name: "rows.csv".to_owned(),
         key_column: Some("id".to_owned()),
         results: Results::All,
+        features: HandedOut::Always,
         ..Options::default()
     };
     let mut lines = Vec::new();
