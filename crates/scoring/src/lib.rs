@@ -8,6 +8,8 @@
 pub mod batch;
 pub mod generate;
 pub mod model;
+pub mod profile;
+pub mod report;
 pub mod results;
 pub mod tile;
 

@@ -6,7 +6,9 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::json;
 use strongroom_scoring::model::Bundle;
+use strongroom_scoring::profile::Profile;
 
+use crate::commands::score::thousands;
 use crate::files::{self, Existing};
 use crate::input::OpenArgs;
 use crate::keys::{GuestArgs, KeySource};
@@ -121,8 +123,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         Action::Show(model) => {
             let bundle = model.load()?;
             let (network, preprocessing) = (bundle.network(), bundle.preprocessing());
+            let profile = bundle.profile();
+            let trained = profile.map_or_else(
+                || "none: rows outside the training range are not counted".to_owned(),
+                |profile| format!("{} training rows", thousands(profile.rows())),
+            );
             let text = format!(
-                "sha256     {}\ninput      {} (columns: {})\noutput     {}\nthreshold  {}",
+                "sha256     {}\ninput      {} (columns: {})\noutput     {}\nthreshold  {}\nprofile    {trained}",
                 bundle.digest(),
                 network.input(),
                 preprocessing.columns().join(", "),
@@ -132,6 +139,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             let document = json!({
                 "digest": bundle.digest(), "input": network.input(), "output": network.output(),
                 "columns": preprocessing.columns(), "threshold": preprocessing.threshold(), "metrics": bundle.metrics(),
+                "profile_rows": profile.map(Profile::rows),
             });
             Ok(Outcome::new(text, document).next("strongroom score DATA.csv"))
         }

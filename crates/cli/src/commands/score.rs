@@ -159,9 +159,16 @@ fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
     for (reason, count) in &scored.summary.bad_rows_by_reason {
         text.push_str(&format!("\n  skipped {count}: {reason}"));
     }
+    // Which columns they are outside in goes to the owner, with the results.
+    let outside = scored.summary.rows_outside_training_range;
+    if let Some(rows) = outside.filter(|rows| *rows > 0) {
+        text.push_str(&format!(
+            "\n  outside the range that the model was trained on: {rows}"
+        ));
+    }
     let document = json!({
         "rows": counts.rows, "flagged": counts.flagged, "bad_rows": counts.bad_rows,
-        "bad_rows_by_reason": scored.summary.bad_rows_by_reason, "threshold": scored.summary.threshold,
+        "bad_rows_by_reason": scored.summary.bad_rows_by_reason, "rows_outside_training_range": outside, "threshold": scored.summary.threshold,
         "seconds": scored.seconds, "rows_per_second": rate, "model_digest": scored.summary.model_digest,
         "encrypted_input": encrypted, "results": args.results,
     });
@@ -170,7 +177,9 @@ fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
     }
     let outcome = Outcome::new(text, document);
     match &args.results {
-        Some(results) => outcome.next(format!("strongroom decrypt {} --identity OWNER.pem --output -", results.display())),
+        Some(results) => outcome
+            .next(format!("strongroom report {} --identity OWNER.pem   # on the owner's machine", results.display()))
+            .next(format!("strongroom decrypt {} --identity OWNER.pem --output -", results.display())),
         // Which rows were flagged goes to their owner alone.
         None => outcome.next(format!(
             "strongroom score {}{} --results results.jsonl.enc --results-to OWNER.pub.json   # for the flagged rows, sealed to their owner",

@@ -2,6 +2,7 @@
 
 mod input;
 mod output;
+mod profile;
 mod score;
 
 use std::io;
@@ -9,6 +10,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 pub use input::HeaderError;
+pub use profile::profile;
 pub use score::score;
 
 use crate::model::ModelError;

@@ -7,6 +7,7 @@ use super::input::{Position, Rows, Table};
 use super::output::ResultWriter;
 use super::{BadReason, BadRow, Options, Progress, Results, ScoreError, Summary, is_fraud};
 use crate::model::{Bundle, Scorer};
+use crate::profile::{Outside, Profile, TrainingRange};
 use crate::results::{FORMAT, HISTOGRAM_BINS, Header, histogram_bin};
 use crate::tile::TILE;
 
@@ -47,6 +48,8 @@ pub fn score(
         scorer: bundle.scorer()?,
         scores: Vec::with_capacity(TILE),
         results,
+        range: bundle.profile().map(Profile::range),
+        outside: Outside::new(bundle.preprocessing().columns().len()),
         tally: Tally::default(),
     };
     let mut tile = Rows::new(bundle.network().width());
@@ -62,12 +65,15 @@ pub fn score(
             break;
         }
     }
-    let summary = batch.tally.summary(
+    let mut summary = batch.tally.summary(
         threshold,
         bundle.digest().to_owned(),
         table.rows(),
         table.bytes(),
     );
+    if batch.range.is_some() {
+        summary.say_outside(&batch.outside, bundle.preprocessing().columns());
+    }
     batch.results.finish(&summary).map_err(ScoreError::Write)?;
     Ok(summary)
 }
@@ -81,6 +87,8 @@ struct Batch<'a> {
     scorer: Scorer<'a>,
     scores: Vec<f32>,
     results: ResultWriter<'a>,
+    range: Option<TrainingRange>,
+    outside: Outside,
     tally: Tally,
 }
 
@@ -101,6 +109,9 @@ impl Batch<'_> {
     fn score(&mut self, tile: &Rows) -> Result<(), ScoreError> {
         self.scores.clear();
         self.scorer.score(&tile.values, &mut self.scores)?;
+        if let Some(range) = &self.range {
+            self.outside.add(range, &tile.values);
+        }
         let mut features = Vec::with_capacity(tile.values.width());
         for (at, position) in tile.positions.iter().enumerate() {
             features.clear();
@@ -188,6 +199,8 @@ impl Tally {
             mean: any.then(|| self.sum / self.scored as f64),
             bytes,
             model_digest,
+            rows_outside_training_range: None,
+            outside_training_range: BTreeMap::new(),
         }
     }
 }
@@ -352,6 +365,30 @@ mod tests {
             "threshold":0.5}"#;
         write("preprocessing.json", preprocessing).unwrap();
         Bundle::from_dir(folder.path()).unwrap()
+    }
+
+    #[test]
+    fn rows_outside_the_training_range_go_uncounted() {
+        let far = "1e9,1e9,0.0,0.0,1.0\n1e9,1.0,0.0,0.0,2.0\n";
+        let (summary, out) = run(
+            format!("{HEADER}{HONEST}{far}{FRAUD}").as_bytes(),
+            &options(),
+        )
+        .unwrap();
+        assert_eq!(summary.rows_outside_training_range, Some(2));
+        let by_column: Vec<_> = summary.outside_training_range.iter().collect();
+        assert_eq!(
+            by_column,
+            [
+                (&"distance_from_last_transaction".to_owned(), &2),
+                (&"online_order".to_owned(), &1),
+                (&"ratio_to_median_purchase_price".to_owned(), &1),
+            ]
+        );
+        assert_eq!(top(&out[..], 1).unwrap().summary, summary);
+        // A bundle without a profile knows no range.
+        let (summary, _) = run_with(&bare_bundle(&IDENTITY), b"x\n0.5\n", &options()).unwrap();
+        assert_eq!(summary.rows_outside_training_range, None);
     }
 
     #[test]
