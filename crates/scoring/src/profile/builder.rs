@@ -26,7 +26,10 @@ impl ProfileBuilder {
         Self {
             rows: 0,
             bad_rows: 0,
-            columns: names.iter().map(|name| Column::new(name)).collect(),
+            columns: names
+                .iter()
+                .map(|name| Column::new(name, names.len()))
+                .collect(),
             training: training.map(|profile| Training {
                 range: profile.range(),
                 outside: Outside::new(names.len()),
@@ -264,7 +267,8 @@ struct Column {
 }
 
 impl Column {
-    fn new(name: &str) -> Self {
+    /// One of so many columns.
+    fn new(name: &str, columns: usize) -> Self {
         Self {
             name: name.to_owned(),
             nulls: 0,
@@ -274,7 +278,7 @@ impl Column {
             max: f64::NEG_INFINITY,
             mean: 0.0,
             squares: 0.0,
-            sketch: Sketch::new(),
+            sketch: Sketch::of_columns(columns),
         }
     }
 
@@ -302,7 +306,7 @@ impl Column {
         self.sketch.merge(other.sketch);
     }
 
-    /// Chan, Golub and LeVeque's update: no sum of squares that large values drown in.
+    /// The update of Chan, Golub and others: no sum of squares that large values drown in.
     fn merge_moments(&mut self, values: u64, mean: f64, squares: f64) {
         let total = self.values + values;
         if total == 0 {
@@ -331,11 +335,11 @@ impl Column {
             .collect();
         edges.dedup();
         // What overflows is no number that JSON could hold.
-        let std = (self.squares / self.values as f64).sqrt();
+        let std = rounded((self.squares / self.values as f64).sqrt());
         let moments = Moments {
             min: self.min,
             max: self.max,
-            mean: match self.mean {
+            mean: match rounded(self.mean) {
                 mean if mean.is_nan() => self.min / 2.0 + self.max / 2.0,
                 mean => mean.clamp(self.min, self.max.max(self.min)),
             },
@@ -354,6 +358,11 @@ impl Column {
             name: self.name,
         }
     }
+}
+
+/// Twelve digits that count: how the rows were cut into tiles, and merged, shows in later ones.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.11e}").parse().unwrap_or(value)
 }
 
 #[cfg(test)]

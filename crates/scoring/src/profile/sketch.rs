@@ -1,6 +1,6 @@
 //! How the values of a column are spread, in bounded memory whatever their number: counts in bins
 //! that are cut from the bits of an f64, so that their relative width is the same everywhere, and
-//! halved in number (DDSketch's uniform collapse) when there are too many. Two sketches of parts of
+//! halved in number (`DDSketch`'s uniform collapse) when there are too many. Two sketches of parts of
 //! a column merge into the sketch of the whole.
 
 use std::collections::HashMap;
@@ -12,14 +12,18 @@ pub(super) struct Sketch {
     bits: u32,
     bins: HashMap<i64, u64>,
     count: u64,
+    most: usize,
 }
 
 impl Sketch {
-    pub(super) fn new() -> Self {
+    /// An empty one for each of so many columns, which share the memory that there is for them.
+    pub(super) fn of_columns(columns: usize) -> Self {
+        let share = BINS_OF_ALL / columns.max(1);
         Self {
             bits: FINEST,
             bins: HashMap::new(),
             count: 0,
+            most: share.clamp(LEAST_BINS, MOST_BINS),
         }
     }
 
@@ -56,7 +60,7 @@ impl Sketch {
     }
 
     fn limit(&mut self) {
-        while self.bins.len() > MOST_BINS {
+        while self.bins.len() > self.most {
             self.coarsen();
         }
     }
@@ -109,7 +113,9 @@ impl Sorted {
 const FINEST: u32 = 10;
 
 /// More than the bins that there can be without any bit of the mantissa.
-const MOST_BINS: usize = 4096;
+const LEAST_BINS: usize = 4096;
+const MOST_BINS: usize = 16_384;
+const BINS_OF_ALL: usize = 1 << 18;
 
 /// Bits of an f64's mantissa.
 const MANTISSA: u32 = 52;
@@ -140,7 +146,7 @@ mod tests {
     use super::*;
 
     fn sketch(values: impl IntoIterator<Item = f64>) -> Sketch {
-        let mut sketch = Sketch::new();
+        let mut sketch = Sketch::of_columns(1);
         for value in values {
             sketch.add(value);
         }
@@ -193,7 +199,7 @@ mod tests {
     #[test]
     fn memory_grows_with_the_values() {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(2);
-        let mut all = Sketch::new();
+        let mut all = Sketch::of_columns(1000);
         let mut finite = 0;
         while finite < 50_000 {
             let value = f64::from_bits(random.next_u64());
@@ -201,7 +207,7 @@ mod tests {
                 all.add(value);
                 finite += 1;
             }
-            assert!(all.bins.len() <= MOST_BINS);
+            assert!(all.bins.len() <= LEAST_BINS);
         }
         assert_eq!(all.bits, 0);
         assert_eq!(all.bins.values().sum::<u64>(), 50_000);
@@ -210,7 +216,7 @@ mod tests {
     #[test]
     fn parts_add_up_to_another_whole() {
         let values: Vec<f64> = (0..30_000)
-            .map(|n| libm::exp(f64::from(n) / 700.0))
+            .map(|n| libm::exp(f64::from(n) / 100.0))
             .collect();
         let whole = sketch(values.iter().copied());
         let mut parts = sketch(values[..10].iter().copied());

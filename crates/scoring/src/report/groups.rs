@@ -122,7 +122,7 @@ impl Grouper {
         if self.files.len() > 1 || (self.files.len() == 1 && hours.is_none()) {
             let mut files: Vec<_> = self.files.into_iter().collect();
             files.sort_unstable_by_key(|(_, (first, _))| *first);
-            let group = |(name, (_, [rows, flagged]))| Group {
+            let group = |(name, (_, [rows, flagged])): (String, (u64, [u64; 2]))| Group {
                 name,
                 rows,
                 flagged,
@@ -151,7 +151,7 @@ impl Grouper {
                 }
             }
         };
-        let group = |(block, [rows, flagged])| Group {
+        let group = |(block, [rows, flagged]): (i64, [u64; 2])| Group {
             name: name(block),
             rows,
             flagged,
