@@ -57,7 +57,8 @@ fn scores(place: &Place) -> Vec<(f64, bool)> {
         "--identity",
         "owner.pem",
     ];
-    let mut reader = ResultReader::open(&place.ok(&args).stdout[..]).unwrap();
+    let opened = place.ok(&args).stdout;
+    let mut reader = ResultReader::open(&opened[..]).unwrap();
     let generator = Generator {
         rows: ROWS,
         seed: 7,

@@ -231,7 +231,7 @@ fn number(value: Option<f64>) -> String {
         return format!("{value:.0}");
     }
     match value.abs() {
-        v if v >= 1e6 || v < 1e-3 => format!("{value:.3e}"),
+        v if !(1e-3..1e6).contains(&v) => format!("{value:.3e}"),
         v if v >= 1e3 => format!("{value:.1}"),
         v if v >= 1.0 => format!("{value:.3}"),
         _ => format!("{value:.4}"),

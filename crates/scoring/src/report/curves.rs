@@ -77,6 +77,10 @@ impl Curves {
             precision_sum += here * precision;
             let recall = caught as f64 / all_frauds;
             roc.to((alarms as f64 / all_honest, recall));
+            if precision_recall.points.is_empty() {
+                // Nothing is known of fewer rows than those of the greatest score.
+                precision_recall.to((0.0, precision));
+            }
             precision_recall.to((recall, precision));
         }
         let known = whole && frauds > 0 && honest > 0;
@@ -259,6 +263,6 @@ mod tests {
         let cut = curves(&[(0.9, true), (0.8, false)]).above_the_threshold(4, 10);
         assert_eq!((cut.roc_auc, cut.average_precision), (None, None));
         assert_eq!(cut.roc, [(0.0, 0.0), (0.0, 0.25), (0.1, 0.25)]);
-        assert_eq!(cut.precision_recall, [(0.25, 1.0), (0.25, 0.5)]);
+        assert_eq!(cut.precision_recall, [(0.0, 1.0), (0.25, 1.0), (0.25, 0.5)]);
     }
 }

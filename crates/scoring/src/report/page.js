@@ -7,9 +7,9 @@
   const number = byId("number");
   const count = (n) => n.toLocaleString("en-US");
   const percent = (part, whole) => {
-    if (!whole) return "0 %";
+    if (!part || !whole) return "0 %";
     const share = (100 * part) / whole;
-    if (share === 0 || share >= 10) return share.toFixed(1) + " %";
+    if (share >= 10) return share.toFixed(1) + " %";
     if (share >= 0.01) return share.toFixed(2) + " %";
     return share.toExponential(1) + " %";
   };
@@ -21,11 +21,10 @@
     const left = Number(cut.dataset.left);
     const right = Number(cut.dataset.right);
     const x = left + at * (right - left);
-    const [above, line] = cut.children;
-    above.setAttribute("x", x);
-    above.setAttribute("width", right - x);
-    line.setAttribute("x1", x);
-    line.setAttribute("x2", x);
+    cut.setAttribute("x1", x);
+    cut.setAttribute("x2", x);
+    byId("above").setAttribute("x", x);
+    byId("above").setAttribute("width", right - x);
   };
   const movePoint = (id, x, y) => {
     const point = byId(id);

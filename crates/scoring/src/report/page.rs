@@ -333,14 +333,14 @@ fn top(report: &Report) -> String {
     let labels = report.evaluation.is_some();
     html.push_str("<div class=\"wide\" role=\"region\" aria-labelledby=\"h-top\" tabindex=\"0\"><table class=\"top\"><thead><tr>");
     let heads = [
-        (files, "File"),
-        (true, "Row"),
-        (keys, "Key"),
-        (true, "Score"),
-        (labels, "Label"),
+        (files, " class=\"name\"", "File"),
+        (true, "", "Row"),
+        (keys, " class=\"name\"", "Key"),
+        (true, "", "Score"),
+        (labels, " class=\"name\"", "Label"),
     ];
-    for (_, head) in heads.into_iter().filter(|(there, _)| *there) {
-        write_to(&mut html, format!("<th scope=\"col\">{head}</th>"));
+    for (_, class, head) in heads.into_iter().filter(|(there, ..)| *there) {
+        write_to(&mut html, format!("<th scope=\"col\"{class}>{head}</th>"));
     }
     for column in &report.header.columns {
         write_to(
@@ -373,14 +373,16 @@ fn top_row(top: &TopRow, [files, keys, labels]: [bool; 3]) -> String {
     }
     write_to(&mut html, format!("<td>{}</td>", thousands(row.row)));
     if keys {
+        let short = row.key.as_ref().is_none_or(|key| key.chars().count() <= 28);
+        let class = if short { "name short" } else { "name" };
         write_to(
             &mut html,
-            format!("<td class=\"name\">{}</td>", text(&row.key)),
+            format!("<td class=\"{class}\">{}</td>", text(&row.key)),
         );
     }
     write_to(
         &mut html,
-        format!("<td><strong>{:.6}</strong></td>", row.probability),
+        format!("<td><strong>{}</strong></td>", score(row.probability)),
     );
     if labels {
         let label = match top.label {
@@ -562,6 +564,15 @@ fn breakable(name: &str) -> String {
     escaped(name).replace('_', "_<wbr>")
 }
 
+/// A score as the model gave it where six digits would make it a certainty.
+fn score(probability: f64) -> String {
+    let rounded = format!("{probability:.6}");
+    match rounded.as_str() {
+        "1.000000" if probability < 1.0 => format!("{}", probability as f32),
+        _ => rounded,
+    }
+}
+
 /// A feature: whole where it is whole, else six digits that count.
 fn number(value: f64) -> String {
     if value == value.trunc() && value.abs() < 1e15 {
@@ -576,12 +587,12 @@ fn number(value: f64) -> String {
 }
 
 fn percent(part: u64, whole: u64) -> String {
-    if whole == 0 {
+    if part == 0 || whole == 0 {
         return "0 %".to_owned();
     }
     let share = 100.0 * part as f64 / whole as f64;
     match share {
-        s if s == 0.0 || s >= 10.0 => format!("{s:.1} %"),
+        s if s >= 10.0 => format!("{s:.1} %"),
         s if s >= 0.01 => format!("{s:.2} %"),
         s => format!("{s:.1e} %"),
     }

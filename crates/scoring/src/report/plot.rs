@@ -2,8 +2,6 @@
 //! them. Colours are those of the light theme; the page's style sheet puts the dark ones in their
 //! place, and its script moves what marks the threshold.
 
-use std::fmt::Write as _;
-
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -67,15 +65,16 @@ pub(super) fn scores(report: &Report) -> Drawn<String> {
         let [left, right] = [0.0, 1.0].map(|x| chart.backend_coord(&(x, counts.bottom)).0);
         let [top, bottom] = [counts.top, counts.bottom].map(|y| chart.backend_coord(&(0.0, y)).1);
         let at = f64::from(left) + threshold * f64::from(right - left);
-        let mut mark = String::new();
-        write!(
-            mark,
-            r##"<g id="cut" data-left="{left}" data-right="{right}"><rect class="above" x="{at:.1}" y="{top}" width="{:.1}" height="{}"/><line class="cut" x1="{at:.1}" x2="{at:.1}" y1="{top}" y2="{bottom}"/></g>"##,
-            f64::from(right) - at,
-            bottom - top,
-        )
-        .map_err(said)?;
-        Ok(mark)
+        Ok(Added {
+            below: format!(
+                r##"<rect id="above" x="{at:.1}" y="{top}" width="{:.1}" height="{}"/>"##,
+                f64::from(right) - at,
+                bottom - top,
+            ),
+            above: format!(
+                r##"<line id="cut" x1="{at:.1}" x2="{at:.1}" y1="{top}" y2="{bottom}" data-left="{left}" data-right="{right}"/>"##
+            ),
+        })
     })
 }
 
@@ -96,6 +95,12 @@ fn files(groups: &Groups) -> Drawn<String> {
     files.truncate(MOST_BARS);
     let most = files.first().map_or(1, |group| group.flagged).max(1) as f64;
     let described = format!("Flagged rows in each of {} files.", files.len());
+    let names: Vec<String> = files
+        .iter()
+        .map(|group| shortened(&visible(&group.name), 40))
+        .collect();
+    let longest = names.iter().map(|name| name.chars().count()).max();
+    let margin = 60 + 17 * i32::try_from(longest.unwrap_or(0)).unwrap_or(40);
     let height = 60 + 56 * u32::try_from(files.len()).unwrap_or(30);
     plot(
         "groups",
@@ -107,7 +112,7 @@ fn files(groups: &Groups) -> Drawn<String> {
                 .margin(20)
                 .set_left_and_bottom_label_area_size(0)
                 .x_label_area_size(0)
-                .margin_left(640)
+                .margin_left(margin)
                 .margin_right(220)
                 .build_cartesian_2d(0.0..most, 0.0..files.len() as f64)
                 .map_err(said)?;
@@ -119,9 +124,8 @@ fn files(groups: &Groups) -> Drawn<String> {
                 drawing
                     .draw(&Rectangle::new(bar, FLAGGED.filled()))
                     .map_err(said)?;
-                let name = shortened(&visible(&group.name), 34);
                 drawing
-                    .draw_text(&name, &anchored(HPos::Right, INK), (left - 20, y))
+                    .draw_text(&names[at], &anchored(HPos::Right, INK), (left - 20, y))
                     .map_err(said)?;
                 drawing
                     .draw_text(
@@ -131,7 +135,7 @@ fn files(groups: &Groups) -> Drawn<String> {
                     )
                     .map_err(said)?;
             }
-            Ok(String::new())
+            Ok(Added::default())
         },
     )
 }
@@ -198,7 +202,7 @@ fn blocks(groups: &Groups) -> Drawn<String> {
                 .draw_text(&group.name, &top_anchored(), (x, y + 12))
                 .map_err(said)?;
         }
-        Ok(String::new())
+        Ok(Added::default())
     })
 }
 
@@ -329,9 +333,13 @@ fn curve(curve: &Curve<'_>, points: &[(f64, f64)]) -> Drawn<String> {
             ),
             None => (r#" visibility="hidden""#, (0.0, 0.0)),
         };
-        Ok(format!(
+        let point = format!(
             r##"<circle id="{id}-point" class="point" cx="{px:.1}" cy="{py:.1}" r="13"{hidden} data-left="{left}" data-right="{right}" data-top="{top}" data-bottom="{bottom}"/>"##
-        ))
+        );
+        Ok(Added {
+            below: String::new(),
+            above: point,
+        })
     })
 }
 
@@ -437,16 +445,23 @@ fn said(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// Draws, and adds what the closure gives to the end of the picture.
+/// What a plot has beside what plotters draws: marks that the script moves.
+#[derive(Default)]
+struct Added {
+    below: String,
+    above: String,
+}
+
+/// Draws, with what the closure gives below and above it.
 fn plot(
     id: &str,
     title: &str,
     described: &str,
     (width, height): (u32, u32),
-    draw: impl FnOnce(&Drawing<'_>) -> Drawn<String>,
+    draw: impl FnOnce(&Drawing<'_>) -> Drawn<Added>,
 ) -> Drawn<String> {
     let mut drawn = String::new();
-    let added = {
+    let Added { below, above } = {
         let drawing = SVGBackend::with_string(&mut drawn, (width, height)).into_drawing_area();
         let added = draw(&drawing)?;
         drawing.present().map_err(said)?;
@@ -457,7 +472,7 @@ fn plot(
         .and_then(|(_, rest)| rest.trim_end().strip_suffix("</svg>"))
         .ok_or("the picture has no frame")?;
     Ok(format!(
-        r##"<svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="{id}-title {id}-described"><title id="{id}-title">{}</title><desc id="{id}-described">{}</desc>{content}{added}</svg>"##,
+        r##"<svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="{id}-title {id}-described"><title id="{id}-title">{}</title><desc id="{id}-described">{}</desc>{below}{content}{above}</svg>"##,
         escaped(title),
         escaped(described),
     ))
