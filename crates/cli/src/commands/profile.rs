@@ -81,8 +81,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let bar = progress::bytes(progress::length_of(&args.input))?;
     let mut statistics = batch::profile(
         &mut opened.reader,
-        bundle.preprocessing(),
-        bundle.profile(),
+        &bundle,
         &args.input.display().to_string(),
         &mut |progress| {
             bar.set_position(progress.bytes);

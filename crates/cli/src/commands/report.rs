@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use serde_json::json;
 use strongroom_scoring::batch::Results;
-use strongroom_scoring::report::{Confusion, Labels, Options, Report, Side, TopRow};
+use strongroom_scoring::report::{Confusion, GroupedBy, Labels, Options, Report, Side, TopRow};
 
 use crate::commands::model::ModelArgs;
 use crate::commands::score::thousands;
@@ -190,8 +190,10 @@ fn in_short(report: &Report) -> String {
         let mut most: Vec<_> = groups.groups.iter().collect();
         most.sort_by_key(|group| std::cmp::Reverse(group.flagged));
         for group in most.iter().take(5) {
-            let of = match header.results {
-                Results::All => format!(" of {}", thousands(group.rows)),
+            let of = match (header.results, groups.by) {
+                (Results::All, _) | (_, GroupedBy::File) => {
+                    format!(" of {}", thousands(group.rows))
+                }
                 _ => String::new(),
             };
             writeln!(

@@ -1,43 +1,134 @@
-//! A data set in numbers: its rows are read as they are for scoring, and looked at instead.
+//! A data set in numbers: its rows are read as they are for scoring, by one thread, and looked at
+//! instead.
 
 use std::io::Read;
 
-use super::input::{Rows, Table};
-use super::{Progress, ScoreError};
-use crate::model::Preprocessing;
-use crate::profile::{Profile, ProfileBuilder, Statistics};
+use super::csv::Lines;
+use super::header::Layout;
+use super::part::Sink;
+use super::pipeline::PART;
+use super::record::MAX_LINE;
+use super::score::{Beginning, HeaderFault, too_long};
+use super::{HeaderRow, Options, Progress, Results, ScoreError};
+use crate::model::Bundle;
+use crate::profile::{ProfileBuilder, Statistics};
 
-/// Reads a CSV and gives its columns in numbers, held against a training profile where there is one.
-/// Memory does not grow with the number of rows. Rows that cannot be read are counted.
+/// Reads a CSV and gives its columns in numbers, held against the bundle's training profile where it
+/// has one. Memory does not grow with the number of rows. Rows that cannot be read are counted.
 ///
 /// # Errors
 /// [`ScoreError`] says what is wrong with the file as a whole.
 pub fn profile(
     input: &mut dyn Read,
-    preprocessing: &Preprocessing,
-    training: Option<&Profile>,
-    file_name: &str,
+    bundle: &Bundle,
+    file: &str,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Statistics, ScoreError> {
-    let mut table = Table::open(input, preprocessing, file_name)?;
-    let mut builder = ProfileBuilder::new(preprocessing, training);
-    let mut rows = Rows::new(preprocessing.columns().len());
-    loop {
-        let read = table.next_row(&mut rows)?;
-        if let Some(Err(bad)) = &read {
-            builder.add_bad(bad.column.as_deref(), bad.reason);
+    let failed = |source| ScoreError::Read {
+        file: file.to_owned(),
+        source,
+    };
+    let refused = |source| ScoreError::Header {
+        file: file.to_owned(),
+        source,
+    };
+    let preprocessing = bundle.preprocessing();
+    let options = Options {
+        skip_bad_rows: true,
+        results: Results::Summary,
+        ..Options::default()
+    };
+    let builder = ProfileBuilder::new(preprocessing, bundle.profile());
+    let mut sink = Sink::of_profile(bundle, &options, builder)?;
+
+    // What is read and not yet looked at: the beginning of a line, then a part of the file.
+    let mut bytes = Vec::with_capacity(PART + MAX_LINE);
+    let mut more = |bytes: &mut Vec<u8>| {
+        let mut part = Read::take(&mut *input, PART as u64);
+        part.read_to_end(bytes).map_err(failed)
+    };
+    let mut read = more(&mut bytes)?;
+    let begin = Beginning::of(&bytes, HeaderRow::Present).map_err(|fault| match fault {
+        HeaderFault::Refused(source) => refused(source),
+        HeaderFault::LineTooLong(line) => too_long(file, line),
+    })?;
+    let header = begin.header.unwrap_or_default();
+    let layout = Layout::of_header(header, preprocessing, None).map_err(refused)?;
+    let mut lines = Lines::new(&layout, preprocessing);
+    let (mut number, header_bytes) = (begin.lines, begin.bytes);
+    bytes.drain(..header_bytes);
+    let mut seen = Progress {
+        rows: 0,
+        bytes: read as u64,
+    };
+    while read > 0 || !bytes.is_empty() {
+        let whole = match bytes.iter().rposition(|&byte| byte == b'\n') {
+            Some(end) => end + 1,
+            // The last line needs no end.
+            None if read == 0 => bytes.len(),
+            None => 0,
+        };
+        let outcome = lines.read(&bytes[..whole], &mut sink);
+        let part = sink.finish()?;
+        number += part.lines;
+        bytes.drain(..whole);
+        if outcome.is_err() || bytes.len() > MAX_LINE {
+            return Err(too_long(file, number + 1));
         }
-        let ended = read.is_none();
-        if ended || rows.values.is_full() {
-            builder.add(&rows.values);
-            rows.clear();
-            progress(Progress {
-                rows: table.rows(),
-                bytes: table.bytes(),
-            });
+        seen.rows += part.rows;
+        progress(seen);
+        read = more(&mut bytes)?;
+        seen.bytes += read as u64;
+    }
+    let builder = sink.into_profile().expect("the sink was made of a builder");
+    Ok(builder.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: &str = "distance_from_last_transaction,ratio_to_median_purchase_price,\
+        used_chip,used_pin_number,online_order\n";
+
+    fn read(csv: &str) -> Result<Statistics, ScoreError> {
+        let bundle = Bundle::built_in();
+        profile(&mut csv.as_bytes(), &bundle, "rows.csv", &mut |_| {})
+    }
+
+    #[test]
+    fn rows_at_the_ends_of_parts_are_lost() {
+        let row = "1.25,2.5,1.0,0.0,1.0\n";
+        for rows in [0, 1, PART / row.len(), PART / row.len() + 1, 150_000] {
+            let csv = format!("{HEADER}{}", row.repeat(rows));
+            let statistics = read(&csv).unwrap();
+            assert_eq!((statistics.rows, statistics.bad_rows), (rows as u64, 0));
+            assert_eq!(statistics.columns[1].values, rows as u64);
+            assert_eq!(read(csv.trim_end()).unwrap(), statistics);
         }
-        if ended {
-            return Ok(builder.finish());
+    }
+
+    #[test]
+    fn bad_rows_stop_it_or_go_uncounted() {
+        let csv = format!("{HEADER}1,,0,0,1\n1,x,0,0,1\n1\n1,1,0,0,1\n");
+        let statistics = read(&csv).unwrap();
+        assert_eq!((statistics.rows, statistics.bad_rows), (4, 3));
+        let column = &statistics.columns[1];
+        assert_eq!((column.values, column.nulls, column.bad), (1, 1, 1));
+    }
+
+    #[test]
+    fn line_without_end_fills_memory() {
+        for rows in [0, 3] {
+            let long = format!(
+                "{HEADER}{}{}",
+                "1,1,1,1,1\n".repeat(rows),
+                "1".repeat(3 * PART)
+            );
+            let error = read(&long).unwrap_err().to_string();
+            assert!(error.contains(&format!("line {}", rows + 2)), "{error}");
         }
+        assert!(read("").unwrap_err().to_string().contains("empty"));
+        assert!(read("a,b\n").unwrap_err().to_string().contains("unknown"));
     }
 }

@@ -486,14 +486,8 @@ mod tests {
             columns: Columns::Model,
         };
         let mut rows = generator.into_reader();
-        let statistics = crate::batch::profile(
-            &mut rows,
-            bundle.preprocessing(),
-            None,
-            "train.csv",
-            &mut |_| {},
-        )
-        .unwrap();
+        let statistics =
+            crate::batch::profile(&mut rows, &bundle, "train.csv", &mut |_| {}).unwrap();
         let json = statistics.to_profile().unwrap().to_json();
         assert!(
             json == BUILT_IN_PROFILE,

@@ -32,7 +32,7 @@ impl ProfileBuilder {
                 .collect(),
             training: training.map(|profile| Training {
                 range: profile.range(),
-                outside: Outside::new(names.len()),
+                outside: Outside::default(),
                 columns: profile
                     .columns()
                     .iter()
@@ -59,7 +59,7 @@ impl ProfileBuilder {
         if let Some(training) = &mut self.training {
             training.outside.add(&training.range, tile);
             for (at, column) in training.columns.iter_mut().enumerate() {
-                for value in tile.column(at) {
+                for value in tile.column(at).iter().filter(|value| !value.is_nan()) {
                     column.here[column.edges.partition_point(|edge| edge <= value)] += 1;
                 }
             }
@@ -68,11 +68,10 @@ impl ProfileBuilder {
 
     /// Takes a row that could not be read, by the column at fault where one is. Its other columns
     /// are not looked at.
-    pub fn add_bad(&mut self, column: Option<&str>, reason: BadReason) {
+    pub fn add_bad(&mut self, column: Option<usize>, reason: BadReason) {
         self.rows += 1;
         self.bad_rows += 1;
-        let at_fault = self.columns.iter_mut().find(|c| Some(&*c.name) == column);
-        if let Some(column) = at_fault {
+        if let Some(column) = column.and_then(|at| self.columns.get_mut(at)) {
             match reason {
                 BadReason::Empty => column.nulls += 1,
                 _ => column.bad += 1,
@@ -104,9 +103,9 @@ impl ProfileBuilder {
         let mut columns: Vec<ColumnStatistics> =
             self.columns.into_iter().map(Column::finish).collect();
         if let Some(training) = &self.training {
-            let compared = training.columns.iter().zip(&training.outside.by_column);
-            for (column, (trained, outside)) in columns.iter_mut().zip(compared) {
-                column.outside_training_range = Some(*outside);
+            for (at, (column, trained)) in columns.iter_mut().zip(&training.columns).enumerate() {
+                let outside = training.outside.by_column.get(at);
+                column.outside_training_range = Some(outside.copied().unwrap_or(0));
                 column.drift = Drift::between(&trained.trained, &trained.here);
             }
         }
@@ -282,15 +281,19 @@ impl Column {
         }
     }
 
+    /// Values of which those that are missing are no numbers.
     fn add(&mut self, values: &[f64]) {
-        if values.is_empty() {
+        let numbers = || values.iter().copied().filter(|value| !value.is_nan());
+        let there = numbers().count();
+        self.nulls += (values.len() - there) as u64;
+        if there == 0 {
             return;
         }
-        let count = values.len() as f64;
-        let mean = values.iter().map(|value| value / count).sum::<f64>();
-        let squares = values.iter().map(|value| (value - mean).powi(2)).sum();
-        self.merge_moments(values.len() as u64, mean, squares);
-        for &value in values {
+        let count = there as f64;
+        let mean = numbers().map(|value| value / count).sum::<f64>();
+        let squares = numbers().map(|value| (value - mean).powi(2)).sum();
+        self.merge_moments(there as u64, mean, squares);
+        for value in numbers() {
             self.min = self.min.min(value);
             self.max = self.max.max(value);
             self.sketch.add(value);
@@ -515,8 +518,8 @@ mod tests {
     #[test]
     fn bad_rows_are_taken_for_values() {
         let mut builder = builder(None);
-        builder.add_bad(Some("used_chip"), BadReason::Empty);
-        builder.add_bad(Some("used_chip"), BadReason::NotANumber);
+        builder.add_bad(Some(2), BadReason::Empty);
+        builder.add_bad(Some(2), BadReason::NotANumber);
         builder.add_bad(None, BadReason::ShortRow);
         let statistics = builder.finish();
         assert_eq!((statistics.rows, statistics.bad_rows), (3, 3));
@@ -525,6 +528,22 @@ mod tests {
         assert_eq!(chip.moments, None);
         assert!(chip.quantiles.is_empty());
         assert!(statistics.to_profile().is_err());
+    }
+
+    #[test]
+    fn missing_values_are_taken_for_numbers() {
+        let mut tile = Tile::new(5);
+        for value in [1.0, f64::NAN, 3.0] {
+            (0..5).for_each(|at| tile.set(at, value));
+            tile.end_row();
+        }
+        let profile = statistics(&tiles(3000, 5), None).to_profile().unwrap();
+        let statistics = statistics(&[tile], Some(&profile));
+        let column = &statistics.columns[0];
+        assert_eq!((column.values, column.nulls), (2, 1));
+        assert_eq!(column.moments.unwrap().mean, 2.0);
+        assert_eq!(statistics.columns[2].outside_training_range, Some(1));
+        assert_eq!(statistics.rows_outside_training_range, Some(1));
     }
 
     #[test]

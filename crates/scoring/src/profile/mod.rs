@@ -146,55 +146,61 @@ pub struct TrainingRange {
 }
 
 impl TrainingRange {
-    /// Whether a value of a column lies outside, or is no number. A column that is not the model's
-    /// has no range to lie outside of.
+    /// Whether a value of a column lies outside. A missing value does not, and neither does any of a
+    /// column that is not the model's.
     pub fn outside(&self, column: usize, value: f64) -> bool {
         self.ranges
             .get(column)
-            .is_some_and(|(min, max)| !(*min..=*max).contains(&value))
+            .is_some_and(|range| is_outside(*range, value))
     }
 }
 
+fn is_outside((min, max): (f64, f64), value: f64) -> bool {
+    // Not "not within": NaN is neither.
+    (value < min) | (value > max)
+}
+
 /// How many rows lie outside a [`TrainingRange`], and in which columns.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Outside {
     /// Rows with a value outside in at least one column.
     pub rows: u64,
-    /// For each column, the rows whose value in it is outside.
+    /// For each column, the rows whose value in it is outside; empty while nothing was counted.
     pub by_column: Vec<u64>,
 }
 
 impl Outside {
-    /// Nothing outside yet, in so many columns.
-    pub fn new(columns: usize) -> Self {
-        Self {
-            rows: 0,
-            by_column: vec![0; columns],
-        }
-    }
-
     /// Counts the rows of a tile.
-    ///
-    /// # Panics
-    /// When the tile has more columns than these.
     pub fn add(&mut self, range: &TrainingRange, tile: &Tile) {
-        let mut is_outside = [false; TILE];
-        for (column, count) in self.by_column.iter_mut().enumerate().take(tile.width()) {
-            for (row, &value) in is_outside.iter_mut().zip(tile.column(column)) {
-                let outside = range.outside(column, value);
+        let mut is_out = [false; TILE];
+        let mut any = false;
+        self.by_column.resize(tile.width(), 0);
+        let columns = self.by_column.iter_mut().zip(&range.ranges);
+        for (at, (count, &range)) in columns.enumerate() {
+            let values = tile.column(at);
+            // Hardly ever is one outside, and to know just that costs next to nothing.
+            let none = |all, value: &f64| all | is_outside(range, *value);
+            if !values.iter().fold(false, none) {
+                continue;
+            }
+            any = true;
+            for (row, &value) in is_out.iter_mut().zip(values) {
+                let outside = is_outside(range, value);
                 *count += u64::from(outside);
                 *row |= outside;
             }
         }
-        self.rows += is_outside
-            .iter()
-            .map(|&outside| u64::from(outside))
-            .sum::<u64>();
+        if any {
+            self.rows += is_out.iter().map(|&out| u64::from(out)).sum::<u64>();
+        }
     }
 
     /// Adds what was counted elsewhere.
     pub fn merge(&mut self, other: &Self) {
         self.rows += other.rows;
+        let columns = self.by_column.len().max(other.by_column.len());
+        self.by_column.resize(columns, 0);
         for (count, more) in self.by_column.iter_mut().zip(&other.by_column) {
             *count += more;
         }
@@ -356,7 +362,7 @@ mod tests {
             (4.0, false),
             (-1.000_001, true),
             (4.000_001, true),
-            (f64::NAN, true),
+            (f64::NAN, false),
         ] {
             assert_eq!(range.outside(0, value), outside, "{value}");
         }
@@ -375,7 +381,7 @@ mod tests {
                 .for_each(|(at, value)| tile.set(at, value));
             tile.end_row();
         }
-        let mut outside = Outside::new(2);
+        let mut outside = Outside::default();
         outside.add(&range, &tile);
         outside.merge(&outside.clone());
         assert_eq!((outside.rows, &outside.by_column[..]), (4, &[2, 4][..]));

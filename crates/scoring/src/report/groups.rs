@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::results::{Header, ResultRow};
+use crate::results::{Header, InputSummary, ResultRow, Summary};
 
 /// Rows counted by where or when they are.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Groups {
     /// What the rows are counted by.
     pub by: GroupedBy,
-    /// The groups: files by their first row, hours and blocks in order.
+    /// The groups, in order.
     pub groups: Vec<Group>,
     /// Rows of files beyond the most that are told apart.
     pub others: u64,
@@ -44,7 +44,7 @@ impl GroupedBy {
 pub struct Group {
     /// Its name: a file, the time at which it begins, or the numbers of its first and last row.
     pub name: String,
-    /// Its rows in the result file.
+    /// Its rows that have a score; of hours and blocks, those in the result file.
     pub rows: u64,
     /// Those of them that are flagged.
     pub flagged: u64,
@@ -52,8 +52,6 @@ pub struct Group {
 
 /// Counts rows in all three ways, until it is known which of them the file allows.
 pub(super) struct Grouper {
-    files: BTreeMap<String, (u64, [u64; 2])>,
-    other_files: u64,
     time_column: Option<usize>,
     /// None once a row had no time.
     hours: Option<Blocks>,
@@ -70,8 +68,6 @@ impl Grouper {
                 .any(|time| name.eq_ignore_ascii_case(time))
         };
         Self {
-            files: BTreeMap::new(),
-            other_files: 0,
             time_column: header.columns.iter().position(is_time),
             hours: Some(Blocks::new(HOURS)),
             calendar: false,
@@ -104,35 +100,25 @@ impl Grouper {
                 },
             }
         }
-        let Some(file) = &row.file else {
-            return;
-        };
-        let next = self.files.len() as u64;
-        match self.files.get_mut(file) {
-            Some((_, counts)) => add(counts, counted),
-            None if next < MOST_FILES => {
-                self.files.insert(file.clone(), (next, counted));
-            }
-            None => self.other_files += 1,
-        }
     }
 
-    pub(super) fn finish(self) -> Groups {
-        let hours = self.hours.filter(|hours| !hours.counts.is_empty());
-        if self.files.len() > 1 || (self.files.len() == 1 && hours.is_none()) {
-            let mut files: Vec<_> = self.files.into_iter().collect();
-            files.sort_unstable_by_key(|(_, (first, _))| *first);
-            let group = |(name, (_, [rows, flagged])): (String, (u64, [u64; 2]))| Group {
-                name,
-                rows,
-                flagged,
+    /// The groups of a data set of one file; several are groups themselves.
+    pub(super) fn finish(self, inputs: &[InputSummary], summary: &Summary) -> Groups {
+        if inputs.len() > 1 {
+            let group = |input: &InputSummary| Group {
+                name: input.file.clone(),
+                rows: input.rows.saturating_sub(input.bad_rows),
+                flagged: input.flagged,
             };
+            let groups: Vec<Group> = inputs.iter().map(group).collect();
+            let told_apart: u64 = groups.iter().map(|group| group.rows).sum();
             return Groups {
                 by: GroupedBy::File,
-                groups: files.into_iter().map(group).collect(),
-                others: self.other_files,
+                groups,
+                others: summary.scored().saturating_sub(told_apart),
             };
         }
+        let hours = self.hours.filter(|hours| !hours.counts.is_empty());
         let (by, blocks) = match hours {
             Some(hours) => (GroupedBy::Hours(hours.width), hours),
             None => (GroupedBy::Rows(self.rows.width), self.rows),
@@ -167,7 +153,6 @@ impl Grouper {
 /// Columns that hold a time in seconds.
 const TIME_COLUMNS: [&str; 4] = ["time", "timestamp", "event_time", "transaction_time"];
 
-const MOST_FILES: u64 = 10_000;
 const MOST_BLOCKS: usize = 60;
 
 /// How much wider the next wider blocks are, over and over again.
@@ -285,7 +270,14 @@ mod tests {
         for row in rows {
             grouper.add(&row, row.probability > 0.5);
         }
-        grouper.finish()
+        grouper.finish(&[], &summary())
+    }
+
+    fn summary() -> Summary {
+        serde_json::from_value(serde_json::json!({"rows": 9, "bad_rows": 1, "bad_rows_by_reason": {},
+            "first_bad_rows": [], "flagged": 3, "threshold": 0.5, "histogram": [0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0], "max": 1.0, "mean": 0.5,
+            "bytes": 0, "model_digest": ""}))
+        .unwrap_or_else(|_| panic!("a summary"))
     }
 
     fn row(number: u64) -> ResultRow {
@@ -337,28 +329,33 @@ mod tests {
     }
 
     #[test]
-    fn files_are_out_of_order_or_mixed() {
-        let rows = (1..=6).map(|n| ResultRow {
-            file: Some(if n <= 4 { "z.csv" } else { "a.csv" }.to_owned()),
-            ..row(n)
-        });
-        let groups = groups(&["x"], rows);
-        let found: Vec<_> = groups
+    fn files_are_not_groups_or_lose_rows() {
+        let input = |file: &str, rows, bad_rows, flagged| InputSummary {
+            file: file.to_owned(),
+            rows,
+            flagged,
+            bad_rows,
+            bytes: 0,
+        };
+        let header = Header {
+            format: FORMAT.to_owned(),
+            input: String::new(),
+            model_digest: String::new(),
+            threshold: 0.5,
+            results: Results::Flagged,
+            columns: Vec::new(),
+        };
+        let of = |inputs: &[InputSummary]| Grouper::new(&header).finish(inputs, &summary());
+        let two = of(&[input("z.csv", 5, 1, 2), input("a.csv", 2, 0, 1)]);
+        let found: Vec<_> = two
             .groups
             .iter()
-            .map(|g| (&*g.name, g.rows, g.flagged))
+            .map(|group| (group.name.as_str(), group.rows, group.flagged))
             .collect();
+        assert_eq!(two.by, GroupedBy::File);
         assert_eq!(found, [("z.csv", 4, 2), ("a.csv", 2, 1)]);
-    }
-
-    #[test]
-    fn many_files_fill_memory() {
-        let rows = (1..=10_005).map(|n| ResultRow {
-            file: Some(format!("{n}.csv")),
-            ..row(n)
-        });
-        let groups = groups(&["x"], rows);
-        assert_eq!((groups.groups.len(), groups.others), (10_000, 5));
+        assert_eq!(two.others, 2);
+        assert_eq!(of(&[input("z.csv", 9, 1, 3)]).by, GroupedBy::Rows(1));
     }
 
     #[test]

@@ -101,14 +101,8 @@ impl Report {
         let mut grouper = Grouper::new(&header);
         let mut top = MostSuspicious::new(options.top);
         let mut rows = 0_u64;
-        let mut file_of_first = None;
         while let Some(row) = reader.next_row()? {
             rows += 1;
-            if labels.is_some_and(|labels| !labels.by_file())
-                && *file_of_first.get_or_insert_with(|| row.file.clone()) != row.file
-            {
-                return Err(ReportError::SeveralFiles);
-            }
             let label = labels.and_then(|labels| labels.of(row.file.as_deref(), row.row));
             stops.add(row.probability, label);
             if let Some(curves) = &mut curves {
@@ -117,7 +111,11 @@ impl Report {
             grouper.add(&row, is_fraud(row.probability, header.threshold));
             top.push(row);
         }
+        let inputs = reader.inputs().to_vec();
         let summary = reader.finish()?;
+        if inputs.len() > 1 && labels.is_some_and(|labels| !labels.by_file()) {
+            return Err(ReportError::SeveralFiles);
+        }
         let evaluation = curves
             .zip(labels)
             .map(|(curves, labels)| match header.results {
@@ -138,7 +136,7 @@ impl Report {
         Ok(Self {
             top: top.collect(),
             thresholds: stops.finish(&header, &summary),
-            groups: (rows > 0).then(|| grouper.finish()),
+            groups: (rows > 0 || inputs.len() > 1).then(|| grouper.finish(&inputs, &summary)),
             evaluation,
             header,
             summary,

@@ -257,7 +257,7 @@ fn groups(report: &Report) -> Result<String, String> {
         super::GroupedBy::Hours(_) => "hour",
         super::GroupedBy::Rows(_) => "row number",
     };
-    let has_all = report.header.results == Results::All;
+    let has_all = report.header.results == Results::All || groups.by == super::GroupedBy::File;
     let mut html = format!(
         "<section aria-labelledby=\"h-groups\"><h2 id=\"h-groups\">Flagged rows by {by}</h2>\n<figure>{}</figure>\n",
         plot::groups(groups)?
