@@ -185,6 +185,9 @@ fn page_is_written_where_nobody_asked_or_for_everybody() {
     let piped = report(&place, &["--output", "-"]);
     assert_eq!(piped.stdout, page);
 
+    let remote = [&REPORT[..], &["--output", "az://a/b/report.html"]].concat();
+    assert!(place.refused(&remote).contains("a file of this machine"));
+
     // Nothing of a file that is cut, of another, or opened with another key.
     place.ok(&[
         "decrypt",
@@ -620,6 +623,10 @@ fn profile_is_wrong_or_shows_few_rows() {
     assert!((0.08..0.12).contains(&column["mean"].as_f64().unwrap()));
     let text = place.ok(&["profile", "data.csv"]).stdout_text();
     assert!(text.contains("stable") && text.contains("median"), "{text}");
+
+    place.write("more.csv", support::transactions(100));
+    let both = document(&place.ok(&["profile", "data.csv", "more.csv", "--json"]));
+    assert_eq!(both["rows"], 5100);
 
     // Bad rows are counted by column, and do not stop it.
     let bad = format!(

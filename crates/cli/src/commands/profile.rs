@@ -1,18 +1,20 @@
 //! `strongroom profile`: a data set in numbers, held against the rows that a model was trained on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde_json::json;
 use strongroom_scoring::batch;
-use strongroom_scoring::profile::{ColumnStatistics, DriftLevel, Statistics};
+use strongroom_scoring::model::Bundle;
+use strongroom_scoring::profile::{ColumnStatistics, DriftLevel, ProfileBuilder, Statistics};
 
 use crate::commands::model::ModelArgs;
 use crate::commands::score::thousands;
 use crate::files::{self, Existing};
-use crate::input::OpenArgs;
+use crate::input::{OpenArgs, bound_name};
 use crate::outcome::{Outcome, shown};
 use crate::progress;
+use crate::storage::{self, StorageArgs};
 
 /// Look at a data set before it is scored: ranges, missing values, and how far it has drifted from what the model was
 /// trained on.
@@ -24,14 +26,19 @@ use crate::progress;
 /// 0.1 and 0.2). What so few rows show by chance is called stable.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The transactions, CSV with a header, encrypted or not; - for standard input.
-    input: PathBuf,
+    /// The transactions, CSV with a header, encrypted or not: paths or a storage's URLs, folders and patterns too; - for
+    /// standard input.
+    #[arg(required = true)]
+    input: Vec<PathBuf>,
 
     #[command(flatten)]
     open: OpenArgs,
 
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    storage: StorageArgs,
 
     /// Write the profile that belongs beside a model as profile.json, made of these rows. It is part of what the
     /// model's digest names.
@@ -69,26 +76,20 @@ impl From<LevelArg> for DriftLevel {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    for place in &args.input {
+        storage::check(place)?;
+    }
     let bundle = args.model.load()?;
     anyhow::ensure!(
         args.fail_on_drift.is_none() || bundle.profile().is_some(),
         "the model has no profile.json to compare with: make one of its training rows with `strongroom profile TRAIN.csv --model FOLDER --write FOLDER/profile.json`"
     );
-    let mut opened = args.open.open(&args.input, &args.model.guest)?;
-    for warning in &opened.warnings {
-        eprintln!("warning: {warning}");
+    let mut builder = ProfileBuilder::new(bundle.preprocessing(), bundle.profile());
+    let guest = &args.model.guest;
+    for input in args.storage.expand(&args.input, guest)? {
+        builder = args.read(&input, &bundle, builder)?;
     }
-    let bar = progress::bytes(progress::length_of(&args.input))?;
-    let mut statistics = batch::profile(
-        &mut opened.reader,
-        &bundle,
-        &args.input.display().to_string(),
-        &mut |progress| {
-            bar.set_position(progress.bytes);
-            bar.set_message(format!("{} rows", thousands(progress.rows)));
-        },
-    )?;
-    bar.finish_and_clear();
+    let mut statistics = builder.finish();
     let withheld = if args.reveal_few {
         0
     } else {
@@ -109,8 +110,42 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     Ok(outcome(args, &statistics, withheld))
 }
 
+impl Args {
+    fn read(
+        &self,
+        input: &Path,
+        bundle: &Bundle,
+        builder: ProfileBuilder,
+    ) -> anyhow::Result<ProfileBuilder> {
+        let guest = &self.model.guest;
+        let source = self.storage.open(input, guest)?;
+        let (label, bar) = (source.label.clone(), progress::bytes(source.length)?);
+        let mut opened = self.open.open_source(source, &bound_name(input)?, guest)?;
+        for warning in &opened.warnings {
+            eprintln!("warning: {warning}");
+        }
+        let read = batch::profile(
+            &mut opened.reader,
+            bundle,
+            builder,
+            &label,
+            &mut |progress| {
+                bar.set_position(progress.bytes);
+                bar.set_message(format!("{} rows", thousands(progress.rows)));
+            },
+        );
+        bar.finish_and_clear();
+        Ok(read?)
+    }
+}
+
 fn outcome(args: &Args, statistics: &Statistics, withheld: usize) -> Outcome {
-    let input = args.input.display();
+    let input: Vec<String> = args
+        .input
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    let input = input.join(" ");
     let mut text = format!(
         "{input}: {} rows, {} of them cannot be read\n\n{}",
         thousands(statistics.rows),

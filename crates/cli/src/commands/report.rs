@@ -12,10 +12,11 @@ use strongroom_scoring::report::{Confusion, GroupedBy, Labels, Options, Report, 
 use crate::commands::model::ModelArgs;
 use crate::commands::score::thousands;
 use crate::files::{Existing, Output};
-use crate::input::OpenArgs;
+use crate::input::{OpenArgs, bound_name};
 use crate::keys::KeySource;
 use crate::outcome::{Outcome, shown};
 use crate::progress;
+use crate::storage::{self, StorageArgs};
 
 /// Look at results as their owner: scores, counts, the most suspicious rows, and how good the scores are.
 ///
@@ -24,7 +25,7 @@ use crate::progress;
 /// to keep or delete. Without --output no row and no feature leaves the program, unless --show-rows asks for them.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The results that `strongroom score` wrote, - for standard input.
+    /// The results that `strongroom score` wrote: a path or a storage's URL, - for standard input.
     results: PathBuf,
 
     #[command(flatten)]
@@ -61,9 +62,22 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    storage: StorageArgs,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    for place in args.labels.iter().chain([&args.results]) {
+        storage::check(place)?;
+    }
+    anyhow::ensure!(
+        args.output
+            .as_ref()
+            .is_none_or(|output| !output.display().to_string().contains("://")),
+        "the page holds rows in plaintext: write it to a file of this machine"
+    );
+    let guest = &args.model.guest;
     let output = args
         .output
         .as_ref()
@@ -71,11 +85,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         .transpose()?;
     let bundle = args.model.load()?;
     let labels = args.labels()?;
-    let opened = args.open.open(&args.results, &args.model.guest)?;
+    let source = args.storage.open(&args.results, guest)?;
+    let bar = progress::bytes(source.length)?;
+    let opened = args
+        .open
+        .open_source(source, &bound_name(&args.results)?, guest)?;
     for warning in &opened.warnings {
         eprintln!("warning: {warning}");
     }
-    let bar = progress::bytes(progress::length_of(&args.results))?;
     let options = Options {
         top: usize::try_from(args.top)?,
         labels: labels.as_ref(),
@@ -107,7 +124,9 @@ impl Args {
             key: self.labels_key.clone(),
             ..OpenArgs::default()
         };
-        let opened = open.open(path, &self.model.guest)?;
+        let guest = &self.model.guest;
+        let source = self.storage.open(path, guest)?;
+        let opened = open.open_source(source, &bound_name(path)?, guest)?;
         let labels = Labels::read(opened.reader, self.label_column.as_deref())
             .with_context(|| format!("cannot use {}", path.display()))?;
         Ok(Some(labels))

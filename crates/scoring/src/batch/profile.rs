@@ -11,19 +11,20 @@ use super::record::MAX_LINE;
 use super::score::{Beginning, HeaderFault, too_long};
 use super::{HeaderRow, Options, Progress, Results, ScoreError};
 use crate::model::Bundle;
-use crate::profile::{ProfileBuilder, Statistics};
+use crate::profile::ProfileBuilder;
 
-/// Reads a CSV and gives its columns in numbers, held against the bundle's training profile where it
-/// has one. Memory does not grow with the number of rows. Rows that cannot be read are counted.
+/// Reads a CSV and hands its rows to a builder, which is given back. Memory does not grow with the
+/// number of rows. Rows that cannot be read are counted.
 ///
 /// # Errors
 /// [`ScoreError`] says what is wrong with the file as a whole.
 pub fn profile(
     input: &mut dyn Read,
     bundle: &Bundle,
+    builder: ProfileBuilder,
     file: &str,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Statistics, ScoreError> {
+) -> Result<ProfileBuilder, ScoreError> {
     let failed = |source| ScoreError::Read {
         file: file.to_owned(),
         source,
@@ -38,7 +39,6 @@ pub fn profile(
         results: Results::Summary,
         ..Options::default()
     };
-    let builder = ProfileBuilder::new(preprocessing, bundle.profile());
     let mut sink = Sink::of_profile(bundle, &options, builder)?;
 
     // What is read and not yet looked at: the beginning of a line, then a part of the file.
@@ -80,20 +80,28 @@ pub fn profile(
         read = more(&mut bytes)?;
         seen.bytes += read as u64;
     }
-    let builder = sink.into_profile().expect("the sink was made of a builder");
-    Ok(builder.finish())
+    Ok(sink.into_profile().expect("the sink was made of a builder"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::Statistics;
 
     const HEADER: &str = "distance_from_last_transaction,ratio_to_median_purchase_price,\
         used_chip,used_pin_number,online_order\n";
 
     fn read(csv: &str) -> Result<Statistics, ScoreError> {
         let bundle = Bundle::built_in();
-        profile(&mut csv.as_bytes(), &bundle, "rows.csv", &mut |_| {})
+        let builder = ProfileBuilder::new(bundle.preprocessing(), None);
+        profile(
+            &mut csv.as_bytes(),
+            &bundle,
+            builder,
+            "rows.csv",
+            &mut |_| {},
+        )
+        .map(ProfileBuilder::finish)
     }
 
     #[test]

@@ -486,8 +486,9 @@ mod tests {
             columns: Columns::Model,
         };
         let mut rows = generator.into_reader();
-        let statistics =
-            crate::batch::profile(&mut rows, &bundle, "train.csv", &mut |_| {}).unwrap();
+        let builder = crate::profile::ProfileBuilder::new(bundle.preprocessing(), None);
+        let read = crate::batch::profile(&mut rows, &bundle, builder, "train.csv", &mut |_| {});
+        let statistics = read.unwrap().finish();
         let json = statistics.to_profile().unwrap().to_json();
         assert!(
             json == BUILT_IN_PROFILE,
