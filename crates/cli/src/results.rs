@@ -166,6 +166,17 @@ impl ResultsArgs {
         Ok(Some(ResultsFile { form, manifest }))
     }
 
+    /// The command that shows them to their owner, where it reads them.
+    pub(crate) fn reported_by(&self) -> Option<String> {
+        let results = self.results.as_ref()?.display();
+        let key = match &self.results_key {
+            Some(key) => format!("--key {key}"),
+            None => "--identity OWNER.pem".to_owned(),
+        };
+        let lines = self.results_format == FormatArg::Jsonl;
+        lines.then(|| format!("strongroom report {results} {key}   # on the owner's machine"))
+    }
+
     /// The command that opens the results.
     pub(crate) fn opened_by(&self) -> Option<String> {
         let results = self.results.as_ref()?.display();

@@ -123,7 +123,14 @@ fn owner_reads_other_results_than_were_scored() {
         }
         assert_eq!((summary.rows, summary.flagged), (3, 2));
     }
-    let all = ["score", "data.csv", "--force", "--results-kind", "all", "--results-features"];
+    let all = [
+        "score",
+        "data.csv",
+        "--force",
+        "--results-kind",
+        "all",
+        "--results-features",
+    ];
     place.ok(&[&all[..], &TO_OWNER].concat());
     assert_eq!(opened(&place).1[1].features[0], 8123.775533);
     // Somebody else's key does not open them, nor does the data's.

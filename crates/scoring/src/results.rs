@@ -24,6 +24,7 @@ use self::rows::TableLines;
 pub use self::table::{TableDigest, TableFormat, TableKey, TableOptions, TableRow, TableWriter};
 use crate::batch::{Results, is_fraud};
 use crate::columns::{ColumnsError, ParquetKeys};
+use crate::profile::Outside;
 use crate::read_at::ReadAt;
 
 /// The first line: what the rows below it mean.
@@ -115,9 +116,26 @@ pub struct Summary {
     pub bytes: u64,
     /// The bundle that scored it.
     pub model_digest: String,
+    /// Rows that could be read and hold a value outside the range that the model was trained on;
+    /// none when the bundle has no profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_outside_training_range: Option<u64>,
+    /// How many of them in which column. A row may be outside in several.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outside_training_range: BTreeMap<String, u64>,
 }
 
 impl Summary {
+    /// Says how many rows lie outside the training range.
+    pub(crate) fn say_outside(&mut self, outside: &Outside, columns: &[String]) {
+        self.rows_outside_training_range = Some(outside.rows);
+        let by_column = columns
+            .iter()
+            .cloned()
+            .zip(outside.by_column.iter().copied());
+        self.outside_training_range = by_column.filter(|(_, count)| *count > 0).collect();
+    }
+
     /// Rows that have a score.
     pub fn scored(&self) -> u64 {
         self.rows - self.bad_rows
@@ -142,12 +160,25 @@ impl Summary {
             && by_reason == Some(self.bad_rows)
             && scored >= Some(self.flagged)
             && (scored == Some(0)) == self.max.is_none()
-            && self.max.is_some() == self.mean.is_some();
+            && self.max.is_some() == self.mean.is_some()
+            && self.outside_holds();
         if holds {
             Ok(())
         } else {
             Err(ResultsError::Disagreement("the summary with itself"))
         }
+    }
+}
+
+impl Summary {
+    fn outside_holds(&self) -> bool {
+        let Some(rows) = self.rows_outside_training_range else {
+            return self.outside_training_range.is_empty();
+        };
+        let by_column = self.outside_training_range.values();
+        rows <= self.rows
+            && by_column.clone().all(|&count| count <= rows)
+            && sum(by_column).is_some_and(|sum| sum >= rows)
     }
 }
 
@@ -413,23 +444,44 @@ pub struct Top {
 /// As [`ResultReader::next_row`].
 pub fn top(input: impl Read, count: usize) -> Result<Top, ResultsError> {
     let mut reader = ResultReader::open(input)?;
-    let mut kept = BinaryHeap::new();
+    let mut kept = MostSuspicious::new(count);
     while let Some(row) = reader.next_row()? {
-        kept.push(LeastSuspiciousFirst(row));
-        if kept.len() > count {
-            kept.pop();
-        }
+        kept.push(row);
     }
-    let rows = kept
-        .into_sorted_vec()
-        .into_iter()
-        .map(|LeastSuspiciousFirst(row)| row)
-        .collect();
     Ok(Top {
         header: reader.header.clone(),
         summary: reader.finish()?,
-        rows,
+        rows: kept.into_rows(),
     })
+}
+
+/// The rows of the greatest probability among those that it was given.
+pub(crate) struct MostSuspicious {
+    most: usize,
+    kept: BinaryHeap<LeastSuspiciousFirst>,
+}
+
+impl MostSuspicious {
+    /// Keeps at most so many.
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            most,
+            kept: BinaryHeap::new(),
+        }
+    }
+
+    pub(crate) fn push(&mut self, row: ResultRow) {
+        self.kept.push(LeastSuspiciousFirst(row));
+        if self.kept.len() > self.most {
+            self.kept.pop();
+        }
+    }
+
+    /// Greatest first, and the earlier row first among equals.
+    pub(crate) fn into_rows(self) -> Vec<ResultRow> {
+        let sorted = self.kept.into_sorted_vec().into_iter();
+        sorted.map(|LeastSuspiciousFirst(row)| row).collect()
+    }
 }
 
 /// Why a result file is refused.
@@ -630,7 +682,8 @@ struct LeastSuspiciousFirst(ResultRow);
 impl Ord for LeastSuspiciousFirst {
     fn cmp(&self, other: &Self) -> Ordering {
         let by_score = other.0.probability.total_cmp(&self.0.probability);
-        by_score.then(self.0.row.cmp(&other.0.row))
+        let by_place = (&self.0.file, self.0.row).cmp(&(&other.0.file, other.0.row));
+        by_score.then(by_place)
     }
 }
 
@@ -672,7 +725,8 @@ mod tests {
         json!({"kind": "summary", "rows": 5, "bad_rows": 1, "bad_rows_by_reason": {"short_row": 1},
             "first_bad_rows": [{"row": 2, "line": 3, "column": null, "reason": "short_row"}],
             "flagged": 2, "threshold": 0.5, "histogram": histogram, "max": 1.0, "mean": 0.625,
-            "bytes": 100, "model_digest": "sha256:0"})
+            "bytes": 100, "model_digest": "sha256:0", "rows_outside_training_range": 2,
+            "outside_training_range": {"x": 1, "y": 1}})
     }
 
     fn input(rows: u64, flagged: u64, bad_rows: u64, bytes: u64) -> Value {
@@ -801,6 +855,21 @@ mod tests {
     }
 
     #[test]
+    fn summary_of_an_older_version_is_refused() {
+        let mut lines = flagged();
+        let summary = lines[4].as_object_mut().unwrap();
+        summary.remove("rows_outside_training_range");
+        summary.remove("outside_training_range");
+        assert_eq!(
+            read(&text(&lines))
+                .unwrap()
+                .summary
+                .rows_outside_training_range,
+            None
+        );
+    }
+
+    #[test]
     fn unflagged_row_among_the_flagged() {
         assert!(refusal(flagged(), 1, "/probability", json!(0.5)).contains("with their file"));
     }
@@ -878,6 +947,10 @@ mod tests {
             ("/histogram/0", json!(u64::MAX)),
             ("/max", json!(null)),
             ("/mean", json!(null)),
+            ("/rows_outside_training_range", json!(6)),
+            ("/rows_outside_training_range", json!(3)),
+            ("/rows_outside_training_range", json!(null)),
+            ("/outside_training_range/x", json!(3)),
         ] {
             let error = refusal(flagged(), 4, pointer, value);
             assert!(error.contains("with itself"), "{pointer}: {error}");

@@ -356,9 +356,16 @@ fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
     for (reason, count) in &scored.summary.bad_rows_by_reason {
         text.push_str(&format!("\n  skipped {count}: {reason}"));
     }
+    // Which columns they are outside in goes to the owner, with the results.
+    let outside = scored.summary.rows_outside_training_range;
+    if let Some(rows) = outside.filter(|rows| *rows > 0) {
+        text.push_str(&format!(
+            "\n  outside the range that the model was trained on: {rows}"
+        ));
+    }
     let document = json!({
         "rows": counts.rows, "flagged": counts.flagged, "bad_rows": counts.bad_rows,
-        "bad_rows_by_reason": scored.summary.bad_rows_by_reason, "threshold": scored.summary.threshold,
+        "bad_rows_by_reason": scored.summary.bad_rows_by_reason, "rows_outside_training_range": outside, "threshold": scored.summary.threshold,
         "seconds": scored.seconds, "rows_per_second": rate, "model_digest": scored.summary.model_digest,
         "encrypted_input": encrypted, "results": args.results.results,
     });
@@ -366,10 +373,11 @@ fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
         text.push_str("\nThere is a header and no row below it.");
     }
     let outcome = Outcome::new(text, document);
-    match args.results.opened_by() {
-        Some(command) => outcome.next(command),
+    match (args.results.opened_by(), args.results.reported_by()) {
+        (Some(opened), Some(reported)) => outcome.next(reported).next(opened),
+        (Some(opened), None) => outcome.next(opened),
         // Which rows were flagged goes to their owner alone.
-        None => outcome.next(format!(
+        (None, _) => outcome.next(format!(
             "strongroom score {}{} --results results.jsonl.enc --results-to OWNER.pub.json   # for the flagged rows, sealed to their owner",
             args.input.first().map_or_else(|| "DATA.csv.enc".to_owned(), |input| input.display().to_string()),
             args.open.key.as_ref().map(|key| format!(" --key {key}")).unwrap_or_default(),

@@ -8,6 +8,7 @@ mod number;
 mod output;
 mod part;
 mod pipeline;
+mod profile;
 mod record;
 mod score;
 
@@ -20,6 +21,7 @@ pub use checkpoint::{CheckpointError, CheckpointStore, Checkpoints, clear_checkp
 pub use header::HeaderError;
 pub(crate) use header::{Field, Layout};
 pub(crate) use part::MAX_KEY;
+pub use profile::profile;
 pub use score::{Job, score};
 
 use crate::columns::ColumnsError;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{BadReason, Options, Results, ScoreError, is_fraud};
 use crate::model::{Bundle, ModelError, Scorer};
+use crate::profile::{Outside, Profile, ProfileBuilder, TrainingRange};
 use crate::results::{HISTOGRAM_BINS, histogram_bin};
 use crate::tile::{TILE, Tile};
 
@@ -25,6 +26,9 @@ pub(super) struct Sink<'a> {
     lines: u32,
     stopped: bool,
     failed: Option<ModelError>,
+    range: Option<TrainingRange>,
+    /// Takes the rows instead of the model.
+    profile: Option<ProfileBuilder>,
     outcome: Part,
 }
 
@@ -118,8 +122,27 @@ impl<'a> Sink<'a> {
             lines: 0,
             stopped: false,
             failed: None,
+            range: bundle.profile().map(Profile::range),
+            profile: None,
             outcome: Part::default(),
         })
+    }
+
+    /// One that scores nothing: what its rows look like is in the builder.
+    pub(super) fn of_profile(
+        bundle: &'a Bundle,
+        options: &Options,
+        profile: ProfileBuilder,
+    ) -> Result<Self, ModelError> {
+        Ok(Self {
+            profile: Some(profile),
+            ..Self::new(bundle, options, bundle.preprocessing().threshold())?
+        })
+    }
+
+    /// The builder, with all rows in it that were finished.
+    pub(super) fn into_profile(self) -> Option<ProfileBuilder> {
+        self.profile
     }
 
     /// A value of the row that comes next.
@@ -209,6 +232,9 @@ impl<'a> Sink<'a> {
     }
 
     fn bad(&mut self, at: Place, column: Option<usize>, reason: BadReason) {
+        if let Some(profile) = &mut self.profile {
+            profile.add_bad(column, reason);
+        }
         *self.outcome.tally.bad.entry(reason).or_default() += 1;
         self.outcome.bad.push(BadPlace {
             row: at.row.into(),
@@ -252,6 +278,22 @@ impl<'a> Sink<'a> {
     /// Scores the tile and empties it.
     fn flush(&mut self) {
         self.scores.clear();
+        if let Some(profile) = &mut self.profile {
+            profile.add(&self.tile);
+        } else {
+            self.score();
+        }
+        self.tile.clear();
+        self.places.clear();
+        if let Some(keys) = &mut self.keys {
+            keys.clear();
+        }
+    }
+
+    fn score(&mut self) {
+        if let Some(range) = &self.range {
+            self.outcome.tally.outside.add(range, &self.tile);
+        }
         if let Err(error) = self.scorer.score(&self.tile, &mut self.scores) {
             self.failed.get_or_insert(error);
             self.stopped = true;
@@ -262,11 +304,6 @@ impl<'a> Sink<'a> {
         }
         scores.clear();
         self.scores = scores;
-        self.tile.clear();
-        self.places.clear();
-        if let Some(keys) = &mut self.keys {
-            keys.clear();
-        }
     }
 
     #[inline]
@@ -347,6 +384,7 @@ pub(super) struct Tally {
     pub(super) histogram: [u64; HISTOGRAM_BINS],
     pub(super) max: f64,
     pub(super) sum: f64,
+    pub(super) outside: Outside,
 }
 
 impl Tally {
@@ -371,5 +409,6 @@ impl Tally {
         }
         self.max = self.max.max(other.max);
         self.sum += other.sum;
+        self.outside.merge(&other.outside);
     }
 }

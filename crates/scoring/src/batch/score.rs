@@ -1,6 +1,7 @@
 //! A job: one file after another through the pipeline, what the owner wants of them handed out, and
 //! everything counted.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
 use strongroom_cipherfile::tink_stream::Segments;
@@ -138,6 +139,7 @@ impl<'a> Job<'a> {
             histogram: state.histogram,
             max: f64::from_bits(state.max),
             sum: f64::from_bits(state.sum),
+            outside: state.outside,
         };
     }
 
@@ -176,6 +178,7 @@ impl<'a> Job<'a> {
             histogram: self.tally.histogram,
             max: self.tally.max.to_bits(),
             sum: self.tally.sum.to_bits(),
+            outside: self.tally.outside.clone(),
         };
         keeper.store(kept, state)?;
         kept.zeroize();
@@ -322,9 +325,10 @@ impl<'a> Job<'a> {
             histogram,
             max,
             sum,
+            outside,
         } = std::mem::take(&mut self.tally);
         let any = scored > 0;
-        Summary {
+        let mut summary = Summary {
             rows: self.rows,
             bad_rows: bad.values().sum(),
             bad_rows_by_reason: bad,
@@ -336,7 +340,13 @@ impl<'a> Job<'a> {
             mean: any.then(|| sum / scored as f64),
             bytes: self.bytes,
             model_digest: self.bundle.digest().to_owned(),
+            rows_outside_training_range: None,
+            outside_training_range: BTreeMap::new(),
+        };
+        if self.bundle.profile().is_some() {
+            summary.say_outside(&outside, self.bundle.preprocessing().columns());
         }
+        summary
     }
 }
 
@@ -489,15 +499,15 @@ impl Job<'_> {
 }
 
 /// What comes before the rows.
-struct Beginning<'a> {
-    header: Option<&'a [u8]>,
-    lines: u64,
-    bytes: usize,
+pub(super) struct Beginning<'a> {
+    pub(super) header: Option<&'a [u8]>,
+    pub(super) lines: u64,
+    pub(super) bytes: usize,
 }
 
 impl<'a> Beginning<'a> {
     /// A byte order mark and, where there is one, the header: the first line that is not blank.
-    fn of(first: &'a [u8], header_row: HeaderRow) -> Result<Self, HeaderFault> {
+    pub(super) fn of(first: &'a [u8], header_row: HeaderRow) -> Result<Self, HeaderFault> {
         let mut begin = Self {
             header: None,
             lines: 0,
@@ -525,14 +535,14 @@ impl<'a> Beginning<'a> {
     }
 }
 
-enum HeaderFault {
+pub(super) enum HeaderFault {
     Refused(HeaderError),
     LineTooLong(u64),
 }
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-fn too_long(file: &str, line: u64) -> ScoreError {
+pub(super) fn too_long(file: &str, line: u64) -> ScoreError {
     ScoreError::LineTooLong {
         file: file.to_owned(),
         line,
@@ -700,6 +710,31 @@ mod tests {
             "threshold":0.5}"#;
         write("preprocessing.json", preprocessing).unwrap();
         Bundle::from_dir(folder.path()).unwrap()
+    }
+
+    #[test]
+    fn rows_outside_the_training_range_go_uncounted() {
+        let far = "1e9,1e9,0.0,0.0,1.0\n1e9,1.0,0.0,0.0,2.0\n";
+        let csv = format!("{HEADER}{HONEST}{far}{FRAUD}");
+        let (summary, out) = run(csv.as_bytes(), &options()).unwrap();
+        assert_eq!(summary.rows_outside_training_range, Some(2));
+        let by_column: Vec<_> = summary
+            .outside_training_range
+            .iter()
+            .map(|(name, count)| (name.as_str(), *count))
+            .collect();
+        assert_eq!(
+            by_column,
+            [
+                ("distance_from_last_transaction", 2),
+                ("online_order", 1),
+                ("ratio_to_median_purchase_price", 1),
+            ]
+        );
+        assert_eq!(top(&out[..], 1).unwrap().summary, summary);
+        // A bundle without a profile knows no range.
+        let (summary, _) = run_with(&bare_bundle(&IDENTITY), b"x\n0.5\n", &options()).unwrap();
+        assert_eq!(summary.rows_outside_training_range, None);
     }
 
     #[test]
