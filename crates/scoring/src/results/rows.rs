@@ -422,6 +422,8 @@ mod tests {
             mean: Some(0.8625),
             bytes: 300,
             model_digest: "sha256:0".to_owned(),
+            rows_outside_training_range: None,
+            outside_training_range: std::collections::BTreeMap::new(),
         };
         let inputs = vec![
             input("a.csv", 4, 2, 2),
