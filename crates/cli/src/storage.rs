@@ -123,7 +123,7 @@ impl StorageArgs {
         if let Some(path) = location.as_path() {
             return Output::create(path, existing, mode);
         }
-        let upload = storage.create(&location, existing.into(), mode);
+        let upload = storage.create(&location, existing, mode);
         let upload = upload.with_context(|| format!("cannot write {location}"))?;
         Ok(Output::remote(upload, location.to_string()))
     }

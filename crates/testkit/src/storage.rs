@@ -89,6 +89,9 @@ impl StorageServer {
                     &port.to_string(),
                     "-backend",
                     "memory",
+                    // For the XML API, by which objects are read.
+                    "-public-host",
+                    &format!("127.0.0.1:{port}"),
                 ])
             },
         )
