@@ -2,12 +2,14 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use strongroom_client::http::Roots;
+use strongroom_scoring::batch::CheckpointStore;
 use strongroom_scoring::storage::{
-    Credential, Credentials, Location, Options, Patience, ReadAhead, Storage,
+    Credential, Credentials, LocalFile, Location, Options, Patience, ReadAhead, ReadAt, Storage,
 };
 
 use crate::connect::read_pem;
@@ -77,7 +79,9 @@ pub(crate) struct StorageArgs {
 
 /// An input that was found: what is read, what it is called, and how long it is when that is known.
 pub(crate) struct Source {
-    pub(crate) reader: Box<dyn Read>,
+    pub(crate) reader: Box<dyn Read + Send>,
+    /// The same, to be read at any place, where that is possible.
+    pub(crate) at: Option<Arc<dyn ReadAt>>,
     pub(crate) label: String,
     pub(crate) length: Option<u64>,
 }
@@ -88,6 +92,9 @@ impl StorageArgs {
         let Some(url) = url(text) else {
             return Ok(Source {
                 reader: files::open(text)?,
+                at: LocalFile::open(text)
+                    .ok()
+                    .map(|file| Arc::new(file) as Arc<dyn ReadAt>),
                 label: text.display().to_string(),
                 length: progress::length_of(text),
             });
@@ -102,9 +109,68 @@ impl StorageArgs {
         let reader = reader.with_context(|| format!("cannot read {location}"))?;
         Ok(Source {
             length: Some(reader.source().size()),
+            at: Some(Arc::clone(reader.source())),
             reader: Box::new(reader),
             label: location.to_string(),
         })
+    }
+
+    /// The inputs that are meant: of a folder its files, of a pattern those that it fits, in the order of their names.
+    pub(crate) fn expand(
+        &self,
+        texts: &[PathBuf],
+        guest: &GuestArgs,
+    ) -> anyhow::Result<Vec<PathBuf>> {
+        let mut inputs = Vec::new();
+        for text in texts {
+            let location = text.to_str().filter(|text| *text != "-");
+            let Some(location) = location else {
+                inputs.push(text.clone());
+                continue;
+            };
+            let storage = match url(text) {
+                Some(url) => self.storage_for(url, guest)?,
+                None => self.storage(Credentials::default())?,
+            };
+            let location = storage.location(location)?;
+            if !location.is_many() {
+                inputs.push(text.clone());
+                continue;
+            }
+            let found = storage.list(&location);
+            let found = found.with_context(|| format!("cannot list {location}"))?;
+            inputs.extend(
+                found
+                    .into_iter()
+                    .map(|entry| match entry.location.as_path() {
+                        Some(path) => path.to_owned(),
+                        None => PathBuf::from(entry.location.to_string()),
+                    }),
+            );
+        }
+        Ok(inputs)
+    }
+
+    /// A folder, or the beginning of names in a storage, for a few small files.
+    pub(crate) fn small_files(
+        &self,
+        folder: &Path,
+        guest: &GuestArgs,
+    ) -> anyhow::Result<SmallFiles> {
+        let text = folder
+            .to_str()
+            .context("the folder's name is not UTF-8 text")?;
+        let storage = match url(folder) {
+            Some(url) => self.storage_for(url, guest)?,
+            None => {
+                std::fs::create_dir_all(folder)
+                    .with_context(|| format!("cannot make {}", folder.display()))?;
+                self.storage(Credentials::default())?
+            }
+        };
+        let folder = text.trim_end_matches('/').to_owned();
+        storage.location(&format!("{folder}/state"))?;
+        Ok(SmallFiles { storage, folder })
     }
 
     /// Begins an output: `-`, a path, or a location in a storage.
@@ -207,6 +273,45 @@ impl StorageArgs {
         }))
     }
 }
+
+/// A few small files under one name, such as a job's checkpoints.
+pub(crate) struct SmallFiles {
+    storage: Storage,
+    folder: String,
+}
+
+impl SmallFiles {
+    fn location(&self, name: &str) -> std::io::Result<Location> {
+        let location = self.storage.location(&format!("{}/{name}", self.folder));
+        location.map_err(std::io::Error::other)
+    }
+}
+
+impl CheckpointStore for SmallFiles {
+    fn put(&mut self, name: &str, content: &[u8]) -> std::io::Result<()> {
+        let location = self.location(name)?;
+        self.storage
+            .put(&location, content)
+            .map_err(std::io::Error::other)
+    }
+
+    fn get(&mut self, name: &str) -> std::io::Result<Option<Vec<u8>>> {
+        let location = self.location(name)?;
+        self.storage
+            .get(&location, MAX_SMALL_FILE)
+            .map_err(std::io::Error::other)
+    }
+
+    fn delete(&mut self, name: &str) -> std::io::Result<()> {
+        let location = self.location(name)?;
+        self.storage
+            .delete(&location)
+            .map_err(std::io::Error::other)
+    }
+}
+
+/// Larger than any checkpoint is made.
+const MAX_SMALL_FILE: u64 = 64 << 20;
 
 /// The text of a location that is no path of this machine.
 fn url(text: &Path) -> Option<&str> {

@@ -7,8 +7,11 @@
 //! may.
 
 pub mod batch;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod generate;
 pub mod model;
+pub mod read_at;
 pub mod results;
 pub mod storage;
 pub mod tile;

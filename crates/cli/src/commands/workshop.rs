@@ -47,6 +47,7 @@ pub(crate) fn run(
                 Results::Summary
             },
             file_name: name,
+            ..Options::default()
         };
         let mut rows = RowPrinter {
             first: totals.rows,
@@ -189,7 +190,7 @@ impl Source {
         guest: &GuestArgs,
         storage: &StorageArgs,
         say: &dyn Fn(&str),
-    ) -> anyhow::Result<(String, Box<dyn Read>)> {
+    ) -> anyhow::Result<(String, Box<dyn Read + Send>)> {
         let (name, opened) = match self {
             Self::BuiltIn => return Ok(("default.csv".to_owned(), Box::new(DEFAULT_DATA))),
             Self::File(path) => {

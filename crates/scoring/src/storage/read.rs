@@ -3,23 +3,7 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-/// An object or file of fixed content that is read by position, by many threads at once.
-///
-/// Whoever reads it in increasing order finds it already there, as far as memory was given for that.
-pub trait ReadAt: Send + Sync {
-    /// How many bytes it has.
-    fn size(&self) -> u64;
-
-    /// What tells this content from another under the same name, when the storage says so.
-    fn version(&self) -> Option<&str>;
-
-    /// Fills the buffer from `offset` on.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::UnexpectedEof`] when that lies beyond the end; whatever the storage fails by. Nothing of another
-    /// version than the first read's is ever handed on.
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
-}
+pub use crate::read_at::ReadAt;
 
 /// Reads from the beginning to the end.
 pub struct Reader {
