@@ -451,4 +451,4 @@ const PART: usize = 8 * 1024 * 1024;
 /// As many parts as S3 takes.
 const MAX_PARTS: usize = 10_000;
 const PARTS_ON_THEIR_WAY: usize = 2;
-const ABORT_TAKES: Duration = Duration::from_secs(3);
+const ABORT_TAKES: Duration = Duration::from_secs(10);
