@@ -37,7 +37,7 @@ fn scored(kind: &str) -> Place {
     place.write("data.csv", csv);
     let score = ["score", "data.csv", "--results", "results.jsonl.enc"];
     let owner = ["--results-to", "owner.pem.pub.json", "--results-kind", kind];
-    place.ok(&[&score[..], &owner].concat());
+    place.ok(&[&score[..], &owner, &["--results-features"]].concat());
     place
 }
 
@@ -158,6 +158,34 @@ fn file_of_flagged_rows_claims_to_know_the_others() {
     report(&place, &["--output", "report.html"]);
     let page = String::from_utf8(place.read("report.html")).unwrap();
     assert!(page.contains("The file has no rows to show."));
+}
+
+#[test]
+fn rows_without_features_break_the_table() {
+    let place = scored("all");
+    let owner = [
+        "--results-to",
+        "owner.pem.pub.json",
+        "--results-kind",
+        "all",
+    ];
+    let score = [
+        "score",
+        "data.csv",
+        "--force",
+        "--results",
+        "results.jsonl.enc",
+    ];
+    place.ok(&[&score[..], &owner].concat());
+    report(&place, &["--output", "report.html", "--top", "2"]);
+    let page = String::from_utf8(place.read("report.html")).unwrap();
+    let table = page.split("<table class=\"top\">").nth(1).unwrap();
+    let table = table.split("</table>").next().unwrap();
+    assert_eq!(table.matches("<th ").count(), 2, "{table}");
+    assert_eq!(table.matches("<td>").count(), 4, "{table}");
+    assert!(page.contains("score with --results-features"));
+    let text = report(&place, &["--show-rows", "--top", "1"]).stdout_text();
+    assert!(text.contains("score with --results-features"), "{text}");
 }
 
 #[test]

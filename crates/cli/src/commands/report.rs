@@ -289,6 +289,9 @@ fn bars(report: &Report) -> String {
 
 fn rows(report: &Report) -> String {
     let mut text = "\nThe most suspicious rows\n".to_owned();
+    if report.header.columns.is_empty() {
+        text.push_str("  (without their features: score with --results-features to have them)\n");
+    }
     for top in &report.top {
         let row = &top.row;
         let file = row.file.as_ref().map(|file| format!("{} ", shown(file)));

@@ -353,9 +353,11 @@ fn top(report: &Report) -> String {
         html.push_str(&top_row(row, [files, keys, labels]));
     }
     html.push_str("</tbody></table></div>\n");
-    html.push_str(match any(|row| !row.deviations.is_empty()) {
-        true => "<p class=\"note\">Below each value: how many standard deviations it is from the mean of the rows that trained the model, and whether it is outside their range.</p>",
-        false => "<p class=\"note\">Without the model that scored them, it is not known how far these values are from those that trained it.</p>",
+    let has_features = !report.header.columns.is_empty();
+    html.push_str(match (has_features, any(|row| !row.deviations.is_empty())) {
+        (false, _) => "<p class=\"note\">The results came without the values that the model was shown; score with --results-features to have them here.</p>",
+        (true, true) => "<p class=\"note\">Below each value: how many standard deviations it is from the mean of the rows that trained the model, and whether it is outside their range.</p>",
+        (true, false) => "<p class=\"note\">Without the model that scored them, it is not known how far these values are from those that trained it.</p>",
     });
     html.push_str("</section>\n");
     html
