@@ -487,7 +487,10 @@ mod tests {
         assert_eq!(parsed.inputs().unwrap()["rest"], [1, 2, 3]);
         let example: Value = serde_json::from_str(example).unwrap();
         for member in example.as_object().unwrap().keys() {
-            assert!(page.contains(&format!("| `{member}` |")), "{member} is not described");
+            assert!(
+                page.contains(&format!("| `{member}` |")),
+                "{member} is not described"
+            );
         }
     }
 
