@@ -40,7 +40,7 @@ pub(crate) const Q: [f32; 5] = [
     0.001_392_618_4,
 ];
 /// `ln 2` in two parts. The first has few digits, so that a whole multiple of it is exact.
-pub(crate) const LN_2: [f32; 2] = [0.693_359_375, -0.000_212_194_44];
+pub(crate) const LN_2: [f32; 2] = [355.0 / 512.0, -0.000_212_194_44];
 /// Beyond it `e^x` leaves f32, and `1 / (1 + e^x)` is 0 or 1 to 1e-37.
 pub(crate) const SIGMOID_BOUND: f32 = 87.0;
 /// Half of it is where tanh is 1 to the last digit, and more.
@@ -247,6 +247,7 @@ macro_rules! over_rows {
 
         /// A vector of a layer's sums, as they leave it.
         #[target_feature(enable = $features)]
+        #[inline]
         fn activate(activation: Activation, x: Vector) -> Vector {
             match activation {
                 Activation::None => x,
