@@ -14,6 +14,9 @@ mod log;
 mod notify;
 mod outcome;
 mod progress;
+mod results;
+mod rows;
+mod storage;
 
 use std::process::ExitCode;
 

@@ -6,7 +6,9 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::json;
 use strongroom_scoring::model::{Bundle, Engine, Network};
+use strongroom_scoring::profile::Profile;
 
+use crate::commands::score::thousands;
 use crate::files::{self, Existing};
 use crate::input::OpenArgs;
 use crate::keys::{GuestArgs, KeySource};
@@ -123,8 +125,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             let (network, preprocessing) = (bundle.network(), bundle.preprocessing());
             let (engine, why) = engine(network);
             let inputs: Vec<&str> = network.inputs().collect();
+            let profile = bundle.profile();
+            let trained = profile.map_or_else(
+                || "none: rows outside the training range are not counted".to_owned(),
+                |profile| format!("{} training rows", thousands(profile.rows())),
+            );
             let text = format!(
-                "sha256     {}\ninput      {} (columns: {})\noutput     {}\nthreshold  {}\nengine     {engine}{}",
+                "sha256     {}\ninput      {} (columns: {})\noutput     {}\nthreshold  {}\nprofile    {trained}\nengine     {engine}{}",
                 bundle.digest(),
                 inputs.join(", "),
                 preprocessing.columns().join(", "),
@@ -138,6 +145,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
                 "digest": bundle.digest(), "inputs": inputs, "output": network.output(),
                 "columns": preprocessing.columns(), "threshold": preprocessing.threshold(), "metrics": bundle.metrics(),
                 "engine": engine, "not_fused": why,
+                "profile_rows": profile.map(Profile::rows),
             });
             Ok(Outcome::new(text, document).next("strongroom score DATA.csv"))
         }

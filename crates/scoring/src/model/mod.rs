@@ -53,6 +53,9 @@ pub enum ModelError {
     /// `metrics.json` is not a JSON object.
     #[error("metrics.json: {0}")]
     Metrics(String),
+    /// `profile.json` says something that cannot be.
+    #[error("profile.json: {0}")]
+    Profile(String),
     /// `model.onnx` is not a model that is understood.
     #[error("model.onnx: {0}")]
     Onnx(String),

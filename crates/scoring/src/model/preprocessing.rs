@@ -175,7 +175,7 @@ impl Preprocessing {
     /// Whether a value of a column is one that the graph can take: a number that does not overflow once standardised, a
     /// whole one where the graph takes whole ones, and what is not a number only where values may be missing.
     pub fn takes(&self, column: usize, value: f64) -> bool {
-        if value.abs() <= self.harmless[column] {
+        if self.surely_takes(column, value) {
             return true;
         }
         if value.is_nan() {
@@ -190,6 +190,11 @@ impl Preprocessing {
             Element::Int32 => is_whole_within(f64::from(i32::MIN), f64::from(i32::MAX)),
             Element::Bool => is_whole_within(0.0, 1.0),
         }
+    }
+
+    /// Whether [`takes`](Self::takes) holds by the magnitude alone, which is asked without dividing.
+    pub(crate) fn surely_takes(&self, column: usize, value: f64) -> bool {
+        value.abs() <= self.harmless[column]
     }
 
     /// Means and scales, where there is a scaler.
