@@ -6,10 +6,11 @@
 use std::arch::x86_64::{
     __m256, _CMP_LT_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_storeu_ps,
     _mm256_add_epi32, _mm256_add_ps, _mm256_blendv_ps, _mm256_castsi256_ps, _mm256_cmp_ps,
-    _mm256_cvtpd_ps, _mm256_cvtps_epi32, _mm256_div_pd, _mm256_div_ps, _mm256_fmadd_ps,
-    _mm256_loadu_pd, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_round_ps,
-    _mm256_set1_epi32, _mm256_set1_pd, _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi32,
-    _mm256_storeu_ps, _mm256_sub_pd, _mm256_sub_ps,
+    _mm256_cvtpd_ps, _mm256_cvtps_epi32, _mm256_div_pd, _mm256_div_ps, _mm256_fmadd_pd,
+    _mm256_fmadd_ps, _mm256_fnmadd_pd, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_max_ps,
+    _mm256_min_ps, _mm256_mul_pd, _mm256_mul_ps, _mm256_round_ps, _mm256_set1_epi32,
+    _mm256_set1_pd, _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps,
+    _mm256_sub_pd, _mm256_sub_ps,
 };
 
 use crate::lanes::over_rows;
@@ -34,16 +35,30 @@ fn eight<const V: usize, const R: usize>(
 
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-fn enter(values: &[f64; LANES], scaler: Option<(f64, f64)>, place: &mut [f32; LANES]) {
+fn enter(values: &[f64; LANES], scaler: Option<Scaler>, place: &mut [f32; LANES]) {
     let halves = place.as_chunks_mut::<4>().0.iter_mut();
     for (place, values) in halves.zip(values.as_chunks::<4>().0) {
         // SAFETY: an unaligned load of 4 f64 from an array of 4.
         let mut vector = unsafe { _mm256_loadu_pd(values.as_ptr()) };
-        if let Some((mean, scale)) = scaler {
-            vector = _mm256_div_pd(
-                _mm256_sub_pd(vector, _mm256_set1_pd(mean)),
-                _mm256_set1_pd(scale),
-            );
+        if let Some(Scaler {
+            mean,
+            scale,
+            inverse,
+        }) = scaler
+        {
+            let (mean, scale) = (_mm256_set1_pd(mean), _mm256_set1_pd(scale));
+            let centred = _mm256_sub_pd(vector, mean);
+            vector = match inverse {
+                // A quotient to within a step, and its remainder, which is exact, divided again: rounded as a division
+                // is (Markstein), in a fraction of its time.
+                Some(inverse) => {
+                    let inverse = _mm256_set1_pd(inverse);
+                    let quotient = _mm256_mul_pd(centred, inverse);
+                    let remainder = _mm256_fnmadd_pd(quotient, scale, centred);
+                    _mm256_fmadd_pd(remainder, inverse, quotient)
+                }
+                None => _mm256_div_pd(centred, scale),
+            };
         }
         // SAFETY: an unaligned store of 4 f32 into an array of 4.
         unsafe { _mm_storeu_ps(place.as_mut_ptr(), _mm256_cvtpd_ps(vector)) };

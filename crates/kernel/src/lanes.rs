@@ -40,7 +40,7 @@ pub(crate) const Q: [f32; 5] = [
     0.001_392_618_4,
 ];
 /// `ln 2` in two parts. The first has few digits, so that a whole multiple of it is exact.
-pub(crate) const LN_2: [f32; 2] = [0.693_359_375, -0.000_212_194_44];
+pub(crate) const LN_2: [f32; 2] = [355.0 / 512.0, -0.000_212_194_44];
 /// Beyond it `e^x` leaves f32, and `1 / (1 + e^x)` is 0 or 1 to 1e-37.
 pub(crate) const SIGMOID_BOUND: f32 = 87.0;
 /// Half of it is where tanh is 1 to the last digit, and more.
@@ -52,7 +52,7 @@ macro_rules! over_rows {
         use zeroize::Zeroizing;
         use crate::lanes::{LN_2, Left, Q, SIGMOID_BOUND, TANH_BOUND};
         use crate::network::{Activation, Front, Workspace};
-        use crate::packed::{Packed, PackedLayer};
+        use crate::packed::{Packed, PackedLayer, Scaler};
 
         /// Rows in a vector.
         const LANES: usize = $lanes;
@@ -94,11 +94,11 @@ macro_rules! over_rows {
             for (at, (column, place)) in columns.iter().zip(here.iter_mut()).enumerate() {
                 let values = &column[from..];
                 if let Some(values) = values.first_chunk::<R>() {
-                    first::<R>(front, at, values, place);
+                    first::<R>(packed, front, at, values, place);
                 } else {
                     let mut padded = Zeroizing::new([0.0; R]);
                     padded[..values.len()].copy_from_slice(values);
-                    first::<R>(front, at, &padded, place);
+                    first::<R>(packed, front, at, &padded, place);
                 }
             }
             for layer in &packed.layers {
@@ -111,11 +111,12 @@ macro_rules! over_rows {
         /// What the first layer sees of a column.
         #[target_feature(enable = $features)]
         #[inline]
-        fn first<const R: usize>(front: &Front, column: usize, values: &[f64; R], place: &mut [f32; R]) {
+        fn first<const R: usize>(
+            packed: &Packed,
+            front: &Front, column: usize, values: &[f64; R], place: &mut [f32; R]) {
             let values = values.as_chunks::<LANES>().0;
             let places = place.as_chunks_mut::<LANES>().0;
-            let scaler = front.standardise.as_ref();
-            let scaler = scaler.map(|(mean, scale)| (mean[column], scale[column]));
+            let scaler = packed.scalers.get(column).copied();
             for (place, values) in places.iter_mut().zip(values) {
                 enter(values, scaler, place);
             }
@@ -151,7 +152,43 @@ macro_rules! over_rows {
                 panel::<V, R, 2, 2, 0>(input, weights, bias, activation, output);
             }
             while let Some((weights, bias, output)) = left.next::<1>() {
-                panel::<V, R, 1, 1, 0>(input, weights, bias, activation, output);
+                one::<V, R>(input, weights, bias, activation, output);
+            }
+        }
+
+        /// One output: its sums are split in four, because so few would wait for each other.
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn one<const V: usize, const R: usize>(
+            input: &[[f32; R]],
+            weights: &[[f32; 1]],
+            bias: &[f32; 1],
+            activation: Activation,
+            output: &mut [[f32; R]; 1],
+        ) {
+            let mut sums = [[splat(0.0); V]; 4];
+            sums[0] = [splat(bias[0]); V];
+            let (fours, last) = input.as_chunks::<4>();
+            let (weights, last_weights) = weights.as_chunks::<4>();
+            for (values, weights) in fours.iter().zip(weights) {
+                for ((values, weight), sums) in values.iter().zip(weights).zip(&mut sums) {
+                    let values = values.as_chunks::<LANES>().0;
+                    for (sum, values) in sums.iter_mut().zip(values) {
+                        *sum = fma(splat(weight[0]), load(values), *sum);
+                    }
+                }
+            }
+            for ((values, weight), sums) in last.iter().zip(last_weights).zip(&mut sums) {
+                let values = values.as_chunks::<LANES>().0;
+                for (sum, values) in sums.iter_mut().zip(values) {
+                    *sum = fma(splat(weight[0]), load(values), *sum);
+                }
+            }
+            let [a, b, c, d] = sums;
+            let places = output[0].as_chunks_mut::<LANES>().0;
+            for (at, place) in places.iter_mut().enumerate().take(V) {
+                let sum = add(add(a[at], b[at]), add(c[at], d[at]));
+                store(activate(activation, sum), place);
             }
         }
 
@@ -210,6 +247,7 @@ macro_rules! over_rows {
 
         /// A vector of a layer's sums, as they leave it.
         #[target_feature(enable = $features)]
+        #[inline]
         fn activate(activation: Activation, x: Vector) -> Vector {
             match activation {
                 Activation::None => x,

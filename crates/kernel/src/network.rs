@@ -139,8 +139,8 @@ impl Network {
             return Err(Unfit::Path);
         }
         let weights = match path {
-            Path::Avx512 => Weights::Panels(Packed::new(&layers), Vectors::Avx512),
-            Path::Avx2 => Weights::Panels(Packed::new(&layers), Vectors::Avx2),
+            Path::Avx512 => Weights::Panels(Packed::new(&layers, &front), Vectors::Avx512),
+            Path::Avx2 => Weights::Panels(Packed::new(&layers, &front), Vectors::Avx2),
             Path::Scalar => Weights::Plain(layers),
         };
         Ok(Self {

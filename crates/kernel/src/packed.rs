@@ -4,11 +4,22 @@
 //! one row takes eight as a vector.
 
 use crate::aligned::Aligned;
-use crate::network::{Activation, Layer};
+use crate::network::{Activation, Front, Layer};
 
 /// A network's layers as panels.
 pub(crate) struct Packed {
     pub(crate) layers: Vec<PackedLayer>,
+    /// What the first layer's columns are standardised by.
+    pub(crate) scalers: Vec<Scaler>,
+}
+
+/// `(x - mean) / scale`
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scaler {
+    pub(crate) mean: f64,
+    pub(crate) scale: f64,
+    /// The nearest f64 to `1 / scale`, where dividing by way of it is as good.
+    pub(crate) inverse: Option<f64>,
 }
 
 /// One layer.
@@ -24,9 +35,16 @@ pub(crate) struct PackedLayer {
 
 impl Packed {
     /// Packs layers whose shapes were checked.
-    pub(crate) fn new(layers: &[Layer]) -> Self {
+    pub(crate) fn new(layers: &[Layer], front: &Front) -> Self {
+        let scalers = front
+            .standardise
+            .iter()
+            .flat_map(|(mean, scale)| mean.iter().zip(scale));
         Self {
             layers: layers.iter().map(PackedLayer::new).collect(),
+            scalers: scalers
+                .map(|(&mean, &scale)| Scaler::new(mean, scale))
+                .collect(),
         }
     }
 
@@ -34,6 +52,19 @@ impl Packed {
     pub(crate) fn widest(&self) -> usize {
         let widths = |layer: &PackedLayer| layer.inputs.max(layer.outputs);
         self.layers.iter().map(widths).max().unwrap_or(0)
+    }
+}
+
+impl Scaler {
+    fn new(mean: f64, scale: f64) -> Self {
+        let inverse = scale.recip();
+        // Far from both ends of f64, so that nothing on the way is rounded for want of an exponent.
+        let usable = (1e-100..=1e100).contains(&scale);
+        Self {
+            mean,
+            scale,
+            inverse: usable.then_some(inverse),
+        }
     }
 }
 

@@ -156,6 +156,39 @@ fn scaler_works_in_f32() {
     }
 }
 
+/// The paths do not divide where they need not; the digits are a division's all the same.
+#[test]
+fn quotient_is_not_that_of_a_division() {
+    let mut random = Random::new(3);
+    for path in vector_paths() {
+        for round in 0..200 {
+            let exponent = if round < 180 {
+                random.between(-8.0, 8.0)
+            } else {
+                random.between(-300.0, 300.0)
+            };
+            let scale = 10_f64.powf(exponent);
+            let mean = random.between(-10.0, 10.0) * scale;
+            let front = Front {
+                standardise: Some((vec![mean], vec![scale])),
+                rescale: None,
+            };
+            let network = Network::on(path, front, vec![unit(Activation::None)]).unwrap();
+            let column: Vec<f64> = (0..1000)
+                .map(|_| mean + scale * random.between(-9.0, 9.0))
+                .collect();
+            for (value, score) in column.iter().zip(scores(&network, &[&column[..]], 1000)) {
+                let expected = ((value - mean) / scale) as f32;
+                assert_eq!(
+                    score.to_bits(),
+                    expected.to_bits(),
+                    "{path:?}: ({value} - {mean}) / {scale}"
+                );
+            }
+        }
+    }
+}
+
 fn vector_paths() -> Vec<Path> {
     let paths = [Path::Avx512, Path::Avx2].into_iter();
     let paths: Vec<_> = paths.filter(|path| path.is_available()).collect();

@@ -458,3 +458,187 @@ fn single(folded: Folded) -> Result<Layer, String> {
         activation: folded.activation,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::graph::{Element, Input};
+    use super::*;
+
+    /// Two columns through some steps, each of the width and on the values that are named.
+    fn graph(steps: Vec<(Operator, &[ValueId], usize)>, score: (ValueId, usize)) -> Graph {
+        let steps = steps.into_iter().map(|(operator, of, width)| Step {
+            operator,
+            of: of.to_vec(),
+            width,
+            kind: Kind::Float,
+        });
+        Graph {
+            inputs: vec![Input {
+                name: "x".to_owned(),
+                width: 2,
+                element: Element::Float,
+            }],
+            steps: steps.collect(),
+            output: "y".to_owned(),
+            score,
+        }
+    }
+
+    fn preprocessing() -> Preprocessing {
+        let json = br#"{"format": 1, "columns": ["a", "b"], "threshold": 0.5}"#;
+        Preprocessing::parse(json).unwrap()
+    }
+
+    fn fuse(graph: &Graph) -> Result<Fused, String> {
+        Fused::new(graph, &[vec![0, 1]], &preprocessing(), Path::Scalar)
+    }
+
+    fn score(graph: &Graph, row: [f64; 2]) -> f32 {
+        let fused = fuse(graph).unwrap();
+        let row: Vec<f64> = fused.columns.iter().map(|&column| row[column]).collect();
+        fused
+            .network
+            .score_row(&row, &mut fused.network.workspace())
+    }
+
+    fn dense(weights: &[f64], bias: &[f64]) -> Operator {
+        Operator::Dense {
+            weights: weights.to_vec().into(),
+            bias: bias.to_vec().into(),
+        }
+    }
+
+    fn constant(operation: Arithmetic, constant: &[f64], first: bool) -> Operator {
+        let constant = constant.to_vec().into();
+        Operator::Constant {
+            operation,
+            constant,
+            first,
+        }
+    }
+
+    fn relu() -> Operator {
+        Operator::Elementwise(Elementwise::Relu)
+    }
+
+    fn refusal(steps: Vec<(Operator, &[ValueId], usize)>, score: (ValueId, usize)) -> String {
+        fuse(&graph(steps, score)).err().expect("fused")
+    }
+
+    #[test]
+    fn scale_around_an_activation_goes_to_the_wrong_side() {
+        let steps: Vec<(Operator, &[ValueId], usize)> = vec![
+            (dense(&[1.0, -1.0, 2.0, 0.5], &[0.5, -0.5]), &[0], 2),
+            (constant(Arithmetic::Mul, &[2.0, 3.0], false), &[1], 2),
+            (relu(), &[2], 2),
+            (constant(Arithmetic::Sub, &[1.0, 4.0], true), &[3], 2),
+            (constant(Arithmetic::Div, &[2.0, 4.0], false), &[4], 2),
+            (dense(&[1.0, 10.0], &[0.25]), &[5], 1),
+        ];
+        let graph = graph(steps, (6, 0));
+        let by_hand = |a: f64, b: f64| {
+            let hidden =
+                [2.0 * (a + 2.0 * b + 0.5), 3.0 * (-a + 0.5 * b - 0.5)].map(|sum| sum.max(0.0));
+            (1.0 - hidden[0]) / 2.0 + 10.0 * ((4.0 - hidden[1]) / 4.0) + 0.25
+        };
+        for (a, b) in [
+            (0.0, 0.0),
+            (1.0, 2.0),
+            (-3.0, 1.0),
+            (-1.0, -2.0),
+            (4.0, -3.0),
+        ] {
+            assert!((f64::from(score(&graph, [a, b])) - by_hand(a, b)).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn column_far_from_zero_loses_its_digits() {
+        let steps: Vec<(Operator, &[ValueId], usize)> = vec![
+            (constant(Arithmetic::Sub, &[1e6, 0.0], false), &[0], 2),
+            (constant(Arithmetic::Mul, &[100.0, 1.0], false), &[1], 2),
+            (dense(&[1.0, 1.0], &[0.0]), &[2], 1),
+        ];
+        let score = score(&graph(steps, (3, 0)), [1_000_000.25, 0.0]);
+        assert_eq!(score, 25.0);
+    }
+
+    #[test]
+    fn columns_are_picked_or_turned_around() {
+        let steps: Vec<(Operator, &[ValueId], usize)> = vec![
+            (Operator::Select(vec![1, 0, 1]), &[0], 3),
+            (constant(Arithmetic::Sub, &[1.0], true), &[0], 2),
+            (Operator::Concat, &[1, 2], 5),
+            (
+                dense(&[1.0, 10.0, 100.0, 1000.0, 10_000.0], &[0.0]),
+                &[3],
+                1,
+            ),
+        ];
+        // The constants of a step are as many as its columns.
+        let mut graph = graph(steps, (4, 0));
+        graph.steps[1].operator = constant(Arithmetic::Sub, &[1.0, 1.0], true);
+        assert_eq!(
+            score(&graph, [2.0, 3.0]),
+            3.0 + 20.0 + 300.0 - 1000.0 - 20_000.0
+        );
+    }
+
+    #[test]
+    fn class_is_another_one() {
+        let steps = |last: Operator| -> Vec<(Operator, &[ValueId], usize)> {
+            vec![
+                (dense(&[1.0, 0.0, 0.0, 1.0], &[0.0, 0.0]), &[0], 2),
+                (last, &[1], 2),
+            ]
+        };
+        let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
+        for (place, row) in [(0, [0.5, 2.0]), (1, [2.0, 0.5])] {
+            let softmax = score(&graph(steps(Operator::Softmax), (2, place)), row);
+            assert!((softmax - sigmoid(-1.5)).abs() < 1e-6);
+            let each = Operator::Elementwise(Elementwise::Sigmoid);
+            let each = score(&graph(steps(each), (2, place)), row);
+            assert!((each - sigmoid(0.5)).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_cannot_do_is_fused() {
+        let elu = Operator::Elementwise(Elementwise::Elu(1.0));
+        let layer = || dense(&[1.0, 1.0], &[0.0]);
+        assert_eq!(
+            refusal(vec![(layer(), &[0], 1), (elu, &[1], 1)], (2, 0)),
+            "it has the function Elu"
+        );
+        let wide = dense(&[0.0; 6], &[0.0; 3]);
+        let three: Vec<(Operator, &[ValueId], usize)> =
+            vec![(wide, &[0], 3), (Operator::Softmax, &[1], 3)];
+        assert!(refusal(three, (2, 0)).contains("more than two"));
+        let between: Vec<(Operator, &[ValueId], usize)> = vec![
+            (dense(&[1.0; 4], &[0.0; 2]), &[0], 2),
+            (Operator::Select(vec![1, 0]), &[1], 2),
+            (layer(), &[2], 1),
+        ];
+        assert!(refusal(between, (3, 0)).contains("between its layers"));
+        let product: Vec<(Operator, &[ValueId], usize)> = vec![
+            (Operator::Arithmetic(Arithmetic::Mul), &[0, 0], 2),
+            (layer(), &[1], 1),
+        ];
+        assert!(refusal(product, (2, 0)).contains("arithmetic between values"));
+        let zero: Vec<(Operator, &[ValueId], usize)> = vec![
+            (constant(Arithmetic::Mul, &[0.0, 1.0], false), &[0], 2),
+            (layer(), &[1], 1),
+        ];
+        assert!(refusal(zero, (2, 0)).contains("by zero"));
+        let vast = dense(&vec![0.0; 2 * 513], &[0.0; 513]);
+        let vast: Vec<(Operator, &[ValueId], usize)> = vec![
+            (vast, &[0], 513),
+            (relu(), &[1], 513),
+            (dense(&[0.0; 513], &[0.0]), &[2], 1),
+        ];
+        assert!(refusal(vast, (3, 0)).contains("wider than 512"));
+        let mut double = graph(vec![(layer(), &[0], 1)], (1, 0));
+        double.steps[0].kind = Kind::Double;
+        assert!(fuse(&double).is_err_and(|why| why.contains("float64")));
+    }
+}

@@ -96,19 +96,16 @@ impl Network {
     fn attempt(&self, preprocessing: &Preprocessing) -> Result<(), ModelError> {
         let width = preprocessing.columns().len();
         let mut tile = Tile::new(width);
+        let mut missing = false;
         for column in 0..width {
             tile.set(column, preprocessing.average(column).0);
         }
         tile.end_row();
-        let missing =
-            (0..width).filter_map(|column| Some((column, preprocessing.empty_value(column)?)));
-        let missing: Vec<(usize, f64)> = missing.collect();
         for column in 0..width {
-            let empty = missing.iter().find(|(missing, _)| *missing == column);
-            tile.set(
-                column,
-                empty.map_or(preprocessing.average(column).0, |(_, value)| *value),
-            );
+            let (average, _) = preprocessing.average(column);
+            let empty = preprocessing.empty_value(column);
+            missing |= empty.is_some();
+            tile.set(column, empty.unwrap_or(average));
         }
         tile.end_row();
         let mut scores = Vec::new();
@@ -118,7 +115,7 @@ impl Network {
             [average, _] if !probability(average) => Err(refused(
                 "it does not give a probability for the average row",
             )),
-            [_, empty] if !missing.is_empty() && !probability(empty) => Err(refused(
+            [_, empty] if missing && !probability(empty) => Err(refused(
                 "it does not give a probability where values are missing; leave \"missing\" out of preprocessing.json",
             )),
             _ => Ok(()),
@@ -458,7 +455,8 @@ mod tests {
         let preprocessing = preprocessing(json!({}));
         let network = load(MODEL).unwrap();
         let tile = network.made_up_rows(&preprocessing);
-        let scorers: [fn(&Preprocessing, &Network, &Tile) -> Vec<f32>; 2] = [
+        type Scored = fn(&Preprocessing, &Network, &Tile) -> Vec<f32>;
+        let scorers: [Scored; 2] = [
             |preprocessing, network, tile| {
                 let mut scores = Vec::new();
                 Scorer::new(preprocessing, network)
