@@ -9,6 +9,7 @@ pub mod batch;
 pub mod generate;
 pub mod model;
 pub mod read_at;
+pub mod receipt;
 pub mod results;
 pub mod tile;
 
