@@ -1,5 +1,6 @@
 //! A batch: rows in as CSV, in any order of columns, results out, a few parts of it in memory.
 
+mod checkpoint;
 mod csv;
 mod header;
 mod number;
@@ -14,6 +15,7 @@ use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
 
+pub use checkpoint::{CheckpointError, CheckpointStore, Checkpoints, clear_checkpoints};
 pub use header::HeaderError;
 pub use score::{Job, score};
 
@@ -134,6 +136,9 @@ pub enum ScoreError {
         /// Which row.
         row: u64,
     },
+    /// The job cannot go on from where it was, or not keep where it is.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// The engine failed.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -63,6 +63,28 @@ impl<'a> Parts<'a> {
         self.first.as_deref().unwrap_or_default()
     }
 
+    /// Goes on with a later part, before which there are so many bytes of plaintext.
+    pub(super) fn go_on_with(&mut self, part: u64, before: u64) -> io::Result<()> {
+        if part == 0 {
+            return Ok(());
+        }
+        let first = self.first.take().unwrap_or_default();
+        self.next = part;
+        let is_there = match &mut self.source {
+            Source::Stream(input) => {
+                let more = before.saturating_sub(first.len() as u64);
+                let input: &mut (dyn Read + Send) = &mut **input;
+                io::copy(&mut input.take(more), &mut io::sink())? == more
+            }
+            Source::Segments { segments, .. } => part <= u64::from(segments.count()),
+        };
+        if is_there {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+
     /// Takes off what is no row.
     pub(super) fn skip(&mut self, bytes: usize) {
         if let Some(first) = &mut self.first {
@@ -177,11 +199,12 @@ pub(super) fn run(
     commit: &mut dyn Commit,
     file: &str,
 ) -> Result<(), ScoreError> {
+    let first = parts.next;
     let window = 2 * workers.len();
     let parts = Mutex::new(parts);
     let order = Order {
         state: Mutex::new(State {
-            next: 0,
+            next: first,
             waiting: BTreeMap::new(),
             commit,
             ended: None,

@@ -4,7 +4,9 @@
 use std::io::{Read, Write};
 
 use strongroom_cipherfile::tink_stream::Segments;
+use zeroize::{Zeroize as _, Zeroizing};
 
+use super::checkpoint::{CheckpointError, Checkpoints, Keeper, State, Within};
 use super::csv::Lines;
 use super::header::Layout;
 use super::output::{ResultWriter, RowRef};
@@ -42,6 +44,10 @@ pub struct Job<'a> {
     options: &'a Options,
     threshold: f64,
     results: ResultWriter<'a>,
+    keeper: Option<Keeper<'a>>,
+    /// Where the job goes on, until it is there.
+    resumed: Option<Within>,
+    inputs_done: usize,
     tally: Tally,
     first_bad: Vec<BadRow>,
     rows: u64,
@@ -58,6 +64,21 @@ impl<'a> Job<'a> {
         options: &'a Options,
         out: &'a mut (dyn Write + Send),
     ) -> Result<Self, ScoreError> {
+        Self::begin_or_go_on(bundle, options, out, None)
+    }
+
+    /// The same, and goes on from a checkpoint of this very job if there is one; then
+    /// [`Job::inputs_done`] says how many of its files need not be brought again. Nothing reaches
+    /// `out` before [`Job::finish`].
+    ///
+    /// # Errors
+    /// Also when there is a checkpoint that is of another job, or does not open.
+    pub fn begin_or_go_on(
+        bundle: &'a Bundle,
+        options: &'a Options,
+        out: &'a mut (dyn Write + Send),
+        checkpoints: Option<Checkpoints<'a>>,
+    ) -> Result<Self, ScoreError> {
         let threshold = options
             .threshold
             .unwrap_or_else(|| bundle.preprocessing().threshold());
@@ -67,6 +88,27 @@ impl<'a> Job<'a> {
         if options.header_row == HeaderRow::Absent && options.key_column.is_some() {
             return Err(ScoreError::KeyWithoutHeader);
         }
+        let mut job = Self {
+            bundle,
+            options,
+            threshold,
+            results: ResultWriter::new(out, checkpoints.is_some()),
+            keeper: None,
+            resumed: None,
+            inputs_done: 0,
+            tally: Tally::default(),
+            first_bad: Vec::new(),
+            rows: 0,
+            bytes: 0,
+        };
+        if let Some(checkpoints) = checkpoints {
+            let (keeper, state) = Keeper::open(checkpoints, bundle.digest(), threshold, options)?;
+            job.keeper = Some(keeper);
+            if let Some(state) = state {
+                job.go_on_from(state);
+                return Ok(job);
+            }
+        }
         let header = Header {
             format: FORMAT.to_owned(),
             input: options.file_name.clone(),
@@ -75,16 +117,62 @@ impl<'a> Job<'a> {
             results: options.results,
             columns: bundle.preprocessing().columns().to_vec(),
         };
-        Ok(Self {
-            bundle,
-            options,
-            threshold,
-            results: ResultWriter::begin(out, &header).map_err(ScoreError::Write)?,
-            tally: Tally::default(),
-            first_bad: Vec::new(),
-            rows: 0,
-            bytes: 0,
-        })
+        job.results.header(&header).map_err(ScoreError::Write)?;
+        Ok(job)
+    }
+
+    fn go_on_from(&mut self, state: State) {
+        self.inputs_done = state.inputs_done;
+        self.resumed = state.within;
+        self.rows = state.rows;
+        self.bytes = state.bytes;
+        self.first_bad = state.first_bad;
+        self.tally = Tally {
+            scored: state.scored,
+            flagged: state.flagged,
+            bad: state.bad,
+            histogram: state.histogram,
+            max: f64::from_bits(state.max),
+            sum: f64::from_bits(state.sum),
+        };
+    }
+
+    /// How many of the job's files are done, and must not be brought again.
+    pub fn inputs_done(&self) -> usize {
+        self.inputs_done
+    }
+
+    /// Rows that are done, of files that are not done too.
+    pub fn rows_done(&self) -> u64 {
+        let within = self.resumed.as_ref();
+        self.rows + within.map_or(0, |within| within.input.rows)
+    }
+
+    /// Keeps how far the job is, when it is time.
+    fn keep(&mut self, within: impl FnOnce() -> Option<Within>) -> Result<(), ScoreError> {
+        let (Some(keeper), Some(kept)) = (&mut self.keeper, self.results.kept()) else {
+            return Ok(());
+        };
+        if !keeper.is_due(kept.len()) {
+            return Ok(());
+        }
+        let state = State {
+            pieces: 0,
+            inputs_done: self.inputs_done,
+            within: within(),
+            rows: self.rows,
+            bytes: self.bytes,
+            first_bad: self.first_bad.clone(),
+            scored: self.tally.scored,
+            flagged: self.tally.flagged,
+            bad: self.tally.bad.clone(),
+            histogram: self.tally.histogram,
+            max: self.tally.max.to_bits(),
+            sum: self.tally.sum.to_bits(),
+        };
+        keeper.store(kept, state)?;
+        kept.zeroize();
+        Ok(())
     }
 
     /// Scores a CSV that is called `file` in errors and in the results.
@@ -145,7 +233,30 @@ impl<'a> Job<'a> {
         }
         .map_err(refused)?;
         let (header_lines, header_bytes) = (begin.lines, begin.bytes);
+        let mut within = Within {
+            next_part: 0,
+            input: InputSummary::of(file),
+            lines: header_lines,
+            carry: String::new(),
+        };
+        within.input.bytes = header_bytes as u64;
+        if let Some(resumed) = self.resumed.take() {
+            if resumed.input.file != file {
+                return Err(CheckpointError::OtherJob.into());
+            }
+            parts
+                .go_on_with(resumed.next_part, resumed.input.bytes)
+                .map_err(|source| ScoreError::Read {
+                    file: file.to_owned(),
+                    source,
+                })?;
+            within = resumed;
+        }
+        // Gone already, where the job goes on behind it.
         parts.skip(header_bytes);
+        let Ok(carry) = hex::decode(&within.carry) else {
+            return Err(CheckpointError::Changed.into());
+        };
 
         let threads = self
             .options
@@ -160,15 +271,15 @@ impl<'a> Job<'a> {
         }
         let edge = workers.pop().expect("one more worker than threads");
         let mut commit = FileCommit {
-            input: InputSummary::of(file),
-            lines: header_lines,
-            carry: Vec::new(),
+            next_part: within.next_part,
+            read: self.bytes + within.input.bytes,
+            input: within.input,
+            lines: within.lines,
+            carry,
             edge,
-            read: self.bytes + header_bytes as u64,
             job: self,
             progress,
         };
-        commit.input.bytes = header_bytes as u64;
         pipeline::run(parts, workers, &mut commit, file)?;
         commit.end()
     }
@@ -177,7 +288,26 @@ impl<'a> Job<'a> {
     ///
     /// # Errors
     /// When the results cannot be written.
-    pub fn finish(self) -> Result<Summary, ScoreError> {
+    pub fn finish(mut self) -> Result<Summary, ScoreError> {
+        if self.resumed.is_some() {
+            return Err(CheckpointError::FewerInputs.into());
+        }
+        let summary = self.summary();
+        self.results.summary(&summary).map_err(ScoreError::Write)?;
+        if let Some(keeper) = &mut self.keeper {
+            let results = &mut self.results;
+            keeper
+                .results(|lines| results.lines(lines))?
+                .map_err(ScoreError::Write)?;
+            let rest = results.kept().map(std::mem::take).unwrap_or_default();
+            let rest = Zeroizing::new(rest);
+            results.lines(&rest).map_err(ScoreError::Write)?;
+        }
+        self.results.flush().map_err(ScoreError::Write)?;
+        Ok(summary)
+    }
+
+    fn summary(&mut self) -> Summary {
         let Tally {
             scored,
             flagged,
@@ -185,13 +315,13 @@ impl<'a> Job<'a> {
             histogram,
             max,
             sum,
-        } = self.tally;
+        } = std::mem::take(&mut self.tally);
         let any = scored > 0;
-        let summary = Summary {
+        Summary {
             rows: self.rows,
             bad_rows: bad.values().sum(),
             bad_rows_by_reason: bad,
-            first_bad_rows: self.first_bad,
+            first_bad_rows: std::mem::take(&mut self.first_bad),
             flagged,
             threshold: self.threshold,
             histogram,
@@ -199,9 +329,7 @@ impl<'a> Job<'a> {
             mean: any.then(|| sum / scored as f64),
             bytes: self.bytes,
             model_digest: self.bundle.digest().to_owned(),
-        };
-        self.results.finish(&summary).map_err(ScoreError::Write)?;
-        Ok(summary)
+        }
     }
 }
 
@@ -209,6 +337,7 @@ impl<'a> Job<'a> {
 struct FileCommit<'j, 'a, 'l, 'p> {
     job: &'j mut Job<'a>,
     input: InputSummary,
+    next_part: u64,
     /// Lines of the file so far.
     lines: u64,
     /// What stands behind the last line end so far.
@@ -235,6 +364,15 @@ impl Commit for FileCommit<'_, '_, '_, '_> {
         }
         self.input.bytes += part.bytes;
         self.read += part.bytes;
+        self.next_part += 1;
+        self.job.keep(|| {
+            Some(Within {
+                next_part: self.next_part,
+                input: self.input.clone(),
+                lines: self.lines,
+                carry: hex::encode(&self.carry),
+            })
+        })?;
         (self.progress)(Progress {
             rows: self.job.rows + self.input.rows,
             bytes: self.read,
@@ -254,10 +392,12 @@ impl FileCommit<'_, '_, '_, '_> {
         }
         self.job.rows += self.input.rows;
         self.job.bytes += self.input.bytes;
+        self.job.inputs_done += 1;
         self.job
             .results
             .input(&self.input)
-            .map_err(ScoreError::Write)
+            .map_err(ScoreError::Write)?;
+        self.job.keep(|| None)
     }
 
     /// Scores the line that was put together.
