@@ -11,14 +11,16 @@ use strongroom_cipherfile::sealed::Sealer;
 use strongroom_scoring::DEFAULT_DATA;
 use strongroom_scoring::batch::{self, Options, Results, Summary};
 use strongroom_scoring::model::Bundle;
+use strongroom_scoring::receipt::DigestingWriter;
 
 use crate::commands::model::ModelArgs;
 use crate::commands::workshop;
-use crate::files::{Existing, Output};
+use crate::files::{self, Existing, Output};
 use crate::input::{OpenArgs, Opened, bound_name};
 use crate::keys::KeySource;
 use crate::outcome::Outcome;
 use crate::progress;
+use crate::receipt::Receipting;
 
 /// Score a batch of transactions.
 ///
@@ -55,6 +57,11 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t = ResultsArg::Flagged, requires = "results")]
     results_kind: ResultsArg,
 
+    /// Write a receipt of the job: which model scored which bytes into which results, signed by a key that the guest's
+    /// evidence vouches for. `strongroom verify receipt` checks it.
+    #[arg(long, value_name = "FILE", requires = "results")]
+    receipt: Option<PathBuf>,
+
     /// Replace existing results.
     #[arg(long)]
     force: bool,
@@ -90,6 +97,12 @@ impl From<ResultsArg> for Results {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
+    let existing = Existing::from_force(args.force);
+    // Before any work: a guest that does not attest is found out now.
+    let mut receipting = match &args.receipt {
+        Some(path) => Some(Receipting::begin(path, existing, &args.model.guest)?),
+        None => None,
+    };
     let bundle = args.model.load()?;
     if args.workshop {
         return workshop::run(
@@ -101,11 +114,18 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
         );
     }
     let (label, opened) = match &args.input {
-        Some(path) => (
-            path.display().to_string(),
-            args.open.open(path, &args.model.guest)?,
-        ),
-        None => ("built-in rows".to_owned(), built_in()),
+        Some(path) => {
+            let label = path.display().to_string();
+            let source = hashed(&mut receipting, &label, files::open(path)?);
+            let (name, guest) = (bound_name(path)?, &args.model.guest);
+            let opened = args.open.open_stream(source, &label, &name, guest)?;
+            (label, opened)
+        }
+        None => {
+            let label = "built-in rows".to_owned();
+            let source = hashed(&mut receipting, &label, Box::new(DEFAULT_DATA));
+            (label, plain(source))
+        }
     };
     for warning in &opened.warnings {
         eprintln!("warning: {warning}");
@@ -127,14 +147,31 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
                 );
             }
             let recipient = args.model.guest.recipient(recipient)?;
-            let output = Output::create(target, Existing::from_force(args.force), 0o644)?;
-            let mut sealer = Sealer::new(output, &recipient, bound_name(target)?.as_bytes())?;
-            let scored = score(opened.reader, &bundle, &options, &mut sealer, length)?;
-            sealer
-                .finish()
-                .context("cannot write the results")?
-                .commit()?;
-            scored
+            let output = Output::create(target, existing, 0o644)?;
+            let name = bound_name(target)?;
+            let sealed = |sealer: &mut (dyn Write + Send)| {
+                score(opened.reader, &bundle, &options, sealer, length)
+            };
+            match receipting {
+                None => {
+                    let mut sealer = Sealer::new(output, &recipient, name.as_bytes())?;
+                    let scored = sealed(&mut sealer)?;
+                    sealer.finish().context(UNWRITTEN)?.commit()?;
+                    scored
+                }
+                Some(mut receipting) => {
+                    receipting.keys_are_there()?;
+                    let output = DigestingWriter::new(output);
+                    let mut sealer = Sealer::new(output, &recipient, name.as_bytes())?;
+                    let scored = sealed(&mut sealer)?;
+                    let (output, digest) = sealer.finish().context(UNWRITTEN)?.finish();
+                    let result = (&*files::base_name(target)?, &digest);
+                    let receipt = receipting.sign(result, &scored.summary, &options)?;
+                    output.commit()?;
+                    receipt.commit()?;
+                    scored
+                }
+            }
         }
         _ => score(
             opened.reader,
@@ -164,12 +201,20 @@ fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
         "rows": counts.rows, "flagged": counts.flagged, "bad_rows": counts.bad_rows,
         "bad_rows_by_reason": scored.summary.bad_rows_by_reason, "threshold": scored.summary.threshold,
         "seconds": scored.seconds, "rows_per_second": rate, "model_digest": scored.summary.model_digest,
-        "encrypted_input": encrypted, "results": args.results,
+        "encrypted_input": encrypted, "results": args.results, "receipt": args.receipt,
     });
     if counts.rows == 0 {
         text.push_str("\nThere is a header and no row below it.");
     }
     let outcome = Outcome::new(text, document);
+    let outcome = match (&args.receipt, &args.results) {
+        (Some(receipt), Some(results)) => outcome.next(format!(
+            "strongroom verify receipt {} --result {}",
+            receipt.display(),
+            results.display()
+        )),
+        _ => outcome,
+    };
     match &args.results {
         Some(results) => outcome.next(format!("strongroom decrypt {} --identity OWNER.pem --output -", results.display())),
         // Which rows were flagged goes to their owner alone.
@@ -181,13 +226,27 @@ fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
     }
 }
 
-fn built_in() -> Opened {
+/// Has what is read from storage hashed, where a receipt is to name it.
+fn hashed(
+    receipting: &mut Option<Receipting>,
+    label: &str,
+    source: Box<dyn Read + Send>,
+) -> Box<dyn Read + Send> {
+    match receipting {
+        Some(receipting) => receipting.input(label, source),
+        None => source,
+    }
+}
+
+fn plain(reader: Box<dyn Read + Send>) -> Opened {
     Opened {
-        reader: Box::new(DEFAULT_DATA),
+        reader,
         encrypted: false,
         warnings: Vec::new(),
     }
 }
+
+const UNWRITTEN: &str = "cannot write the results";
 
 /// A finished batch.
 pub(crate) struct Scored {

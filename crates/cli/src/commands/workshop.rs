@@ -41,11 +41,11 @@ pub(crate) fn run(
             skip_bad_rows,
             results: if print_rows {
                 Results::All
-                ..Options::default()
             } else {
                 Results::Summary
             },
             file_name: name,
+            ..Options::default()
         };
         let mut rows = RowPrinter {
             first: totals.rows,

@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
-use strongroom_verifier::{
-    Check, Expected, ExpectedInitdata, StepOutcome, VerifyError, Wanted,
-};
+use strongroom_verifier::{Check, Expected, ExpectedInitdata, StepOutcome, VerifyError, Wanted};
 
 use super::lines::{Line, Verdict, paragraphs};
 use crate::commands::audit::moment;
@@ -49,7 +47,11 @@ pub(super) fn run(args: &VerifyEvidence) -> anyhow::Result<Outcome> {
     let expected = args.expected()?;
     let examined = args.evidence.examine(&args.file, &expected)?;
     let lines = lines(&examined, &expected);
-    let allowed: Vec<&str> = args.allow_skipped.iter().map(|check| check.name()).collect();
+    let allowed: Vec<&str> = args
+        .allow_skipped
+        .iter()
+        .map(|check| check.name())
+        .collect();
     let verdict = Verdict::of(&lines, examined.examination.assurance, &allowed);
     let mut text = format!(
         "Evidence of platform {}, as of {}\n",

@@ -61,7 +61,11 @@ pub(super) fn agrees(
     };
     expect("kind", "release", said("kind"))?;
     expect("outcome", "allowed", said("outcome"))?;
-    expect("resource", path.unwrap_or(&release.resource), said("resource"))?;
+    expect(
+        "resource",
+        path.unwrap_or(&release.resource),
+        said("resource"),
+    )?;
     expect(
         "token",
         release.token.as_deref().unwrap_or_default(),

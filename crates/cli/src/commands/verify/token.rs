@@ -103,7 +103,8 @@ impl BrokerKeys {
             }
             other => bail!("{} holds a {other}, and no broker's key", path.display()),
         };
-        let spki = x509_cert::spki::SubjectPublicKeyInfoRef::from_der(&spki).with_context(failed)?;
+        let spki =
+            x509_cert::spki::SubjectPublicKeyInfoRef::from_der(&spki).with_context(failed)?;
         let point = spki.subject_public_key.as_bytes().with_context(failed)?;
         let point = point.strip_prefix(&[0x04]).with_context(failed)?;
         anyhow::ensure!(point.len() == 64, "{}: it is no P-256 key", failed());
@@ -140,7 +141,10 @@ fn assurance(claims: &EarClaims) -> Assurance {
         let submod = claims.submods.get(name)?;
         submod.annotated_evidence.get("assurance")?.as_str()
     };
-    let all = claims.submods.keys().all(|name| said(name) == Some("hardware"));
+    let all = claims
+        .submods
+        .keys()
+        .all(|name| said(name) == Some("hardware"));
     match all && claims.submods.contains_key(DEFAULT_CPU_ID) {
         true => Assurance::Hardware,
         false => Assurance::Development,
