@@ -90,12 +90,15 @@ const COMMANDS: &[(&str, &str)] = &[
     ("resource rollback", "an older version holds"),
     ("score", "counts, not rows"),
     ("score", "TRESHOLD_PREDICTION"),
+    ("score", "which model scored which bytes"),
     ("seal", "may lie in the open"),
     ("seal", "travels inside"),
     ("unseal", "what a sealed secret points to"),
     ("unseal", "readable by you alone"),
     ("verify", "Check what was recorded, offline"),
     ("verify evidence", "a skip is not a pass"),
+    ("verify receipt", "the machine behind its key"),
+    ("verify token", "that the broker signed it"),
 ];
 
 #[test]
