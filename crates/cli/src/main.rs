@@ -15,6 +15,7 @@ mod notify;
 mod outcome;
 mod progress;
 mod receipt;
+mod storage;
 
 use std::process::ExitCode;
 

@@ -1,7 +1,8 @@
 //! A receipt in the making: the key and its evidence first, digests while the job runs, the signature last.
 
-use std::io::{Read, Write as _};
+use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -9,14 +10,17 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::value::RawValue;
 use strongroom_client::ClientError;
 use strongroom_scoring::batch::{Options, Summary};
+use strongroom_scoring::read_at::ReadAt;
 use strongroom_scoring::receipt::{
-    Attestation, Digest, Digesting, Input, Predicate, ReceiptKey, Statement, StreamDigest,
+    Attestation, Digest, Digesting, DigestingAt, Input, Predicate, ReceiptKey, Statement,
+    StreamDigest,
 };
 
 use crate::connect::block_on;
 use crate::evidence::now;
 use crate::files::{Existing, Output};
 use crate::keys::GuestArgs;
+use crate::storage::Source;
 
 /// A job whose receipt is not written yet.
 pub(crate) struct Receipting {
@@ -26,7 +30,7 @@ pub(crate) struct Receipting {
     /// Appears when the job succeeded.
     output: Output,
     started: u64,
-    inputs: Vec<(String, StreamDigest)>,
+    inputs: Vec<Hashing>,
     token: Option<String>,
 }
 
@@ -56,20 +60,26 @@ impl Receipting {
         })
     }
 
-    /// Has an input hashed as it is read from storage.
-    pub(crate) fn input(
-        &mut self,
-        name: &str,
-        source: Box<dyn Read + Send>,
-    ) -> Box<dyn Read + Send> {
-        let (reader, digest) = Digesting::new(source);
-        self.inputs.push((name.to_owned(), digest));
-        Box::new(reader)
+    /// Has an input hashed as it is read from storage, by whichever of its two ways it will be.
+    pub(crate) fn input(&mut self, source: Source, in_order_alone: bool) -> Source {
+        let (reader, stream) = Digesting::new(source.reader);
+        let at = source.at.filter(|_| !in_order_alone);
+        let at = at.map(|at| Arc::new(DigestingAt::new(at)));
+        self.inputs.push(Hashing {
+            name: source.label.clone(),
+            stream,
+            at: at.clone(),
+        });
+        Source {
+            reader: Box::new(reader),
+            at: at.map(|at| at as Arc<dyn ReadAt>),
+            ..source
+        }
     }
 
-    /// Takes the token under which the keys were released, while it is in force.
-    pub(crate) fn keys_are_there(&mut self) -> anyhow::Result<()> {
-        if self.guest.released().is_empty() {
+    /// Takes the token under which the first key was released, while it is in force.
+    pub(crate) fn key_was_fetched(&mut self) -> anyhow::Result<()> {
+        if self.token.is_some() || self.guest.released().is_empty() {
             return Ok(());
         }
         let api = self.guest.api()?;
@@ -86,8 +96,11 @@ impl Receipting {
         options: &Options,
     ) -> anyhow::Result<Signed> {
         let mut inputs = Vec::new();
-        for (name, digest) in self.inputs {
-            let digest = digest.finish();
+        for Hashing { name, stream, at } in self.inputs {
+            let digest = match (stream.finish(), at) {
+                (Err(_), Some(at)) => at.finish(),
+                (digest, _) => digest,
+            };
             let digest = digest.with_context(|| format!("no receipt can name {name}"))?;
             inputs.push(Input::new(name, &digest));
         }
@@ -101,6 +114,13 @@ impl Receipting {
         output.write_all(&receipt.context("no receipt can be made of this job")?)?;
         Ok(Signed(output))
     }
+}
+
+/// An input whose digest grows while it is read.
+struct Hashing {
+    name: String,
+    stream: StreamDigest,
+    at: Option<Arc<DigestingAt>>,
 }
 
 /// A receipt that waits for its results to be in place.

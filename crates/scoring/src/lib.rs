@@ -1,7 +1,8 @@
 //! Batch scoring: a model bundle, rows in as CSV, results out as JSON lines for their owner.
 //!
 //! Bytes come in through a `Read` and go out through a `Write`, both streaming: decryption before
-//! and encryption after are the caller's, and so are files, clocks and networks. No row, no feature
+//! and encryption after are the caller's, and so are clocks. Files and networks are those of
+//! [`storage`]. No row, no feature
 //! and no score reaches an error text or a log from here; file names, column names and row numbers
 //! may.
 
@@ -11,6 +12,7 @@ pub mod model;
 pub mod read_at;
 pub mod receipt;
 pub mod results;
+pub mod storage;
 pub mod tile;
 
 /// The data set that is scored when none is named: 300 generated rows of the five columns that the

@@ -64,24 +64,24 @@ impl StreamDigest {
     }
 }
 
-/// Hashes what is written through it.
+/// Hashes what is written through it, if it is asked to.
 pub struct DigestingWriter<W> {
     inner: W,
-    state: State,
+    state: Option<State>,
 }
 
 impl<W: Write> DigestingWriter<W> {
-    /// Around a writer.
-    pub fn new(inner: W) -> Self {
+    /// Around a writer. Without being asked to hash it hands on what it is given.
+    pub fn new(inner: W, hashes: bool) -> Self {
         Self {
             inner,
-            state: State::new(),
+            state: hashes.then(State::new),
         }
     }
 
     /// The writer underneath, and the digest of what it was given.
-    pub fn finish(self) -> (W, Digest) {
-        let digest = self.state.digest();
+    pub fn finish(self) -> (W, Option<Digest>) {
+        let digest = self.state.map(|state| state.digest());
         (self.inner, digest)
     }
 }
@@ -89,7 +89,9 @@ impl<W: Write> DigestingWriter<W> {
 impl<W: Write> Write for DigestingWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.inner.write(bytes)?;
-        self.state.update(bytes.get(..count).unwrap_or(bytes));
+        if let Some(state) = &mut self.state {
+            state.update(bytes.get(..count).unwrap_or(bytes));
+        }
         Ok(count)
     }
 
@@ -102,14 +104,14 @@ impl<W: Write> Write for DigestingWriter<W> {
 ///
 /// What is read ahead of the digest is kept until what lies before it was read: a few segments, where threads take them
 /// in turn. The beginning of a file may be read again, to look at its form before its contents.
-pub struct DigestingAt<R> {
-    inner: R,
+pub struct DigestingAt {
+    inner: Arc<dyn ReadAt>,
     ordered: Mutex<Ordered>,
 }
 
-impl<R: ReadAt> DigestingAt<R> {
+impl DigestingAt {
     /// Around a source.
-    pub fn new(inner: R) -> Self {
+    pub fn new(inner: Arc<dyn ReadAt>) -> Self {
         Self {
             inner,
             ordered: Mutex::new(Ordered {
@@ -133,7 +135,7 @@ impl<R: ReadAt> DigestingAt<R> {
     }
 }
 
-impl<R: ReadAt> ReadAt for DigestingAt<R> {
+impl ReadAt for DigestingAt {
     fn size(&self) -> u64 {
         self.inner.size()
     }
@@ -263,10 +265,10 @@ mod tests {
         let mut read = Vec::new();
         reader.read_to_end(&mut read).unwrap();
         assert_eq!(digest.finish().unwrap(), of(&content));
-        let mut writer = DigestingWriter::new(Vec::new());
+        let mut writer = DigestingWriter::new(Vec::new(), true);
         writer.write_all(&content).unwrap();
         let (written, digest) = writer.finish();
-        assert_eq!((written.len(), digest), (content.len(), of(&content)));
+        assert_eq!((written.len(), digest), (content.len(), Some(of(&content))));
     }
 
     #[test]
@@ -282,7 +284,7 @@ mod tests {
     #[test]
     fn order_of_reading_changes_the_digest() {
         let content = content();
-        let source = DigestingAt::new(Bytes::from(content.clone()));
+        let source = DigestingAt::new(Arc::new(Bytes::from(content.clone())));
         let read = |offset: usize, length: usize| {
             let mut buffer = vec![0; length];
             source.read_at(offset as u64, &mut buffer).unwrap();
@@ -302,7 +304,7 @@ mod tests {
 
     #[test]
     fn place_that_is_read_twice_has_the_digest_of_the_first_reading() {
-        let content = Bytes::from(content());
+        let content = Arc::new(Bytes::from(content()));
         let mut buffer = vec![0; 100_000];
         let source = DigestingAt::new(content.clone());
         source.read_at(0, &mut buffer).unwrap();
