@@ -77,7 +77,7 @@ pub(crate) enum Asked {
 
 impl Asked {
     /// Records how it ended, and gives the answer.
-    pub(crate) async fn end(self, broker: &Arc<Inner>) -> Result<Jwe, ApiError> {
+    pub(crate) async fn end(self, broker: &Arc<Inner>) -> Result<Released, ApiError> {
         let ended = self.recorded(broker).await;
         broker.metrics.release(match &ended {
             Ok(_) => "released",
@@ -87,7 +87,7 @@ impl Asked {
         ended
     }
 
-    async fn recorded(self, broker: &Arc<Inner>) -> Result<Jwe, ApiError> {
+    async fn recorded(self, broker: &Arc<Inner>) -> Result<Released, ApiError> {
         let (record, answer) = match self {
             Self::Decided { record, answer } => (record, *answer),
             Self::Elsewhere(grant) => {
@@ -107,10 +107,23 @@ impl Asked {
             }
             Self::Failed(error) => return Err(error.into()),
         };
+        let (event, token) = (record.event.clone(), record.token.clone());
         let committed = broker.ledger.committed(Change::Nothing, *record).await;
         committed.map_err(ReleaseError::from)?;
-        Ok(answer?)
+        Ok(Released {
+            jwe: answer?,
+            event,
+            token,
+        })
     }
+}
+
+/// What was released, and where the record has it.
+pub(crate) struct Released {
+    pub(crate) jwe: Jwe,
+    pub(crate) event: EventId,
+    /// The id of the token that was shown.
+    pub(crate) token: Option<String>,
 }
 
 /// The right to release one resource to one key, once.

@@ -65,9 +65,19 @@ impl EvidenceArgs {
     ///
     /// What is wrong with the evidence is in the result; an error is what keeps it from being looked at.
     pub(crate) fn examine(&self, file: &Path, expected: &Expected) -> anyhow::Result<Examined> {
+        let (tee, parsed) = parse_file(file, self.tee)?;
+        self.examine_parsed(tee, parsed, expected)
+    }
+
+    /// As [`Self::examine`], over evidence that was parsed already.
+    pub(crate) fn examine_parsed(
+        &self,
+        tee: Tee,
+        parsed: Result<Evidence, VerifyError>,
+        expected: &Expected,
+    ) -> anyhow::Result<Examined> {
         let at = self.at.map_or_else(now, Ok)?;
         let anchors = self.anchors()?;
-        let (tee, parsed) = parse_file(file, self.tee)?;
         let folder = self.folder()?;
         let (examination, missing) = match parsed {
             Ok(evidence) => {
@@ -311,7 +321,7 @@ pub(crate) fn now() -> anyhow::Result<u64> {
         .as_secs())
 }
 
-fn parse_time(text: &str) -> anyhow::Result<u64> {
+pub(crate) fn parse_time(text: &str) -> anyhow::Result<u64> {
     if let Ok(seconds) = text.parse::<u64>() {
         return Ok(seconds);
     }

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use strongroom_cipherfile::FileKey;
 use strongroom_client::guest_api::GuestApi;
+use strongroom_scoring::receipt::ReleasedKey;
 use strongroom_wire::jwe::DecryptionKey;
 use strongroom_wire::jwk::TeePublicKey;
 use strongroom_wire::resource::{ResourcePath, ResourceUri};
@@ -48,7 +50,7 @@ impl std::fmt::Display for KeySource {
 }
 
 /// The guest that fetches `kbs:///` keys.
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Default)]
 pub(crate) struct GuestArgs {
     /// The running guest that fetches kbs:/// keys (see `strongroom guest run`).
     #[arg(long, env = "STRONGROOM_GUEST", default_value = GuestApi::DEFAULT_URL, value_name = "URL")]
@@ -57,7 +59,15 @@ pub(crate) struct GuestArgs {
     /// The file with this container's token, for a guest that asks for one (`guest run --require-token`).
     #[arg(long, env = "STRONGROOM_GUEST_TOKEN_FILE", value_name = "FILE")]
     pub(crate) guest_token: Option<PathBuf>,
+
+    /// What was released so far, for a receipt.
+    #[arg(skip)]
+    released: Released,
 }
+
+/// What a guest fetched for this process, in order. Clones share it.
+#[derive(Clone, Default)]
+struct Released(Arc<Mutex<Vec<ReleasedKey>>>);
 
 impl GuestArgs {
     /// The guest's client.
@@ -75,13 +85,30 @@ impl GuestArgs {
     /// Fetches a resource through the guest.
     pub(crate) fn resource(&self, path: &ResourcePath) -> anyhow::Result<Zeroizing<Vec<u8>>> {
         let guest = self.api()?;
-        block_on(guest.resource(path))?.with_context(|| {
+        let released = block_on(guest.release(path))?.with_context(|| {
             format!(
                 "cannot fetch {} from the guest at {}",
                 path.to_uri(),
                 self.guest
             )
-        })
+        })?;
+        let mut all = self
+            .released
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.push(ReleasedKey {
+            resource: path.to_uri(),
+            event: released.release.event,
+            token: released.release.token,
+        });
+        Ok(released.secret)
+    }
+
+    /// What was fetched so far, in order.
+    pub(crate) fn released(&self) -> Vec<ReleasedKey> {
+        let all = self.released.0.lock();
+        all.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Reads a key from where it is.

@@ -9,6 +9,7 @@ use strongroom_cipherfile::FileKey;
 use strongroom_cipherfile::sealed::Sealer;
 use strongroom_cipherfile::tink_stream::Encryptor;
 use strongroom_scoring::batch::HandedOut;
+use strongroom_scoring::receipt::{Digest, DigestingWriter};
 use strongroom_scoring::results::{
     ConvertOptions, Features, TableConverter, TableFormat, TableKey,
 };
@@ -84,6 +85,11 @@ enum FormatArg {
 }
 
 impl ResultsArgs {
+    /// Whether what is there may be replaced.
+    pub(crate) fn existing(&self) -> Existing {
+        Existing::from_force(self.force)
+    }
+
     /// Whether rows are handed out with their features.
     pub(crate) fn features(&self) -> HandedOut {
         match (self.results_features, self.results_format) {
@@ -99,6 +105,7 @@ impl ResultsArgs {
         storage: &StorageArgs,
         guest: &GuestArgs,
         keys: bool,
+        hashes: bool,
     ) -> anyhow::Result<Option<ResultsFile>> {
         let Some(target) = &self.results else {
             return Ok(None);
@@ -119,7 +126,8 @@ impl ResultsArgs {
         let place = Place {
             storage,
             guest,
-            existing: Existing::from_force(self.force),
+            existing: self.existing(),
+            hashes,
         };
         // Both files, so that one that is there already is told before the work.
         let manifest = match self.results_format {
@@ -208,12 +216,16 @@ struct Place<'a> {
     storage: &'a StorageArgs,
     guest: &'a GuestArgs,
     existing: Existing,
+    /// Whether a receipt names what is written.
+    hashes: bool,
 }
 
 impl Place<'_> {
-    fn output(&self, target: &Path) -> anyhow::Result<Output> {
-        self.storage
-            .create(target, self.existing, 0o644, self.guest)
+    fn output(&self, target: &Path) -> anyhow::Result<Digested> {
+        let output = self
+            .storage
+            .create(target, self.existing, 0o644, self.guest)?;
+        Ok(DigestingWriter::new(output, self.hashes))
     }
 
     fn sealed(&self, target: &Path, for_whom: &ForWhom) -> anyhow::Result<Sealed> {
@@ -238,23 +250,42 @@ enum Form {
 }
 
 impl ResultsFile {
-    /// Makes them appear, the manifest last: without it a table is not taken for whole.
-    pub(crate) fn commit(self) -> anyhow::Result<()> {
+    /// Ends them; what is left is to make them appear.
+    pub(crate) fn finish(self) -> anyhow::Result<Written> {
         const WRITE: &str = "cannot write the results";
-        match self.form {
-            Form::Lines(sealed) => sealed.finish().context(WRITE)?.commit(),
+        let (sealed, manifest) = match self.form {
+            Form::Lines(sealed) => (sealed, None),
             Form::Table(table) => {
                 let (sealed, manifest) = table.finish().context(WRITE)?;
-                sealed.finish().context(WRITE)?.commit()?;
-                if let Some(mut file) = self.manifest {
-                    file.write_all(&manifest.to_json()).context(WRITE)?;
-                    file.finish().context(WRITE)?.commit()?;
-                }
-                Ok(())
+                (sealed, Some(manifest))
             }
+        };
+        let (results, digest) = sealed.finish().context(WRITE)?.finish();
+        let mut outputs = vec![results];
+        if let Some((mut file, manifest)) = self.manifest.zip(manifest) {
+            file.write_all(&manifest.to_json()).context(WRITE)?;
+            outputs.push(file.finish().context(WRITE)?.finish().0);
         }
+        Ok(Written { outputs, digest })
     }
 }
+
+/// Results that are whole, and not there yet.
+pub(crate) struct Written {
+    outputs: Vec<Output>,
+    /// What a receipt calls them by, where there is to be one.
+    pub(crate) digest: Option<Digest>,
+}
+
+impl Written {
+    /// Makes them appear, a table's manifest last: without it the table is not taken for whole.
+    pub(crate) fn commit(self) -> anyhow::Result<()> {
+        self.outputs.into_iter().try_for_each(Output::commit)
+    }
+}
+
+/// An output whose bytes are hashed on the way, when asked for.
+type Digested = DigestingWriter<Output>;
 
 impl Write for ResultsFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -274,14 +305,14 @@ impl Write for ResultsFile {
 
 /// An output that nobody reads but for whom it is.
 enum Sealed {
-    To(Sealer<Output>),
-    Under(Encryptor<Output>),
+    To(Sealer<Digested>),
+    Under(Encryptor<Digested>),
     /// What is written is encrypted already.
-    ByItself(Output),
+    ByItself(Digested),
 }
 
 impl Sealed {
-    fn finish(self) -> io::Result<Output> {
+    fn finish(self) -> io::Result<Digested> {
         match self {
             Self::To(sealer) => sealer.finish().map_err(io::Error::other),
             Self::Under(encryptor) => encryptor.finish(),

@@ -91,6 +91,18 @@ pub(crate) struct Source {
     pub(crate) length: Option<u64>,
 }
 
+impl Source {
+    /// What this program brings along.
+    pub(crate) fn of_bytes(label: &str, bytes: &'static [u8]) -> Self {
+        Self {
+            reader: Box::new(bytes),
+            at: None,
+            label: label.to_owned(),
+            length: None,
+        }
+    }
+}
+
 impl StorageArgs {
     /// Opens an input: `-`, a path, or a location in a storage.
     pub(crate) fn open(&self, text: &Path, guest: &GuestArgs) -> anyhow::Result<Source> {

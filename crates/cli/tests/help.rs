@@ -110,12 +110,15 @@ const COMMANDS: &[(&str, &str)] = &[
     ("score", "--insecure-storage-http"),
     ("encrypt", "--azure-sas"),
     ("decrypt", "--azure-sas"),
+    ("score", "which model scored which bytes"),
     ("seal", "may lie in the open"),
     ("seal", "travels inside"),
     ("unseal", "what a sealed secret points to"),
     ("unseal", "readable by you alone"),
     ("verify", "Check what was recorded, offline"),
     ("verify evidence", "a skip is not a pass"),
+    ("verify receipt", "the machine behind its key"),
+    ("verify token", "that the broker signed it"),
 ];
 
 #[test]

@@ -10,7 +10,7 @@ use strongroom_wire::resource::ResourcePath;
 use zeroize::Zeroizing;
 
 use crate::error::{ClientError, one_line};
-use crate::http::{Answer, Endpoint, EndpointOptions, Outgoing, is_loopback, parse_base};
+use crate::http::{Answer, Endpoint, EndpointOptions, Outgoing, Released, is_loopback, parse_base};
 
 /// Longer than a guest may take to reach its broker, so that its own words arrive.
 const TIMEOUT: Duration = Duration::from_secs(90);
@@ -71,9 +71,51 @@ impl GuestApi {
     /// # Errors
     /// [`ClientError::NotFound`], [`ClientError::Denied`], or [`ClientError::GuestFailed`] with the guest's words.
     pub async fn resource(&self, path: &ResourcePath) -> Result<Zeroizing<Vec<u8>>, ClientError> {
+        self.release(path).await.map(|released| released.secret)
+    }
+
+    /// As [`Self::resource`], with where the broker's record has the release, if the guest and its broker say so.
+    ///
+    /// # Errors
+    /// As [`Self::resource`].
+    pub async fn release(&self, path: &ResourcePath) -> Result<Released, ClientError> {
         let answer = self.get(&format!("/cdh/resource/{path}"), None).await?;
-        self.checked(answer, &format!("kbs:///{path}"))
-            .map(|answer| answer.body)
+        let answer = self.checked(answer, &format!("kbs:///{path}"))?;
+        Ok(Released {
+            secret: answer.body,
+            release: answer.release,
+        })
+    }
+
+    /// The token that the guest's broker gave it, which is attested when there is none. The guest's private key, which
+    /// comes along, is wiped unread.
+    ///
+    /// # Errors
+    /// As [`Self::resource`], or [`ClientError::Protocol`] when something else answers.
+    pub async fn attestation_token(&self) -> Result<String, ClientError> {
+        #[derive(Deserialize)]
+        struct TokenAnswer {
+            token: String,
+        }
+        let answer = self.get("/aa/token", Some("token_type=kbs")).await?;
+        let answer = self.checked(answer, "the guest's token")?;
+        let TokenAnswer { token } = answer.json("a token")?;
+        Ok(token)
+    }
+
+    /// The configuration that the guest was launched with, if there is one and the guest tells it.
+    ///
+    /// # Errors
+    /// As [`Self::resource`], or [`ClientError::Protocol`] when it is no text.
+    pub async fn initdata(&self) -> Result<Option<String>, ClientError> {
+        let answer = self.get("/aa/initdata", None).await?;
+        let answer = match self.checked(answer, "the guest's init-data") {
+            Err(ClientError::NotFound { .. }) => return Ok(None),
+            other => other?,
+        };
+        let text = std::str::from_utf8(&answer.body);
+        let text = text.map_err(|_| answer.protocol("its init-data is no text".to_owned()))?;
+        Ok(Some(text.to_owned()))
     }
 
     /// What the guest says of itself.

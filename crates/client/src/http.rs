@@ -16,6 +16,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use rustls_platform_verifier::BuilderVerifierExt;
 use serde::de::DeserializeOwned;
+use strongroom_wire::kbs::{EVENT_HEADER, TOKEN_ID_HEADER};
 use zeroize::Zeroizing;
 
 use crate::error::{Cause, ClientError, Refusal, one_line, refusal};
@@ -202,6 +203,14 @@ impl Endpoint {
             .iter()
             .map(|value| value.as_bytes().to_vec())
             .collect();
+        let word = |name: &str| {
+            let value = response.headers().get(name)?.to_str().ok()?;
+            is_word(value).then(|| value.to_owned())
+        };
+        let release = Release {
+            event: word(EVENT_HEADER),
+            token: word(TOKEN_ID_HEADER),
+        };
         let too_large = || ClientError::TooLarge {
             peer: self.peer.clone(),
             limit: self.max_body,
@@ -228,6 +237,7 @@ impl Endpoint {
             status,
             content_type,
             set_cookies,
+            release,
             body,
         })
     }
@@ -291,6 +301,7 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     content_type: String,
     set_cookies: Vec<Vec<u8>>,
+    pub(crate) release: Release,
     pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
@@ -335,6 +346,31 @@ impl Answer {
             reason,
         }
     }
+}
+
+/// Where a broker's record has a release, as far as its answer says. A broker that is none of this project's says nothing.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Release {
+    /// The event's id.
+    pub event: Option<String>,
+    /// The id of the token on which it was released.
+    pub token: Option<String>,
+}
+
+/// A secret, and where the broker's record has its release.
+pub struct Released {
+    /// The secret.
+    pub secret: Zeroizing<Vec<u8>>,
+    /// Its release.
+    pub release: Release,
+}
+
+/// Whether a header's value is an id: it goes into logs and receipts.
+fn is_word(value: &str) -> bool {
+    let fits = (1..=MAX_WORD).contains(&value.len());
+    fits && value
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 /// An answer that is not a success.
@@ -539,6 +575,7 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
 
 const PREALLOCATED: usize = 1024 * 1024;
 const EXCERPT: usize = 120;
+const MAX_WORD: usize = 64;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use crate::clock::Clock;
 use crate::error::{Cause, ClientError, one_line};
 use crate::handshake::{Attested, Challenged, Handshake, HandshakeError, session_cookie};
-use crate::http::{Answer, Endpoint, EndpointOptions, Outgoing, Refused, Roots, Route};
+use crate::http::{Answer, Endpoint, EndpointOptions, Outgoing, Refused, Released, Roots, Route};
 use crate::session::{RetryPolicy, Session};
 
 /// A client of one broker. Clones share one session.
@@ -50,11 +50,17 @@ impl KbsClient {
     /// [`ClientError::NotFound`], [`ClientError::Denied`], [`ClientError::EvidenceRefused`],
     /// [`ClientError::Unreachable`] and the other variants that name how the broker could not be spoken to.
     pub async fn get_resource(&self, uri: &ResourceUri) -> Result<Zeroizing<Vec<u8>>, ClientError> {
+        self.release(uri).await.map(|released| released.secret)
+    }
+
+    /// As [`Self::get_resource`], with where the broker's record has the release.
+    ///
+    /// # Errors
+    /// As [`Self::get_resource`].
+    pub async fn release(&self, uri: &ResourceUri) -> Result<Released, ClientError> {
         let inner = &self.0;
         inner.serves(uri)?;
-        inner
-            .within_deadline(self.get_resource_undelayed(uri))
-            .await
+        inner.within_deadline(self.release_undelayed(uri)).await
     }
 
     /// The token in use, after a handshake when there is none, with the key that it names.
@@ -70,10 +76,7 @@ impl KbsClient {
         self.0.endpoint.peer()
     }
 
-    async fn get_resource_undelayed(
-        &self,
-        uri: &ResourceUri,
-    ) -> Result<Zeroizing<Vec<u8>>, ClientError> {
+    async fn release_undelayed(&self, uri: &ResourceUri) -> Result<Released, ClientError> {
         let inner = &self.0;
         let mut attested = self.attested().await?;
         let first = inner.retrying(|| inner.fetch(uri, &attested)).await;
@@ -268,11 +271,7 @@ impl Inner {
         .map_err(|reason| ClientError::Evidence { reason })
     }
 
-    async fn fetch(
-        &self,
-        uri: &ResourceUri,
-        attested: &Attested,
-    ) -> Result<Zeroizing<Vec<u8>>, ClientError> {
+    async fn fetch(&self, uri: &ResourceUri, attested: &Attested) -> Result<Released, ClientError> {
         let what = uri.to_string();
         let path = format!("/kbs/v0/{}/{}", uri.plugin(), uri.segments().join("/"));
         let outgoing = Outgoing {
@@ -287,13 +286,15 @@ impl Inner {
             .success()
             .map_err(|refused| refused.into_error(&what))?;
         let jwe: Jwe = answer.json("an encrypted resource (JWE)")?;
-        attested
-            .key()
-            .open(&jwe)
-            .map_err(|error| ClientError::Undecryptable {
-                what,
-                reason: error.to_string(),
-            })
+        let secret = attested.key().open(&jwe);
+        let secret = secret.map_err(|error| ClientError::Undecryptable {
+            what,
+            reason: error.to_string(),
+        })?;
+        Ok(Released {
+            secret,
+            release: answer.release,
+        })
     }
 
     async fn post(

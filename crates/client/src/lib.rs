@@ -17,4 +17,5 @@ pub mod session;
 pub use admin::{AdminClient, AdminKey};
 pub use error::ClientError;
 pub use guest_api::GuestApi;
+pub use http::{Release, Released};
 pub use kbs::{KbsClient, jitter};

@@ -10,7 +10,7 @@ use strongroom_attester::{AttestError, Attester, Event};
 use strongroom_client::clock::Clock;
 use strongroom_client::handshake::{Attested, Challenged};
 use strongroom_client::session::RetryPolicy;
-use strongroom_client::{ClientError, KbsClient};
+use strongroom_client::{ClientError, KbsClient, Released};
 use strongroom_wire::initdata::Initdata;
 use strongroom_wire::jwe::KeyAlgorithm;
 use strongroom_wire::kbs::CompositeEvidence;
@@ -78,6 +78,7 @@ pub struct Agent {
     attester: Arc<Attester>,
     unseal: Arc<UnsealOptions>,
     event_log: EventlogConfig,
+    initdata: Option<Arc<Initdata>>,
     initdata_digest: Option<Arc<[u8]>>,
 }
 
@@ -125,6 +126,7 @@ impl Agent {
             unseal: Arc::new(config.unseal),
             event_log: config.event_log,
             initdata_digest: digest.map(Arc::from),
+            initdata: config.initdata.map(Arc::new),
         })
     }
 
@@ -133,10 +135,16 @@ impl Agent {
     /// # Errors
     /// As [`KbsClient::get_resource`]; [`ClientError::Rejected`] when no broker is listed under the URI's host.
     pub async fn get_resource(&self, uri: &ResourceUri) -> Result<Zeroizing<Vec<u8>>, ClientError> {
+        self.release(uri).await.map(|released| released.secret)
+    }
+
+    /// As [`Self::get_resource`], with where the broker's record has the release.
+    ///
+    /// # Errors
+    /// As [`Self::get_resource`].
+    pub async fn release(&self, uri: &ResourceUri) -> Result<Released, ClientError> {
         let broker = self.brokers.of(uri)?;
-        broker
-            .ask(async |client| client.get_resource(uri).await)
-            .await
+        broker.ask(async |client| client.release(uri).await).await
     }
 
     /// Opens a sealed secret.
@@ -220,6 +228,11 @@ impl Agent {
     /// The digest of the init-data that this machine was launched with, if there is one.
     pub fn initdata_digest(&self) -> Option<&[u8]> {
         self.initdata_digest.as_deref()
+    }
+
+    /// The init-data that this machine was launched with, if there is one.
+    pub fn initdata(&self) -> Option<&Initdata> {
+        self.initdata.as_deref()
     }
 
     /// Evidence of this machine over `report_data`, for whoever wants to verify it.

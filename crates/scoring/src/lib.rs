@@ -17,6 +17,7 @@ pub mod model;
 pub mod plain_at;
 pub mod profile;
 pub mod read_at;
+pub mod receipt;
 pub mod report;
 pub mod results;
 pub mod storage;

@@ -183,7 +183,8 @@ impl Summary {
 }
 
 /// The numbers of a batch that may be logged. They print as a sentence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Counts {
     /// Data rows in the input.
     pub rows: u64,

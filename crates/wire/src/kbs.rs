@@ -18,6 +18,13 @@ pub const PROTOCOL_VERSION: &str = "0.4.0";
 /// The cookie that names a session.
 pub const SESSION_COOKIE: &str = "kbs-session-id";
 
+/// The answer header that names the event under which the broker's record has a release. Of this project's brokers and
+/// guests; upstream's peers ignore it, and send none.
+pub const EVENT_HEADER: &str = "strongroom-event";
+
+/// The answer header with the id (`jti`) of the token on which the broker released.
+pub const TOKEN_ID_HEADER: &str = "strongroom-token-id";
+
 /// The longest nonce accepted, in base64 characters. Ours have 44; Secure Execution's are documents.
 const MAX_NONCE: usize = 16 * 1024;
 

@@ -9,7 +9,7 @@ use axum::http::HeaderName;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
-use strongroom_wire::kbs::{PROTOCOL_VERSION, SESSION_COOKIE};
+use strongroom_wire::kbs::{EVENT_HEADER, PROTOCOL_VERSION, SESSION_COOKIE, TOKEN_ID_HEADER};
 use strongroom_wire::tee::Tee;
 
 /// Gives the document. It is the same for everybody.
@@ -160,6 +160,13 @@ impl Operation {
         });
         if self.id == "ready" {
             operation["responses"]["503"] = self.answer.describe();
+        }
+        if self.id == "getResource" {
+            let text = |what: &str| json!({"description": what, "schema": {"type": "string"}});
+            operation["responses"]["200"]["headers"] = json!({
+                EVENT_HEADER: text("The event of the release in the broker's record."),
+                TOKEN_ID_HEADER: text("The id of the token on which it was released."),
+            });
         }
         if !self.query.is_empty() {
             let parameter = |(name, kind, required): &Parameter| {

@@ -16,13 +16,15 @@ use strongroom_scoring::model::Bundle;
 
 use crate::commands::model::ModelArgs;
 use crate::commands::workshop;
+use crate::files;
 use crate::input::OpenArgs;
 use crate::keys::KeySource;
 use crate::outcome::Outcome;
 use crate::progress;
+use crate::receipt::Receipting;
 use crate::results::{ResultsArgs, RowsArg};
 use crate::rows::{Opening, ParquetArgs, Rows};
-use crate::storage::{self, StorageArgs};
+use crate::storage::{self, Source, StorageArgs};
 
 /// Score a batch of transactions.
 ///
@@ -90,6 +92,16 @@ pub(crate) struct Args {
     #[command(flatten)]
     results: ResultsArgs,
 
+    /// Write a receipt of the job: which model scored which bytes into which results, signed by a key that the guest's
+    /// evidence vouches for. `strongroom verify receipt` checks it.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "results",
+        conflicts_with = "checkpoint"
+    )]
+    receipt: Option<PathBuf>,
+
     /// Take the settings of the workshop's container from its environment variables (DECRYPTION_KEY_PATH,
     /// SAS_TOKEN_PATH, AZURE_STORAGE_NAME, CONTAINER_NAME, BLOB_NAME, TRESHOLD_PREDICTION, INPUT_FOLDER).
     #[arg(long, conflicts_with_all = ["input", "results", "threshold", "key", "identity"])]
@@ -119,6 +131,12 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
     {
         storage::check(place)?;
     }
+    // Before any work: a guest that does not attest is found out now.
+    let existing = args.results.existing();
+    let mut receipting = match &args.receipt {
+        Some(path) => Some(Receipting::begin(path, existing, &args.model.guest)?),
+        None => None,
+    };
     let bundle = args.model.load()?;
     if args.workshop {
         return workshop::run(
@@ -157,14 +175,16 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
         },
         threads: args.threads(),
     };
-    let job = Files {
+    let mut job = Files {
         args,
         bundle: &bundle,
         options: &options,
         inputs: &inputs,
+        receipting: receipting.as_mut(),
     };
     let keys = args.key_column.is_some();
-    let Some(mut results) = args.results.begin(&args.storage, guest, keys)? else {
+    let hashes = args.receipt.is_some();
+    let Some(mut results) = args.results.begin(&args.storage, guest, keys, hashes)? else {
         let (scored, encrypted) = job.score(&mut std::io::sink(), None)?;
         return Ok(report(args, &scored, encrypted));
     };
@@ -186,7 +206,18 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
             inputs,
         }),
     )?;
+    let results = results.finish()?;
+    let name = args.results.results.as_deref().map(files::base_name);
+    let receipt = match (receipting, &results.digest, name.transpose()?) {
+        (Some(receipting), Some(digest), Some(name)) => {
+            Some(receipting.sign((&name, digest), &scored.summary, &options)?)
+        }
+        _ => None,
+    };
     results.commit()?;
+    if let Some(receipt) = receipt {
+        receipt.commit()?;
+    }
     // Only now: what is killed before goes on from them once more.
     if let Some(store) = &mut store {
         clear_checkpoints(store)?;
@@ -236,12 +267,13 @@ struct Files<'a> {
     bundle: &'a Bundle,
     options: &'a Options,
     inputs: &'a [PathBuf],
+    receipting: Option<&'a mut Receipting>,
 }
 
 impl Files<'_> {
     /// Scores all of them; says too whether one was encrypted.
     fn score<'s>(
-        &'s self,
+        &'s mut self,
         out: &'s mut (dyn Write + Send),
         checkpoints: Option<Checkpoints<'s>>,
     ) -> anyhow::Result<(Scored, bool)> {
@@ -253,9 +285,12 @@ impl Files<'_> {
         let rows_before = job.rows_done();
         let mut encrypted = false;
         if self.inputs.is_empty() && job.inputs_done() == 0 {
-            job.csv(&self.options.file_name, &mut &DEFAULT_DATA[..], &mut |_| {})?;
+            let label = &self.options.file_name;
+            let source = self.hashed(Source::of_bytes(label, DEFAULT_DATA));
+            job.csv(label, &mut { source.reader }, &mut |_| {})?;
         }
-        for path in &self.inputs[job.inputs_done().min(self.inputs.len())..] {
+        let inputs = self.inputs;
+        for path in &inputs[job.inputs_done().min(inputs.len())..] {
             encrypted |= self.score_file(&mut job, path)?;
         }
         Ok((
@@ -268,9 +303,17 @@ impl Files<'_> {
         ))
     }
 
-    fn score_file(&self, job: &mut Job<'_>, path: &Path) -> anyhow::Result<bool> {
+    /// Has what is read from storage hashed, where a receipt is to name it.
+    fn hashed(&mut self, source: Source) -> Source {
+        match &mut self.receipting {
+            Some(receipting) => receipting.input(source, self.args.open.identity.is_some()),
+            None => source,
+        }
+    }
+
+    fn score_file(&mut self, job: &mut Job<'_>, path: &Path) -> anyhow::Result<bool> {
         let guest = &self.args.model.guest;
-        let source = self.args.storage.open(path, guest)?;
+        let source = self.hashed(self.args.storage.open(path, guest)?);
         let bar = progress::bytes(source.length)?;
         let label = source.label.clone();
         let opening = Opening {
@@ -283,6 +326,9 @@ impl Files<'_> {
         let opened = opening.rows(source, path)?;
         for warning in &opened.warnings {
             eprintln!("warning: {warning}");
+        }
+        if let Some(receipting) = &mut self.receipting {
+            receipting.key_was_fetched()?;
         }
         let mut before = None;
         let mut show = |progress: Progress| {
@@ -367,12 +413,20 @@ fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
         "rows": counts.rows, "flagged": counts.flagged, "bad_rows": counts.bad_rows,
         "bad_rows_by_reason": scored.summary.bad_rows_by_reason, "rows_outside_training_range": outside, "threshold": scored.summary.threshold,
         "seconds": scored.seconds, "rows_per_second": rate, "model_digest": scored.summary.model_digest,
-        "encrypted_input": encrypted, "results": args.results.results,
+        "encrypted_input": encrypted, "results": args.results.results, "receipt": args.receipt,
     });
     if counts.rows == 0 {
         text.push_str("\nThere is a header and no row below it.");
     }
     let outcome = Outcome::new(text, document);
+    let outcome = match (&args.receipt, &args.results.results) {
+        (Some(receipt), Some(results)) => outcome.next(format!(
+            "strongroom verify receipt {} --result {}",
+            receipt.display(),
+            results.display()
+        )),
+        _ => outcome,
+    };
     match (args.results.opened_by(), args.results.reported_by()) {
         (Some(opened), Some(reported)) => outcome.next(reported).next(opened),
         (Some(opened), None) => outcome.next(opened),

@@ -21,8 +21,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use strongroom_attester::AttestError;
-use strongroom_client::ClientError;
 use strongroom_client::session::DENIED_TOKEN_AGE;
+use strongroom_client::{ClientError, Released};
+use strongroom_wire::kbs::{EVENT_HEADER, TOKEN_ID_HEADER};
 use strongroom_wire::resource::ResourcePath;
 use strongroom_wire::tee::Tee;
 use zeroize::Zeroizing;
@@ -42,6 +43,7 @@ pub fn router(agent: Agent, options: ServeOptions) -> Router {
         .route("/aa/token", get(token).head(wrong_method))
         .route("/aa/evidence", get(evidence))
         .route("/aa/additional-evidence", get(additional_evidence))
+        .route("/aa/initdata", get(initdata))
         .route("/aa/aael", post(aael))
         .route("/info", get(info))
         .route("/healthz", get(async || "ok\n"))
@@ -129,12 +131,19 @@ async fn resource(State(guest): State<Guest>, uri: Uri) -> Result<Response, Fail
             format!("{error}; ask /cdh/resource/repository/type/tag"),
         )
     })?;
-    let secret = guest
-        .agent
-        .get_resource(&path.into())
-        .await
-        .map_err(GuestError::from)?;
-    Ok(octets(secret))
+    let released = guest.agent.release(&path.into()).await;
+    let Released { secret, release } = released.map_err(GuestError::from)?;
+    let mut answer = octets(secret);
+    let named = [
+        (EVENT_HEADER, release.event),
+        (TOKEN_ID_HEADER, release.token),
+    ];
+    for (name, value) in named {
+        if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
+            answer.headers_mut().insert(name, value);
+        }
+    }
+    Ok(answer)
 }
 
 #[derive(Deserialize)]
@@ -188,6 +197,21 @@ impl EvidenceQuery {
             )),
         }
     }
+}
+
+/// The document that this machine was launched with; not of upstream. It is measured, not secret: whoever launched the
+/// machine had it.
+async fn initdata(State(guest): State<Guest>) -> Result<Response, Failure> {
+    guest.needs(guest.options.features.attestation(), "attestation")?;
+    let none = || {
+        Failure::new(
+            StatusCode::NOT_FOUND,
+            "this guest was started without init-data",
+        )
+    };
+    let document = guest.agent.initdata().ok_or_else(none)?;
+    let headers = [(CONTENT_TYPE, "application/toml")];
+    Ok((headers, document.as_str().to_owned()).into_response())
 }
 
 type EvidenceQueryResult = Result<Query<EvidenceQuery>, QueryRejection>;
@@ -298,7 +322,7 @@ async fn unknown() -> Failure {
     Failure::new(
         StatusCode::NOT_FOUND,
         "no such path; there are /cdh/resource/repository/type/tag, /aa/token, /aa/evidence, /aa/additional-evidence, \
-         /aa/aael, /info and /healthz",
+         /aa/initdata, /aa/aael, /info and /healthz",
     )
 }
 

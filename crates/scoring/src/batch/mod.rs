@@ -76,7 +76,8 @@ pub enum HandedOut {
 }
 
 /// Whether the first row of CSV names the columns.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HeaderRow {
     /// It does, and they may come in any order.
     #[default]

@@ -8,9 +8,10 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{OriginalUri, Query, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
+use strongroom_wire::kbs::{EVENT_HEADER, TOKEN_ID_HEADER};
 use strongroom_wire::resource::{ResourceError, ResourcePath};
 use zeroize::Zeroizing;
 
@@ -18,10 +19,11 @@ use super::super::admin::resources::end_of;
 use super::super::error::ApiError;
 use super::super::identity;
 use crate::admin::Admin;
+use crate::release::Released;
 use crate::store::Change;
 use crate::{Inner, Moment, release};
 
-/// Releases a resource to an attested guest, encrypted to its key.
+/// Releases a resource to an attested guest, encrypted to its key. The answer says which event it is in the record.
 pub(crate) async fn get(
     State(broker): State<Arc<Inner>>,
     OriginalUri(uri): OriginalUri,
@@ -37,8 +39,20 @@ pub(crate) async fn get(
             release::resource(broker, token.as_deref(), &path, &query, now)
         })
         .await?;
-    let jwe = asked.end(&broker).await?;
-    Ok(Json(jwe).into_response())
+    let Released { jwe, event, token } = asked.end(&broker).await?;
+    let mut answer = Json(jwe).into_response();
+    let token = token.filter(|id| !id.is_empty());
+    let named = [
+        (EVENT_HEADER, Some(event.to_string())),
+        (TOKEN_ID_HEADER, token),
+    ];
+    for (name, value) in named {
+        // Both are digits of this broker's own drawing.
+        if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
+            answer.headers_mut().insert(name, value);
+        }
+    }
+    Ok(answer)
 }
 
 /// Stores a resource as its next version. `?expires=SECONDS` is when it ends. What a source has is not hidden behind it

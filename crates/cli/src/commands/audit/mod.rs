@@ -17,6 +17,8 @@ use crate::connect::{AdminArgs, block_on};
 use crate::files;
 use crate::outcome::{Outcome, shown};
 
+pub(in crate::commands) use verify::{Source, verify as verify_record};
+
 /// Read, explain and verify the broker's record of releases, denials and admin actions.
 ///
 /// Without a command: the newest entries, newest last. The record is a transparency log (C2SP tlog-tiles): every write
@@ -106,12 +108,20 @@ fn list(args: &Args) -> anyhow::Result<Outcome> {
 /// Reads the key by which the record is verified: from a file, or as it is written there; by default the one beside
 /// the broker's other files.
 fn verifier(admin: &AdminArgs, key: Option<&str>) -> anyhow::Result<VerifierKey> {
-    let text = match key {
-        Some(text) if text.parse::<VerifierKey>().is_ok() => text.to_owned(),
-        Some(path) => files::read_text(Path::new(path), MAX_KEY)?,
-        None => files::read_text(&admin.dir.join("audit.pub"), MAX_KEY).context(
+    let Some(key) = key else {
+        let own = admin.dir.join("audit.pub");
+        return named_verifier(&own.to_string_lossy()).context(
             "the key that verifies the record is needed: name the broker's audit.pub with --key",
-        )?,
+        );
+    };
+    named_verifier(key)
+}
+
+/// The key that verifies a record, as it is written or in a file.
+pub(in crate::commands) fn named_verifier(key: &str) -> anyhow::Result<VerifierKey> {
+    let text = match key.parse::<VerifierKey>() {
+        Ok(key) => return Ok(key),
+        Err(_) => files::read_text(Path::new(key), MAX_KEY)?,
     };
     text.trim()
         .parse()

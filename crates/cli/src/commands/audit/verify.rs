@@ -77,7 +77,7 @@ pub(super) fn run(admin: &AdminArgs, args: &Args) -> anyhow::Result<Outcome> {
 }
 
 /// Where a log is read from.
-pub(super) enum Source {
+pub(in crate::commands) enum Source {
     Folder(PathBuf),
     Broker(Box<strongroom_client::admin::AdminClient>),
 }
@@ -147,7 +147,7 @@ impl Source {
 }
 
 /// What was verified.
-pub(super) struct Verified {
+pub(in crate::commands) struct Verified {
     pub(super) note: String,
     pub(super) size: u64,
     pub(super) root: String,
@@ -203,7 +203,7 @@ impl Verified {
 }
 
 /// Verifies a log and gives each entry to `each`, in order, with its position from 0.
-pub(super) fn verify(
+pub(in crate::commands) fn verify(
     source: &Source,
     key: &VerifierKey,
     since: &[PathBuf],

@@ -1,0 +1,81 @@
+//! What a broker's record says of the releases that a receipt names.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+use strongroom_scoring::receipt::ReleasedKey;
+use strongroom_wire::ear::EarClaims;
+use strongroom_wire::jwk::TeePublicKey;
+
+use super::token::of_the_cpu;
+use crate::commands::audit::{Source, named_verifier, verify_record};
+
+/// The entries of a copied record that have one of the given events, once the whole of it is verified.
+pub(super) fn entries(
+    folder: &Path,
+    key: &str,
+    releases: &[ReleasedKey],
+) -> anyhow::Result<BTreeMap<String, Value>> {
+    let wanted: Vec<&String> = releases.iter().filter_map(|it| it.event.as_ref()).collect();
+    let mut found = BTreeMap::new();
+    let source = Source::Folder(folder.to_owned());
+    verify_record(&source, &named_verifier(key)?, &[], |_, bytes| {
+        let Ok(entry) = serde_json::from_slice::<Value>(bytes) else {
+            return;
+        };
+        let event = entry["event"].as_str().map(str::to_owned);
+        if let Some(event) = event.filter(|event| wanted.contains(&event)) {
+            found.insert(event, entry);
+        }
+    })?;
+    Ok(found)
+}
+
+/// Whether the record has a release as the receipt has it: allowed, of this resource, on this token; and, where the
+/// receipt's own token is that one, to the key that this token binds.
+pub(super) fn agrees(
+    release: &ReleasedKey,
+    entries: &BTreeMap<String, Value>,
+    token: Option<&EarClaims>,
+) -> Result<(), String> {
+    let Some(event) = &release.event else {
+        return Err(format!(
+            "{}: the receipt names no event of its release",
+            release.resource
+        ));
+    };
+    let Some(entry) = entries.get(event) else {
+        return Err(format!(
+            "{}: the record has no event {event}",
+            release.resource
+        ));
+    };
+    let said = |name: &str| entry[name].as_str().unwrap_or_default();
+    let path = release.resource.strip_prefix("kbs:///");
+    let expect = |what: &str, expected: &str, actual: &str| match expected == actual {
+        true => Ok(()),
+        false => Err(format!(
+            "event {event}: the receipt says {what} {expected}, the record {actual}"
+        )),
+    };
+    expect("kind", "release", said("kind"))?;
+    expect("outcome", "allowed", said("outcome"))?;
+    expect(
+        "resource",
+        path.unwrap_or(&release.resource),
+        said("resource"),
+    )?;
+    expect(
+        "token",
+        release.token.as_deref().unwrap_or_default(),
+        said("token"),
+    )?;
+    let Some(token) = token.filter(|token| token.jti == release.token) else {
+        return Ok(());
+    };
+    let key = of_the_cpu(token, "runtime_data_claims").and_then(|claims| claims.get("tee-pubkey"));
+    let key = key.and_then(|key| serde_json::from_value::<TeePublicKey>(key.clone()).ok());
+    let key = key.map(|key| key.thumbprint()).unwrap_or_default();
+    expect("key", &key, said("tee_key"))
+}
