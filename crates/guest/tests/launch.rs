@@ -120,6 +120,34 @@ fn document_that_the_host_adds_stops_the_guest() {
 }
 
 #[test]
+fn document_that_nothing_vouches_for_is_followed_as_if_measured() {
+    let mut kernel = Kernel::new(|_: &Registers, _| Vec::new());
+    kernel.enclave = Some("dcap");
+    let Some(machine) = kernel.boot() else {
+        return;
+    };
+    let attester = Attester::detect(&Devices::under(&machine.root()))
+        .unwrap()
+        .attester;
+    let found = || Some(UnverifiedInitdata::new(Initdata::parse(DOCUMENT).unwrap()));
+    let error = Launched::verify(&attester, found())
+        .unwrap_err()
+        .to_string();
+    for part in ["nothing vouches", "CONFIGID", "--insecure-unbound-initdata"] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(Launched::verify(&attester, None).unwrap().initdata, None);
+    let launched = Launched::insecure_verify_even_unbound(&attester, found()).unwrap();
+    assert!(launched.initdata.is_some());
+    assert!(
+        launched
+            .warnings
+            .iter()
+            .any(|warning| warning.contains("nothing vouches"))
+    );
+}
+
+#[test]
 fn events_of_a_platform_without_a_register_are_an_error_and_no_panic() {
     let Some(guest) = Guest::launched_with(None) else {
         return;

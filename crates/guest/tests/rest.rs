@@ -385,6 +385,8 @@ fn shutdown_ends_the_server_and_frees_the_port() {
 fn impatient(head: Duration, connections: usize) -> ServeOptions {
     let limits = Limits {
         head,
+        body: head,
+        answer: head,
         grace: Duration::from_millis(50),
         connections,
     };
@@ -427,6 +429,45 @@ fn answered_connection_is_not_held_open_by_silence_or_by_a_body_that_never_comes
         stream.write_all(request.as_bytes()).unwrap();
         assert!(rest_of(stream) > 0, "{request}");
     }
+}
+
+#[test]
+fn one_container_holds_every_connection_by_bodies_that_never_end() {
+    let broker = ScriptedBroker::start();
+    let guest = Guest::start(agent(&broker.url), impatient(Duration::from_millis(200), 4));
+    let half = b"POST /aa/aael HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{";
+    let mut slow: Vec<_> = (0..4)
+        .map(|_| std::net::TcpStream::connect(guest.address).unwrap())
+        .collect();
+    for stream in &mut slow {
+        stream.write_all(half).unwrap();
+    }
+    assert_eq!(guest.get("/healthz").status, 200);
+    for mut stream in slow {
+        let mut answer = Vec::new();
+        // A connection that is cut may end in an error, too.
+        std::io::Read::read_to_end(&mut stream, &mut answer).ok();
+        assert!(
+            answer.starts_with(b"HTTP/1.1 408 "),
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
+}
+
+#[test]
+fn one_container_holds_a_connection_by_answers_that_it_does_not_read() {
+    let broker = ScriptedBroker::start();
+    let guest = Guest::start(agent(&broker.url), impatient(Duration::from_millis(200), 1));
+    let mut stream = std::net::TcpStream::connect(guest.address).unwrap();
+    let request = "GET /no-such-path HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(100);
+    // Pipelined, until the guest, whose answers nobody takes, takes nothing more; or has cut the connection.
+    stream
+        .set_write_timeout(Some(Duration::from_millis(100)))
+        .unwrap();
+    while stream.write_all(request.as_bytes()).is_ok() {}
+    assert_eq!(guest.get("/healthz").status, 200);
+    drop(stream);
 }
 
 #[test]

@@ -51,6 +51,11 @@ pub struct AttestArgs {
     #[arg(long)]
     insecure_override_measured_broker: bool,
 
+    /// Follow init-data on a platform that has no register for it (SGX). Whoever can change the file chooses broker, keys
+    /// and image policy.
+    #[arg(long)]
+    insecure_unbound_initdata: bool,
+
     /// Speak to a broker beyond this machine without TLS. Whoever sits between can answer in its place.
     #[arg(long)]
     insecure_http: bool,
@@ -71,7 +76,11 @@ impl AttestArgs {
     /// What [`Launched::verify`] and [`Wanted::prepare`] say, and what keeps a file from being read.
     pub fn prepared(&self) -> anyhow::Result<Prepared> {
         let attester = self.attester()?;
-        let launched = Launched::verify(&attester, self.initdata(&attester)?)?;
+        let found = self.initdata(&attester)?;
+        let launched = match self.insecure_unbound_initdata {
+            true => Launched::insecure_verify_even_unbound(&attester, found)?,
+            false => Launched::verify(&attester, found)?,
+        };
         let prepared = self.wanted()?.prepare(attester, launched)?;
         for warning in &prepared.warnings {
             eprintln!("warning: {warning}");

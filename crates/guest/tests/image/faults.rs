@@ -86,6 +86,8 @@ struct Fake {
     broke: Arc<Mutex<bool>>,
     /// Where layers lie.
     elsewhere: Arc<Mutex<String>>,
+    /// Where tokens are to be had, if not here.
+    realm: Arc<Mutex<Option<String>>>,
 }
 
 impl Fake {
@@ -154,7 +156,9 @@ async fn answer(State(fake): State<Fake>, request: Request) -> Response {
     if authorization.as_deref() != Some("Bearer a-token") {
         let host = header("host").unwrap();
         let mut headers = HeaderMap::new();
-        let challenge = format!("Bearer realm=\"http://{host}/token\",service=\"here\"");
+        let realm = fake.realm.lock().unwrap().clone();
+        let realm = realm.unwrap_or_else(|| format!("http://{host}/token"));
+        let challenge = format!("Bearer realm=\"{realm}\",service=\"here\"");
         headers.insert("www-authenticate", challenge.parse().unwrap());
         return (StatusCode::UNAUTHORIZED, headers, "{}").into_response();
     }
@@ -210,10 +214,9 @@ async fn token_goes_to_no_redirect_and_a_broken_download_goes_on() {
         };
         fake.files.lock().unwrap().push((name, bytes));
     }
-    // Layers lie on another host.
-    let other = fake.clone().serve().await;
-    *fake.elsewhere.lock().unwrap() = format!("http://{other}");
+    // Layers lie elsewhere at the registry: on this machine, no other place may be named.
     let address = fake.clone().serve().await;
+    *fake.elsewhere.lock().unwrap() = format!("http://{address}");
     let dest = folder.path().join("bundle");
     let pulled = pull(
         &format!("{address}/app:v1"),
@@ -241,6 +244,39 @@ async fn token_goes_to_no_redirect_and_a_broken_download_goes_on() {
             .count(),
         1
     );
+}
+
+/// The attack: what the guest's own API answers would go to the registry as its token, or be asked for as a layer.
+#[tokio::test]
+async fn registry_that_sends_the_guest_to_the_guests_own_api() {
+    let folder = tempfile::tempdir().unwrap();
+    let api = Fake::default();
+    let own = api.clone().serve().await;
+    let refused = async |fake: &Fake, words: &str| {
+        let address = fake.clone().serve().await;
+        let dest = folder.path().join("bundle");
+        let image = format!("{address}/app:v1");
+        let error = pull(&image, &dest, &options(&anything()), None).await;
+        let error = error.err().unwrap().to_string();
+        assert!(error.contains(words), "{error}");
+        assert!(!dest.exists());
+        assert!(api.seen.lock().unwrap().is_empty());
+    };
+    let fake = Fake::default();
+    *fake.realm.lock().unwrap() = Some(format!("http://{own}/aa/token?token_type=kbs"));
+    refused(&fake, "it wants a token from this machine itself").await;
+
+    let fake = Fake::default();
+    Image::of("x").write_layout(folder.path(), "it");
+    for entry in std::fs::read_dir(folder.path().join("blobs/sha256")).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        if bytes.windows(15).any(|part| part == b"\"schemaVersion\"") {
+            let name = "/v2/app/manifests/v1".to_owned();
+            fake.files.lock().unwrap().push((name, bytes));
+        }
+    }
+    *fake.elsewhere.lock().unwrap() = format!("http://{own}/cdh/resource");
+    refused(&fake, "it redirects to this machine itself").await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Map;
 use zeroize::Zeroizing;
 
-use super::reference::Repository;
+use super::reference::{Repository, normal_domain};
 use super::{FormatError, bounded_json};
 use crate::b64;
 
@@ -109,10 +109,14 @@ fn normalize(key: &str) -> String {
         Some(bare) => bare.split('/').next().unwrap_or(bare),
         None => key.trim_end_matches('/'),
     };
+    let host = |domain: &str| match normal_domain(domain).as_str() {
+        "docker.io" => DOCKER_HUB.to_owned(),
+        domain => domain.to_owned(),
+    };
     match name.split_once('/') {
-        None if name == "docker.io" || name == "registry-1.docker.io" => DOCKER_HUB.to_owned(),
-        Some(("docker.io", path)) => format!("{DOCKER_HUB}/{path}"),
-        _ => name.to_owned(),
+        None if name == "registry-1.docker.io" => DOCKER_HUB.to_owned(),
+        None => host(name),
+        Some((domain, path)) => format!("{}/{path}", host(domain)),
     }
 }
 
