@@ -98,7 +98,7 @@ impl Attester {
                 initdata_digest: None,
             }),
             Ok(tee) => detect::named(tee, &Devices::default()),
-            Err(error) => Err(AttestError::Unknown(error.to_string())),
+            Err(_) => Err(AttestError::Unknown(name.chars().take(64).collect())),
         }
     }
 
@@ -257,7 +257,11 @@ pub enum AttestError {
     #[error("development root: {0}")]
     Development(String),
     /// There is no such platform.
-    #[error("{0}")]
+    #[error(
+        "there is no platform {0:?}; this build makes evidence for: {hardware}, sample, development, {list}",
+        hardware = detect::SUPPORTED.map(Tee::as_str).join(", "),
+        list = development::PLATFORMS.map(|tee| format!("development:{tee}")).join(", ")
+    )]
     Unknown(String),
     /// More bytes than a report holds.
     #[error("report data has {actual} bytes, and a report holds at most {limit}; hash it first")]
@@ -333,6 +337,18 @@ mod tests {
             Err(AttestError::Unknown(_))
         ));
         assert!(matches!(Attester::named(""), Err(AttestError::Unknown(_))));
+        let text = Attester::named("smple").unwrap_err().to_string();
+        for name in [
+            "\"smple\"",
+            "snp",
+            "sample",
+            "development, ",
+            "development:tdx",
+        ] {
+            assert!(text.contains(name), "{text}");
+        }
+        // Known to the protocol, and of no use to whoever has to name one.
+        assert!(!text.contains("hygon") && !text.contains("cca"), "{text}");
     }
 
     #[test]

@@ -863,7 +863,9 @@ mod tests {
             (I::MatchRepository, tagged, "h.io/a:u", true),
             (I::MatchRepository, tagged, h, true),
             (I::MatchRepository, tagged, "h.io/a/b:t", false),
-            (I::MatchRepository, tagged, "h.io:443/a:t", false),
+            (I::MatchRepository, tagged, "h.io:444/a:t", false),
+            // Another spelling of one registry, which containers/image tells apart.
+            (I::MatchRepository, tagged, "H.io:443/a:t", true),
             (
                 I::MatchRepository,
                 "busybox:1",

@@ -181,7 +181,8 @@ mod tests {
         assert_eq!(found(&credentials, "quay.io/x/z"), Some(("b", "2:3")));
         assert_eq!(found(&credentials, "quay.io/x/y"), Some(("c", "4")));
         assert_eq!(found(&credentials, "quay.io/xx/y"), Some(("a", "1")));
-        assert_eq!(found(&credentials, "quay.io:443/x"), None);
+        assert_eq!(found(&credentials, "quay.io:444/x"), None);
+        assert_eq!(found(&credentials, "Quay.io:443/x"), Some(("b", "2:3")));
         assert_eq!(found(&credentials, "empty.io/x"), None);
         assert!(!format!("{credentials:?}{:?}", credentials.entries[0].1).contains('1'));
     }

@@ -142,9 +142,17 @@ allowed_process(process, users) if {
 	every variable in object.get(process, "Env", []) {
 		allowed_variable(variable)
 	}
-	every capability in {one | some _, list in process.Capabilities; some one in list} {
+	every capability in held_capabilities(process) {
 		capability in policy_data.capabilities
 	}
+}
+
+# A command has none of its own where the runtime gives it the container's.
+held_capabilities(process) := {one |
+	is_object(process.Capabilities)
+	some _, list in process.Capabilities
+	is_array(list)
+	some one in list
 }
 
 allowed_user(user, users) if {
