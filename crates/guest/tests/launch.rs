@@ -4,6 +4,7 @@
 
 use strongroom_attester::development::{DevelopmentRoot, snp};
 use strongroom_attester::{Attester, BindingError, Bound, Devices, Event};
+use strongroom_guest::launch::Wanted;
 use strongroom_guest::{GuestError, Launched, Places, UnverifiedInitdata};
 use strongroom_testkit::kernel::{Kernel, Machine, Registers};
 use strongroom_wire::initdata::Initdata;
@@ -71,6 +72,13 @@ fn document_of_this_launch_is_the_configuration() {
     assert_eq!(launched.policy.as_deref(), Some("package agent_policy"));
     assert_eq!(launched.warnings, Vec::<String>::new());
     assert_eq!(launched.from, Some(guest.disks.path().join("vdb")));
+    let attester = Attester::detect(&Devices::under(&guest.machine.root()))
+        .unwrap()
+        .attester;
+    let prepared = Wanted::default()
+        .prepare(attester, guest.launch().unwrap())
+        .unwrap();
+    assert_eq!(prepared.agent.initdata_register(), Some("HOST_DATA"));
 }
 
 #[test]

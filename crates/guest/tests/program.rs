@@ -229,6 +229,8 @@ fn option_that_is_wrong_is_not_named() {
         let text = told(more);
         assert!(words.iter().all(|word| text.contains(word)), "{text}");
     }
+    // A file without an end is not read to it.
+    assert!(told(&["--broker-cert", "/dev/zero"]).contains("too large"));
     for broker in ["127.0.0.1:8080", "localhost:8080"] {
         let output = command(&["attest", "--platform", "sample", "--broker", broker]).output();
         let text = String::from_utf8(output.unwrap().stderr).unwrap();

@@ -655,6 +655,36 @@ fn event_that_is_none_is_a_bad_request_and_no_failure_of_the_guest() {
 }
 
 #[test]
+fn init_data_that_nothing_vouches_for_is_shown_as_measured() {
+    let attester = strongroom_attester::Attester::named("sample").unwrap();
+    let mut config = AgentConfig::new("http://127.0.0.1:9", attester);
+    let text = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n";
+    config.initdata = Some(strongroom_wire::initdata::Initdata::parse(text).unwrap());
+    let digest = config.initdata.as_ref().unwrap().digest();
+    let info = |config: AgentConfig| {
+        let guest = Guest::start(Agent::new(config).unwrap(), ServeOptions::default());
+        serde_json::from_slice::<serde_json::Value>(&guest.get("/info").body).unwrap()
+    };
+    let shown = info(config.clone());
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(
+        shown["initdata"],
+        serde_json::json!({ "digest": hex, "bound": null })
+    );
+    let register = "HOST_DATA";
+    config.bound = Some(strongroom_attester::Bound::Matches { register });
+    assert_eq!(info(config)["initdata"]["bound"], register);
+    assert_eq!(
+        info(AgentConfig::new(
+            "http://127.0.0.1:9",
+            strongroom_attester::Attester::named("sample").unwrap()
+        ))
+        .get("initdata"),
+        None
+    );
+}
+
+#[test]
 fn web_page_measures_an_event() {
     let (_broker, guest) = started();
     let origin = [("origin", "https://evil.example")];

@@ -916,6 +916,14 @@ mod tests {
         assert!(parameters("Bearer realm=\"x", "bearer").is_none());
     }
 
+    #[tokio::test]
+    async fn name_that_leads_to_this_machine_is_looked_up() {
+        let found = async |name: &str| NotHere.resolve(name.parse().unwrap()).await.is_ok();
+        assert!(found("localhost").await);
+        // As somebody else's name would resolve.
+        assert!(!found("127.0.0.1").await && !found("169.254.169.254").await);
+    }
+
     #[test]
     fn registry_that_sends_the_guest_to_its_own_machine() {
         let url = |text: &str| Url::parse(text).unwrap();

@@ -189,10 +189,14 @@ impl Mirror {
         record.write_all(lines.join("\n").as_bytes())
     }
 
-    /// Which regular file has a name in this folder; another thing is none.
+    /// Which file has a name in this folder: a number alone is given to another when a file is gone.
     fn identity(&self, name: &OsStr) -> Option<String> {
         let stat = rustix::fs::statat(&self.at, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-        Some(format!("{}:{}", stat.st_dev, stat.st_ino))
+        let written = (stat.st_mtime, stat.st_mtime_nsec);
+        Some(format!(
+            "{}:{}:{}.{}",
+            stat.st_dev, stat.st_ino, written.0, written.1
+        ))
     }
 
     /// Lets another process keep this mirror from now on.
@@ -638,6 +642,7 @@ mod tests {
         let entries = fs::read_dir(folder).unwrap();
         let mut names: Vec<_> = entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| !name.starts_with(LOCK_PREFIX))
             .map(|name| match name.starts_with(VERSION_PREFIX) {
                 true => "(version)".to_owned(),
                 false => name,

@@ -1,5 +1,6 @@
 //! Logins, redirects, and a connection that breaks: what a registry may ask for, and what it never gets.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -13,8 +14,9 @@ use strongroom_guest::image::owner::{Access, sign};
 use strongroom_guest::image::{Document, PullOptions, pull};
 use strongroom_testkit::registry::Admission;
 use strongroom_wire::image::digest::Digest;
+use tokio::sync::Semaphore;
 
-use crate::support::{Image, World, anything, key, options, signed_by, text};
+use crate::support::{Image, Layer, World, anything, files, key, options, signed_by, text};
 
 fn login(host: &str, password: &str) -> Document {
     let auth = base64::engine::general_purpose::STANDARD.encode(format!("owner:{password}"));
@@ -88,6 +90,8 @@ struct Fake {
     elsewhere: Arc<Mutex<String>>,
     /// Where tokens are to be had, if not here.
     realm: Arc<Mutex<Option<String>>>,
+    /// A layer that does not come before this many permits are there.
+    held: Arc<Mutex<Option<(String, Arc<Semaphore>)>>>,
 }
 
 impl Fake {
@@ -122,6 +126,10 @@ async fn answer(State(fake): State<Fake>, request: Request) -> Response {
         return json!({ "token": "a-token" }).to_string().into_response();
     }
     if let Some(digest) = path.strip_prefix("/elsewhere/") {
+        let held = fake.held.lock().unwrap().clone();
+        if let Some((_, release)) = held.filter(|(held, _)| held == digest) {
+            release.acquire().await.unwrap().forget();
+        }
         let files = fake.files.lock().unwrap();
         let Some((_, bytes)) = files.iter().find(|(name, _)| name.ends_with(digest)) else {
             return StatusCode::NOT_FOUND.into_response();
@@ -243,6 +251,61 @@ async fn token_goes_to_no_redirect_and_a_broken_download_goes_on() {
             .filter(|(path, _)| path.starts_with("/token"))
             .count(),
         1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn downloads_run_ahead_of_a_layer_that_does_not_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let layers = (0..12).map(|number| Layer::gzip(&files(&[("n", &number.to_string())])));
+    let image = Image::with(layers.collect());
+    image.write_layout(folder.path(), "it");
+    let fake = Fake::default();
+    for entry in std::fs::read_dir(folder.path().join("blobs/sha256")).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        let is_manifest = bytes.windows(15).any(|part| part == b"\"schemaVersion\"");
+        let name = match is_manifest {
+            true => "/v2/app/manifests/v1".to_owned(),
+            false => format!("/v2/app/blobs/{}", Digest::sha256(&bytes)),
+        };
+        fake.files.lock().unwrap().push((name, bytes));
+    }
+    *fake.broke.lock().unwrap() = true;
+    let release = Arc::new(Semaphore::new(0));
+    let first = Digest::sha256(&image.layers[0].bytes).to_string();
+    *fake.held.lock().unwrap() = Some((first, Arc::clone(&release)));
+    let address = fake.clone().serve().await;
+    *fake.elsewhere.lock().unwrap() = format!("http://{address}");
+    let asked = format!("{address}/app:v1");
+    let dest = folder.path().join("bundle");
+    let two = PullOptions {
+        concurrency: 2,
+        ..options(&anything())
+    };
+    let pulling = tokio::spawn({
+        let dest = dest.clone();
+        async move { pull(&asked, &dest, &two, None).await.map(drop) }
+    });
+    let fetched = || {
+        let seen = fake.seen.lock().unwrap();
+        let paths = seen.iter().map(|(path, _)| path.clone());
+        // The image's configuration lies there as well.
+        let layers = paths
+            .filter(|path| path.starts_with("/elsewhere/"))
+            .collect::<HashSet<_>>();
+        layers.len().saturating_sub(1)
+    };
+    while fetched() < 4 {
+        tokio::task::yield_now().await;
+    }
+    // Had the others been asked for, they would have come by now.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(fetched(), 4);
+    release.add_permits(1);
+    pulling.await.unwrap().unwrap();
+    assert_eq!(
+        std::fs::read_to_string(dest.join("rootfs/n")).unwrap(),
+        "11"
     );
 }
 
