@@ -155,7 +155,7 @@ fn check_private(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Reads a recipient's private key: PKCS#8 PEM.
-pub(crate) fn identity(path: &std::path::Path) -> anyhow::Result<DecryptionKey> {
+pub(crate) fn identity(path: &Path) -> anyhow::Result<DecryptionKey> {
     let pem = files::read_limited(path, MAX_KEY)?;
     let pem = std::str::from_utf8(&pem).ok();
     pem.and_then(|pem| DecryptionKey::from_pkcs8_pem(pem).ok())
