@@ -222,7 +222,7 @@ pub struct BadRow {
     pub file: Option<String>,
     /// Its number among the data rows, the first being 1.
     pub row: u64,
-    /// Its line in the file; the header is on line 1.
+    /// Its line in the file, the header being on line 1; 0 in a file that has no lines.
     pub line: u64,
     /// The column at fault, where one is.
     pub column: Option<String>,
@@ -235,7 +235,10 @@ impl fmt::Display for BadRow {
         if let Some(file) = &self.file {
             write!(f, "{}, ", crate::shown(file))?;
         }
-        write!(f, "row {} (line {})", self.row, self.line)?;
+        write!(f, "row {}", self.row)?;
+        if self.line > 0 {
+            write!(f, " (line {})", self.line)?;
+        }
         if let Some(column) = &self.column {
             write!(f, ", column \"{}\"", crate::shown(column))?;
         }

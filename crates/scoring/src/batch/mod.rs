@@ -1,6 +1,7 @@
 //! A batch: rows in as CSV, in any order of columns, results out, a few parts of it in memory.
 
 mod checkpoint;
+mod columns;
 mod csv;
 mod header;
 mod number;
@@ -21,6 +22,7 @@ pub(crate) use header::{Field, Layout};
 pub(crate) use part::MAX_KEY;
 pub use score::{Job, score};
 
+use crate::columns::ColumnsError;
 use crate::model::ModelError;
 pub use crate::results::{BadReason, BadRow, Counts, InputSummary, Summary};
 
@@ -104,6 +106,14 @@ pub enum ScoreError {
         file: String,
         /// What is wrong with it.
         source: HeaderError,
+    },
+    /// A file of columns could not be read.
+    #[error("{file}: {source}")]
+    Columns {
+        /// The data set.
+        file: String,
+        /// What is wrong with it.
+        source: ColumnsError,
     },
     /// A row that cannot be scored, and bad rows are not skipped.
     #[error("{file}: {row}")]

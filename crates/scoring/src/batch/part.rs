@@ -1,5 +1,6 @@
 //! A part of a data set: what one thread scores by itself, counted from the part's own beginning.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::{BadReason, Options, Results, ScoreError, is_fraud};
@@ -148,6 +149,39 @@ impl<'a> Sink<'a> {
         });
         if self.tile.is_full() {
             self.flush();
+        }
+    }
+
+    /// Good rows that come column by column, and what each is called.
+    pub(super) fn columns<'b>(
+        &mut self,
+        columns: &[&[f64]],
+        key: &dyn Fn(usize) -> Option<Cow<'b, str>>,
+    ) {
+        let rows = columns.first().map_or(0, |column| column.len());
+        let mut done = 0;
+        let mut rest = columns.to_vec();
+        while done < rows && !self.stopped {
+            let taken = self.tile.extend(&rest);
+            for row in done..done + taken {
+                if self.keys.is_some() {
+                    let key = key(row);
+                    self.set_key(key.as_deref().unwrap_or_default().as_bytes());
+                }
+                self.rows += 1;
+                self.lines += 1;
+                self.places.push(Place {
+                    row: self.rows,
+                    line: self.lines,
+                });
+            }
+            if self.tile.is_full() {
+                self.flush();
+            }
+            done += taken;
+            for column in &mut rest {
+                *column = &column[taken..];
+            }
         }
     }
 

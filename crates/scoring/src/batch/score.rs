@@ -40,18 +40,18 @@ pub fn score(
 
 /// A batch of one file or several, with one result.
 pub struct Job<'a> {
-    bundle: &'a Bundle,
-    options: &'a Options,
-    threshold: f64,
+    pub(super) bundle: &'a Bundle,
+    pub(super) options: &'a Options,
+    pub(super) threshold: f64,
     results: ResultWriter<'a>,
     keeper: Option<Keeper<'a>>,
     /// Where the job goes on, until it is there.
-    resumed: Option<Within>,
+    pub(super) resumed: Option<Within>,
     inputs_done: usize,
     tally: Tally,
     first_bad: Vec<BadRow>,
-    rows: u64,
-    bytes: u64,
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
 }
 
 impl<'a> Job<'a> {
@@ -149,7 +149,10 @@ impl<'a> Job<'a> {
     }
 
     /// Keeps how far the job is, when it is time.
-    fn keep(&mut self, within: impl FnOnce() -> Option<Within>) -> Result<(), ScoreError> {
+    pub(super) fn keep(
+        &mut self,
+        within: impl FnOnce() -> Option<Within>,
+    ) -> Result<(), ScoreError> {
         let (Some(keeper), Some(kept)) = (&mut self.keeper, self.results.kept()) else {
             return Ok(());
         };
@@ -348,7 +351,7 @@ struct FileCommit<'j, 'a, 'l, 'p> {
     progress: &'p mut (dyn FnMut(Progress) + Send),
 }
 
-impl Commit for FileCommit<'_, '_, '_, '_> {
+impl Commit<CsvPart> for FileCommit<'_, '_, '_, '_> {
     fn part(&mut self, part: CsvPart) -> Result<(), ScoreError> {
         self.carry.extend_from_slice(&part.head);
         if part.head_ends {
@@ -390,14 +393,7 @@ impl FileCommit<'_, '_, '_, '_> {
                 bytes: self.read,
             });
         }
-        self.job.rows += self.input.rows;
-        self.job.bytes += self.input.bytes;
-        self.job.inputs_done += 1;
-        self.job
-            .results
-            .input(&self.input)
-            .map_err(ScoreError::Write)?;
-        self.job.keep(|| None)
+        self.job.end_input(&self.input)
     }
 
     /// Scores the line that was put together.
@@ -417,53 +413,75 @@ impl FileCommit<'_, '_, '_, '_> {
 
     /// Appends a part.
     fn merge(&mut self, part: &Part) -> Result<(), ScoreError> {
-        let job = &mut *self.job;
+        let lines = Some(self.lines);
+        self.job.merge(&mut self.input, lines, part)?;
+        self.lines += part.lines;
+        Ok(())
+    }
+}
+
+impl Job<'_> {
+    /// Appends a part of a file. `lines` are those before it, in a file that has lines.
+    pub(super) fn merge(
+        &mut self,
+        input: &mut InputSummary,
+        lines: Option<u64>,
+        part: &Part,
+    ) -> Result<(), ScoreError> {
         let first_bad = part.bad.first().map(|bad| bad.row);
         if let Some(row) = part.not_a_probability
-            && first_bad.is_none_or(|bad| row < bad || job.options.skip_bad_rows)
+            && first_bad.is_none_or(|bad| row < bad || self.options.skip_bad_rows)
         {
             return Err(ScoreError::NotAProbability {
-                file: self.input.file.clone(),
-                row: self.input.rows + row,
+                file: input.file.clone(),
+                row: input.rows + row,
             });
         }
         for bad in &part.bad {
             let row = BadRow {
-                file: job.options.name_files.then(|| self.input.file.clone()),
-                row: self.input.rows + bad.row,
-                line: self.lines + bad.line,
+                file: self.options.name_files.then(|| input.file.clone()),
+                row: input.rows + bad.row,
+                line: lines.map_or(0, |lines| lines + bad.line),
                 column: bad
                     .column
-                    .map(|column| job.bundle.preprocessing().columns()[column].clone()),
+                    .map(|column| self.bundle.preprocessing().columns()[column].clone()),
                 reason: bad.reason,
             };
-            if !job.options.skip_bad_rows {
+            if !self.options.skip_bad_rows {
                 return Err(ScoreError::Row {
-                    file: self.input.file.clone(),
+                    file: input.file.clone(),
                     row,
                 });
             }
-            if job.first_bad.len() < NAMED_BAD_ROWS {
-                job.first_bad.push(row);
+            if self.first_bad.len() < NAMED_BAD_ROWS {
+                self.first_bad.push(row);
             }
         }
-        let width = job.bundle.preprocessing().columns().len();
+        let width = self.bundle.preprocessing().columns().len();
         for (at, scored) in part.scored.iter().enumerate() {
             let row = RowRef {
-                file: job.options.name_files.then_some(&self.input.file),
-                row: self.input.rows + u64::from(scored.row),
+                file: self.options.name_files.then_some(&input.file),
+                row: input.rows + u64::from(scored.row),
                 key: part.keys.get(at).map(String::from_utf8_lossy),
                 probability: scored.probability,
                 features: &part.features[at * width..][..width],
             };
-            job.results.row(&row).map_err(ScoreError::Write)?;
+            self.results.row(&row).map_err(ScoreError::Write)?;
         }
-        self.input.rows += part.rows;
-        self.input.flagged += part.tally.flagged;
-        self.input.bad_rows += part.tally.bad.values().sum::<u64>();
-        self.lines += part.lines;
-        job.tally.merge(&part.tally);
+        input.rows += part.rows;
+        input.flagged += part.tally.flagged;
+        input.bad_rows += part.tally.bad.values().sum::<u64>();
+        self.tally.merge(&part.tally);
         Ok(())
+    }
+
+    /// Ends a file of which every part was appended.
+    pub(super) fn end_input(&mut self, input: &InputSummary) -> Result<(), ScoreError> {
+        self.rows += input.rows;
+        self.bytes += input.bytes;
+        self.inputs_done += 1;
+        self.results.input(input).map_err(ScoreError::Write)?;
+        self.keep(|| None)
     }
 }
 

@@ -54,6 +54,11 @@ impl Batch {
         self.rows
     }
 
+    /// How many columns there are: the model's.
+    pub fn width(&self) -> usize {
+        self.columns.len()
+    }
+
     /// The values of a column of the model, one for each row. What stands in a bad row means
     /// nothing.
     ///
