@@ -1,35 +1,22 @@
 //! Output files: whole or not at all, never over an existing one unless told, private keys for their owner alone.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
+pub(crate) use strongroom_scoring::storage::Existing;
+use strongroom_scoring::storage::{Partial, Upload};
 
 use crate::{cleanup, outcome};
 
-/// Whether an existing file may be replaced.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Existing {
-    Refuse,
-    Replace,
-}
-
-impl Existing {
-    pub(crate) fn from_force(force: bool) -> Self {
-        if force { Self::Replace } else { Self::Refuse }
-    }
-}
-
-/// Where a command writes: a file that appears when it is complete, or standard output.
+/// Where a command writes: a file or an object that appears when it is complete, or standard output.
 pub(crate) enum Output {
-    File {
-        file: BufWriter<File>,
-        temporary: PathBuf,
-        target: PathBuf,
-        existing: Existing,
-        keep: bool,
+    File(BufWriter<Partial>),
+    Remote {
+        upload: Option<Upload>,
+        location: String,
+        abort: cleanup::Abort,
     },
     Stdout(io::Stdout),
 }
@@ -41,65 +28,61 @@ impl Output {
             outcome::standard_output_is_taken();
             return Ok(Self::Stdout(io::stdout()));
         }
-        // A link is looked at itself: it is what would be replaced.
-        match target.symlink_metadata() {
-            Ok(there) if !there.is_file() => bail!(
-                "{} exists and is no regular file: choose another name, or - for standard output",
-                target.display()
-            ),
-            Ok(_) if existing == Existing::Refuse => bail!(
-                "{} exists already: choose another name, or replace it with --force",
-                target.display()
-            ),
-            _ => {}
-        }
-        let name = target
-            .file_name()
-            .with_context(|| format!("{} names no file", target.display()))?;
-        let temporary = target.with_file_name(format!(
-            ".{}.{}.partial",
-            name.to_string_lossy(),
-            std::process::id()
-        ));
-        let file = cleanup::make(|| {
-            let file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(mode)
-                .open(&temporary)?;
-            Ok((file, temporary.clone()))
+        let shown = target.display();
+        let partial = cleanup::make(|| {
+            let partial = Partial::create(target, existing, mode)?;
+            let temporary = partial.temporary().to_owned();
+            Ok((partial, temporary))
         });
-        let file =
-            file.with_context(|| format!("cannot write in the folder of {}", target.display()))?;
-        Ok(Self::File {
-            file: BufWriter::new(file),
-            temporary,
-            target: target.to_owned(),
-            existing,
-            keep: false,
-        })
+        match partial {
+            Ok(partial) => Ok(Self::File(BufWriter::new(partial))),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                bail!("{shown} exists already: choose another name, or replace it with --force")
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                bail!("{shown}: {error}, or - for standard output")
+            }
+            Err(error) => {
+                Err(error).with_context(|| format!("cannot write in the folder of {shown}"))
+            }
+        }
+    }
+
+    /// Takes over what is being written to a storage.
+    pub(crate) fn remote(upload: Upload, location: String) -> Self {
+        let abort = cleanup::on_signal(upload.aborter());
+        Self::Remote {
+            upload: Some(upload),
+            location,
+            abort,
+        }
     }
 
     /// Makes the file appear under its name, once everything is on the disk.
     pub(crate) fn commit(mut self) -> anyhow::Result<()> {
         self.flush()?;
-        if let Self::File {
-            file,
-            temporary,
-            target,
-            existing,
-            keep,
-        } = &mut self
-        {
-            file.get_ref().sync_all()?;
-            let named = cleanup::finish(temporary, || match existing {
-                Existing::Replace => std::fs::rename(&*temporary, &*target),
-                // A hard link fails where another process has made the name meanwhile.
-                Existing::Refuse => std::fs::hard_link(&*temporary, &*target)
-                    .and_then(|()| std::fs::remove_file(&*temporary)),
-            });
-            named.with_context(|| format!("cannot name the finished file {}", target.display()))?;
-            *keep = true;
+        match &mut self {
+            Self::File(file) => {
+                let partial = file.get_mut();
+                partial.sync()?;
+                let temporary = partial.temporary().to_owned();
+                cleanup::finish(&temporary, || partial.appear()).with_context(|| {
+                    format!(
+                        "cannot name the finished file {}",
+                        partial.target().display()
+                    )
+                })?;
+            }
+            Self::Remote {
+                upload, location, ..
+            } => {
+                if let Some(upload) = upload.take() {
+                    upload
+                        .finish()
+                        .with_context(|| format!("cannot finish {location}"))?;
+                }
+            }
+            Self::Stdout(_) => {}
         }
         Ok(())
     }
@@ -108,14 +91,19 @@ impl Output {
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::File { file, .. } => file.write(bytes),
+            Self::File(file) => file.write(bytes),
+            Self::Remote { upload, .. } => match upload {
+                Some(upload) => upload.write(bytes),
+                None => Err(io::ErrorKind::BrokenPipe.into()),
+            },
             Self::Stdout(out) => out.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Self::File { file, .. } => file.flush(),
+            Self::File(file) => file.flush(),
+            Self::Remote { upload, .. } => upload.as_mut().map_or(Ok(()), Write::flush),
             Self::Stdout(out) => out.flush(),
         }
     }
@@ -123,13 +111,12 @@ impl Write for Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if let Self::File {
-            temporary,
-            keep: false,
-            ..
-        } = self
-        {
-            cleanup::discard(temporary);
+        match self {
+            Self::File(file) if !file.get_ref().has_appeared() => {
+                cleanup::discard(file.get_ref().temporary());
+            }
+            Self::Remote { abort, .. } => cleanup::forget(*abort),
+            _ => {}
         }
     }
 }

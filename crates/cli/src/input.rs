@@ -2,13 +2,17 @@
 
 use std::io::{BufReader, Chain, Cursor, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
+use strongroom_cipherfile::tink_stream::Segments;
 use strongroom_cipherfile::{Format, openssl_enc, sealed, tink_stream};
+use strongroom_scoring::storage::{ReadAt, Reader};
 
 use crate::files;
 use crate::keys::{GuestArgs, KeySource, identity};
+use crate::storage::Source;
 
 /// The cipher of an `openssl enc` file, which the file itself does not name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -59,6 +63,19 @@ pub(crate) struct Opened {
     pub(crate) warnings: Vec<String>,
 }
 
+/// Rows that were opened.
+pub(crate) enum Rows {
+    Stream(Opened),
+    /// Encrypted, and read by position.
+    Segments {
+        at: Arc<dyn ReadAt>,
+        segments: Segments,
+    },
+}
+
+/// What is shorter is a stream, whatever it is: no cipherfile is that short.
+const MIN_BY_POSITION: u64 = 64;
+
 impl OpenArgs {
     /// Opens `path`. A plain file passes through only when nothing asked for decryption.
     pub(crate) fn open(&self, path: &Path, guest: &GuestArgs) -> anyhow::Result<Opened> {
@@ -69,6 +86,51 @@ impl OpenArgs {
             &bound_name(path)?,
             guest,
         )
+    }
+
+    /// Opens rows: by position where their form and place allow it, so that all cores decrypt; else as a stream.
+    pub(crate) fn open_rows(
+        &self,
+        source: Source,
+        default_name: &str,
+        guest: &GuestArgs,
+    ) -> anyhow::Result<Rows> {
+        let Some(at) = source.at.clone().filter(|at| at.size() >= MIN_BY_POSITION) else {
+            return self
+                .open_source(source, default_name, guest)
+                .map(Rows::Stream);
+        };
+        let label = &source.label;
+        let mut header = [0; Segments::HEADER_LEN];
+        at.read_at(0, &mut header)
+            .with_context(|| format!("cannot read {label}"))?;
+        let name = self.name.as_deref().unwrap_or(default_name).as_bytes();
+        let segments = match (Format::detect(&header), &self.key, &self.identity) {
+            (Format::Tink, Some(key), _) if self.openssl_cipher.is_none() => {
+                Segments::parse(&header, at.size(), &guest.file_key(key)?, name)
+            }
+            (Format::Sealed, None, Some(pem)) => {
+                let beginning = Reader::new(Arc::clone(&at));
+                sealed::segments(beginning, at.size(), &identity(pem)?, name)
+            }
+            _ => {
+                return self
+                    .open_source(source, default_name, guest)
+                    .map(Rows::Stream);
+            }
+        };
+        let segments = segments.with_context(|| format!("cannot decrypt {label}"))?;
+        Ok(Rows::Segments { at, segments })
+    }
+
+    /// Opens an input that may lie in a storage.
+    pub(crate) fn open_source(
+        &self,
+        source: Source,
+        default_name: &str,
+        guest: &GuestArgs,
+    ) -> anyhow::Result<Opened> {
+        self.open_stream(source.reader, &source.label, default_name, guest)
     }
 
     /// Opens a stream that is called `label` in errors and bound to `default_name`.

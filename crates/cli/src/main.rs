@@ -14,6 +14,7 @@ mod log;
 mod notify;
 mod outcome;
 mod progress;
+mod storage;
 
 use std::process::ExitCode;
 

@@ -386,6 +386,13 @@ fn packed_model_scores_otherwise_than_its_folder() {
         let shown = place.ok(&[&["model", "show", "--json"], model].concat());
         assert_eq!(document(&shown)["digest"], digest, "{model:?}");
         assert!(document(&shown)["metrics"]["roc_auc"].is_number());
+        let engine = document(&shown)["engine"].as_str().unwrap().to_owned();
+        let reason = &document(&shown)["not_fused"];
+        assert_eq!(
+            engine.starts_with("fused"),
+            reason.is_null(),
+            "{engine}: {reason}"
+        );
     }
 }
 

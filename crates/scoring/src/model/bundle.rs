@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Map, Value};
 use tar::{Archive, Builder, EntryType, Header};
 use zeroize::Zeroizing;
 
+use super::onnx::fuse;
 use super::{ModelError, Network, Preprocessing, Scorer};
 use crate::shown;
 
@@ -141,6 +143,23 @@ impl Bundle {
         Scorer::new(&self.preprocessing, &self.network)
     }
 
+    /// As [`Bundle::scorer`], by tract whatever would be chosen: to compare with.
+    ///
+    /// # Errors
+    /// As [`Bundle::scorer`].
+    pub fn general_scorer(&self) -> Result<Scorer<'_>, ModelError> {
+        Scorer::general(&self.preprocessing, &self.network)
+    }
+
+    /// As [`Bundle::scorer`], by the fused kernel on a path, whatever would be chosen: to compare with.
+    ///
+    /// # Errors
+    /// When the kernel does not compute such networks, or the processor has no such path.
+    pub fn fused_scorer(&self, path: strongroom_kernel::Path) -> Result<Scorer<'_>, ModelError> {
+        let fused = fuse(&self.files.model, &self.preprocessing, path)?;
+        Ok(Scorer::fused(&self.preprocessing, Arc::new(fused)))
+    }
+
     /// What happens to a row before the network.
     pub fn preprocessing(&self) -> &Preprocessing {
         &self.preprocessing
@@ -152,20 +171,14 @@ impl Bundle {
     }
 
     fn from_files(files: Files) -> Result<Self, ModelError> {
-        let preprocessing = Preprocessing::parse(&files.preprocessing)?;
+        let mut preprocessing = Preprocessing::parse(&files.preprocessing)?;
         let metrics = match &files.metrics {
             Some(json) => {
                 Some(serde_json::from_slice(json).map_err(|e| ModelError::Metrics(e.to_string()))?)
             }
             None => None,
         };
-        let network = Network::parse(&files.model)?;
-        if network.width() != preprocessing.columns().len() {
-            return Err(ModelError::WidthMismatch {
-                graph: network.width(),
-                preprocessing: preprocessing.columns().len(),
-            });
-        }
+        let network = Network::load(&files.model, &mut preprocessing)?;
         let digest = format!("sha256:{}", hex::encode(digest(&SHA256, &files.to_tar())));
         Ok(Self {
             files,
