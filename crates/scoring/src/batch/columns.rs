@@ -252,17 +252,21 @@ impl Commit<Part> for FileCommit<'_, '_, '_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::io;
     use std::num::NonZeroUsize;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
     use arrow_ipc::writer::FileWriter;
     use bytes::Bytes;
     use parquet::arrow::ArrowWriter;
     use parquet::file::properties::WriterProperties;
+    use strongroom_cipherfile::FileKey;
 
     use super::*;
-    use crate::batch::{Options, Results, score};
+    use crate::batch::{CheckpointStore, Checkpoints, Options, Results, score};
     use crate::columns::ParquetKeys;
     use crate::detect::Format;
     use crate::model::Bundle;
@@ -443,6 +447,72 @@ mod tests {
                  number belongs"
             );
         }
+    }
+
+    /// Keeps files in memory, and fails once it was written to often enough.
+    struct Memory {
+        files: BTreeMap<String, Vec<u8>>,
+        puts_left: usize,
+    }
+
+    impl CheckpointStore for Memory {
+        fn put(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
+            let left = self.puts_left.checked_sub(1);
+            self.puts_left = left.ok_or(io::ErrorKind::BrokenPipe)?;
+            self.files.insert(name.to_owned(), content.to_vec());
+            Ok(())
+        }
+
+        fn get(&mut self, name: &str) -> io::Result<Option<Vec<u8>>> {
+            Ok(self.files.get(name).cloned())
+        }
+
+        fn delete(&mut self, name: &str) -> io::Result<()> {
+            self.files.remove(name);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn job_that_went_on_gives_another_result() {
+        let count = 150_000;
+        let file = parquet(count, &[7, 70_000], 100_000);
+        let whole = run(&file, &options(2)).unwrap();
+        let (bundle, options) = (Bundle::built_in(), options(2));
+        let attempt = |store: &mut Memory| {
+            let checkpoints = Checkpoints {
+                store,
+                key: FileKey::from_slice(&[7; 32]).unwrap(),
+                every: Duration::ZERO,
+                inputs: vec!["rows, version 1".to_owned()],
+            };
+            let mut out = Vec::new();
+            let mut job = Job::begin_or_go_on(&bundle, &options, &mut out, Some(checkpoints))?;
+            if job.inputs_done() == 0 {
+                let source = Arc::new(Bytes::from(file.clone()));
+                let (keys, id) = (ParquetKeys::default(), Some("id"));
+                let preprocessing = bundle.preprocessing();
+                let format = Format::Parquet;
+                let input = ColumnsInput::open(format, source, preprocessing, id, &keys).unwrap();
+                job.columns("rows", &input, file.len() as u64, &mut |_| {})?;
+            }
+            let summary = job.finish()?;
+            Ok::<_, ScoreError>((summary, out))
+        };
+        let mut cuts = 0;
+        for puts in 0.. {
+            let mut store = Memory {
+                files: BTreeMap::new(),
+                puts_left: puts,
+            };
+            if attempt(&mut store).is_ok() {
+                break;
+            }
+            cuts += 1;
+            store.puts_left = usize::MAX;
+            assert!(attempt(&mut store).unwrap() == whole, "cut after {puts}");
+        }
+        assert!(cuts >= 6, "{cuts}");
     }
 
     #[test]
