@@ -448,6 +448,8 @@ mod tests {
             mean: None,
             bytes: 7,
             model_digest: format!("sha256:{}", "ab".repeat(32)),
+            rows_outside_training_range: None,
+            outside_training_range: std::collections::BTreeMap::new(),
         }
     }
 
