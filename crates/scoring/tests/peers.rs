@@ -116,7 +116,10 @@ fn compare(case: &Case, bundle: &Bundle, scorer: &mut Scorer<'_>) -> Result<(), 
     if apart.iter().all(|&apart| apart <= TOLERANCE) {
         return Ok(());
     }
-    let count = apart.iter().filter(|&&apart| !(apart <= TOLERANCE)).count();
+    let count = apart
+        .iter()
+        .filter(|apart| apart.is_nan() || **apart > TOLERANCE)
+        .count();
     Err(format!(
         "{count} of {} scores differ, by up to {most}",
         apart.len()

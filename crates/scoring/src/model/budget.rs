@@ -13,13 +13,16 @@ pub(super) fn check(onnx: &[u8]) -> Result<(), String> {
 
 /// Messages that decode to structures of hundreds of bytes.
 const MAX_MESSAGES: usize = 32 * 1024;
-/// Fields that decode to a number or a few words: a string for each node of trees is the most that exports have.
-const MAX_FIELDS: usize = 4 << 20;
+/// Fields that decode to a number: a dozen for each node of trees is the most that exports have.
+const MAX_FIELDS: usize = 16 << 20;
+/// Fields that decode to text or bytes: one for each node of trees.
+const MAX_TEXTS: usize = 1 << 20;
 
 #[derive(Default)]
 struct Spent {
     messages: usize,
     fields: usize,
+    texts: usize,
 }
 
 /// The messages of onnx.proto that a model of the supported kinds is made of.
@@ -101,11 +104,19 @@ impl Spent {
                     match message.holds(key >> 3) {
                         Holds::Within(inner) => self.walk(inner, content)?,
                         Holds::Refused(why) => return Err(why.to_owned()),
-                        Holds::Bytes => {}
+                        Holds::Bytes => self.text()?,
                     }
                 }
                 _ => return Err(NOT_ONNX.to_owned()),
             }
+        }
+        Ok(())
+    }
+
+    fn text(&mut self) -> Result<(), String> {
+        self.texts += 1;
+        if self.texts > MAX_TEXTS {
+            return Err(format!("it has more than {MAX_TEXTS} texts"));
         }
         Ok(())
     }
@@ -184,11 +195,21 @@ mod tests {
 
     #[test]
     fn empty_strings_become_gigabytes() {
-        let attribute = field(9, b"").repeat(MAX_FIELDS);
+        let attribute = field(9, b"").repeat(MAX_TEXTS);
         let node = field(1, &field(5, &attribute));
+        check(&field(7, &node)).unwrap();
+        let attribute = field(9, b"").repeat(MAX_TEXTS + 1);
+        let node = field(1, &field(5, &attribute));
+        assert!(check(&field(7, &node)).unwrap_err().contains("texts"));
+        let tensor = field(5, &field(6, b"").repeat(MAX_TEXTS + 1));
+        assert!(check(&field(7, &tensor)).unwrap_err().contains("texts"));
+    }
+
+    #[test]
+    fn numbers_without_end() {
+        let numbers = [8 << 3, 0].repeat(MAX_FIELDS);
+        let node = field(1, &field(5, &numbers));
         assert!(check(&field(7, &node)).unwrap_err().contains("fields"));
-        let tensor = field(5, &field(6, b"").repeat(MAX_FIELDS));
-        assert!(check(&field(7, &tensor)).unwrap_err().contains("fields"));
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub enum Engine {
 
 impl Network {
     /// The longest `model.onnx` that is read.
-    pub const MAX_BYTES: usize = 16 << 20;
+    pub const MAX_BYTES: usize = 64 << 20;
 
     /// Decodes, checks and prepares a model, binds its preprocessing to its inputs, and tries it.
     pub(super) fn load(onnx: &[u8], preprocessing: &mut Preprocessing) -> Result<Self, ModelError> {
@@ -389,7 +389,7 @@ mod tests {
     #[test]
     fn file_without_end() {
         let long = vec![0; Network::MAX_BYTES + 1];
-        assert_eq!(refusal(&long), "model.onnx is longer than 16777216 bytes");
+        assert_eq!(refusal(&long), "model.onnx is longer than 67108864 bytes");
     }
 
     #[test]
