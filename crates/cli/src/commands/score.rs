@@ -237,7 +237,7 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
             let receipt = match (receipting, digest) {
                 (Some(receipting), Some(digest)) => {
                     let result = (&*files::base_name(target)?, &digest);
-                    Some(receipting.sign(result, &scored.summary, &options)?)
+                    Some(receipting.sign(result, &scored.0.summary, &options)?)
                 }
                 _ => None,
             };
@@ -312,6 +312,9 @@ impl Files<'_> {
         let mut job = Job::begin_or_go_on(self.bundle, self.options, out, checkpoints)?;
         if job.rows_done() > 0 {
             eprintln!("Going on behind row {}.", thousands(job.rows_done()));
+        }
+        if let Some(receipting) = &mut self.receipting {
+            receipting.key_was_fetched()?;
         }
         let rows_before = job.rows_done();
         let mut encrypted = false;
