@@ -34,7 +34,8 @@ fn every_step_holds_and_its_document_says_so() {
     assert_eq!(
         steps,
         [
-            "encrypt", "broker", "policy", "attest", "score", "results", "attacker", "denial"
+            "encrypt", "broker", "policy", "attest", "score", "results", "receipt", "attacker",
+            "denial"
         ]
     );
     let details = |name: &str| {
@@ -50,6 +51,8 @@ fn every_step_holds_and_its_document_says_so() {
     assert_eq!(details("attest")["assurance"], "development");
     assert_eq!(details("score")["encrypted_input"], true);
     assert_eq!(details("score")["flagged"], details("results")["flagged"]);
+    assert_eq!(details("receipt")["verdict"], "verified");
+    assert_eq!(details("receipt")["assurance"], "development");
     assert_eq!(details("attacker")["hits"], 0);
     let reason = &details("denial")["reasons"][0];
     assert_eq!(reason["expected"], details("policy")["initdata"]);

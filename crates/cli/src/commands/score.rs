@@ -282,6 +282,9 @@ impl Files<'_> {
         if job.rows_done() > 0 {
             eprintln!("Going on behind row {}.", thousands(job.rows_done()));
         }
+        if let Some(receipting) = &mut self.receipting {
+            receipting.key_was_fetched()?;
+        }
         let rows_before = job.rows_done();
         let mut encrypted = false;
         if self.inputs.is_empty() && job.inputs_done() == 0 {

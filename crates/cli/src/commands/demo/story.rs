@@ -83,6 +83,9 @@ pub(crate) fn tell(args: &Args, folder: &Path, telling: &mut Telling) -> anyhow:
         || owner.read_results(&places, args.rows),
     )?;
     show_results(telling, &top);
+    telling.step("receipt", "An auditor verifies the job's receipt, offline: which model scored which bytes into which result, in which machine.", || {
+        owner.verify_receipt(&places, &measured, &broker.url()?)
+    })?;
     telling.step("attacker", "Somebody who controls the cloud reads the bucket, every log, and the broker's database too.", || {
         let found = owner.search(args, &places)?;
         telling_head(&places, found)
@@ -136,6 +139,10 @@ impl Places {
 
     fn results(&self) -> PathBuf {
         self.bucket.join("results.jsonl.enc")
+    }
+
+    fn receipt(&self) -> PathBuf {
+        self.bucket.join("receipt.json")
     }
 }
 
@@ -264,6 +271,61 @@ impl Owner {
         );
         let details = json!({ "flagged": top.summary.flagged, "rows": top.summary.rows, "threshold": top.summary.threshold, "histogram": top.summary.histogram });
         Ok((top, Proof::new(line, details)))
+    }
+
+    /// Holds the receipt against everything that the owner has: the files, the model, the configuration, the record.
+    fn verify_receipt(
+        &self,
+        places: &Places,
+        measured: &Initdata,
+        broker_url: &str,
+    ) -> anyhow::Result<((), Proof)> {
+        let broker = |name: &str| text(places.broker.join(name));
+        let (dir, record, initdata) = (broker("")?, broker("record")?, broker("initdata.toml")?);
+        std::fs::write(&initdata, measured.as_str())?;
+        child::run(
+            "audit-export",
+            &[
+                "audit", "export", &record, "--dir", &dir, "--broker", broker_url,
+            ],
+            &places.logs,
+        )?;
+        let document = child::run(
+            "verify-receipt",
+            &[
+                "verify",
+                "receipt",
+                &text(places.receipt())?,
+                "--result",
+                &text(places.results())?,
+                "--input",
+                &text(places.dataset())?,
+                "--model",
+                self.model.digest(),
+                "--initdata",
+                &initdata,
+                "--broker-key",
+                &broker("token.crt")?,
+                "--audit",
+                &record,
+                "--audit-key",
+                &broker("audit.pub")?,
+                "--development-root",
+                &text(places.root.clone())?,
+            ],
+            &places.logs,
+        )?;
+        ensure!(
+            document["verdict"] == "verified",
+            "the receipt is not verified: {}",
+            document["steps"]
+        );
+        let steps = document["steps"].as_array().map_or(0, Vec::len);
+        let line = format!(
+            "{steps} of {steps} checks hold: signature, evidence, configuration, token, result, model, input, and 3 releases in the record"
+        );
+        let details = json!({ "verdict": document["verdict"], "assurance": document["assurance"], "checks": steps });
+        Ok(((), Proof::new(line, details)))
     }
 
     fn search(&self, args: &Args, places: &Places) -> anyhow::Result<(usize, attacker::Findings)> {
@@ -458,16 +520,12 @@ fn launch(name: &'static str, places: &Places, initdata: &Initdata) -> anyhow::R
 
 fn score(places: &Places, guest: &str, rows: u64) -> anyhow::Result<((), Proof)> {
     let uri = |path: &str| format!("kbs:///{path}");
-    let text = |path: PathBuf| {
-        path.to_str()
-            .map(str::to_owned)
-            .context("the folder's name is not UTF-8")
-    };
     let (dataset, model, results) = (
         text(places.dataset())?,
         text(places.model())?,
         text(places.results())?,
     );
+    let receipt = text(places.receipt())?;
     let (key, model_key, to) = (uri(DATASET_KEY), uri(MODEL_KEY), uri(RECIPIENT));
     let document = child::run(
         "score",
@@ -484,6 +542,8 @@ fn score(places: &Places, guest: &str, rows: u64) -> anyhow::Result<((), Proof)>
             &results,
             "--results-to",
             &to,
+            "--receipt",
+            &receipt,
             "--guest",
             guest,
         ],
@@ -495,7 +555,7 @@ fn score(places: &Places, guest: &str, rows: u64) -> anyhow::Result<((), Proof)>
         document["rows"]
     );
     let line = format!(
-        "{} rows/s; its log has counts only ({} flagged), its results are sealed to the owner",
+        "{} rows/s; its log has counts only ({} flagged), its results are sealed to the owner, its receipt is signed by an attested key",
         thousands(document["rows_per_second"].as_u64().unwrap_or(0)),
         thousands(document["flagged"].as_u64().unwrap_or(0))
     );
@@ -577,6 +637,11 @@ fn tampered_guest(
             json!({ "event": event, "reasons": reasons }),
         ),
     ))
+}
+
+fn text(path: PathBuf) -> anyhow::Result<String> {
+    let text = path.to_str().map(str::to_owned);
+    text.context("the folder's name is not UTF-8")
 }
 
 fn megabytes(bytes: u64) -> f64 {
