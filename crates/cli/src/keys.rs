@@ -214,6 +214,7 @@ mod tests {
             let args = GuestArgs {
                 guest: format!("unix:{}", path.display()),
                 guest_token: None,
+                released: Released::default(),
             };
             args.api().map(drop).map_err(|error| format!("{error:#}"))
         };
@@ -239,6 +240,7 @@ mod tests {
             let args = GuestArgs {
                 guest: guest.to_owned(),
                 guest_token: Some(path.clone()),
+                released: Released::default(),
             };
             args.api().map(drop).map_err(|error| format!("{error:#}"))
         };
