@@ -73,6 +73,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) guest: &'a GuestArgs,
     pub(crate) preprocessing: &'a Preprocessing,
     pub(crate) key_column: Option<&'a str>,
+    /// Whether every byte is to be read once and in order, as a receipt wants it.
+    pub(crate) in_order: bool,
 }
 
 impl Opening<'_> {
@@ -84,10 +86,12 @@ impl Opening<'_> {
         };
         let label = source.label.clone();
         if let Some(segments) = self.open.segments(&at, &label, &name, self.guest)? {
-            let format = first_segment(&*at, &segments)
-                .with_context(|| format!("cannot decrypt {label}"))?;
+            let first = FirstSegment::read(at, &segments);
+            let (at, format) = first.with_context(|| format!("cannot decrypt {label}"))?;
             let rows = if format == Format::Csv {
                 Rows::Segments { at, segments }
+            } else if self.in_order {
+                return self.stream(source, &name);
             } else {
                 let plain = PlainAt::new(at, segments);
                 let plain = plain.with_context(|| format!("cannot decrypt {label}"))?;
@@ -100,7 +104,7 @@ impl Opening<'_> {
             });
         }
         let format = head(&*at).with_context(|| format!("cannot read {label}"))?;
-        if format.needs_random_access() {
+        if format.needs_random_access() && !self.in_order {
             return Ok(Opened {
                 rows: self.by_position(at, format, &label)?,
                 encrypted: self.open.key.is_some() || !self.parquet.column_key.is_empty(),
@@ -231,12 +235,48 @@ impl NamedKeys for KeysBelow {
 /// What a data set that does not come by position may have in memory.
 const MOST_IN_MEMORY: u64 = 512 << 20;
 
-/// The format of what the first segment holds.
-fn first_segment(at: &dyn ReadAt, segments: &Segments) -> anyhow::Result<Format> {
-    let place = segments.ciphertext_range(0);
-    let mut segment = Zeroizing::new(vec![0; usize::try_from(place.end - place.start)?]);
-    at.read_at(place.start, &mut segment)?;
-    Ok(Format::detect(segments.open_in_place(0, &mut segment)?))
+/// A cipherfile of which the first segment was read for its format, and is not read again.
+struct FirstSegment {
+    file: Arc<dyn ReadAt>,
+    begin: u64,
+    bytes: Vec<u8>,
+}
+
+impl FirstSegment {
+    fn read(
+        file: Arc<dyn ReadAt>,
+        segments: &Segments,
+    ) -> anyhow::Result<(Arc<dyn ReadAt>, Format)> {
+        let place = segments.ciphertext_range(0);
+        let mut bytes = vec![0; usize::try_from(place.end - place.start)?];
+        file.read_at(place.start, &mut bytes)?;
+        let mut opened = Zeroizing::new(bytes.clone());
+        let format = Format::detect(segments.open_in_place(0, &mut opened)?);
+        let first = Self {
+            file,
+            begin: place.start,
+            bytes,
+        };
+        Ok((Arc::new(first), format))
+    }
+}
+
+impl ReadAt for FirstSegment {
+    fn size(&self) -> u64 {
+        self.file.size()
+    }
+
+    fn version(&self) -> Option<&str> {
+        self.file.version()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        if offset == self.begin && buffer.len() == self.bytes.len() {
+            buffer.copy_from_slice(&self.bytes);
+            return Ok(());
+        }
+        self.file.read_at(offset, buffer)
+    }
 }
 
 fn head(at: &dyn ReadAt) -> std::io::Result<Format> {
