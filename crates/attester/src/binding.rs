@@ -3,11 +3,12 @@
 //! A document is the host's word until the hardware says otherwise: SNP's `HOST_DATA` and TDX's `MRCONFIGID` were set at
 //! launch and cannot be changed, PCR 8 of a vTPM is extended once, by whoever comes first.
 
-use std::fmt;
+use std::path::Path;
+use std::{fmt, io};
 
 use strongroom_wire::initdata::{Initdata, registers};
 
-use crate::AttestError;
+use crate::{AttestError, files};
 
 /// The register of this machine that holds the digest of its init-data.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -130,6 +131,53 @@ impl fmt::Display for Bound {
     }
 }
 
+/// What says that a document's digest was measured into a PCR since this machine started: a file in memory, with the
+/// digest. It only ever makes a guest refuse to start: whoever can remove it is root in this machine already.
+pub(crate) struct InitdataMark<'a> {
+    path: &'a Path,
+}
+
+impl<'a> InitdataMark<'a> {
+    pub(crate) fn at(path: &'a Path) -> Self {
+        Self { path }
+    }
+
+    /// Leaves it. A user who may use the TPM and not this folder leaves none.
+    pub(crate) fn leave(&self, digest: &[u8]) -> Result<(), BindingError> {
+        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        let written = std::fs::create_dir_all(folder).and_then(|()| {
+            let beside = self.path.with_extension("new");
+            std::fs::write(&beside, hex::encode(digest))?;
+            std::fs::rename(beside, self.path)
+        });
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            Err(error) => Err(files::failure(self.path, &error).into()),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Refuses to start without the document that the mark is of.
+    pub(crate) fn refuse(&self, held: &[u8]) -> Result<(), BindingError> {
+        let digest = match files::read(self.path, MAX_MARK) {
+            Ok(digest) => String::from_utf8(digest)
+                .ok()
+                .and_then(|digest| hex::decode(digest).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(files::failure(self.path, &error).into()),
+        };
+        // One of a register that has since been emptied says nothing of what it holds now.
+        let of_held = |digest: &Vec<u8>| registers(digest).vtpm_pcr8.is_some_and(|pcr| pcr == held);
+        match digest.as_ref().is_none_or(of_held) {
+            true => Err(BindingError::Withheld {
+                register: "PCR 8",
+                held: hex::encode(held),
+            }),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Why init-data must not be used.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -176,6 +224,8 @@ pub enum BindingError {
     #[error(transparent)]
     Device(#[from] AttestError),
 }
+
+const MAX_MARK: usize = 1024;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -267,6 +317,25 @@ mod tests {
             LaunchRegister::Pcr8([7; 32]).check(None),
             Ok(Bound::NoDocument)
         );
+    }
+
+    #[test]
+    fn mark_of_another_start_or_of_none_stops_no_guest() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/mark");
+        let mark = InitdataMark::at(&path);
+        let digest = document("sha256").digest();
+        let held = registers(&digest).vtpm_pcr8.unwrap();
+        assert_eq!(mark.refuse(&held), Ok(()));
+        mark.leave(&digest).unwrap();
+        assert!(matches!(
+            mark.refuse(&held),
+            Err(BindingError::Withheld { .. })
+        ));
+        // The machine started anew, and its boot loader measured something.
+        assert_eq!(mark.refuse(&[7; 32]), Ok(()));
+        std::fs::write(&path, "not a digest").unwrap();
+        assert!(mark.refuse(&held).is_err());
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct Devices {
     pub nvml: PathBuf,
     /// The folder of the attestation agent's event log.
     pub event_log: PathBuf,
+    /// Where a guest that measured init-data into a PCR leaves the digest, until the machine starts anew.
+    pub initdata_mark: PathBuf,
 }
 
 impl Default for Devices {
@@ -69,6 +71,7 @@ impl Devices {
             nvidia: root.join("dev/nvidiactl"),
             nvml: root.join("usr/lib/libnvidia-ml.so.1"),
             event_log: root.join("run/attestation-agent"),
+            initdata_mark: root.join("run/strongroom/initdata-digest"),
         }
     }
 }

@@ -21,6 +21,8 @@ use crate::{AttestError, files};
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Event {
     text: String,
+    /// Whether it may use up what the log keeps for the agent.
+    is_agents: bool,
 }
 
 impl Event {
@@ -40,14 +42,39 @@ impl Event {
         if content.contains('\n') {
             return Err(EventError::NewLine);
         }
-        Self::of(format!("{domain} {operation} {content}"))
-    }
-
-    fn of(text: String) -> Result<Self, EventError> {
+        let text = format!("{domain} {operation} {content}");
         match text.len() > MAX_TEXT {
             true => Err(EventError::Long(text.len())),
-            false => Ok(Self { text }),
+            false => Ok(Self {
+                text,
+                is_agents: true,
+            }),
         }
+    }
+
+    /// An event that an application asks for: not in the name of the agent, and not in the log's last room.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; [`EventError::Reserved`].
+    pub fn of_application(
+        domain: &str,
+        operation: &str,
+        content: &str,
+    ) -> Result<Self, EventError> {
+        let plain = domain.to_ascii_lowercase();
+        let below = plain.strip_prefix(AGENTS_DOMAIN);
+        if below.is_some_and(|below| below.is_empty() || below.starts_with('/')) {
+            return Err(EventError::Reserved);
+        }
+        Ok(Self {
+            is_agents: false,
+            ..Self::new(domain, operation, content)?
+        })
+    }
+
+    /// How much of the log it takes.
+    pub fn size(&self) -> usize {
+        self.text.len().saturating_add(OVERHEAD)
     }
 
     /// The tagged event that is measured: tag, length, text.
@@ -94,6 +121,11 @@ pub enum EventError {
     /// It is too long.
     #[error("the event has {0} bytes, and the log takes at most {MAX_TEXT}")]
     Long(usize),
+    /// It claims to be the agent's.
+    #[error(
+        "events of {AGENTS_DOMAIN} are the agent's own, such as the images that it pulled: name a domain of yours"
+    )]
+    Reserved,
 }
 
 /// A register that can be extended while the guest runs.
@@ -131,10 +163,19 @@ pub(crate) fn extend(
         Err(error) => return Err(files::failure(&log, &error)),
     };
     let entry = event.entry(number, algorithm);
-    if offset.saturating_add(u64::try_from(entry.len()).unwrap_or(u64::MAX)) > MAX_LOG {
+    let end = offset.saturating_add(u64::try_from(entry.len()).unwrap_or(u64::MAX));
+    if end > MAX_LOG {
         return Err(failed(
             &log,
             format!("the log is full: it takes {MAX_LOG} bytes"),
+        ));
+    }
+    if !event.is_agents && end > MAX_LOG - KEPT {
+        return Err(failed(
+            &log,
+            format!(
+                "the log is full for applications: its last {KEPT} bytes are kept for the agent's own events"
+            ),
         ));
     }
     let before = register.read()?;
@@ -190,7 +231,10 @@ fn recover(folder: &Path, registers: &[Box<dyn Register>]) -> Result<(), AttestE
             break;
         };
         if register.read()? == intent.after {
-            let event = Event { text: intent.text };
+            let event = Event {
+                text: intent.text,
+                is_agents: true,
+            };
             let entry = event.entry(register.number(), algorithm);
             append(&folder.join(LOG), intent.offset, &entry)?;
             return Intent::remove(folder);
@@ -415,6 +459,12 @@ const TAG: u32 = 0x4141_454c;
 const MAX_TEXT: usize = 64 * 1024;
 const MAX_INTENT: usize = MAX_TEXT + 8 + 64;
 const MAX_LOG: u64 = 1024 * 1024;
+/// What applications leave of it: an image that is pulled when they have filled theirs is measured all the same.
+const KEPT: u64 = 256 * 1024;
+/// More than an entry has beside its text.
+const OVERHEAD: usize = 128;
+/// Whose events are the agent's, in upstream's words.
+const AGENTS_DOMAIN: &str = "github.com/confidential-containers";
 /// Verifiers take two MiB, the agent's events included.
 const MAX_CCEL: usize = 1024 * 1024;
 const MAX_ALGORITHMS: u32 = 16;
@@ -556,7 +606,10 @@ mod tests {
             .as_array()
             .unwrap()
         {
-            let event = Event::of(text(&real["text"])).unwrap();
+            let event = Event {
+                text: text(&real["text"]),
+                is_agents: true,
+            };
             let digest = event.digest(HashAlgorithm::Sha384);
             assert_eq!(hex::encode(digest), text(&real["digest_sha384"]));
         }
@@ -578,6 +631,47 @@ mod tests {
         }
         assert!(Event::new("a", "b", "").is_ok());
         assert!(Event::new("a", "b", &"c".repeat(MAX_TEXT)).is_err());
+    }
+
+    #[test]
+    fn application_in_the_agents_name_or_in_the_logs_last_room() {
+        for reserved in [
+            "github.com/confidential-containers",
+            "GitHub.com/Confidential-Containers",
+            "github.com/confidential-containers/guest",
+        ] {
+            let event = Event::of_application(reserved, "PullImage", "{}");
+            assert_eq!(event, Err(EventError::Reserved));
+        }
+        assert!(
+            Event::of_application("github.com/confidential-containers-of-mine", "o", "c").is_ok()
+        );
+        assert!(Event::new("github.com/confidential-containers", "PullImage", "{}").is_ok());
+
+        let machine = Machine::new();
+        let log = machine.folder.path().join(LOG);
+        let extend =
+            |event: &Event| extend(machine.folder.path(), &machine.registers(None), 4, event);
+        let filled = usize::try_from(MAX_LOG - KEPT).unwrap();
+        std::fs::write(&log, vec![0; filled]).unwrap();
+        let before = machine.value.borrow().clone();
+        let error = extend(&Event::of_application("d", "o", "c").unwrap()).unwrap_err();
+        assert!(error.to_string().contains("kept for the agent"), "{error}");
+        assert_eq!(*machine.value.borrow(), before);
+        extend(&Event::new("d", "o", "c").unwrap()).unwrap();
+        assert!(machine.log().len() > filled);
+    }
+
+    #[test]
+    fn event_takes_more_of_the_log_than_it_says() {
+        let event = Event::new("d", "o", "c").unwrap();
+        for algorithm in [
+            HashAlgorithm::Sha256,
+            HashAlgorithm::Sha384,
+            HashAlgorithm::Sha512,
+        ] {
+            assert!(event.entry(4, algorithm).len() <= event.size());
+        }
     }
 
     #[test]

@@ -30,6 +30,7 @@ use serde_json::value::RawValue;
 use strongroom_wire::initdata::Initdata;
 use strongroom_wire::tee::Tee;
 
+use binding::InitdataMark;
 pub use binding::{BindingError, Bound, LaunchRegister};
 pub use detect::{Found, NoTee, Outcome, Probe};
 pub use devices::Devices;
@@ -97,7 +98,7 @@ impl Attester {
                 initdata_digest: None,
             }),
             Ok(tee) => detect::named(tee, &Devices::default()),
-            Err(error) => Err(AttestError::Unknown(error.to_string())),
+            Err(_) => Err(AttestError::Unknown(name.chars().take(64).collect())),
         }
     }
 
@@ -182,15 +183,28 @@ impl Attester {
     /// # Errors
     /// [`BindingError`]: nothing of the document may be used, and the guest must not start.
     pub fn bind_initdata(&self, initdata: Option<&Initdata>) -> Result<Bound, BindingError> {
-        let bound = self.init_data()?.check(initdata)?;
-        match (&bound, self) {
-            (Bound::ToExtend { digest }, Self::Hardware(hardware)) => {
+        let register = self.init_data()?;
+        let mut bound = register.check(initdata)?;
+        let Self::Hardware(hardware) = self else {
+            return Ok(bound);
+        };
+        let LaunchRegister::Pcr8(held) = register else {
+            return Ok(bound);
+        };
+        // Boot loaders measure into this register too: what it holds does not say whether it is a document's digest.
+        let mark = InitdataMark::at(&hardware.devices.initdata_mark);
+        match (&bound, initdata) {
+            (Bound::NoDocument, _) if held != [0; 32] => mark.refuse(&held)?,
+            (Bound::ToExtend { digest }, _) => {
+                mark.leave(digest)?;
                 hardware.extend_initdata(digest)?;
                 // Somebody else may have been first.
-                self.init_data()?.check(initdata)
+                bound = self.init_data()?.check(initdata)?;
             }
-            _ => Ok(bound),
+            (Bound::Matches { .. }, Some(initdata)) => mark.leave(&initdata.digest())?,
+            _ => {}
         }
+        Ok(bound)
     }
 
     /// Whether the platform has registers that can be extended while the guest runs.
@@ -243,7 +257,11 @@ pub enum AttestError {
     #[error("development root: {0}")]
     Development(String),
     /// There is no such platform.
-    #[error("{0}")]
+    #[error(
+        "there is no platform {0:?}; this build makes evidence for: {hardware}, sample, development, {list}",
+        hardware = detect::SUPPORTED.map(Tee::as_str).join(", "),
+        list = development::PLATFORMS.map(|tee| format!("development:{tee}")).join(", ")
+    )]
     Unknown(String),
     /// More bytes than a report holds.
     #[error("report data has {actual} bytes, and a report holds at most {limit}; hash it first")]
@@ -319,6 +337,18 @@ mod tests {
             Err(AttestError::Unknown(_))
         ));
         assert!(matches!(Attester::named(""), Err(AttestError::Unknown(_))));
+        let text = Attester::named("smple").unwrap_err().to_string();
+        for name in [
+            "\"smple\"",
+            "snp",
+            "sample",
+            "development, ",
+            "development:tdx",
+        ] {
+            assert!(text.contains(name), "{text}");
+        }
+        // Known to the protocol, and of no use to whoever has to name one.
+        assert!(!text.contains("hygon") && !text.contains("cca"), "{text}");
     }
 
     #[test]

@@ -262,6 +262,12 @@ fn init_data_is_measured_once_and_another_document_is_refused() {
         matches!(refused, BindingError::Mismatch { .. }),
         "{refused}"
     );
+    // The register alone does not tell a document from a boot loader's measurements: the mark does.
+    let withheld = attester.bind_initdata(None).unwrap_err();
+    assert!(
+        matches!(withheld, BindingError::Withheld { .. }),
+        "{withheld}"
+    );
     let evidence = machine.evidence();
     accepted(&evidence, ExpectedInitdata::Digest(ours.digest()));
     let seen = examined(

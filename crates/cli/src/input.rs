@@ -63,19 +63,6 @@ pub(crate) struct Opened {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Rows that were opened.
-pub(crate) enum Rows {
-    Stream(Opened),
-    /// Encrypted, and read by position.
-    Segments {
-        at: Arc<dyn ReadAt>,
-        segments: Segments,
-    },
-}
-
-/// What is shorter is a stream, whatever it is: no cipherfile is that short.
-const MIN_BY_POSITION: u64 = 64;
-
 impl OpenArgs {
     /// Opens `path`. A plain file passes through only when nothing asked for decryption.
     pub(crate) fn open(&self, path: &Path, guest: &GuestArgs) -> anyhow::Result<Opened> {
@@ -88,20 +75,19 @@ impl OpenArgs {
         )
     }
 
-    /// Opens rows: by position where their form and place allow it, so that all cores decrypt; else as a stream.
-    pub(crate) fn open_rows(
+    /// The segments of an encrypted source that can be read by position; none of what is another form, or not asked to be
+    /// decrypted.
+    pub(crate) fn segments(
         &self,
-        source: Source,
+        at: &Arc<dyn ReadAt>,
+        label: &str,
         default_name: &str,
         guest: &GuestArgs,
-    ) -> anyhow::Result<Rows> {
-        let Some(at) = source.at.clone().filter(|at| at.size() >= MIN_BY_POSITION) else {
-            return self
-                .open_source(source, default_name, guest)
-                .map(Rows::Stream);
-        };
-        let label = &source.label;
+    ) -> anyhow::Result<Option<Segments>> {
         let mut header = [0; Segments::HEADER_LEN];
+        if at.size() < header.len() as u64 {
+            return Ok(None);
+        }
         at.read_at(0, &mut header)
             .with_context(|| format!("cannot read {label}"))?;
         let name = self.name.as_deref().unwrap_or(default_name).as_bytes();
@@ -110,17 +96,13 @@ impl OpenArgs {
                 Segments::parse(&header, at.size(), &guest.file_key(key)?, name)
             }
             (Format::Sealed, None, Some(pem)) => {
-                let beginning = Reader::new(Arc::clone(&at));
+                let beginning = Reader::new(Arc::clone(at));
                 sealed::segments(beginning, at.size(), &identity(pem)?, name)
             }
-            _ => {
-                return self
-                    .open_source(source, default_name, guest)
-                    .map(Rows::Stream);
-            }
+            _ => return Ok(None),
         };
         let segments = segments.with_context(|| format!("cannot decrypt {label}"))?;
-        Ok(Rows::Segments { at, segments })
+        Ok(Some(segments))
     }
 
     /// Opens an input that may lie in a storage.

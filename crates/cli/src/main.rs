@@ -15,6 +15,8 @@ mod notify;
 mod outcome;
 mod progress;
 mod receipt;
+mod results;
+mod rows;
 mod storage;
 
 use std::process::ExitCode;

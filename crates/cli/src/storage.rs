@@ -1,8 +1,9 @@
 //! Where data lies and what storages are asked with: the options, and inputs and outputs that may be anywhere.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -75,6 +76,10 @@ pub(crate) struct StorageArgs {
     /// Speak http:// beyond this machine: whoever is on the way reads what is sent, credentials included.
     #[arg(long)]
     insecure_storage_http: bool,
+
+    /// By scheme: secrets are fetched once, and connections are used again.
+    #[arg(skip)]
+    known: Arc<Mutex<HashMap<String, Storage>>>,
 }
 
 /// An input that was found: what is read, what it is called, and how long it is when that is known.
@@ -201,7 +206,7 @@ impl StorageArgs {
         if let Some(path) = location.as_path() {
             return Output::create(path, existing, mode);
         }
-        let upload = storage.create(&location, existing.into(), mode);
+        let upload = storage.create(&location, existing, mode);
         let upload = upload.with_context(|| format!("cannot write {location}"))?;
         Ok(Output::remote(upload, location.to_string()))
     }
@@ -224,6 +229,17 @@ impl StorageArgs {
 
     /// Only what the location needs is fetched: a secret that is not wanted need not be there.
     fn storage_for(&self, url: &str, guest: &GuestArgs) -> anyhow::Result<Storage> {
+        let scheme = url.split(':').next().unwrap_or_default();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(storage) = known.get(scheme) {
+            return Ok(storage.clone());
+        }
+        let storage = self.storage_of(scheme, guest)?;
+        known.insert(scheme.to_owned(), storage.clone());
+        Ok(storage)
+    }
+
+    fn storage_of(&self, scheme: &str, guest: &GuestArgs) -> anyhow::Result<Storage> {
         let secret =
             |option: &str, source: &Option<KeySource>| -> anyhow::Result<Option<Credential>> {
                 let Some(source) = source else {
@@ -240,8 +256,8 @@ impl StorageArgs {
             s3_access_key_id: self.s3_access_key_id.clone(),
             ..Credentials::default()
         };
-        match url.split(':').next() {
-            Some("az" | "azure") => {
+        match scheme {
+            "az" | "azure" => {
                 for given in &self.azure_sas {
                     let (beginning, source) = scoped(given);
                     let source: KeySource = source.parse().map_err(anyhow::Error::msg)?;
@@ -252,18 +268,18 @@ impl StorageArgs {
                 }
                 credentials.azure_key = secret("azure-key", &self.azure_key)?;
             }
-            Some("s3") => {
+            "s3" => {
                 credentials.s3_secret_key = secret("s3-secret-key", &self.s3_secret_key)?;
                 credentials.s3_session_token = secret("s3-session-token", &self.s3_session_token)?;
             }
-            Some("gs") => {
+            "gs" => {
                 let variable = std::env::var_os("GOOGLE_APPLICATION_CREDENTIALS");
                 let variable = variable.filter(|path| !path.is_empty());
                 let source = self.gcs_credentials.clone();
                 let source = source.or_else(|| variable.map(|path| KeySource::File(path.into())));
                 credentials.gcs_credentials = secret("gcs-credentials", &source)?;
             }
-            Some("https" | "http") => {
+            "https" | "http" => {
                 credentials.https_query = secret("https-query", &self.https_query)?;
             }
             _ => {}

@@ -341,10 +341,49 @@ fn what_the_host_may_have_is_shown_with_its_rule() {
         assert_eq!(told.status.code(), Some(1), "{more:?}");
         assert_eq!(document(&told)["allowed"], false);
     }
+    for request in ["create", "copy", "AddSwapRequest"] {
+        let told = place.run(&[&test[..], &[request]].concat());
+        assert_eq!(told.status.code(), Some(1), "{request}");
+    }
     let told = place.run(&[&test[1..], &["exec"]].concat()).stdout_text();
     assert!(
         told.contains("default ExecProcessRequest := false"),
         "{told}"
+    );
+}
+
+#[test]
+fn policy_by_which_the_host_may_run_anything_is_no_finding() {
+    let place = Place::new();
+    let new = [
+        "initdata",
+        "new",
+        "open.toml",
+        "--broker",
+        "https://127.0.0.1:1",
+    ];
+    let warned = place.ok(&[&new[..], &["--insecure-any-container"]].concat());
+    let said = warned.stderr_text();
+    assert!(said.contains("reads every secret of this guest"), "{said}");
+    let checked = place.run(&["--json", "initdata", "check", "open.toml"]);
+    let found = document(&checked)["findings"].to_string();
+    assert!(
+        found.contains("policy-open") && found.contains("CreateContainerRequest"),
+        "{found}"
+    );
+    assert_eq!(checked.status.code(), Some(1));
+
+    // Named containers are nothing to find, and no container at all is said.
+    let bound = ["--container", "/bin/app --serve", "--force"];
+    place.ok(&[&new[..], &bound].concat());
+    let checked = place.run(&["--json", "initdata", "check", "open.toml"]);
+    let found = document(&checked)["findings"].to_string();
+    assert!(!found.contains("policy-open"), "{found}");
+    let none = place.ok(&[&new[..], &["--force"]].concat());
+    let said = none.stderr_text();
+    assert!(
+        said.contains("no container is named") && said.contains("genpolicy"),
+        "{said}"
     );
 }
 

@@ -157,6 +157,8 @@ fn image_reaches_an_attested_guest_alone_and_only_signed() {
     ]);
     assert!(wrong.contains("32 raw"), "{wrong}");
 
+    // The bundle lies beside the test's other files, on whatever disk that is.
+    let on_disk = "--insecure-any-filesystem";
     // Nothing says yet that it may run.
     let error = world.pull("app:v1", &[]).unwrap_err();
     assert!(error.contains("no image policy is set"), "{error}");
@@ -174,7 +176,7 @@ fn image_reaches_an_attested_guest_alone_and_only_signed() {
     });
     place.write("policy.json", policy.to_string());
     world.put("default/security-policy/image", "policy.json");
-    let with = ["--policy", "kbs:///default/security-policy/image"];
+    let with = ["--policy", "kbs:///default/security-policy/image", on_disk];
     let error = world.pull("app:v1", &with).unwrap_err();
     assert!(
         error.contains("default/image-key/public") && error.contains("not to be had"),
@@ -206,7 +208,9 @@ fn image_reaches_an_attested_guest_alone_and_only_signed() {
         "cdh.toml",
         "[image]\nimage_security_policy_uri = \"kbs:///default/security-policy/image\"\n",
     );
-    world.pull("app:v1", &["--config", "cdh.toml"]).unwrap();
+    world
+        .pull("app:v1", &["--config", "cdh.toml", on_disk])
+        .unwrap();
 
     // Another image of the repository that nobody signed, and another repository.
     let skopeo = peer("skopeo").unwrap();

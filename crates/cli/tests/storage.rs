@@ -355,7 +355,7 @@ fn results_appear_though_the_input_broke_off() {
     let place = place();
     assert_eq!(request(&server.url, "PUT", "/bucket", &[], b"").0, 200);
     let broken = WebServer::start(|_| {
-        let head = b"HTTP/1.1 206 Partial Content\r\nETag: \"x\"\r\nContent-Range: bytes 0-999/1000\r\nContent-Length: 1000\r\n\r\nx";
+        let head = b"HTTP/1.1 206 Partial Content\r\nETag: \"x\"\r\nContent-Range: bytes 0-999/1000\r\nContent-Length: 1000\r\n\r\n";
         vec![
             Step::Send(head.to_vec()),
             Step::Wait(Duration::from_millis(5)),

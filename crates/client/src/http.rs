@@ -410,7 +410,10 @@ impl Refused {
 pub(crate) fn parse_base(url: &str) -> Result<Url, ClientError> {
     let base = Url::parse(url).map_err(|error| ClientError::BadUrl {
         url: one_line(url, 200),
-        reason: format!("{error}; write it as https://host:port"),
+        reason: match url.contains("://") {
+            true => format!("{error}; write it as https://host:port"),
+            false => "it does not begin with https://; write it as https://host:port".to_owned(),
+        },
     })?;
     let mut shown = base.clone();
     // Fails only for addresses that cannot have a user, which then have nothing to hide.
@@ -421,7 +424,11 @@ pub(crate) fn parse_base(url: &str) -> Result<Url, ClientError> {
         reason: reason.to_owned(),
     };
     if !matches!(base.scheme(), "https" | "http") {
-        return Err(bad("only https:// and http:// are spoken here"));
+        return Err(bad(match url.contains("://") {
+            true => "only https:// and http:// are spoken here",
+            // `localhost:8080` is read as the scheme `localhost`.
+            false => "it does not begin with https://; write it as https://host:port",
+        }));
     }
     if base.host_str().is_none() {
         return Err(bad("it names no host"));

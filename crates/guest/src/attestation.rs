@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use strongroom_attester::{AttestError, Attester, Event};
+use strongroom_attester::{AttestError, Attester, Bound, Event};
 use strongroom_client::clock::Clock;
 use strongroom_client::handshake::{Attested, Challenged};
 use strongroom_client::session::RetryPolicy;
@@ -42,6 +42,8 @@ pub struct AgentConfig {
     pub key_algorithm: KeyAlgorithm,
     /// What of sealed secrets is accepted.
     pub unseal: UnsealOptions,
+    /// How that stands to what the hardware holds.
+    pub bound: Option<Bound>,
     /// Whether events are measured, and where.
     pub event_log: EventlogConfig,
     /// How failures of network and broker are tried again.
@@ -61,6 +63,7 @@ impl AgentConfig {
             insecure_http: false,
             attester,
             initdata: None,
+            bound: None,
             key_algorithm: KeyAlgorithm::default(),
             unseal: UnsealOptions::of_a_guest(),
             event_log: EventlogConfig::default(),
@@ -80,6 +83,7 @@ pub struct Agent {
     event_log: EventlogConfig,
     initdata: Option<Arc<Initdata>>,
     initdata_digest: Option<Arc<[u8]>>,
+    bound: Option<Bound>,
 }
 
 impl Agent {
@@ -127,6 +131,7 @@ impl Agent {
             event_log: config.event_log,
             initdata_digest: digest.map(Arc::from),
             initdata: config.initdata.map(Arc::new),
+            bound: config.bound,
         })
     }
 
@@ -205,7 +210,6 @@ impl Agent {
         content: &str,
         pcr: Option<u64>,
     ) -> Result<Measured, GuestError> {
-        let event = Event::new(domain, operation, content)?;
         let pcr = match pcr {
             None => self.event_log.init_pcr,
             Some(pcr) => u32::try_from(pcr)
@@ -213,6 +217,20 @@ impl Agent {
                 .filter(|pcr| *pcr < PCRS)
                 .ok_or(GuestError::Register(pcr))?,
         };
+        self.extend(Event::new(domain, operation, content)?, pcr)
+            .await
+    }
+
+    /// Measures an event that an application asks for, into the configured register.
+    ///
+    /// # Errors
+    /// As [`Self::measure`]; [`GuestError::Event`] also for one in the agent's name, and [`AttestError::EventLog`] when
+    /// what is left of the log is kept for the agent.
+    pub async fn measure_for_application(&self, event: Event) -> Result<Measured, GuestError> {
+        self.extend(event, self.event_log.init_pcr).await
+    }
+
+    async fn extend(&self, event: Event, pcr: u32) -> Result<Measured, GuestError> {
         if !self.attester.has_runtime_registers() {
             return Ok(Measured::NotSupported);
         }
@@ -221,7 +239,7 @@ impl Agent {
         }
         self.with_attester(move |attester| attester.extend(&event, pcr))
             .await?;
-        tracing::info!(domain, operation, pcr, "an event was measured");
+        tracing::info!(pcr, "an event was measured");
         Ok(Measured::Done)
     }
 
@@ -233,6 +251,14 @@ impl Agent {
     /// The init-data that this machine was launched with, if there is one.
     pub fn initdata(&self) -> Option<&Initdata> {
         self.initdata.as_deref()
+    }
+
+    /// The register of the hardware that holds that digest; nothing when nothing vouches for it.
+    pub fn initdata_register(&self) -> Option<&'static str> {
+        match self.bound {
+            Some(Bound::Matches { register }) => Some(register),
+            _ => None,
+        }
     }
 
     /// Evidence of this machine over `report_data`, for whoever wants to verify it.

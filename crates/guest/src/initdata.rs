@@ -141,8 +141,32 @@ impl Launched {
     ///
     /// # Errors
     /// [`GuestError::Binding`], when the machine was launched with another document, or with one that was not found: the
-    /// guest must not start. [`GuestError::Initdata`], when a file in it cannot be read.
+    /// guest must not start. [`GuestError::Launch`], when the hardware has no register that could vouch for the document.
+    /// [`GuestError::Initdata`], when a file in it cannot be read.
     pub fn verify(
+        attester: &Attester,
+        found: Option<UnverifiedInitdata>,
+    ) -> Result<Self, GuestError> {
+        let bound = attester.bind_initdata(found.as_ref().map(|found| &found.initdata))?;
+        if let (Bound::Nowhere { why }, Attester::Hardware(_), Some(found)) =
+            (&bound, attester, &found)
+        {
+            return Err(GuestError::Launch(format!(
+                "nothing vouches for the init-data of {}, and nothing of it is used: {why}. Say what it says by options \
+                 (--broker, --broker-cert), which the host chooses as well, or let it decide with \
+                 --insecure-unbound-initdata",
+                found.from.display()
+            )));
+        }
+        Self::read(bound, found, matches!(attester, Attester::Hardware(_)))
+    }
+
+    /// The same, and follows a document that no register of the hardware can vouch for: whoever can change the file chooses
+    /// broker, keys and image policy.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn insecure_verify_even_unbound(
         attester: &Attester,
         found: Option<UnverifiedInitdata>,
     ) -> Result<Self, GuestError> {

@@ -55,6 +55,7 @@ impl Wanted {
         launched: Launched,
     ) -> Result<Prepared, GuestError> {
         let insecure_http = self.insecure_http;
+        let bound = launched.bound.clone();
         let joined = self.join(launched)?;
         if let Some(initdata) = &joined.initdata {
             attester = attester.with_initdata(initdata);
@@ -64,6 +65,7 @@ impl Wanted {
         config.named_brokers = joined.named_brokers;
         config.insecure_http = insecure_http;
         config.initdata = joined.initdata;
+        config.bound = Some(bound);
         config.event_log = joined.aa.eventlog_config;
         config.unseal = UnsealOptions::from(&joined.cdh);
         config.key_algorithm = joined.key_algorithm;

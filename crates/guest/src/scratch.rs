@@ -14,7 +14,10 @@ use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, UnmountFlags};
+use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
 
 use crate::error::GuestError;
@@ -77,16 +80,60 @@ impl Scratch {
         }
         self.check_device(is_new)?;
         let cryptsetup = Cryptsetup::found()?;
-        if is_new {
-            cryptsetup.format(self, key)?;
-        }
+        let copy = match is_new {
+            true => {
+                cryptsetup.format(self, key)?;
+                None
+            }
+            false => Some(self.checked_header(&cryptsetup, Path::new(HEADERS))?),
+        };
+        let header = copy
+            .as_ref()
+            .map_or(self.header.as_path(), NamedTempFile::path);
         let opened = cryptsetup
-            .open(self, key)
+            .open(self, header, key)
             .and_then(|()| self.use_it(&mapped).inspect_err(|_| self.undo(&cryptsetup)));
         if opened.is_err() && is_new {
             remove(&self.header);
         }
         opened.map(|()| mapped)
+    }
+
+    /// A header that was made before, as it is now, in memory: what is looked at is then what is opened. One that says
+    /// anything else than [`Cryptsetup::format`] writes is not opened: it could turn encryption off.
+    fn checked_header(
+        &self,
+        cryptsetup: &Cryptsetup,
+        folder: &Path,
+    ) -> Result<NamedTempFile, GuestError> {
+        let wrong = |error: io::Error| failed(&self.header, format!("cannot be read: {error}"));
+        make_folder(folder).map_err(wrong)?;
+        let opened = File::open(folder).map_err(wrong)?;
+        check_filesystem(&opened, folder, Placement::MemoryOnly)?;
+        let header = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(&self.header)
+            .map_err(wrong)?;
+        if !header.metadata().map_err(wrong)?.is_file() {
+            return Err(failed(&self.header, "the header is no regular file"));
+        }
+        let mut copy = NamedTempFile::new_in(folder).map_err(wrong)?;
+        let copied = io::copy(&mut header.take(MAX_HEADER + 1), &mut copy).map_err(wrong)?;
+        if copied > MAX_HEADER {
+            return Err(failed(&self.header, "it is longer than a header may be"));
+        }
+        let metadata = cryptsetup.metadata(copy.path())?;
+        check_metadata(&metadata, self.integrity).map_err(|reason| {
+            failed(
+                &self.header,
+                format!(
+                    "this header is not opened: {reason}. Somebody exchanged it, or it was made by other means: remove it to \
+                     make the device anew, which loses what is on it"
+                ),
+            )
+        })?;
+        Ok(copy)
     }
 
     /// Whether everything is here that opening it needs.
@@ -196,6 +243,13 @@ impl ScratchName {
     /// The plaintext device.
     pub fn mapped(&self) -> PathBuf {
         Path::new(MAPPER).join(&self.0)
+    }
+
+    /// Where the header of a disk lies that Kata's agent has mounted: what has the same name otherwise is another's.
+    pub fn header_of_mount(&self) -> PathBuf {
+        Path::new(HEADERS)
+            .join("secure-mount")
+            .join(format!("{}.header", self.0))
     }
 
     /// Where the header lies unless another place is named.
@@ -316,13 +370,7 @@ impl Cryptsetup {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
         };
-        if !folder.exists() {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(folder)
-                .map_err(wrong)?;
-        }
+        make_folder(folder).map_err(wrong)?;
         let opened = File::open(folder).map_err(wrong)?;
         check_filesystem(&opened, folder, Placement::MemoryOnly)?;
         let file = OpenOptions::new()
@@ -337,7 +385,7 @@ impl Cryptsetup {
             let mut command = self.command("luksFormat");
             command
                 .args(["--batch-mode", "--type", "luks2"])
-                .args(["--cipher", "aes-xts-plain64", "--sector-size", "4096"])
+                .args(["--cipher", CIPHER, "--sector-size", "4096"])
                 .args(["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]);
             match scratch.integrity {
                 true => command.args(["--integrity", "hmac-sha256"]).args([
@@ -347,20 +395,38 @@ impl Cryptsetup {
                 ]),
                 false => command.args(["--key-size", "512"]),
             };
-            self.with_header(&mut command, scratch);
+            self.with_header(&mut command, header, &scratch.device);
             run(&mut command, Some(key), &scratch.device)
         });
         made.inspect_err(|_| remove(header))
     }
 
-    fn open(&self, scratch: &Scratch, key: &ScratchKey) -> Result<(), GuestError> {
+    fn open(&self, scratch: &Scratch, header: &Path, key: &ScratchKey) -> Result<(), GuestError> {
         let mut command = self.command("open");
         command.args(["--type", "luks2"]);
         if scratch.integrity {
             command.arg("--integrity-no-journal");
         }
-        self.with_header(&mut command, scratch);
+        self.with_header(&mut command, header, &scratch.device);
         run(command.arg(&scratch.name.0), Some(key), &scratch.device)
+    }
+
+    /// What a header says of itself, in the words of LUKS2's on-disk format.
+    fn metadata(&self, header: &Path) -> Result<Value, GuestError> {
+        let wrong = |reason: String| failed(header, format!("cannot be read as LUKS2: {reason}"));
+        let output = self
+            .command("luksDump")
+            .args(["--batch-mode", "--dump-json-metadata"])
+            .arg(header)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| wrong(error.to_string()))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(wrong(said.trim().chars().take(MAX_SAID).collect()));
+        }
+        serde_json::from_slice(&output.stdout).map_err(|error| wrong(error.to_string()))
     }
 
     fn close(&self, name: &ScratchName) -> Result<(), GuestError> {
@@ -373,11 +439,84 @@ impl Cryptsetup {
         command
     }
 
-    fn with_header(&self, command: &mut Command, scratch: &Scratch) {
+    fn with_header(&self, command: &mut Command, header: &Path, device: &Path) {
         command
             .args(["--key-file", "-", "--header"])
-            .arg(&scratch.header)
-            .arg(&scratch.device);
+            .arg(header)
+            .arg(device);
+    }
+}
+
+/// Whether a header says what [`Cryptsetup::format`] writes, and nothing else (LUKS2 On-Disk Format Specification 1.1.1,
+/// section 3).
+fn check_metadata(metadata: &Value, integrity: bool) -> Result<(), String> {
+    let only = |kind: &str| {
+        let all = metadata[kind].as_object().filter(|all| all.len() == 1);
+        all.and_then(|all| all.values().next())
+            .ok_or_else(|| format!("it has not exactly one of its {kind}"))
+    };
+    let is = |what: &str, found: &Value, wanted: &Value| match found == wanted {
+        true => Ok(()),
+        false => Err(format!(
+            "its {what} is {}, and not {wanted}",
+            found.to_string().chars().take(64).collect::<String>()
+        )),
+    };
+    let (segment, slot) = (only("segments")?, only("keyslots")?);
+    only("digests")?;
+    is("kind of data", &segment["type"], &json!("crypt"))?;
+    is("cipher", &segment["encryption"], &json!(CIPHER))?;
+    is("sector size", &segment["sector_size"], &json!(SECTOR))?;
+    is("offset", &segment["offset"], &json!("0"))?;
+    is(
+        "first number of a sector",
+        &segment["iv_tweak"],
+        &json!("0"),
+    )?;
+    match integrity {
+        true => is(
+            "integrity",
+            &segment["integrity"]["type"],
+            &json!("hmac(sha256)"),
+        )?,
+        false => is("integrity", &segment["integrity"], &Value::Null)?,
+    }
+    let key = slot["key_size"].as_u64().unwrap_or_default();
+    // Two keys of AES-256; and one of HMAC.
+    if !(key == KEY || (integrity && key == KEY + 32)) {
+        return Err(format!("its key has {key} bytes"));
+    }
+    is(
+        "cipher of the key",
+        &slot["area"]["encryption"],
+        &json!(CIPHER),
+    )?;
+    let is_empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        _ => false,
+    };
+    let config = &metadata["config"];
+    for (what, value) in [
+        ("tokens", &metadata["tokens"]),
+        ("flags", &config["flags"]),
+        ("requirements", &config["requirements"]["mandatory"]),
+    ] {
+        if !is_empty(value) {
+            return Err(format!("it has {what} that nobody here sets"));
+        }
+    }
+    Ok(())
+}
+
+fn make_folder(folder: &Path) -> io::Result<()> {
+    match folder.exists() {
+        true => Ok(()),
+        false => std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder),
     }
 }
 
@@ -497,6 +636,10 @@ const CRYPTSETUP: &str = "cryptsetup";
 const MAPPER: &str = "/dev/mapper";
 const HEADERS: &str = "/run/strongroom/scratch";
 const SECTOR: u64 = 4096;
+const CIPHER: &str = "aes-xts-plain64";
+/// In bytes.
+const KEY: u64 = 64;
+const MAX_HEADER: u64 = 64 * 1024 * 1024;
 /// What LUKS2 takes with its default areas.
 const HEADER_SIZE: u64 = 16 * 1024 * 1024;
 const LOOKED_AT: u64 = 1024 * 1024;
@@ -615,6 +758,85 @@ mod tests {
     }
 
     #[test]
+    fn header_that_was_exchanged_is_opened_unseen() {
+        let Some((folder, mut scratch)) = scratch(false) else {
+            return;
+        };
+        let Some(cryptsetup) = cryptsetup() else {
+            return;
+        };
+        let key = ScratchKey::ephemeral().unwrap();
+        cryptsetup.format(&scratch, &key).unwrap();
+        let looked = |scratch: &Scratch| scratch.checked_header(&cryptsetup, folder.path());
+        let copy = looked(&scratch).unwrap();
+        // What is opened is what was looked at, whatever becomes of the file.
+        assert_eq!(
+            std::fs::read(copy.path()).unwrap(),
+            std::fs::read(&scratch.header).unwrap()
+        );
+        assert_ne!(copy.path(), scratch.header);
+        scratch.integrity = true;
+        let text = looked(&scratch).unwrap_err().to_string();
+        assert!(text.contains("integrity"), "{text}");
+        scratch.integrity = false;
+
+        let good = cryptsetup.metadata(copy.path()).unwrap();
+        assert_eq!(check_metadata(&good, false), Ok(()));
+        for (at, value, words) in [
+            ("/segments/0/encryption", json!("cipher_null-ecb"), "cipher"),
+            ("/segments/0/type", json!("linear"), "kind"),
+            ("/segments/0/offset", json!("4096"), "offset"),
+            ("/segments/0/sector_size", json!(512), "sector"),
+            ("/segments", json!({}), "segments"),
+            ("/keyslots/0/key_size", json!(32), "32 bytes"),
+            (
+                "/keyslots/0/area/encryption",
+                json!("cipher_null-ecb"),
+                "cipher of the key",
+            ),
+            ("/tokens", json!({ "0": {} }), "tokens"),
+            ("/config/flags", json!(["allow-discards"]), "flags"),
+        ] {
+            let mut wrong = good.clone();
+            match wrong.pointer_mut(at) {
+                Some(place) => *place = value,
+                None => wrong["config"]["flags"] = value,
+            }
+            let text = check_metadata(&wrong, false).unwrap_err();
+            assert!(text.contains(words), "{at}: {text}");
+        }
+
+        // One of a real cryptsetup that encrypts nothing.
+        let null = folder.path().join("null");
+        File::create(&null).unwrap().set_len(HEADER_SIZE).unwrap();
+        let mut command = cryptsetup.command("luksFormat");
+        command
+            .args([
+                "--batch-mode",
+                "--type",
+                "luks2",
+                "--cipher",
+                "cipher_null-ecb",
+            ])
+            .args(["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]);
+        cryptsetup.with_header(&mut command, &null, &scratch.device);
+        if run(&mut command, Some(&key), &scratch.device).is_ok() {
+            scratch.header = null;
+            let text = looked(&scratch).unwrap_err().to_string();
+            assert!(text.contains("is not opened"), "{text}");
+        }
+        std::fs::write(&scratch.header, "no header").unwrap();
+        assert!(looked(&scratch).is_err());
+    }
+
+    #[test]
+    fn header_of_a_mount_is_that_of_somebody_elses_scratch_space() {
+        let name: ScratchName = "data".parse().unwrap();
+        assert_ne!(name.header_of_mount(), name.default_header());
+        assert!(name.header_of_mount().starts_with(HEADERS));
+    }
+
+    #[test]
     fn scratch_space_is_encrypted_in_name_only() {
         let Some((folder, mut scratch)) = scratch(false) else {
             return;
@@ -665,7 +887,7 @@ mod tests {
         );
         assert!(!arguments.contains("a key"), "{arguments}");
         assert_eq!(read("input"), *key.0);
-        cryptsetup.open(&scratch, &key).unwrap();
+        cryptsetup.open(&scratch, &scratch.header, &key).unwrap();
         let arguments = String::from_utf8(read("arguments")).unwrap();
         assert!(!arguments.contains("a key"), "{arguments}");
         assert_eq!(read("input"), *key.0);

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use strongroom_attester::development::{DevelopmentRoot, tdx};
 use strongroom_attester::{Attester, Devices};
-use strongroom_guest::{Agent, AgentConfig, ServeOptions};
+use strongroom_guest::{Agent, AgentConfig, Measured, ServeOptions, Tokens};
 use strongroom_testkit::kernel::{Kernel, Machine, Registers};
 use support::Guest;
 
@@ -30,12 +30,16 @@ fn tdx_machine() -> Option<Machine> {
 }
 
 fn guest(machine: &Machine, enabled: bool, log: &Path) -> Guest {
+    Guest::start(agent(machine, enabled, log), ServeOptions::default())
+}
+
+fn agent(machine: &Machine, enabled: bool, log: &Path) -> Agent {
     let mut devices = Devices::under(&machine.root());
     devices.event_log = log.to_owned();
     let attester = Attester::detect(&devices).unwrap().attester;
     let mut config = AgentConfig::new("http://127.0.0.1:9", attester);
     config.event_log.enable_eventlog = enabled;
-    Guest::start(Agent::new(config).unwrap(), ServeOptions::default())
+    Agent::new(config).unwrap()
 }
 
 fn measure(guest: &Guest, body: &[u8]) -> String {
@@ -57,9 +61,75 @@ fn event_is_not_measured_into_the_configured_register_and_logged() {
     assert_ne!(after[3], before[3]);
     let log = std::fs::read(folder.path().join("eventlog")).unwrap();
     assert!(log.ends_with(b"example.com load model 3"));
-    let named = br#"{"domain":"d","operation":"o","content":"c","register_index":8}"#;
-    measure(&guest, named);
-    assert_ne!(machine.kernel().registers.rtmr[2], before[2]);
+}
+
+#[test]
+fn container_extends_a_boot_register_or_speaks_for_the_agent() {
+    let Some(machine) = tdx_machine() else { return };
+    let before = machine.kernel().registers.rtmr;
+    let folder = tempfile::tempdir().unwrap();
+    let guest = guest(&machine, true, folder.path());
+    let post = |body: &[u8]| guest.request("POST", "/aa/aael", &[], body);
+    for register in ["1", "8", "17", "null"] {
+        let named = format!(
+            r#"{{"domain":"d","operation":"o","content":"c","register_index":{register}}}"#
+        );
+        let answer = post(named.as_bytes());
+        let refused = answer.status == 400 && answer.text().contains("register_index");
+        // A null is no register.
+        assert_eq!(refused, register != "null", "{}", answer.text());
+    }
+    let rtmr = machine.kernel().registers.rtmr;
+    assert_eq!(rtmr[..3], before[..3]);
+    let forged = br#"{"domain":"github.com/confidential-containers","operation":"PullImage","content":"{}"}"#;
+    let answer = post(forged);
+    assert_eq!(answer.status, 403, "{}", answer.text());
+    assert_eq!(machine.kernel().registers.rtmr, rtmr);
+}
+
+#[test]
+fn container_fills_the_log_so_that_an_image_cannot_be_measured() {
+    let Some(machine) = tdx_machine() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let agent = agent(&machine, true, folder.path());
+    let tokens = tempfile::tempdir().unwrap();
+    for name in ["app", "sidecar"] {
+        let path = tokens.path().join(name);
+        std::fs::write(&path, format!("0123456789abcdef-{name}")).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .unwrap();
+    }
+    let options = ServeOptions {
+        tokens: Some(Tokens::load(tokens.path()).unwrap().into()),
+        ..ServeOptions::default()
+    };
+    let guest = Guest::start(agent.clone(), options);
+    let long = "x".repeat(60_000);
+    let body = format!(r#"{{"domain":"d","operation":"o","content":"{long}"}}"#);
+    let post = |name: &str| {
+        let token = format!("Bearer 0123456789abcdef-{name}");
+        let headers = [("authorization", token.as_str())];
+        guest.request("POST", "/aa/aael", &headers, body.as_bytes())
+    };
+    assert_eq!([post("app").status, post("app").status], [200, 200]);
+    let answer = post("app");
+    assert_eq!(answer.status, 429, "{}", answer.text());
+    assert_eq!(post("sidecar").status, 200);
+
+    // However many containers there are, the agent has room.
+    let log = folder.path().join("eventlog");
+    std::fs::write(&log, vec![0; 768 * 1024]).unwrap();
+    let answer = post("sidecar");
+    assert_eq!(answer.status, 507, "{}", answer.text());
+    assert!(
+        answer.text().contains("kept for the agent"),
+        "{}",
+        answer.text()
+    );
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let domain = "github.com/confidential-containers";
+    let measured = runtime.block_on(agent.measure(domain, "PullImage", "{}", None));
+    assert_eq!(measured.unwrap(), Measured::Done);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use strongroom_attester::development::{DevelopmentRoot, snp};
 use strongroom_attester::{Attester, BindingError, Bound, Devices, Event};
+use strongroom_guest::launch::Wanted;
 use strongroom_guest::{GuestError, Launched, Places, UnverifiedInitdata};
 use strongroom_testkit::kernel::{Kernel, Machine, Registers};
 use strongroom_wire::initdata::Initdata;
@@ -71,6 +72,13 @@ fn document_of_this_launch_is_the_configuration() {
     assert_eq!(launched.policy.as_deref(), Some("package agent_policy"));
     assert_eq!(launched.warnings, Vec::<String>::new());
     assert_eq!(launched.from, Some(guest.disks.path().join("vdb")));
+    let attester = Attester::detect(&Devices::under(&guest.machine.root()))
+        .unwrap()
+        .attester;
+    let prepared = Wanted::default()
+        .prepare(attester, guest.launch().unwrap())
+        .unwrap();
+    assert_eq!(prepared.agent.initdata_register(), Some("HOST_DATA"));
 }
 
 #[test]
@@ -117,6 +125,34 @@ fn document_that_the_host_adds_stops_the_guest() {
         guest.launch(),
         Err(GuestError::Binding(BindingError::Mismatch { .. }))
     ));
+}
+
+#[test]
+fn document_that_nothing_vouches_for_is_followed_as_if_measured() {
+    let mut kernel = Kernel::new(|_: &Registers, _| Vec::new());
+    kernel.enclave = Some("dcap");
+    let Some(machine) = kernel.boot() else {
+        return;
+    };
+    let attester = Attester::detect(&Devices::under(&machine.root()))
+        .unwrap()
+        .attester;
+    let found = || Some(UnverifiedInitdata::new(Initdata::parse(DOCUMENT).unwrap()));
+    let error = Launched::verify(&attester, found())
+        .unwrap_err()
+        .to_string();
+    for part in ["nothing vouches", "CONFIGID", "--insecure-unbound-initdata"] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(Launched::verify(&attester, None).unwrap().initdata, None);
+    let launched = Launched::insecure_verify_even_unbound(&attester, found()).unwrap();
+    assert!(launched.initdata.is_some());
+    assert!(
+        launched
+            .warnings
+            .iter()
+            .any(|warning| warning.contains("nothing vouches"))
+    );
 }
 
 #[test]

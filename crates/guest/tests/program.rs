@@ -206,6 +206,50 @@ fn brokers_and_sockets_of_upstreams_files_are_not_followed() {
 }
 
 #[test]
+fn option_that_is_wrong_is_not_named() {
+    let base = [
+        "run",
+        "--platform",
+        "sample",
+        "--broker",
+        "https://127.0.0.1:1",
+    ];
+    let told = |more: &[&str]| {
+        let output = command(&base).args(more).output().unwrap();
+        assert!(!output.status.success(), "{more:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for (more, words) in [
+        (
+            &["--require-token", "nofile"][..],
+            ["--require-token", "nofile"],
+        ),
+        (&["--broker-cert", "nofile"], ["--broker-cert", "nofile"]),
+    ] {
+        let text = told(more);
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    }
+    // A file without an end is not read to it.
+    assert!(told(&["--broker-cert", "/dev/zero"]).contains("too large"));
+    for broker in ["127.0.0.1:8080", "localhost:8080"] {
+        let output = command(&["attest", "--platform", "sample", "--broker", broker]).output();
+        let text = String::from_utf8(output.unwrap().stderr).unwrap();
+        assert!(
+            text.contains("https://host:port") && !text.contains("without a base"),
+            "{text}"
+        );
+    }
+    let output = command(&["attest", "--platform", "smple"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        text.contains("development:tdx") && !text.contains("hygon"),
+        "{text}"
+    );
+}
+
+#[test]
 fn files_that_name_two_brokers_start_a_guest() {
     let folder = tempfile::tempdir().unwrap();
     let (aa, cdh) = (

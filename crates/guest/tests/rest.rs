@@ -385,6 +385,8 @@ fn shutdown_ends_the_server_and_frees_the_port() {
 fn impatient(head: Duration, connections: usize) -> ServeOptions {
     let limits = Limits {
         head,
+        body: head,
+        answer: head,
         grace: Duration::from_millis(50),
         connections,
     };
@@ -427,6 +429,45 @@ fn answered_connection_is_not_held_open_by_silence_or_by_a_body_that_never_comes
         stream.write_all(request.as_bytes()).unwrap();
         assert!(rest_of(stream) > 0, "{request}");
     }
+}
+
+#[test]
+fn one_container_holds_every_connection_by_bodies_that_never_end() {
+    let broker = ScriptedBroker::start();
+    let guest = Guest::start(agent(&broker.url), impatient(Duration::from_millis(200), 4));
+    let half = b"POST /aa/aael HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{";
+    let mut slow: Vec<_> = (0..4)
+        .map(|_| std::net::TcpStream::connect(guest.address).unwrap())
+        .collect();
+    for stream in &mut slow {
+        stream.write_all(half).unwrap();
+    }
+    assert_eq!(guest.get("/healthz").status, 200);
+    for mut stream in slow {
+        let mut answer = Vec::new();
+        // A connection that is cut may end in an error, too.
+        std::io::Read::read_to_end(&mut stream, &mut answer).ok();
+        assert!(
+            answer.starts_with(b"HTTP/1.1 408 "),
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
+}
+
+#[test]
+fn one_container_holds_a_connection_by_answers_that_it_does_not_read() {
+    let broker = ScriptedBroker::start();
+    let guest = Guest::start(agent(&broker.url), impatient(Duration::from_millis(200), 1));
+    let mut stream = std::net::TcpStream::connect(guest.address).unwrap();
+    let request = "GET /no-such-path HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(100);
+    // Pipelined, until the guest, whose answers nobody takes, takes nothing more; or has cut the connection.
+    stream
+        .set_write_timeout(Some(Duration::from_millis(100)))
+        .unwrap();
+    while stream.write_all(request.as_bytes()).is_ok() {}
+    assert_eq!(guest.get("/healthz").status, 200);
+    drop(stream);
 }
 
 #[test]
@@ -611,6 +652,36 @@ fn event_that_is_none_is_a_bad_request_and_no_failure_of_the_guest() {
     );
     assert_eq!(aael(&guest, long.as_bytes()).status, 413);
     assert_eq!(guest.get("/aa/aael").status, 405);
+}
+
+#[test]
+fn init_data_that_nothing_vouches_for_is_shown_as_measured() {
+    let attester = strongroom_attester::Attester::named("sample").unwrap();
+    let mut config = AgentConfig::new("http://127.0.0.1:9", attester);
+    let text = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n";
+    config.initdata = Some(strongroom_wire::initdata::Initdata::parse(text).unwrap());
+    let digest = config.initdata.as_ref().unwrap().digest();
+    let info = |config: AgentConfig| {
+        let guest = Guest::start(Agent::new(config).unwrap(), ServeOptions::default());
+        serde_json::from_slice::<serde_json::Value>(&guest.get("/info").body).unwrap()
+    };
+    let shown = info(config.clone());
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(
+        shown["initdata"],
+        serde_json::json!({ "digest": hex, "bound": null })
+    );
+    let register = "HOST_DATA";
+    config.bound = Some(strongroom_attester::Bound::Matches { register });
+    assert_eq!(info(config)["initdata"]["bound"], register);
+    assert_eq!(
+        info(AgentConfig::new(
+            "http://127.0.0.1:9",
+            strongroom_attester::Attester::named("sample").unwrap()
+        ))
+        .get("initdata"),
+        None
+    );
 }
 
 #[test]

@@ -7,10 +7,18 @@
 //! may.
 
 pub mod batch;
+pub mod columns;
+pub mod decompress;
+pub mod detect;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod generate;
 pub mod model;
+pub mod plain_at;
+pub mod profile;
 pub mod read_at;
 pub mod receipt;
+pub mod report;
 pub mod results;
 pub mod storage;
 pub mod tile;

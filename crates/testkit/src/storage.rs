@@ -30,17 +30,34 @@ impl StorageServer {
     /// # Panics
     /// When it is there and does not start, or it is missing and peers are required.
     pub fn azurite() -> Option<Self> {
+        Self::azurite_with(&[])
+    }
+
+    /// Starts Azurite behind TLS, with a certificate and its key (PEM files).
+    ///
+    /// # Panics
+    /// As [`StorageServer::azurite`].
+    pub fn azurite_tls(certificate: &str, key: &str) -> Option<Self> {
+        let mut server = Self::azurite_with(&["--cert", certificate, "--key", key])?;
+        server.url = server.url.replace("http:", "https:");
+        Some(server)
+    }
+
+    fn azurite_with(more: &[&str]) -> Option<Self> {
         let script = "node/node_modules/azurite/dist/src/blob/main.js";
         start(script, "successfully listens", |script, port| {
-            Program::new("node").arg(script).args([
-                "--blobHost",
-                "127.0.0.1",
-                "--blobPort",
-                &port.to_string(),
-                "--inMemoryPersistence",
-                "--skipApiVersionCheck",
-                "--disableTelemetry",
-            ])
+            Program::new("node")
+                .arg(script)
+                .args([
+                    "--blobHost",
+                    "127.0.0.1",
+                    "--blobPort",
+                    &port.to_string(),
+                    "--inMemoryPersistence",
+                    "--skipApiVersionCheck",
+                    "--disableTelemetry",
+                ])
+                .args(more)
         })
     }
 
@@ -72,6 +89,9 @@ impl StorageServer {
                     &port.to_string(),
                     "-backend",
                     "memory",
+                    // For the XML API, by which objects are read.
+                    "-public-host",
+                    &format!("127.0.0.1:{port}"),
                 ])
             },
         )

@@ -98,6 +98,14 @@ impl Policy {
         let default = requirements("default", raw.default)?;
         let mut docker = BTreeMap::new();
         for (transport, scopes) in raw.transports.0 {
+            if !TRANSPORTS.contains(&transport.as_str()) {
+                return Err(FormatError::invalid(
+                    WHAT,
+                    format!(
+                        "transports.{transport}: there is no such transport; images of registries are those of \"docker\""
+                    ),
+                ));
+            }
             for (scope, list) in scopes.0 {
                 let place = format!("transports.{transport}.{scope:?}");
                 let list = requirements(&place, list)?;
@@ -264,19 +272,51 @@ fn requirements(place: &str, raw: Vec<RawRequirement>) -> Result<Vec<Requirement
         .collect()
 }
 
-/// A scope that can never be looked up is a requirement that is never checked.
+/// A scope that can never be looked up is a requirement that is never checked: names are looked up in their long form.
 fn check_scope(scope: &str) -> Result<(), String> {
-    let looks_right = scope.is_empty()
-        || scope
-            .strip_prefix("*.")
-            .is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '*']))
-        || (!scope.contains(['*', ' '])
-            && !scope.contains("://")
-            && !scope.ends_with('/')
-            && !scope.starts_with('/'));
-    match looks_right {
+    if scope.is_empty() {
+        return Ok(());
+    }
+    let form = "write host[:port][/path][:tag] in small letters and in full, or *.domain";
+    let Some(long) = long_form(scope) else {
+        return Err(format!("it covers no image: {form}"));
+    };
+    match long == scope {
         true => Ok(()),
-        false => Err("it covers no image: write host[:port][/path][:tag], or *.domain".to_owned()),
+        false => Err(format!(
+            "it covers no image as it is written: write {long:?}"
+        )),
+    }
+}
+
+/// How a scope has to be written for images to be found under it; nothing when it is none.
+fn long_form(scope: &str) -> Option<String> {
+    if let Some(parent) = scope.strip_prefix("*.") {
+        let parent = parent.to_ascii_lowercase();
+        let sub: Repository = format!("x.{parent}/y").parse().ok()?;
+        return (sub.host() == sub.domain() && sub.host() == format!("x.{parent}"))
+            .then(|| format!("*.{parent}"));
+    }
+    // A registry or a folder in it, when images in it have names that begin so.
+    let within = |scope: &str| {
+        let long = format!("{scope}/x/y")
+            .parse::<Repository>()
+            .ok()?
+            .to_string();
+        long.strip_suffix("/x/y").map(str::to_owned)
+    };
+    if scope.contains('/') && within(scope).as_deref() == Some(scope) {
+        return Some(scope.to_owned());
+    }
+    let is_host = !scope.contains('/')
+        && (scope.contains(['.', '[']) || scope == "localhost" || scope.contains(':'));
+    match is_host && !scope.contains('@') {
+        // A word with a colon is a host with a port, as containers-policy.json(5) has no short names.
+        true => within(scope),
+        false => scope
+            .parse::<Reference>()
+            .ok()
+            .map(|image| image.to_string()),
     }
 }
 
@@ -535,6 +575,21 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Unique<V> {
 const WHAT: &str = "image policy (policy.json)";
 const MAX_POLICY: usize = 1024 * 1024;
 const MAX_KEYS: usize = 64;
+/// Those that containers-policy.json(5) and containers-transports(5) name. Nothing of the others is pulled here.
+const TRANSPORTS: [&str; 12] = [
+    "atomic",
+    "containers-storage",
+    "dir",
+    "docker",
+    "docker-archive",
+    "docker-daemon",
+    "oci",
+    "oci-archive",
+    "openshift",
+    "ostree",
+    "sif",
+    "tarball",
+];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -591,6 +646,74 @@ mod tests {
                 );
                 assert_eq!(scope("example.org/x"), "default");
             }
+        }
+    }
+
+    #[test]
+    fn scope_that_never_matches_lets_its_images_fall_to_the_default() {
+        let scope = |scope: &str| {
+            let lists = json!({ scope: [{ "type": "reject" }] });
+            let accept = json!([{ "type": "insecureAcceptAnything" }]);
+            parse(&json!({ "default": accept, "transports": { "docker": lists } }))
+                .map_err(|error| error.to_string())
+        };
+        for (written, long) in [
+            ("alpine", "docker.io/library/alpine"),
+            ("library/alpine", "docker.io/library/alpine"),
+            ("index.docker.io/library/alpine", "docker.io/library/alpine"),
+            ("docker.io/alpine:3", "docker.io/library/alpine:3"),
+            ("Registry.Bank.example/app", "registry.bank.example/app"),
+            ("REGISTRY.bank.example", "registry.bank.example"),
+            ("registry.bank.example:443/app", "registry.bank.example/app"),
+            ("*.Bank.example", "*.bank.example"),
+        ] {
+            let error = scope(written).unwrap_err();
+            assert!(error.contains(&format!("write {long:?}")), "{error}");
+            scope(long).unwrap();
+        }
+        for wrong in [
+            "https://h/x",
+            "h.example/",
+            "/x",
+            "a b",
+            "*.",
+            "*.x:5",
+            "h.example/App",
+        ] {
+            assert!(
+                scope(wrong).unwrap_err().contains("covers no image"),
+                "{wrong}"
+            );
+        }
+        for good in [
+            "docker.io",
+            "docker.io/library",
+            "localhost:5000",
+            "[::1]:5000/a",
+            "h.example/a/b:T",
+            &format!("h.example/a@{DIGEST}"),
+        ] {
+            scope(good).unwrap();
+        }
+        let rejected = scope("registry.bank.example").unwrap();
+        for name in [
+            "REGISTRY.bank.example/app",
+            "registry.bank.example:443/app",
+            "registry.bank.example:00443/app",
+        ] {
+            let list = rejected.requirements_for(&image(name)).1;
+            assert_eq!(list, [Requirement::Reject], "{name}");
+        }
+    }
+
+    #[test]
+    fn misspelt_transport_is_dropped_with_its_requirements() {
+        let reject = json!([{ "type": "reject" }]);
+        for transport in ["Docker", "dockr", ""] {
+            let error =
+                parse(&json!({ "default": reject, "transports": { transport: { "": reject } } }));
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("no such transport"), "{error}");
         }
     }
 
@@ -740,7 +863,9 @@ mod tests {
             (I::MatchRepository, tagged, "h.io/a:u", true),
             (I::MatchRepository, tagged, h, true),
             (I::MatchRepository, tagged, "h.io/a/b:t", false),
-            (I::MatchRepository, tagged, "h.io:443/a:t", false),
+            (I::MatchRepository, tagged, "h.io:444/a:t", false),
+            // Another spelling of one registry, which containers/image tells apart.
+            (I::MatchRepository, tagged, "H.io:443/a:t", true),
             (
                 I::MatchRepository,
                 "busybox:1",

@@ -6,25 +6,24 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use clap::ValueEnum;
 use serde_json::json;
 use strongroom_cipherfile::FileKey;
-use strongroom_cipherfile::sealed::Sealer;
 use strongroom_scoring::DEFAULT_DATA;
 use strongroom_scoring::batch::{
     self, Checkpoints, HeaderRow, Job, Options, Progress, Results, Summary, clear_checkpoints,
 };
 use strongroom_scoring::model::Bundle;
-use strongroom_scoring::receipt::DigestingWriter;
 
 use crate::commands::model::ModelArgs;
 use crate::commands::workshop;
-use crate::files::{self, Existing};
-use crate::input::{OpenArgs, Rows, bound_name};
+use crate::files;
+use crate::input::OpenArgs;
 use crate::keys::KeySource;
 use crate::outcome::Outcome;
 use crate::progress;
 use crate::receipt::Receipting;
+use crate::results::{ResultsArgs, RowsArg};
+use crate::rows::{Opening, ParquetArgs, Rows};
 use crate::storage::{self, Source, StorageArgs};
 
 /// Score a batch of transactions.
@@ -36,7 +35,7 @@ use crate::storage::{self, Source, StorageArgs};
 /// only). The same command with another URL runs at another provider.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The transactions, CSV with a header, encrypted or not: paths or a storage's URLs, folders (with a slash behind
+    /// The transactions: CSV with a header (plain, gzip or zstd), Parquet or Arrow, encrypted or not. Paths or a storage's URLs, folders (with a slash behind
     /// them) and patterns (`*`, `?`, `**`) too; - for standard input [default: built-in rows].
     input: Vec<PathBuf>,
 
@@ -48,6 +47,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     storage: StorageArgs,
+
+    #[command(flatten)]
+    parquet: ParquetArgs,
 
     /// Flag rows above this probability [default: the model's own threshold].
     #[arg(long, value_name = "P")]
@@ -87,17 +89,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MIB")]
     memory: Option<NonZeroUsize>,
 
-    /// Where to write the results, encrypted: a path or a storage's URL.
-    #[arg(long, value_name = "FILE|URL", requires = "results_to")]
-    results: Option<PathBuf>,
-
-    /// Whom the results are for: the public key as a kbs:/// URI, or a file.
-    #[arg(long, value_name = "URI|FILE", requires = "results")]
-    results_to: Option<KeySource>,
-
-    /// Which rows the owner gets
-    #[arg(long, value_enum, default_value_t = ResultsArg::Flagged, requires = "results")]
-    results_kind: ResultsArg,
+    #[command(flatten)]
+    results: ResultsArgs,
 
     /// Write a receipt of the job: which model scored which bytes into which results, signed by a key that the guest's
     /// evidence vouches for. `strongroom verify receipt` checks it.
@@ -109,10 +102,6 @@ pub(crate) struct Args {
     )]
     receipt: Option<PathBuf>,
 
-    /// Replace existing results.
-    #[arg(long)]
-    force: bool,
-
     /// Take the settings of the workshop's container from its environment variables (DECRYPTION_KEY_PATH,
     /// SAS_TOKEN_PATH, AZURE_STORAGE_NAME, CONTAINER_NAME, BLOB_NAME, TRESHOLD_PREDICTION, INPUT_FOLDER).
     #[arg(long, conflicts_with_all = ["input", "results", "threshold", "key", "identity"])]
@@ -123,22 +112,12 @@ pub(crate) struct Args {
     insecure_print_rows: bool,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-enum ResultsArg {
-    /// Those above the threshold, and the summary
-    Flagged,
-    /// Every row, and the summary
-    All,
-    /// The summary alone
-    Summary,
-}
-
-impl From<ResultsArg> for Results {
-    fn from(results: ResultsArg) -> Self {
-        match results {
-            ResultsArg::All => Self::All,
-            ResultsArg::Flagged => Self::Flagged,
-            ResultsArg::Summary => Self::Summary,
+impl From<RowsArg> for Results {
+    fn from(rows: RowsArg) -> Self {
+        match rows {
+            RowsArg::All => Self::All,
+            RowsArg::Flagged => Self::Flagged,
+            RowsArg::Summary => Self::Summary,
         }
     }
 }
@@ -147,13 +126,13 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
     for place in args
         .input
         .iter()
-        .chain(&args.results)
+        .chain(&args.results.results)
         .chain(&args.checkpoint)
     {
         storage::check(place)?;
     }
     // Before any work: a guest that does not attest is found out now.
-    let existing = Existing::from_force(args.force);
+    let existing = args.results.existing();
     let mut receipting = match &args.receipt {
         Some(path) => Some(Receipting::begin(path, existing, &args.model.guest)?),
         None => None,
@@ -180,11 +159,12 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
     let options = Options {
         threshold: args.threshold,
         skip_bad_rows: args.skip_bad_rows,
-        results: if args.results.is_some() {
-            args.results_kind.into()
+        results: if args.results.results.is_some() {
+            args.results.results_kind.into()
         } else {
             Results::Summary
         },
+        features: args.results.features(),
         file_name: called(&inputs),
         name_files: inputs.len() > 1,
         key_column: args.key_column.clone(),
@@ -202,57 +182,46 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
         inputs: &inputs,
         receipting: receipting.as_mut(),
     };
-    let (scored, encrypted) = match (&args.results, &args.results_to) {
-        (Some(target), Some(recipient)) => {
-            if let KeySource::File(path) = recipient {
-                eprintln!(
-                    "warning: the results go to the key in {}; whoever controls this machine's files chose it. Keep the key at the broker to be sure",
-                    path.display()
-                );
-            }
-            let recipient = guest.recipient(recipient)?;
-            let output = args.storage.create(target, existing, 0o644, guest)?;
-            let output = DigestingWriter::new(output, args.receipt.is_some());
-            let mut sealer = Sealer::new(output, &recipient, bound_name(target)?.as_bytes())?;
-            // All that can be refused is, before the folder is made.
-            let (mut store, checkpoints) = match &args.checkpoint {
-                Some(folder) => {
-                    let kept = (args.checkpoint_key()?, job.identities()?);
-                    (Some(args.storage.small_files(folder, guest)?), Some(kept))
-                }
-                None => (None, None),
-            };
-            let checkpoints = store.as_mut().zip(checkpoints);
-            let scored = job.score(
-                &mut sealer,
-                checkpoints.map(|(store, (key, inputs))| Checkpoints {
-                    store,
-                    key,
-                    every: Duration::from_secs_f64(args.checkpoint_every),
-                    inputs,
-                }),
-            )?;
-            let output = sealer.finish().context("cannot write the results")?;
-            let (output, digest) = output.finish();
-            let receipt = match (receipting, digest) {
-                (Some(receipting), Some(digest)) => {
-                    let result = (&*files::base_name(target)?, &digest);
-                    Some(receipting.sign(result, &scored.0.summary, &options)?)
-                }
-                _ => None,
-            };
-            output.commit()?;
-            if let Some(receipt) = receipt {
-                receipt.commit()?;
-            }
-            // Only now: what is killed before goes on from them once more.
-            if let Some(store) = &mut store {
-                clear_checkpoints(store)?;
-            }
-            scored
-        }
-        _ => job.score(&mut std::io::sink(), None)?,
+    let keys = args.key_column.is_some();
+    let hashes = args.receipt.is_some();
+    let Some(mut results) = args.results.begin(&args.storage, guest, keys, hashes)? else {
+        let (scored, encrypted) = job.score(&mut std::io::sink(), None)?;
+        return Ok(report(args, &scored, encrypted));
     };
+    // All that can be refused is, before the folder is made.
+    let (mut store, checkpoints) = match &args.checkpoint {
+        Some(folder) => {
+            let kept = (args.checkpoint_key()?, job.identities()?);
+            (Some(args.storage.small_files(folder, guest)?), Some(kept))
+        }
+        None => (None, None),
+    };
+    let checkpoints = store.as_mut().zip(checkpoints);
+    let (scored, encrypted) = job.score(
+        &mut results,
+        checkpoints.map(|(store, (key, inputs))| Checkpoints {
+            store,
+            key,
+            every: Duration::from_secs_f64(args.checkpoint_every),
+            inputs,
+        }),
+    )?;
+    let results = results.finish()?;
+    let name = args.results.results.as_deref().map(files::base_name);
+    let receipt = match (receipting, &results.digest, name.transpose()?) {
+        (Some(receipting), Some(digest), Some(name)) => {
+            Some(receipting.sign((&name, digest), &scored.summary, &options)?)
+        }
+        _ => None,
+    };
+    results.commit()?;
+    if let Some(receipt) = receipt {
+        receipt.commit()?;
+    }
+    // Only now: what is killed before goes on from them once more.
+    if let Some(store) = &mut store {
+        clear_checkpoints(store)?;
+    }
     Ok(report(args, &scored, encrypted))
 }
 
@@ -350,10 +319,17 @@ impl Files<'_> {
         let source = self.hashed(self.args.storage.open(path, guest)?);
         let bar = progress::bytes(source.length)?;
         let label = source.label.clone();
-        let rows = self
-            .args
-            .open
-            .open_rows(source, &bound_name(path)?, guest)?;
+        let opening = Opening {
+            open: &self.args.open,
+            parquet: &self.args.parquet,
+            guest,
+            preprocessing: self.bundle.preprocessing(),
+            key_column: self.options.key_column.as_deref(),
+        };
+        let opened = opening.rows(source, path)?;
+        for warning in &opened.warnings {
+            eprintln!("warning: {warning}");
+        }
         if let Some(receipting) = &mut self.receipting {
             receipting.key_was_fetched()?;
         }
@@ -364,21 +340,15 @@ impl Files<'_> {
             bar.set_position(progress.bytes - before);
             bar.set_message(format!("{} rows", thousands(progress.rows)));
         };
-        let encrypted = match rows {
-            Rows::Stream(mut opened) => {
-                for warning in &opened.warnings {
-                    eprintln!("warning: {warning}");
-                }
-                job.csv(&label, &mut *opened.reader, &mut show)?;
-                opened.encrypted
-            }
+        match opened.rows {
+            Rows::Stream(mut reader) => job.csv(&label, &mut *reader, &mut show)?,
             Rows::Segments { at, segments } => {
                 job.csv_segments(&label, &*at, &segments, &mut show)?;
-                true
             }
-        };
+            Rows::Columns { input, size } => job.columns(&label, &input, size, &mut show)?,
+        }
         bar.finish_and_clear();
-        Ok(encrypted)
+        Ok(opened.encrypted)
     }
 
     /// What tells the inputs from others of the same names: their length, their version where the storage has one, and
@@ -435,17 +405,24 @@ fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
     for (reason, count) in &scored.summary.bad_rows_by_reason {
         text.push_str(&format!("\n  skipped {count}: {reason}"));
     }
+    // Which columns they are outside in goes to the owner, with the results.
+    let outside = scored.summary.rows_outside_training_range;
+    if let Some(rows) = outside.filter(|rows| *rows > 0) {
+        text.push_str(&format!(
+            "\n  outside the range that the model was trained on: {rows}"
+        ));
+    }
     let document = json!({
         "rows": counts.rows, "flagged": counts.flagged, "bad_rows": counts.bad_rows,
-        "bad_rows_by_reason": scored.summary.bad_rows_by_reason, "threshold": scored.summary.threshold,
+        "bad_rows_by_reason": scored.summary.bad_rows_by_reason, "rows_outside_training_range": outside, "threshold": scored.summary.threshold,
         "seconds": scored.seconds, "rows_per_second": rate, "model_digest": scored.summary.model_digest,
-        "encrypted_input": encrypted, "results": args.results, "receipt": args.receipt,
+        "encrypted_input": encrypted, "results": args.results.results, "receipt": args.receipt,
     });
     if counts.rows == 0 {
         text.push_str("\nThere is a header and no row below it.");
     }
     let outcome = Outcome::new(text, document);
-    let outcome = match (&args.receipt, &args.results) {
+    let outcome = match (&args.receipt, &args.results.results) {
         (Some(receipt), Some(results)) => outcome.next(format!(
             "strongroom verify receipt {} --result {}",
             receipt.display(),
@@ -453,10 +430,11 @@ fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
         )),
         _ => outcome,
     };
-    match &args.results {
-        Some(results) => outcome.next(format!("strongroom decrypt {} --identity OWNER.pem --output -", results.display())),
+    match (args.results.opened_by(), args.results.reported_by()) {
+        (Some(opened), Some(reported)) => outcome.next(reported).next(opened),
+        (Some(opened), None) => outcome.next(opened),
         // Which rows were flagged goes to their owner alone.
-        None => outcome.next(format!(
+        (None, _) => outcome.next(format!(
             "strongroom score {}{} --results results.jsonl.enc --results-to OWNER.pub.json   # for the flagged rows, sealed to their owner",
             args.input.first().map_or_else(|| "DATA.csv.enc".to_owned(), |input| input.display().to_string()),
             args.open.key.as_ref().map(|key| format!(" --key {key}")).unwrap_or_default(),

@@ -1,5 +1,7 @@
 //! How this machine attests, and to whom: the options.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -51,6 +53,11 @@ pub struct AttestArgs {
     #[arg(long)]
     insecure_override_measured_broker: bool,
 
+    /// Follow init-data on a platform that has no register for it (SGX). Whoever can change the file chooses broker, keys
+    /// and image policy.
+    #[arg(long)]
+    insecure_unbound_initdata: bool,
+
     /// Speak to a broker beyond this machine without TLS. Whoever sits between can answer in its place.
     #[arg(long)]
     insecure_http: bool,
@@ -71,7 +78,11 @@ impl AttestArgs {
     /// What [`Launched::verify`] and [`Wanted::prepare`] say, and what keeps a file from being read.
     pub fn prepared(&self) -> anyhow::Result<Prepared> {
         let attester = self.attester()?;
-        let launched = Launched::verify(&attester, self.initdata(&attester)?)?;
+        let found = self.initdata(&attester)?;
+        let launched = match self.insecure_unbound_initdata {
+            true => Launched::insecure_verify_even_unbound(&attester, found)?,
+            false => Launched::verify(&attester, found)?,
+        };
         let prepared = self.wanted()?.prepare(attester, launched)?;
         for warning in &prepared.warnings {
             eprintln!("warning: {warning}");
@@ -82,7 +93,12 @@ impl AttestArgs {
     fn wanted(&self) -> anyhow::Result<Wanted> {
         Ok(Wanted {
             broker: self.broker.clone(),
-            certificate: self.broker_cert.as_deref().map(read_pem).transpose()?,
+            certificate: self
+                .broker_cert
+                .as_deref()
+                .map(read_pem)
+                .transpose()
+                .context("--broker-cert (or STRONGROOM_BROKER_CERT)")?,
             aa: loaded::<AaConfig>(self.aa_config.as_deref())?,
             cdh: loaded::<CdhConfig>(self.cdh_config.as_deref())?,
             insecure_override_measured_broker: self.insecure_override_measured_broker,
@@ -150,16 +166,16 @@ fn loaded<T: Document>(path: Option<&Path>) -> anyhow::Result<Option<T>> {
 }
 
 fn read_pem(path: &Path) -> anyhow::Result<String> {
-    let length = path
-        .metadata()
-        .with_context(|| format!("cannot read {}", path.display()))?
-        .len();
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_PEM + 1).read_to_string(&mut text))
+        .with_context(|| format!("cannot read {}", path.display()))?;
     anyhow::ensure!(
-        length <= MAX_PEM,
+        text.len() as u64 <= MAX_PEM,
         "{} is too large for a certificate",
         path.display()
     );
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    Ok(text)
 }
 
 const MAX_PEM: u64 = 1024 * 1024;

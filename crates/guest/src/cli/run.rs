@@ -61,7 +61,8 @@ impl RunArgs {
             .require_token
             .as_deref()
             .map(Tokens::load)
-            .transpose()?;
+            .transpose()
+            .context("--require-token")?;
         let options = ServeOptions {
             tokens: tokens.map(Arc::new),
             ..ServeOptions::default()

@@ -100,6 +100,10 @@ pub struct ImageConfig {
     pub insecure_sha1_signatures: bool,
     /// Lets images bring device nodes; not of upstream.
     pub allow_devices: bool,
+    /// Lets the plaintext of encrypted images lie on any disk; not of upstream.
+    pub insecure_any_filesystem: bool,
+    /// How many bytes an image's files may have, unpacked; not of upstream.
+    pub max_image_size: Option<u64>,
 }
 
 /// A number of downloads, three unless it is said.
@@ -165,6 +169,8 @@ impl Document for CdhConfig {
         "image.image_pull_proxy.no_proxy",
         "image.insecure_sha1_signatures",
         "image.allow_devices",
+        "image.insecure_any_filesystem",
+        "image.max_image_size",
     ];
 
     fn checked(mut self) -> Result<Self, String> {

@@ -8,6 +8,7 @@ mod aa;
 mod cdh;
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -126,7 +127,13 @@ pub trait Document: DeserializeOwned + Default {
             path: path.to_owned(),
             reason,
         };
-        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        let mut text = String::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text))
+            .map_err(|error| wrong(error.to_string()))?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(wrong(format!("it has more than {MAX_FILE} bytes")));
+        }
         Self::parse(&text).map_err(wrong)
     }
 }
@@ -173,6 +180,7 @@ fn is_known(path: &str, known: &[&str]) -> bool {
     })
 }
 
+const MAX_FILE: u64 = 4 * 1024 * 1024;
 const MAX_UNKNOWN: usize = 32;
 const MAX_SHOWN: usize = 64;
 
@@ -239,6 +247,14 @@ mod tests {
     fn dotted_key_is_not_taken_for_a_known_path() {
         let read = AaConfig::parse("\"log.level\" = 'x'\n").unwrap();
         assert_eq!(read.config, AaConfig::default());
+    }
+
+    #[test]
+    fn file_without_an_end_is_read_to_it() {
+        let error = AaConfig::load(Path::new("/dev/zero"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("more than"), "{error}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustix::fs::{Mode, OFlags};
 use strongroom_wire::image::digest::{Algorithm, Digest, Hasher};
 use strongroom_wire::image::manifest::Descriptor;
 use tempfile::NamedTempFile;
@@ -21,6 +22,8 @@ use super::error::ImageError;
 /// A folder of blobs.
 pub(crate) struct Blobs {
     folder: PathBuf,
+    /// Whether they have names, by which they are found again. Without one, a blob's room is free when it is unpacked.
+    named: bool,
 }
 
 /// A blob whose bytes had the right digest.
@@ -38,13 +41,32 @@ impl Blobs {
         let folder = folder.join("blobs");
         std::fs::create_dir_all(&folder)
             .map_err(ImageError::io("cannot make the folder", &folder))?;
-        Ok(Self { folder })
+        Ok(Self {
+            folder,
+            named: true,
+        })
+    }
+
+    /// Blobs of one pull, which nobody finds again.
+    pub(crate) fn temporary(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            named: false,
+        }
     }
 
     /// A blob that is here already; `None` when it is not, or is not what it was.
     pub(crate) fn find(&self, descriptor: &Descriptor) -> Option<Blob> {
+        if !self.named {
+            return None;
+        }
         let path = self.path(&descriptor.digest);
-        let file = File::open(&path).ok()?;
+        // A pipe would be waited for, and a link leads where nobody verified anything.
+        let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(&path, flags, Mode::empty()).ok()?);
+        if !file.metadata().ok()?.is_file() {
+            return None;
+        }
         match Blob::examine(file, &descriptor.digest, descriptor.size) {
             Ok(Some(blob)) => Some(blob),
             Ok(None) | Err(_) => {
@@ -61,6 +83,7 @@ impl Blobs {
             .map_err(ImageError::io("cannot write in", &self.folder))?;
         let (sender, mut receiver) = mpsc::channel::<Bytes>(QUEUE);
         let (folder, path) = (self.folder.clone(), self.path(&descriptor.digest));
+        let named = self.named;
         let (expected, size, what) = (descriptor.digest, descriptor.size, what.to_owned());
         let task = tokio::task::spawn_blocking(move || {
             let mut digesting = Digesting::new(expected.algorithm());
@@ -88,9 +111,12 @@ impl Blobs {
             if actual != expected {
                 return Err(ImageError::digest(what, &expected, &actual));
             }
-            let file = temporary
-                .persist(&path)
-                .map_err(|error| ImageError::io("cannot write", path)(error.error))?;
+            let file = match named {
+                true => temporary
+                    .persist(&path)
+                    .map_err(|error| ImageError::io("cannot write", path)(error.error))?,
+                false => temporary.into_file(),
+            };
             Ok(Blob {
                 file: Arc::new(file),
                 length,
@@ -325,6 +351,39 @@ mod tests {
                 .count(),
             0
         );
+    }
+
+    #[tokio::test]
+    async fn pipe_or_link_in_the_place_of_a_cached_blob_is_waited_for_or_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path()).unwrap();
+        let content = content();
+        let descriptor = descriptor(&content);
+        let path = blobs.path(&descriptor.digest);
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        assert!(blobs.find(&descriptor).is_none());
+        std::fs::remove_file(&path).unwrap();
+        let elsewhere = folder.path().join("elsewhere");
+        std::fs::write(&elsewhere, &content).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        assert!(blobs.find(&descriptor).is_none());
+    }
+
+    #[tokio::test]
+    async fn layer_of_one_pull_stays_on_the_disk_after_it_was_unpacked() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::temporary(folder.path());
+        let content = content();
+        let blob = write(&blobs, &descriptor(&content), &content)
+            .await
+            .unwrap();
+        // It has no name, so that the last reader's end is its own.
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+        let mut read = Vec::new();
+        blob.reader().read_to_end(&mut read).unwrap();
+        assert_eq!(read, content);
+        assert!(blobs.find(&descriptor(&content)).is_none());
     }
 
     #[tokio::test]

@@ -107,6 +107,17 @@ pub enum ImageError {
         /// Whether there was a login.
         login: &'static str,
     },
+    /// Plaintext of encrypted layers would lie on a disk.
+    #[error(
+        "{} lies on a disk or network file system, where the plaintext of this encrypted image would stay: unpack it on \
+         tmpfs or on encrypted scratch space (strongroom guest scratch), or allow this place with \
+         --insecure-any-filesystem (cdh.toml: image.insecure_any_filesystem = true)",
+        path.display()
+    )]
+    NotPrivate {
+        /// The place.
+        path: PathBuf,
+    },
     /// Every place was tried.
     #[error("image {image} could not be fetched: {}", reasons.join("; "))]
     NoPlace {

@@ -18,6 +18,8 @@ mod unpack;
 mod verify;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -27,7 +29,7 @@ use strongroom_wire::image::credentials::Credentials;
 use strongroom_wire::image::digest::Digest;
 use strongroom_wire::image::lookaside::Lookaside;
 use strongroom_wire::image::manifest::{
-    Document as OciDocument, ImageConfig, MAX_DOCUMENT, Manifest,
+    Descriptor, Document as OciDocument, ImageConfig, MAX_DOCUMENT, Manifest,
 };
 use strongroom_wire::image::reference::Reference;
 use strongroom_wire::image::registries::{Place, Registries};
@@ -36,6 +38,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::data::resource::Source;
+use crate::placement::{Placement, is_private};
 use blobs::{Blob, Blobs};
 use destination::Destination;
 use layer::Opening;
@@ -140,7 +143,10 @@ pub async fn pull(
     let encrypted = fetch_and_unpack(&found, &config, &registry, dest, options, source).await?;
     let json = bundle::runtime_config(&config).to_string();
     let path = dest.join("config.json");
-    std::fs::write(&path, json).map_err(ImageError::io("cannot write", &path))?;
+    // New, so that no link is followed that somebody else put there meanwhile.
+    File::create_new(&path)
+        .and_then(|mut file| file.write_all(json.as_bytes()))
+        .map_err(ImageError::io("cannot write", &path))?;
     let rootfs = dest.join(bundle::ROOT);
     new.keep();
     Ok(PulledImage {
@@ -409,6 +415,7 @@ async fn fetch_and_unpack(
         encrypted += usize::from(opening.is_encrypted());
         openings.push(opening);
     }
+    check_place(dest, encrypted > 0, options.placement)?;
     // Without a cache the layers lie beside the files, and go with this folder.
     let temporary = match &options.cache {
         Some(_) => None,
@@ -419,23 +426,26 @@ async fn fetch_and_unpack(
                 .map_err(ImageError::io("cannot write in", dest))?,
         ),
     };
-    let folder = match (&options.cache, &temporary) {
-        (Some(cache), _) => cache.as_path(),
-        (None, Some(temporary)) => temporary.path(),
-        (None, None) => dest,
+    let blobs = match (&options.cache, &temporary) {
+        (Some(cache), _) => Blobs::open(cache)?,
+        (None, Some(temporary)) => Blobs::temporary(temporary.path()),
+        (None, None) => Blobs::temporary(dest),
     };
-    let blobs = Arc::new(Blobs::open(folder)?);
+    let blobs = Arc::new(blobs);
     let rootfs = dest.join(bundle::ROOT);
     std::fs::create_dir(&rootfs).map_err(ImageError::io("cannot make the folder", &rootfs))?;
-    let mut unpacker = Unpacker::new(&rootfs, options.limits, options.devices)
+    let limits = options
+        .limits
+        .within(&rootfs)
+        .map_err(ImageError::io("cannot see how much room is in", &rootfs))?;
+    let mut unpacker = Unpacker::new(&rootfs, limits, options.devices)
         .map_err(|error| ImageError::Unusable(format!("{}: {error}", rootfs.display())))?;
 
-    let permits = Arc::new(Semaphore::new(
-        options.concurrency.clamp(1, MAX_CONCURRENCY),
-    ));
+    let concurrency = options.concurrency.clamp(1, MAX_CONCURRENCY);
+    let permits = Arc::new(Semaphore::new(concurrency));
     // Dropped with this function, which ends what is still running.
     let mut fetches = JoinSet::new();
-    for (number, layer) in (1_usize..).zip(layers.iter().cloned()) {
+    let fetch = |fetches: &mut JoinSet<_>, number: usize, layer: Descriptor| {
         let (permits, blobs, registry) = (
             Arc::clone(&permits),
             Arc::clone(&blobs),
@@ -458,10 +468,16 @@ async fn fetch_and_unpack(
                 .await?;
             Ok::<_, ImageError>((number, blob))
         });
-    }
+    };
+    let mut waiting = (1_usize..).zip(layers.iter().cloned()).peekable();
     let mut here: BTreeMap<usize, Blob> = BTreeMap::new();
     let parts = layers.iter().zip(openings).zip(&config.rootfs.diff_ids);
     for (number, ((layer, opening), diff_id)) in (1_usize..).zip(parts) {
+        // Downloads that run ahead of unpacking would fill the place with layers.
+        let ahead = number.saturating_add(concurrency.saturating_mul(2));
+        while let Some((next, layer)) = waiting.next_if(|(next, _)| *next < ahead) {
+            fetch(&mut fetches, next, layer);
+        }
         let blob = loop {
             if let Some(blob) = here.remove(&number) {
                 break blob;
@@ -491,6 +507,26 @@ async fn fetch_and_unpack(
         .finish()
         .map_err(|error| ImageError::Unusable(format!("{}: {error}", rootfs.display())))?;
     Ok(encrypted)
+}
+
+/// Verified files on a disk of the host's can be changed afterwards, and plaintext there stays.
+fn check_place(dest: &Path, is_encrypted: bool, placement: Placement) -> Result<(), ImageError> {
+    let at = File::open(dest).map_err(ImageError::io("cannot open the folder", dest))?;
+    let is_private = is_private(&at).map_err(ImageError::io("cannot look at", dest))?;
+    match (is_private, is_encrypted, placement) {
+        (true, ..) => {}
+        (false, true, Placement::MemoryOnly) => {
+            return Err(ImageError::NotPrivate {
+                path: dest.to_owned(),
+            });
+        }
+        _ => tracing::warn!(
+            path = %dest.display(),
+            "the image's files lie on a disk that is not encrypted here: whoever has the disk reads them, and can change them \
+             after they were verified"
+        ),
+    }
+    Ok(())
 }
 
 const MAX_CONCURRENCY: usize = 16;

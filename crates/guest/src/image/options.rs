@@ -15,6 +15,7 @@ use super::registry::Proxies;
 use super::unpack::{Devices, Limits};
 use crate::config::ImageConfig;
 use crate::data::resource::Source;
+use crate::placement::Placement;
 
 /// What a pull is told. The default lets nothing run: it names no policy.
 #[derive(Clone)]
@@ -41,6 +42,8 @@ pub struct PullOptions {
     pub limits: Limits,
     /// Whether it may bring device nodes.
     pub devices: Devices,
+    /// Where the plaintext of encrypted layers may lie, besides encrypted disks.
+    pub placement: Placement,
     /// Whether GPG signatures over SHA-1 count.
     pub sha1: Sha1,
     /// Told what happens.
@@ -74,6 +77,7 @@ impl Default for PullOptions {
             concurrency: 3,
             limits: Limits::default(),
             devices: Devices::Refuse,
+            placement: Placement::MemoryOnly,
             sha1: Sha1::Refuse,
             progress: Arc::new(|_| {}),
         }
@@ -253,6 +257,14 @@ impl PullOptions {
             devices: match image.allow_devices {
                 true => Devices::Allow,
                 false => Devices::Refuse,
+            },
+            placement: match image.insecure_any_filesystem {
+                true => Placement::InsecureAnyFilesystem,
+                false => Placement::MemoryOnly,
+            },
+            limits: Limits {
+                bytes: image.max_image_size.unwrap_or(Limits::default().bytes),
+                ..Limits::default()
             },
             sha1: match image.insecure_sha1_signatures {
                 true => Sha1::InsecureAccept,

@@ -4,9 +4,11 @@
 //! machine. A login goes to the registry and to the token service that it names, never along with a redirect.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, RANGE,
     WWW_AUTHENTICATE,
@@ -75,6 +77,7 @@ impl Registry {
             .redirect(Policy::none())
             .referer(false)
             .no_proxy()
+            .dns_resolver(Arc::new(NotHere))
             .user_agent(concat!("strongroom/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT)
             .read_timeout(READ);
@@ -331,6 +334,7 @@ impl Registry {
             .and_then(|to| base.join(to).ok())
             .ok_or_else(|| self.protocol(place, &what, "its answer names no place to upload to"))?;
         let mut to = to;
+        self.follow(place, &response, &to, &what, "it wants an upload to")?;
         to.query_pairs_mut()
             .append_pair("digest", &digest.to_string());
         let mut request = self
@@ -417,17 +421,8 @@ impl Registry {
                 .and_then(|to| to.to_str().ok())
                 .and_then(|to| base.join(to).ok())
                 .ok_or_else(|| self.protocol(place, what, "it redirects to nowhere"))?;
-            // Out of TLS never; and the login stays here.
-            if to.scheme() != "https" && base.scheme() == "https" {
-                return Err(self.protocol(place, what, "it redirects to a place without TLS"));
-            }
-            if !matches!(to.scheme(), "https" | "http") {
-                return Err(self.protocol(
-                    place,
-                    what,
-                    "it redirects to something that is not HTTP",
-                ));
-            }
+            // The login stays here.
+            self.follow(place, &response, &to, what, "it redirects to")?;
             let next = range(self.http.get(to))
                 .send()
                 .await
@@ -471,6 +466,19 @@ impl Registry {
         self.check(place, response, what).await
     }
 
+    /// Whether an answer may send us on to another place.
+    fn follow(
+        &self,
+        place: &Place,
+        response: &Response,
+        to: &Url,
+        what: &str,
+        doing: &str,
+    ) -> Result<(), ImageError> {
+        may_lead(response.url(), response.remote_addr(), to)
+            .map_err(|why| self.protocol(place, what, &format!("{doing} {why}")))
+    }
+
     /// What a registry's challenge is answered with; `None` when there is nothing to answer.
     async fn log_in(
         &self,
@@ -505,15 +513,8 @@ impl Registry {
                         "it wants a token, and names no place to get one",
                     )
                 })?;
-            if realm.scheme() != "https"
-                && !(realm.scheme() == "http" && (place.insecure || is_loopback(&realm)))
-            {
-                return Err(self.protocol(
-                    place,
-                    what,
-                    "it wants a token from a place without TLS",
-                ));
-            }
+            // What a token service answers is sent to the registry: it must not be what this machine's own say to us.
+            self.follow(place, response, &realm, what, "it wants a token from")?;
             let scope = format!(
                 "repository:{}:{}",
                 place.repository.path(),
@@ -722,12 +723,87 @@ fn same_origin(one: &Url, other: &Url) -> bool {
     one.origin() == other.origin()
 }
 
+/// Whether a place may send us on to another: never out of TLS, never to this machine itself, and to addresses of its own
+/// network only from there.
+fn may_lead(from: &Url, peer: Option<SocketAddr>, to: &Url) -> Result<(), &'static str> {
+    if same_origin(from, to) {
+        return Ok(());
+    }
+    match to.scheme() {
+        "https" => {}
+        "http" if from.scheme() == "http" => {}
+        "http" => return Err("a place without TLS"),
+        _ => return Err("something that is not HTTP"),
+    }
+    let literal = |url: &Url| {
+        let host = url.host_str().unwrap_or_default();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        bare.parse::<IpAddr>().ok()
+    };
+    let to_host = to.host_str().unwrap_or_default().trim_end_matches('.');
+    if is_local_name(to_host) || literal(to).is_some_and(is_here) {
+        return Err("this machine itself");
+    }
+    let from_inside = literal(from)
+        .or(peer.map(|peer| peer.ip()))
+        .is_some_and(|address| is_private(address) || is_here(address));
+    match literal(to).is_some_and(is_private) && !from_inside {
+        true => Err("an address of a private network, which it is not in itself"),
+        false => Ok(()),
+    }
+}
+
+fn is_local_name(host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    host == "localhost" || host.ends_with(".localhost")
+}
+
+/// Whether an address is this machine's own, or one that only its neighbours have, as metadata services do.
+fn is_here(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.octets()[0] == 0,
+        IpAddr::V6(v6) => {
+            v6.is_loopback() || v6.is_unspecified() || v6.segments()[0] & 0xffc0 == 0xfe80
+        }
+    }
+}
+
+fn is_private(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        // RFC 1918, and the addresses that carriers and clusters share (RFC 6598).
+        IpAddr::V4(v4) => v4.is_private() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64),
+        IpAddr::V6(v6) => v6.segments()[0] & 0xfe00 == 0xfc00,
+    }
+}
+
+/// Names as the system knows them, without those by which somebody else's name leads to this machine.
+struct NotHere;
+
+impl Resolve for NotHere {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let host = name.as_str().to_owned();
+            let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
+            let mut usable = found
+                .filter(|address| is_local_name(&host) || !is_here(address.ip()))
+                .peekable();
+            match usable.peek() {
+                Some(_) => {
+                    let usable: Vec<SocketAddr> = usable.collect();
+                    Ok(Box::new(usable.into_iter()) as Addrs)
+                }
+                None => Err("its name leads to this machine itself".into()),
+            }
+        })
+    }
+}
+
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost"
         || bare
-            .parse::<std::net::IpAddr>()
+            .parse::<IpAddr>()
             .is_ok_and(|address| address.is_loopback())
 }
 
@@ -838,5 +914,73 @@ mod tests {
         assert!(parameters("Basic realm=\"x\"", "bearer").is_none());
         assert!(parameters("Basic", "basic").unwrap().is_empty());
         assert!(parameters("Bearer realm=\"x", "bearer").is_none());
+    }
+
+    #[tokio::test]
+    async fn name_that_leads_to_this_machine_is_looked_up() {
+        let found = async |name: &str| NotHere.resolve(name.parse().unwrap()).await.is_ok();
+        assert!(found("localhost").await);
+        // As somebody else's name would resolve.
+        assert!(!found("127.0.0.1").await && !found("169.254.169.254").await);
+    }
+
+    #[test]
+    fn registry_that_sends_the_guest_to_its_own_machine() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let lead = |from: &str, to: &str| may_lead(&url(from), None, &url(to));
+        let here = "this machine itself";
+        for to in [
+            "https://127.0.0.1:8006/aa/token?token_type=kbs",
+            "https://127.1/x",
+            "https://localhost:8006/x",
+            "https://LOCALHOST./x",
+            "https://a.localhost/x",
+            "https://[::1]:8006/x",
+            "https://[::ffff:127.0.0.1]/x",
+            "https://0.0.0.0:8006/x",
+            "https://169.254.169.254/metadata",
+            "https://[fe80::1]/x",
+        ] {
+            assert_eq!(lead("https://registry.example/v2/", to), Err(here), "{to}");
+        }
+        // A registry on this machine is no exception, but for itself.
+        assert_eq!(
+            lead(
+                "http://127.0.0.1:5000/v2/",
+                "http://127.0.0.1:8006/aa/token"
+            ),
+            Err(here)
+        );
+        assert_eq!(
+            lead("http://127.0.0.1:5000/v2/", "http://127.0.0.1:5000/token"),
+            Ok(())
+        );
+        let lead_private = |from: &str, peer: &str| {
+            let to = url("https://10.0.0.7/token");
+            may_lead(&url(from), peer.parse().ok(), &to).is_ok()
+        };
+        assert!(!lead_private(
+            "https://registry.example/v2/",
+            "93.184.216.34:443"
+        ));
+        assert!(!lead_private("https://registry.example/v2/", ""));
+        assert!(lead_private("https://registry.example/v2/", "10.0.0.5:443"));
+        assert!(lead_private("https://10.0.0.5/v2/", ""));
+        assert_eq!(
+            lead("https://registry.example/", "http://auth.example/"),
+            Err("a place without TLS")
+        );
+        assert_eq!(
+            lead("http://registry.example/", "http://auth.example/"),
+            Ok(())
+        );
+        assert_eq!(
+            lead("https://registry.example/", "https://auth.example/"),
+            Ok(())
+        );
+        assert_eq!(
+            lead("https://registry.example/", "file:///x"),
+            Err("something that is not HTTP")
+        );
     }
 }

@@ -41,6 +41,24 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// No more than could fit into a folder: twice the room there, since what a later layer replaces counts too. It bounds
+    /// the memory that an image's mere names take.
+    pub(crate) fn within(self, folder: &Path) -> std::io::Result<Self> {
+        let free = rustix::fs::statvfs(folder)?;
+        let bytes = free.f_bavail.saturating_mul(free.f_frsize);
+        let entries = match free.f_files {
+            // A file system that makes them as it needs them.
+            0 => u64::MAX,
+            _ => free.f_favail,
+        };
+        Ok(Self {
+            bytes: self.bytes.min(bytes.saturating_mul(2)),
+            entries: self.entries.min(entries.saturating_mul(2)),
+        })
+    }
+}
+
 /// Whether an image may bring device nodes.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Devices {
@@ -58,7 +76,7 @@ pub(crate) struct Unpacker {
     devices: Devices,
     is_root: bool,
     /// Folders whose permissions and times are set when nothing is put into them any more.
-    folders: BTreeMap<Vec<u8>, Folder>,
+    folders: Folders,
     /// The folder of the last entry: the next is often in it.
     last: Option<(Vec<u8>, OwnedFd)>,
 }
@@ -68,17 +86,46 @@ struct Folder {
     modified: i64,
 }
 
+/// Folders by their paths, up to so many bytes of paths: deep ones could take a hundred times what they take in a layer.
+#[derive(Default)]
+struct Folders {
+    all: BTreeMap<Vec<u8>, Folder>,
+    bytes: usize,
+}
+
+impl Folders {
+    fn insert(&mut self, path: Vec<u8>, folder: Folder) -> Result<(), Refused> {
+        let length = path.len().saturating_add(AROUND_A_FOLDER);
+        if self.all.insert(path, folder).is_none() {
+            self.bytes = self.bytes.saturating_add(length);
+        }
+        match self.bytes > MOST_OF_FOLDERS {
+            true => Err(Refused::Because(format!(
+                "the names of the image's folders have more than {MOST_OF_FOLDERS} bytes together"
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    fn remove(&mut self, path: &[u8]) {
+        if self.all.remove(path).is_some() {
+            let length = path.len().saturating_add(AROUND_A_FOLDER);
+            self.bytes = self.bytes.saturating_sub(length);
+        }
+    }
+}
+
 impl Unpacker {
     /// Begins in an empty folder.
     pub(crate) fn new(root: &Path, limits: Limits, devices: Devices) -> Result<Self, LayerError> {
-        let root =
-            rustix::fs::openat(CWD, root, FOLDER, Mode::empty()).map_err(std::io::Error::from)?;
+        let root = rustix::fs::openat(CWD, root, FOLDER | OFlags::NOFOLLOW, Mode::empty())
+            .map_err(std::io::Error::from)?;
         Ok(Self {
             root,
             limits,
             devices,
             is_root: rustix::process::geteuid().is_root(),
-            folders: BTreeMap::new(),
+            folders: Folders::default(),
             last: None,
         })
     }
@@ -129,7 +176,7 @@ impl Unpacker {
     /// Sets the permissions and times of folders, the deepest first.
     pub(crate) fn finish(mut self) -> Result<(), LayerError> {
         self.last = None;
-        for (path, folder) in std::mem::take(&mut self.folders).into_iter().rev() {
+        for (path, folder) in std::mem::take(&mut self.folders.all).into_iter().rev() {
             let at = match path.is_empty() {
                 true => rustix::io::dup(&self.root),
                 false => self.open(&path, FOLDER | OFlags::NOFOLLOW),
@@ -160,7 +207,7 @@ impl Unpacker {
                         mode: self.mode(entry),
                         modified: entry.modified,
                     },
-                );
+                )?;
             }
             return Ok(());
         };
@@ -194,7 +241,7 @@ impl Unpacker {
                         mode: self.mode(entry),
                         modified: entry.modified,
                     },
-                );
+                )?;
             }
             Kind::File => self.file(parent.as_fd(), name, entry, reader)?,
             Kind::Symlink(target) => {
@@ -276,8 +323,7 @@ impl Unpacker {
         if !is_folder {
             self.folders.remove(&path);
         }
-        written.add(&path);
-        Ok(())
+        written.add(&path)
     }
 
     fn file<R: Read>(
@@ -457,11 +503,16 @@ struct Written {
 
 impl Written {
     /// With every folder above it, which the layer then holds too.
-    fn add(&mut self, path: &[u8]) {
+    fn add(&mut self, path: &[u8]) -> Result<(), Refused> {
         let mut rest = path;
         loop {
             if !self.hashes.insert(self.state.hash_one(rest)) {
-                return;
+                return Ok(());
+            }
+            if self.hashes.len() > MOST_NAMES {
+                return Err(Refused::Because(format!(
+                    "the layer brings more than {MOST_NAMES} names, the folders around them included"
+                )));
             }
             match rest
                 .iter()
@@ -469,7 +520,7 @@ impl Written {
                 .and_then(|slash| rest.get(..slash))
             {
                 Some(above) => rest = above,
-                None => return,
+                None => return Ok(()),
             }
         }
     }
@@ -630,6 +681,11 @@ const NEW_FILE: OFlags = OFlags::WRONLY
 const AROUND_AN_ENTRY: u64 = 4096;
 /// What programs write behind the last entry.
 const PADDING: u64 = 1024 * 1024;
+/// Of paths that are kept until the end; a hundred thousand folders of usual names take a third of it.
+const MOST_OF_FOLDERS: usize = 32 * 1024 * 1024;
+const AROUND_A_FOLDER: usize = 64;
+/// Of one layer; each takes some 16 bytes.
+const MOST_NAMES: usize = 4_000_000;
 const MAX_PATH: usize = 4095;
 const MAX_DEPTH: usize = 256;
 const COPY: usize = 128 * 1024;
@@ -707,6 +763,56 @@ mod tests {
         let mut builder = Builder::default();
         build(&mut builder);
         builder.finish()
+    }
+
+    #[test]
+    fn names_of_folders_take_a_hundred_times_what_they_take_in_a_layer() {
+        let deep = vec!["d".repeat(200); 19].join("/");
+        let mut folders = Folders::default();
+        let folder = || Folder {
+            mode: 0o755,
+            modified: 0,
+        };
+        let mut insert = |number: usize| {
+            let path = format!("{deep}/{number:08}").into_bytes();
+            folders.insert(path, folder())
+        };
+        let most = MOST_OF_FOLDERS / (deep.len() + 9 + AROUND_A_FOLDER);
+        for number in 0..most {
+            assert!(insert(number).is_ok(), "{number}");
+        }
+        // One that is there already takes nothing more.
+        assert!(insert(0).is_ok());
+        assert!(insert(most).is_err());
+        folders.remove(format!("{deep}/{:08}", most).as_bytes());
+        folders.remove(format!("{deep}/{:08}", 0).as_bytes());
+        assert!(folders.insert(b"d".to_vec(), folder()).is_ok());
+    }
+
+    #[test]
+    fn image_may_have_more_than_there_is_room_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let limits = Limits::default().within(folder.path()).unwrap();
+        let free = rustix::fs::statvfs(folder.path()).unwrap();
+        assert!(limits.bytes <= Limits::default().bytes);
+        assert!(limits.bytes / 4 <= free.f_bavail.saturating_mul(free.f_frsize));
+        let none = Limits {
+            bytes: 7,
+            entries: 7,
+        };
+        assert_eq!(none.within(folder.path()).unwrap(), none);
+    }
+
+    #[test]
+    fn root_that_is_a_link_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        symlink("/", folder.path().join("root")).unwrap();
+        let opened = Unpacker::new(
+            &folder.path().join("root"),
+            Limits::default(),
+            Devices::Refuse,
+        );
+        assert!(opened.is_err());
     }
 
     #[test]

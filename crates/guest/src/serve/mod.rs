@@ -1,5 +1,6 @@
 //! Serving the agent to the applications of this machine.
 
+mod paced;
 mod rest;
 mod socket;
 mod tokens;
@@ -24,6 +25,7 @@ use tokio::task::JoinSet;
 use crate::attestation::Agent;
 use crate::error::GuestError;
 
+use paced::Paced;
 pub use rest::{is_loopback_host, router};
 pub use socket::Socket;
 pub use tokens::Tokens;
@@ -104,8 +106,8 @@ pub async fn serve_unix(
     Ok(())
 }
 
-/// The one loop over connections. `axum::serve` bounds neither how long a request's head may take, nor how many
-/// connections there are, nor how long the end may take.
+/// The one loop over connections. `axum::serve` bounds neither how long a request's head may take or an answer may lie
+/// unread, nor how many connections there are, nor how long the end may take. [`rest`] bounds how long a body may take.
 async fn serve_connections<L: Listener>(
     mut listener: L,
     app: impl Fn(L::Addr) -> Router,
@@ -130,6 +132,7 @@ async fn serve_connections<L: Listener>(
         };
         while connections.try_join_next().is_some() {}
         let service = TowerToHyperService::new(app(peer));
+        let stream = Paced::new(stream, limits.answer);
         let connection = http.serve_connection(TokioIo::new(stream), service);
         let mut stopped = stopped.clone();
         connections.spawn(async move {
@@ -182,6 +185,10 @@ pub struct ServeOptions {
 pub struct Limits {
     /// How long the head of a request may take, and how long a connection may stay idle.
     pub head: Duration,
+    /// How long the body of a request may take.
+    pub body: Duration,
+    /// How long an answer may lie unread.
+    pub answer: Duration,
     /// How long connections may take to end when the guest is told to stop.
     pub grace: Duration,
     /// How many connections are served at a time; further ones wait.
@@ -192,6 +199,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             head: Duration::from_secs(10),
+            body: Duration::from_secs(10),
+            answer: Duration::from_secs(30),
             grace: Duration::from_secs(5),
             connections: 1024,
         }

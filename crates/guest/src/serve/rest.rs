@@ -3,24 +3,29 @@
 //! Paths are not percent-decoded, as upstream; error bodies are plain text that names cause and next step. All routes
 //! and the one mapping from error to status are on this screen.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, Request, State};
 use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE,
 };
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use hyper::body::Body as _;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use strongroom_attester::AttestError;
+use strongroom_attester::{AttestError, Event, EventError};
 use strongroom_client::session::DENIED_TOKEN_AGE;
 use strongroom_client::{ClientError, Released};
 use strongroom_wire::kbs::{EVENT_HEADER, TOKEN_ID_HEADER};
@@ -51,7 +56,11 @@ pub fn router(agent: Agent, options: ServeOptions) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(options.clone(), admit))
-        .with_state(Guest { agent, options })
+        .with_state(Guest {
+            agent,
+            options,
+            quotas: Arc::default(),
+        })
 }
 
 /// Marks a request that came through a Unix socket, so from this machine.
@@ -62,6 +71,41 @@ pub(super) struct UnixPeer;
 struct Guest {
     agent: Agent,
     options: ServeOptions,
+    quotas: Arc<Quotas>,
+}
+
+/// How much of the event log each container that is known by its token has used. Where none is known, all share what the
+/// log has for applications.
+#[derive(Default)]
+struct Quotas(Mutex<HashMap<String, usize>>);
+
+impl Quotas {
+    fn take(&self, container: Option<&str>, size: usize) -> Result<(), Failure> {
+        let Some(container) = container else {
+            return Ok(());
+        };
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = all.entry(container.to_owned()).or_default();
+        match used.checked_add(size).filter(|sum| *sum <= EACH) {
+            Some(sum) => {
+                *used = sum;
+                Ok(())
+            }
+            None => Err(Failure::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                format!(
+                    "this container's events fill the {EACH} bytes of the log that each container has"
+                ),
+            )),
+        }
+    }
+
+    fn give_back(&self, container: Option<&str>, size: usize) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(used) = container.and_then(|container| all.get_mut(container)) {
+            *used = used.saturating_sub(size);
+        }
+    }
 }
 
 /// Only processes of this machine, and only under a loopback name: a web page that rebinds its own name to 127.0.0.1
@@ -90,13 +134,40 @@ async fn admit(
     }
     let path = request.uri().path();
     let Some(tokens) = options.tokens.as_deref().filter(|_| path != "/healthz") else {
-        return Ok(next.run(request).await);
+        return Ok(next.run(whole(request, options.limits.body).await?).await);
     };
-    let container = holder(tokens, request.headers())?;
+    let container = Container(holder(tokens, request.headers())?);
     let path = path.to_owned();
+    let mut request = whole(request, options.limits.body).await?;
+    request.extensions_mut().insert(container.clone());
     let answer = next.run(request).await;
+    let Container(container) = container;
     tracing::info!(container, path, status = answer.status().as_u16(), "asked");
     Ok(answer)
+}
+
+/// The container that asks, as a handler sees it; nothing where every process may.
+#[derive(Clone)]
+struct Container(String);
+
+/// The request with all of its body, which nobody may send for longer than that.
+async fn whole(request: Request, limit: Duration) -> Result<Request, Failure> {
+    // What is sent with another request is not read.
+    if request.method() != Method::POST || request.body().is_end_stream() {
+        return Ok(request);
+    }
+    let (head, body) = request.into_parts();
+    match tokio::time::timeout(limit, axum::body::to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(bytes)) => Ok(Request::from_parts(head, Body::from(bytes))),
+        Ok(Err(_)) => Err(Failure::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body broke off, or has more than {MAX_BODY} bytes"),
+        )),
+        Err(_) => Err(Failure::new(
+            StatusCode::REQUEST_TIMEOUT,
+            format!("the body took longer than {} s", limit.as_secs()),
+        )),
+    }
 }
 
 /// The container that asks, by its token.
@@ -242,13 +313,16 @@ struct EventBody {
     domain: String,
     operation: String,
     content: String,
-    /// The PCR to extend; not of upstream, whose log takes the configured one.
-    register_index: Option<u64>,
+    /// Other registers are the boot's and the init-data's: an application that could extend them could make its
+    /// neighbours' evidence worthless.
+    #[serde(default)]
+    register_index: Option<IgnoredAny>,
 }
 
 /// Upstream's answers are strings, and a platform without registers is no failure of the request.
 async fn aael(
     State(guest): State<Guest>,
+    container: Option<Extension<Container>>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
@@ -275,15 +349,22 @@ async fn aael(
             ),
         )
     })?;
-    let measured = guest
-        .agent
-        .measure(
-            &event.domain,
-            &event.operation,
-            &event.content,
-            event.register_index,
-        )
-        .await?;
+    if event.register_index.is_some() {
+        return Err(Failure::new(
+            StatusCode::BAD_REQUEST,
+            "register_index is not taken here: events of applications go to the register that aa.toml names (eventlog_config.init_pcr)",
+        ));
+    }
+    let event = Event::of_application(&event.domain, &event.operation, &event.content)
+        .map_err(GuestError::from)?;
+    let size = event.size();
+    let container = container.map(|Extension(Container(name))| name);
+    guest.quotas.take(container.as_deref(), size)?;
+    let measured = guest.agent.measure_for_application(event).await;
+    if !matches!(measured, Ok(Measured::Done)) {
+        guest.quotas.give_back(container.as_deref(), size);
+    }
+    let measured = measured?;
     let (success, message) = match measured {
         Measured::Done => ("true", None),
         Measured::NotSupported => (
@@ -307,13 +388,26 @@ async fn info(State(guest): State<Guest>) -> Response {
         additional_tees: Vec<Tee>,
         feature: &'static str,
         broker: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        initdata: Option<Initdata>,
     }
+    #[derive(Serialize)]
+    struct Initdata {
+        digest: String,
+        /// The register that holds it; nothing when nothing vouches for it.
+        bound: Option<&'static str>,
+    }
+    let initdata = guest.agent.initdata_digest().map(|digest| Initdata {
+        digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        bound: guest.agent.initdata_register(),
+    });
     axum::Json(Info {
         version: concat!("Strongroom ", env!("CARGO_PKG_VERSION")),
         tee: guest.agent.tee(),
         additional_tees: guest.agent.additional_tees(),
         feature: guest.options.features.as_str(),
         broker: guest.agent.broker(),
+        initdata,
     })
     .into_response()
 }
@@ -408,6 +502,8 @@ fn status(error: &GuestError) -> StatusCode {
             }
             _ => StatusCode::BAD_GATEWAY,
         },
+        GuestError::Event(EventError::Reserved) => StatusCode::FORBIDDEN,
+        GuestError::Attester(AttestError::EventLog { .. }) => StatusCode::INSUFFICIENT_STORAGE,
         GuestError::Attester(AttestError::ReportData { .. })
         | GuestError::Event(_)
         | GuestError::Register(_) => StatusCode::BAD_REQUEST,
@@ -463,6 +559,7 @@ pub fn is_loopback_host(host: &str) -> bool {
 
 /// An event has at most 64 KiB, and JSON may spell each character in six.
 const MAX_BODY: usize = 512 * 1024;
+const EACH: usize = 128 * 1024;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::fs::{Mode, OFlags};
 use strongroom_wire::canonical::HashAlgorithm;
 use zeroize::Zeroizing;
 
@@ -117,7 +118,10 @@ impl Holder {
             .and_then(|name| name.to_str())
             .filter(|name| name.len() <= MAX_NAME && !name.contains(char::is_control))
             .ok_or_else(|| wrong(path, "its name is none for a container"))?;
-        let file = File::open(path).map_err(failed)?;
+        // A pipe would be waited for. Links are followed: a mounted Secret is made of them.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::empty());
+        let file = File::from(file.map_err(|error| failed(error.into()))?);
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() {
             return Err(wrong(path, "it is no regular file"));
@@ -267,6 +271,16 @@ mod tests {
         put(folder.path(), "sidecar", APP, 0o600);
         let text = Tokens::load(folder.path()).unwrap_err().to_string();
         assert!(text.contains("its own") && !text.contains(APP), "{text}");
+    }
+
+    #[test]
+    fn pipe_in_the_place_of_a_token_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("app");
+        let mode = Mode::RUSR | Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let text = Tokens::load(folder.path()).unwrap_err().to_string();
+        assert!(text.contains("no regular file"), "{text}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -67,6 +67,8 @@ pub(super) struct Mirror {
     folder: PathBuf,
     /// A single file's name in it.
     file: Option<OsString>,
+    /// The lock of a single file, which says which files under its name were put there by mirrors.
+    record: Option<File>,
     access: Access,
 }
 
@@ -102,6 +104,7 @@ impl Mirror {
             at,
             folder: to.to_owned(),
             file: None,
+            record: None,
             access,
         };
         mirror.check_is_ours()?;
@@ -124,20 +127,85 @@ impl Mirror {
                 "it is a folder, and what is to be unsealed there is a file",
             ));
         }
+        let at = open_folder(parent(to), placement)?;
+        let wrong = |error: Errno| volume_error(to, format!("its lock cannot be opened: {error}"));
+        let lock = format!("{LOCK_PREFIX}{}", ending(name));
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let record = openat(&at, lock, flags, Mode::RUSR | Mode::WUSR).map_err(wrong)?;
+        match flock(&record, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                return Err(volume_error(
+                    to,
+                    "another process keeps this mirror already",
+                ));
+            }
+            Err(error) => return Err(wrong(error)),
+        }
         let mirror = Self {
-            at: open_folder(parent(to), placement)?,
+            at,
             folder: parent(to).to_owned(),
             file: Some(name.to_owned()),
+            record: Some(File::from(record)),
             access,
         };
+        mirror.check_file_is_ours(name)?;
         mirror.remove_leftovers();
         Ok(mirror)
+    }
+
+    /// A file that no mirror put there is not overwritten.
+    fn check_file_is_ours(&self, name: &OsStr) -> Result<(), GuestError> {
+        let Some(there) = self.identity(name) else {
+            return Ok(());
+        };
+        let mut recorded = String::new();
+        if let Some(record) = &self.record {
+            record
+                .take(MAX_RECORD)
+                .read_to_string(&mut recorded)
+                .map_err(|error| self.error(format!("its lock cannot be read: {error}")))?;
+        }
+        match recorded.lines().any(|line| line == there) {
+            true => Ok(()),
+            false => Err(self.error(
+                "something else lies where the plaintext is to appear: remove it, or choose another place",
+            )),
+        }
+    }
+
+    /// Notes which files may be found under the name from now on: before one is put there, and the one before it with it.
+    fn note(&self, names: &[&OsStr]) -> io::Result<()> {
+        let Some(mut record) = self.record.as_ref() else {
+            return Ok(());
+        };
+        let lines: Vec<String> = names
+            .iter()
+            .filter_map(|name| self.identity(name))
+            .collect();
+        record.set_len(0)?;
+        record.seek(SeekFrom::Start(0))?;
+        record.write_all(lines.join("\n").as_bytes())
+    }
+
+    /// Which file has a name in this folder: a number alone is given to another when a file is gone.
+    fn identity(&self, name: &OsStr) -> Option<String> {
+        let stat = rustix::fs::statat(&self.at, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let written = (stat.st_mtime, stat.st_mtime_nsec);
+        Some(format!(
+            "{}:{}:{}.{}",
+            stat.st_dev, stat.st_ino, written.0, written.1
+        ))
     }
 
     /// Lets another process keep this mirror from now on.
     pub(super) fn unlock(&self) {
         // It would fail for a descriptor that is none.
-        flock(&self.at, FlockOperation::Unlock).ok();
+        match &self.record {
+            Some(record) => flock(record, FlockOperation::Unlock).ok(),
+            None => flock(&self.at, FlockOperation::Unlock).ok(),
+        };
     }
 
     /// Writes a version beside the one in force, where no application looks.
@@ -400,6 +468,7 @@ impl<'a> Staged<'a> {
         let mirror = self.mirror;
         let at = &mirror.at;
         let mut before = Before::Nothing;
+        mirror.note(&[file, &self.name])?;
         on_place(&mirror.folder.join(file), &mut || {
             // The file before takes the new one's name: it can come back.
             match renameat_with(at, &self.name, at, file, RenameFlags::EXCHANGE) {
@@ -531,6 +600,8 @@ const FOLDER: OFlags = OFlags::DIRECTORY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 const VERSION_PREFIX: &str = "..unsealed-";
+const LOCK_PREFIX: &str = "..unsealing";
+const MAX_RECORD: u64 = 4096;
 const DATA_TMP: &str = "..data_tmp";
 /// Far longer than a path takes from its link to its file.
 const GRACE: Duration = Duration::from_millis(50);
@@ -571,6 +642,7 @@ mod tests {
         let entries = fs::read_dir(folder).unwrap();
         let mut names: Vec<_> = entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| !name.starts_with(LOCK_PREFIX))
             .map(|name| match name.starts_with(VERSION_PREFIX) {
                 true => "(version)".to_owned(),
                 false => name,
@@ -668,6 +740,7 @@ mod tests {
         let left = fs::read_dir(folder.path()).unwrap();
         let left: Vec<_> = left
             .map(|left| fs::read(left.unwrap().path()).unwrap())
+            .filter(|content| !content.is_empty())
             .collect();
         assert_eq!(left, [b"b"]);
     }
@@ -696,6 +769,34 @@ mod tests {
         assert!(refused.contains("another process"), "{refused}");
         first.unlock();
         assert!(open(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn single_file_of_others_is_overwritten_or_kept_by_two_processes() {
+        let folder = tempfile::tempdir().unwrap();
+        let to = folder.path().join("key");
+        let open = || Mirror::of_file(&to, Access::default(), ANYWHERE);
+        let place = |mirror: &Mirror, text: &str| {
+            let staged = mirror.stage(&files(&[("", text)]), &mut step()).unwrap();
+            staged.place(&mut step()).unwrap().keep();
+        };
+        fs::write(&to, "theirs").unwrap();
+        let refused = open().err().unwrap().to_string();
+        assert!(refused.contains("something else lies"), "{refused}");
+        assert_eq!(fs::read(&to).unwrap(), b"theirs");
+        fs::remove_file(&to).unwrap();
+        let first = open().unwrap();
+        let refused = open().err().unwrap().to_string();
+        assert!(refused.contains("another process"), "{refused}");
+        place(&first, "1");
+        place(&first, "2");
+        drop(first);
+        // What an earlier run wrote is ours; what took its place is not.
+        place(&open().unwrap(), "3");
+        fs::write(folder.path().join("theirs"), "theirs").unwrap();
+        fs::rename(folder.path().join("theirs"), &to).unwrap();
+        assert!(open().is_err());
+        assert_eq!(fs::read(&to).unwrap(), b"theirs");
     }
 
     #[test]

@@ -73,29 +73,50 @@ fn look(from: &Path, visit: &mut Visit<'_>) -> Result<Stamp, Unusable> {
             files: vec![(PathBuf::new(), seen)],
         });
     }
-    let (root, version) = enter_version(root)?;
+    let (inside, version) = enter_version(&root)?;
+    let entered = identity(&inside)?;
     let mut walk = Walk {
         versioned: version.is_some(),
-        root,
+        root: inside,
         entries: 0,
         files: Vec::new(),
         visit,
     };
-    walk.folder(Path::new(""), 0)?;
+    let walked = walk.folder(Path::new(""), 0);
     let files = walk.files;
+    // The kubelet empties a version once another is in force: one that was listed meanwhile lacks files without a sign.
+    if version.is_some() {
+        match enter_version(&root) {
+            Ok((now, named)) if named == version && identity(&now)? == entered => {}
+            Ok(_) => return Err(Unusable::Changed),
+            Err(error) => return Err(error),
+        }
+    }
+    walked?;
     Ok(Stamp { version, files })
 }
 
+/// Which folder it is, whatever its name.
+fn identity(folder: &OwnedFd) -> Result<(u64, u64), Unusable> {
+    let stat = rustix::fs::fstat(folder)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
 /// Stands in the version in force, when the folder has versions.
-fn enter_version(folder: OwnedFd) -> Result<(OwnedFd, Option<OsString>), Unusable> {
-    let target = match rustix::fs::readlinkat(&folder, DATA, Vec::new()) {
+fn enter_version(folder: &OwnedFd) -> Result<(OwnedFd, Option<OsString>), Unusable> {
+    let target = match rustix::fs::readlinkat(folder, DATA, Vec::new()) {
         Ok(target) => target,
         // No versions; or a copy, in which `..data` is a folder like any other hidden one.
-        Err(Errno::NOENT | Errno::INVAL) => return Ok((folder, None)),
+        Err(Errno::NOENT | Errno::INVAL) => {
+            let same = folder
+                .try_clone()
+                .map_err(|error| Unusable::Io(error.to_string()))?;
+            return Ok((same, None));
+        }
         Err(error) => return Err(error.into()),
     };
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    match rustix::fs::openat2(&folder, target.as_c_str(), flags, Mode::empty(), RESOLVE) {
+    match rustix::fs::openat2(folder, target.as_c_str(), flags, Mode::empty(), RESOLVE) {
         Ok(version) => Ok((version, Some(OsString::from_vec(target.into_bytes())))),
         // It was swapped in between, and the version before it removed.
         Err(Errno::NOENT) => Err(Unusable::Changed),
@@ -149,10 +170,16 @@ impl Walk<'_, '_> {
             at
         };
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let folder = rustix::fs::openat2(&self.root, here, flags, Mode::empty(), RESOLVE)?;
+        // A version that is being removed ends here, too.
+        let removed = |error: Errno| match error {
+            Errno::NOENT if self.versioned => Unusable::Changed,
+            error => error.into(),
+        };
+        let folder = rustix::fs::openat2(&self.root, here, flags, Mode::empty(), RESOLVE)
+            .map_err(removed)?;
         let mut names = Vec::new();
-        for entry in Dir::read_from(folder)? {
-            let name = entry?.file_name().to_bytes().to_vec();
+        for entry in Dir::read_from(folder).map_err(removed)? {
+            let name = entry.map_err(removed)?.file_name().to_bytes().to_vec();
             let hidden = at == Path::new("") && name.starts_with(b"..");
             if name == b"." || name == b".." || hidden {
                 continue;
@@ -310,6 +337,57 @@ mod tests {
         fs::remove_file(at.join("..data")).unwrap();
         symlink("..2", at.join("..data")).unwrap();
         assert_ne!(stamp(at).unwrap(), before);
+    }
+
+    #[test]
+    fn version_that_is_emptied_while_it_is_listed_lacks_secrets_without_a_sign() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        for (version, names) in [
+            ("..old", ["deep/x", "deep/y"]),
+            ("..new", ["deep/x", "deep/y"]),
+        ] {
+            fs::create_dir_all(at.join(version).join("deep")).unwrap();
+            fs::write(at.join(version).join("a"), version).unwrap();
+            for name in names {
+                fs::write(at.join(version).join(name), version).unwrap();
+            }
+        }
+        symlink("..old", at.join("..data")).unwrap();
+        // As the kubelet does while `a` is read: the other version is in force, then this one is emptied.
+        let swap = || {
+            symlink("..new", at.join("..data_tmp")).unwrap();
+            fs::rename(at.join("..data_tmp"), at.join("..data")).unwrap();
+            fs::remove_file(at.join("..old/deep/x")).unwrap();
+        };
+        let mut seen = Vec::new();
+        let looked = look(at, &mut |path, _, _| {
+            if path == Path::new("a") {
+                swap();
+            }
+            seen.push(path);
+            Ok(())
+        });
+        assert!(matches!(looked, Err(Unusable::Changed)), "{seen:?}");
+        assert!(!seen.contains(&PathBuf::from("deep/x")));
+        let (files, _) = read(at).unwrap();
+        assert_eq!(names(&files), ["a", "deep/x", "deep/y"]);
+        assert!(files.values().all(|content| content.as_slice() == b"..new"));
+
+        // Swapped, and swapped back to another folder of the same name.
+        let look_at = |act: &dyn Fn()| {
+            look(at, &mut |path, _, _| {
+                if path == Path::new("a") {
+                    act();
+                }
+                Ok(())
+            })
+        };
+        let anew = || {
+            fs::rename(at.join("..new"), at.join("..gone")).unwrap();
+            fs::create_dir(at.join("..new")).unwrap();
+        };
+        assert!(matches!(look_at(&anew), Err(Unusable::Changed)));
     }
 
     #[test]

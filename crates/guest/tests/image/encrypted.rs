@@ -4,8 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use strongroom_guest::Placement;
+use strongroom_guest::config::ImageConfig;
 use strongroom_guest::image::owner::{Access, Encrypted, Location, encrypt};
-use strongroom_guest::image::unwrap_key;
+use strongroom_guest::image::{PullOptions, pull, unwrap_key};
 use strongroom_testkit::fixtures::{peer, peer_python};
 use strongroom_testkit::process::Program;
 
@@ -50,6 +52,57 @@ fn two_layers() -> Image {
         Layer::gzip(&files(&[("etc/app.conf", "secret")])),
         Layer::gzip(&files(&[("big", &big)])),
     ])
+}
+
+/// Whether a folder lies where everything stays in memory.
+fn is_memory(folder: &Path) -> bool {
+    rustix::fs::statfs(folder).unwrap().f_type == 0x0102_1994
+}
+
+#[tokio::test]
+async fn plaintext_of_an_encrypted_image_goes_to_any_disk() {
+    let Some(world) = World::start() else { return };
+    world.push(&two_layers(), "app:plain");
+    encrypt_it(&world, "app:plain", "app:encrypted").await;
+    let source = broker(&[(PATH, &KEK)]).await;
+    let strict = PullOptions {
+        placement: Placement::MemoryOnly,
+        ..options(&anything())
+    };
+    let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let Ok(memory) = tempfile::tempdir_in("/dev/shm") else {
+        println!("SKIPPED: no /dev/shm to write to");
+        return;
+    };
+    if is_memory(disk.path()) || !is_memory(memory.path()) {
+        println!("SKIPPED: no disk and memory to tell apart here");
+        return;
+    }
+    let dest = disk.path().join("bundle");
+    let image = world.name("app:encrypted");
+    let error = pull(&image, &dest, &strict, Some(&source))
+        .await
+        .err()
+        .unwrap()
+        .to_string();
+    for words in [
+        "plaintext of this encrypted image",
+        "--insecure-any-filesystem",
+    ] {
+        assert!(error.contains(words), "{error}");
+    }
+    assert!(!dest.exists());
+    // What is public anyway may lie there, and in memory all may.
+    pull(&world.name("app:plain"), &dest, &strict, None)
+        .await
+        .unwrap();
+    let dest = memory.path().join("bundle");
+    pull(&image, &dest, &strict, Some(&source)).await.unwrap();
+    let named = PullOptions::from_config(&ImageConfig {
+        insecure_any_filesystem: true,
+        ..ImageConfig::default()
+    });
+    assert_eq!(named.unwrap().placement, Placement::InsecureAnyFilesystem);
 }
 
 #[tokio::test]

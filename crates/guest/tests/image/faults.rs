@@ -1,5 +1,6 @@
 //! Logins, redirects, and a connection that breaks: what a registry may ask for, and what it never gets.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -13,8 +14,9 @@ use strongroom_guest::image::owner::{Access, sign};
 use strongroom_guest::image::{Document, PullOptions, pull};
 use strongroom_testkit::registry::Admission;
 use strongroom_wire::image::digest::Digest;
+use tokio::sync::Semaphore;
 
-use crate::support::{Image, World, anything, key, options, signed_by, text};
+use crate::support::{Image, Layer, World, anything, files, key, options, signed_by, text};
 
 fn login(host: &str, password: &str) -> Document {
     let auth = base64::engine::general_purpose::STANDARD.encode(format!("owner:{password}"));
@@ -86,6 +88,10 @@ struct Fake {
     broke: Arc<Mutex<bool>>,
     /// Where layers lie.
     elsewhere: Arc<Mutex<String>>,
+    /// Where tokens are to be had, if not here.
+    realm: Arc<Mutex<Option<String>>>,
+    /// A layer that does not come before this many permits are there.
+    held: Arc<Mutex<Option<(String, Arc<Semaphore>)>>>,
 }
 
 impl Fake {
@@ -120,6 +126,10 @@ async fn answer(State(fake): State<Fake>, request: Request) -> Response {
         return json!({ "token": "a-token" }).to_string().into_response();
     }
     if let Some(digest) = path.strip_prefix("/elsewhere/") {
+        let held = fake.held.lock().unwrap().clone();
+        if let Some((_, release)) = held.filter(|(held, _)| held == digest) {
+            release.acquire().await.unwrap().forget();
+        }
         let files = fake.files.lock().unwrap();
         let Some((_, bytes)) = files.iter().find(|(name, _)| name.ends_with(digest)) else {
             return StatusCode::NOT_FOUND.into_response();
@@ -154,7 +164,9 @@ async fn answer(State(fake): State<Fake>, request: Request) -> Response {
     if authorization.as_deref() != Some("Bearer a-token") {
         let host = header("host").unwrap();
         let mut headers = HeaderMap::new();
-        let challenge = format!("Bearer realm=\"http://{host}/token\",service=\"here\"");
+        let realm = fake.realm.lock().unwrap().clone();
+        let realm = realm.unwrap_or_else(|| format!("http://{host}/token"));
+        let challenge = format!("Bearer realm=\"{realm}\",service=\"here\"");
         headers.insert("www-authenticate", challenge.parse().unwrap());
         return (StatusCode::UNAUTHORIZED, headers, "{}").into_response();
     }
@@ -210,10 +222,9 @@ async fn token_goes_to_no_redirect_and_a_broken_download_goes_on() {
         };
         fake.files.lock().unwrap().push((name, bytes));
     }
-    // Layers lie on another host.
-    let other = fake.clone().serve().await;
-    *fake.elsewhere.lock().unwrap() = format!("http://{other}");
+    // Layers lie elsewhere at the registry: on this machine, no other place may be named.
     let address = fake.clone().serve().await;
+    *fake.elsewhere.lock().unwrap() = format!("http://{address}");
     let dest = folder.path().join("bundle");
     let pulled = pull(
         &format!("{address}/app:v1"),
@@ -241,6 +252,94 @@ async fn token_goes_to_no_redirect_and_a_broken_download_goes_on() {
             .count(),
         1
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn downloads_run_ahead_of_a_layer_that_does_not_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let layers = (0..12).map(|number| Layer::gzip(&files(&[("n", &number.to_string())])));
+    let image = Image::with(layers.collect());
+    image.write_layout(folder.path(), "it");
+    let fake = Fake::default();
+    for entry in std::fs::read_dir(folder.path().join("blobs/sha256")).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        let is_manifest = bytes.windows(15).any(|part| part == b"\"schemaVersion\"");
+        let name = match is_manifest {
+            true => "/v2/app/manifests/v1".to_owned(),
+            false => format!("/v2/app/blobs/{}", Digest::sha256(&bytes)),
+        };
+        fake.files.lock().unwrap().push((name, bytes));
+    }
+    *fake.broke.lock().unwrap() = true;
+    let release = Arc::new(Semaphore::new(0));
+    let first = Digest::sha256(&image.layers[0].bytes).to_string();
+    *fake.held.lock().unwrap() = Some((first, Arc::clone(&release)));
+    let address = fake.clone().serve().await;
+    *fake.elsewhere.lock().unwrap() = format!("http://{address}");
+    let asked = format!("{address}/app:v1");
+    let dest = folder.path().join("bundle");
+    let two = PullOptions {
+        concurrency: 2,
+        ..options(&anything())
+    };
+    let pulling = tokio::spawn({
+        let dest = dest.clone();
+        async move { pull(&asked, &dest, &two, None).await.map(drop) }
+    });
+    let fetched = || {
+        let seen = fake.seen.lock().unwrap();
+        let paths = seen.iter().map(|(path, _)| path.clone());
+        // The image's configuration lies there as well.
+        let layers = paths
+            .filter(|path| path.starts_with("/elsewhere/"))
+            .collect::<HashSet<_>>();
+        layers.len().saturating_sub(1)
+    };
+    while fetched() < 4 {
+        tokio::task::yield_now().await;
+    }
+    // Had the others been asked for, they would have come by now.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(fetched(), 4);
+    release.add_permits(1);
+    pulling.await.unwrap().unwrap();
+    assert_eq!(
+        std::fs::read_to_string(dest.join("rootfs/n")).unwrap(),
+        "11"
+    );
+}
+
+/// The attack: what the guest's own API answers would go to the registry as its token, or be asked for as a layer.
+#[tokio::test]
+async fn registry_that_sends_the_guest_to_the_guests_own_api() {
+    let folder = tempfile::tempdir().unwrap();
+    let api = Fake::default();
+    let own = api.clone().serve().await;
+    let refused = async |fake: &Fake, words: &str| {
+        let address = fake.clone().serve().await;
+        let dest = folder.path().join("bundle");
+        let image = format!("{address}/app:v1");
+        let error = pull(&image, &dest, &options(&anything()), None).await;
+        let error = error.err().unwrap().to_string();
+        assert!(error.contains(words), "{error}");
+        assert!(!dest.exists());
+        assert!(api.seen.lock().unwrap().is_empty());
+    };
+    let fake = Fake::default();
+    *fake.realm.lock().unwrap() = Some(format!("http://{own}/aa/token?token_type=kbs"));
+    refused(&fake, "it wants a token from this machine itself").await;
+
+    let fake = Fake::default();
+    Image::of("x").write_layout(folder.path(), "it");
+    for entry in std::fs::read_dir(folder.path().join("blobs/sha256")).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        if bytes.windows(15).any(|part| part == b"\"schemaVersion\"") {
+            let name = "/v2/app/manifests/v1".to_owned();
+            fake.files.lock().unwrap().push((name, bytes));
+        }
+    }
+    *fake.elsewhere.lock().unwrap() = format!("http://{own}/cdh/resource");
+    refused(&fake, "it redirects to this machine itself").await;
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! Layers: compressions, order, whiteouts, indexes, and tar files that try to get out.
 
 use serde_json::json;
+use strongroom_guest::config::ImageConfig;
 use strongroom_guest::image::owner::{Access, sign};
-use strongroom_guest::image::{Devices, Progress, PullOptions};
+use strongroom_guest::image::{Devices, Limits, Progress, PullOptions};
 use strongroom_wire::image::digest::Digest;
 use strongroom_wire::image::manifest::Platform;
 use strongroom_wire::image::reference::Reference;
@@ -226,6 +227,58 @@ async fn index_gives_the_image_of_this_platform_and_a_signature_on_either_counts
         .unwrap()
         .to_string();
     assert!(error.contains("linux/amd64, linux/arm64"), "{error}");
+}
+
+#[tokio::test]
+async fn image_that_is_larger_or_has_more_names_than_it_may_fills_the_machine() {
+    let Some(world) = World::start() else { return };
+    let big = "x".repeat(100_000);
+    let tar = files(&[("a", "1"), ("b/c", "2"), ("big", &big)]);
+    world.push(&Image::with(vec![Layer::gzip(&tar)]), "app:v1");
+    let with = |limits: Limits| PullOptions {
+        limits,
+        ..options(&anything())
+    };
+    let small = Limits {
+        bytes: 50_000,
+        ..Limits::default()
+    };
+    let few = Limits {
+        entries: 2,
+        ..Limits::default()
+    };
+    for (limits, words) in [
+        (small, "larger than an image may be"),
+        (few, "more entries"),
+    ] {
+        let error = world.pull_with("app:v1", &with(limits), None).await;
+        let error = error.err().unwrap().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    let named = PullOptions::from_config(&ImageConfig {
+        max_image_size: Some(50_000),
+        ..ImageConfig::default()
+    });
+    assert_eq!(named.unwrap().limits.bytes, 50_000);
+}
+
+#[tokio::test]
+async fn many_small_layers_are_fetched_in_the_order_of_their_places() {
+    let Some(world) = World::start() else { return };
+    let layers = (0..12).map(|number| Layer::gzip(&files(&[("n", &number.to_string())])));
+    world.push(&Image::with(layers.collect()), "app:v1");
+    let one_at_a_time = PullOptions {
+        concurrency: 1,
+        ..options(&anything())
+    };
+    world
+        .pull_with("app:v1", &one_at_a_time, None)
+        .await
+        .unwrap();
+    assert_eq!(world.read("n"), "11");
+    // What was fetched lies nowhere any more.
+    let left = world.path("bundle").read_dir().unwrap().count();
+    assert_eq!(left, 2);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use serde_json::{Value, json};
 use strongroom_client::GuestApi;
+use strongroom_guest::Placement;
 use strongroom_guest::Source;
 use strongroom_guest::image::{Document, ImageError, PullOptions, PulledImage, pull};
 use strongroom_testkit::fixtures::peer;
@@ -130,6 +131,8 @@ impl World {
 pub(crate) fn options(policy: &Value) -> PullOptions {
     PullOptions {
         policy: Some(text(policy.to_string())),
+        // Tests write to whatever disk there is.
+        placement: Placement::InsecureAnyFilesystem,
         ..PullOptions::default()
     }
 }

@@ -448,6 +448,8 @@ mod tests {
             mean: None,
             bytes: 7,
             model_digest: format!("sha256:{}", "ab".repeat(32)),
+            rows_outside_training_range: None,
+            outside_training_range: std::collections::BTreeMap::new(),
         }
     }
 
@@ -635,7 +637,7 @@ mod tests {
             ("Statement/v1", "Statement/v2"),
             ("receipt:1", "receipt:2"),
             ("\"threshold\"", "\"more\":1,\"threshold\""),
-            ("\"skip_bad_rows\":false,", ""),
+            (",\"skip_bad_rows\":false", ""),
         ] {
             let changed = good.replace(from, to);
             assert_ne!(changed, good);

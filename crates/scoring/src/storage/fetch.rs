@@ -97,12 +97,15 @@ pub(super) async fn fetch(
 
 /// The version of an object that has no bytes, of which there is no range.
 pub(super) async fn empty(target: &Target) -> Result<Version, Cause> {
-    let answer = target.objects.get_opts(&target.path, GetOptions::default());
-    let answer = answer.await.map_err(|error| target.cause(&error))?;
-    if answer.meta.size > 0 {
-        return Err(Cause::Changed);
+    let mut attempts = Attempts::new(&target.patience);
+    loop {
+        let answer = target.objects.get_opts(&target.path, GetOptions::default());
+        match answer.await {
+            Ok(answer) if answer.meta.size > 0 => return Err(Cause::Changed),
+            Ok(answer) => return Ok(Version { meta: answer.meta }),
+            Err(error) => attempts.wait_after(target.cause(&error)).await?,
+        }
     }
-    Ok(Version { meta: answer.meta })
 }
 
 /// A range under way.

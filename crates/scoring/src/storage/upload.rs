@@ -7,13 +7,14 @@
 use std::collections::VecDeque;
 use std::io::{self, BufWriter, Write};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::multipart::PartId;
 use object_store::{GetOptions, MultipartId, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::Storage;
@@ -59,6 +60,7 @@ impl Upload {
                 target,
                 existing,
                 started: Mutex::new(Started::Not),
+                parts: Mutex::default(),
             }),
             handle,
             filling: Vec::new(),
@@ -157,6 +159,8 @@ struct Shared {
     target: Target,
     existing: Existing,
     started: Mutex<Started>,
+    /// Parts on their way: an upload that is given up while one arrives may keep it.
+    parts: Mutex<Vec<AbortHandle>>,
 }
 
 /// A multipart upload at the storage.
@@ -214,10 +218,13 @@ impl RemoteUpload {
         }
         let (sender, receiver) = sync_channel(1);
         let shared = Arc::clone(&self.shared);
-        self.handle.spawn(async move {
+        let task = self.handle.spawn(async move {
             let sent = shared.part(number, Bytes::from(part)).await;
             sender.send(sent).ok();
         });
+        let mut parts = self.shared.parts();
+        parts.retain(|part| !part.is_finished());
+        parts.push(task.abort_handle());
         self.on_their_way.push_back(receiver);
         Ok(())
     }
@@ -359,6 +366,9 @@ impl Shared {
         let Started::Yes(id) = std::mem::replace(&mut *self.started(), Started::Over) else {
             return;
         };
+        for part in self.parts().drain(..) {
+            part.abort();
+        }
         let shared = Arc::clone(self);
         let aborted = wait_on(handle, async move {
             let Some(store) = shared.target.parts.as_ref() else {
@@ -382,8 +392,12 @@ impl Shared {
         }
     }
 
-    fn started(&self) -> std::sync::MutexGuard<'_, Started> {
+    fn started(&self) -> MutexGuard<'_, Started> {
         self.started.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Vec<AbortHandle>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -451,4 +465,4 @@ const PART: usize = 8 * 1024 * 1024;
 /// As many parts as S3 takes.
 const MAX_PARTS: usize = 10_000;
 const PARTS_ON_THEIR_WAY: usize = 2;
-const ABORT_TAKES: Duration = Duration::from_secs(3);
+const ABORT_TAKES: Duration = Duration::from_secs(10);

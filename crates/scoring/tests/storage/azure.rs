@@ -1,12 +1,13 @@
 //! Azurite, with signatures that the test makes as a portal does.
 
-use strongroom_scoring::storage::{Cause, Credentials, Existing, Storage};
+use strongroom_client::http::Roots;
+use strongroom_scoring::storage::{Cause, Credentials, Existing, Options, Storage};
 use strongroom_testkit::storage::{
     AZURITE_ACCOUNT, AZURITE_KEY, StorageServer, azure_container_sas, azure_create_container,
 };
 
 use crate::{
-    assert_kept, bytes, change_is_noticed, conforms, credential, location, storage, write,
+    assert_kept, bytes, change_is_noticed, conforms, credential, location, patience, storage, write,
 };
 
 fn with(server: &StorageServer, sas: Option<&str>, key: Option<&str>) -> Storage {
@@ -133,4 +134,43 @@ fn container_that_is_not_there_is_called_forbidden() {
             .unwrap_err()
             .is_not_found()
     );
+}
+
+#[test]
+fn storage_with_another_certificate_is_trusted() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let (certificate, key) = (folder.path().join("crt"), folder.path().join("key"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let server = StorageServer::azurite_tls(certificate.to_str().unwrap(), key.to_str().unwrap());
+    let Some(server) = server else {
+        return;
+    };
+    let open = |roots: Roots| {
+        let storage = Storage::new(Options {
+            credentials: Credentials {
+                azure_endpoint: Some(format!("{}/{AZURITE_ACCOUNT}", server.url)),
+                azure_key: Some(credential(AZURITE_KEY)),
+                ..Credentials::default()
+            },
+            roots,
+            patience: patience(),
+            ..Options::default()
+        });
+        let name = location(&format!("az://{AZURITE_ACCOUNT}/none/x"));
+        storage.open(&name).err().unwrap()
+    };
+    // The right one is asked, and has nothing of that name.
+    let found = open(Roots::Only(made.cert.pem()));
+    assert!(found.is_not_found(), "{found}");
+    let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    for roots in [Roots::Platform, Roots::Only(other.cert.pem())] {
+        let refused = open(roots);
+        assert!(
+            matches!(refused.cause, Cause::Untrusted { .. }),
+            "{refused}"
+        );
+        assert!(refused.to_string().contains("--storage-ca"), "{refused}");
+    }
 }

@@ -100,6 +100,25 @@ fn more_is_asked_for_than_the_window_has() {
 }
 
 #[test]
+fn link_with_a_long_way_is_left_idle() {
+    let object = bytes(48 * 65_536);
+    let body = object.clone();
+    let server = WebServer::start(move |seen| {
+        let mut steps = served(seen, &body, "\"one\"");
+        steps.insert(0, Step::Wait(Duration::from_millis(50)));
+        steps
+    });
+    let opened = plain()
+        .open(&location(&format!("{}/x", server.url())))
+        .unwrap();
+    let started = Instant::now();
+    assert!(read_by_threads(&opened, 10_000).unwrap() == object);
+    // One after the other they would take 2.4 s; four at once, 0.6 s.
+    let took = started.elapsed();
+    assert!(took < Duration::from_millis(1700), "{took:?}");
+}
+
+#[test]
 fn what_is_fetched_ahead_goes_on_after_the_end() {
     let object = bytes(1_000_000);
     let server = WebServer::start(move |seen| {
@@ -125,10 +144,18 @@ fn cut_connection_loses_or_repeats_bytes() {
     let object = bytes(500_000);
     for cut in [0, 1, 150, 200, 1_000, 30_000, 65_000] {
         let body = object.clone();
-        // Every other answer breaks off somewhere.
+        // Each block breaks off twice, somewhere.
+        let asked = Mutex::new(BTreeMap::new());
         let server = WebServer::start(move |seen| {
+            let block = seen.range().unwrap().0 / 65_536;
+            let times = {
+                let mut asked = asked.lock().unwrap();
+                let times = asked.entry(block).or_insert(0);
+                *times += 1;
+                *times
+            };
             changed(seen, &body, |answer| {
-                if seen.number % 2 == 0 {
+                if times <= 2 {
                     answer.truncate(cut + seen.number);
                 }
             })

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Map;
 use zeroize::Zeroizing;
 
-use super::reference::Repository;
+use super::reference::{Repository, normal_domain};
 use super::{FormatError, bounded_json};
 use crate::b64;
 
@@ -109,10 +109,14 @@ fn normalize(key: &str) -> String {
         Some(bare) => bare.split('/').next().unwrap_or(bare),
         None => key.trim_end_matches('/'),
     };
+    let host = |domain: &str| match normal_domain(domain).as_str() {
+        "docker.io" => DOCKER_HUB.to_owned(),
+        domain => domain.to_owned(),
+    };
     match name.split_once('/') {
-        None if name == "docker.io" || name == "registry-1.docker.io" => DOCKER_HUB.to_owned(),
-        Some(("docker.io", path)) => format!("{DOCKER_HUB}/{path}"),
-        _ => name.to_owned(),
+        None if name == "registry-1.docker.io" => DOCKER_HUB.to_owned(),
+        None => host(name),
+        Some((domain, path)) => format!("{}/{path}", host(domain)),
     }
 }
 
@@ -177,7 +181,8 @@ mod tests {
         assert_eq!(found(&credentials, "quay.io/x/z"), Some(("b", "2:3")));
         assert_eq!(found(&credentials, "quay.io/x/y"), Some(("c", "4")));
         assert_eq!(found(&credentials, "quay.io/xx/y"), Some(("a", "1")));
-        assert_eq!(found(&credentials, "quay.io:443/x"), None);
+        assert_eq!(found(&credentials, "quay.io:444/x"), None);
+        assert_eq!(found(&credentials, "Quay.io:443/x"), Some(("b", "2:3")));
         assert_eq!(found(&credentials, "empty.io/x"), None);
         assert!(!format!("{credentials:?}{:?}", credentials.entries[0].1).contains('1'));
     }

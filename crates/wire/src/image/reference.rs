@@ -177,23 +177,44 @@ impl FromStr for Repository {
             Some((first, rest)) if looks_like_a_domain(first) => (first, rest),
             _ => (DOCKER_HUB, text),
         };
-        let domain = match domain {
-            "index.docker.io" => DOCKER_HUB,
-            other => other,
-        };
+        check_domain(domain)?;
+        let domain = normal_domain(domain);
+        // In small letters a bare word is a folder of Docker Hub's: such a host needs its port.
+        if !looks_like_a_domain(&domain) {
+            return Err(ReferenceError::Domain);
+        }
         let path = match domain == DOCKER_HUB && !path.contains('/') {
             true => format!("{OFFICIAL}/{path}"),
             false => path.to_owned(),
         };
-        check_domain(domain)?;
         check_path(&path)?;
         if domain.len() + 1 + path.len() > MAX_NAME {
             return Err(ReferenceError::Long);
         }
-        Ok(Self {
-            domain: domain.to_owned(),
-            path,
-        })
+        Ok(Self { domain, path })
+    }
+}
+
+/// One spelling of a registry: hosts are the same in any case, and so is the port that TLS has anyway. A policy or a
+/// blocked registry is looked up by it.
+pub(crate) fn normal_domain(domain: &str) -> String {
+    let domain = domain.to_ascii_lowercase();
+    let (host, port) = match domain.rsplit_once(':') {
+        Some((host, port)) if !domain.ends_with(']') => (host, port.parse::<u16>().ok()),
+        _ => (domain.as_str(), None),
+    };
+    // Without its port, a bare word would be read as a folder.
+    let needs_port = !host.contains(['.', '[']) && host != "localhost";
+    let port = port.filter(|port| *port != TLS_PORT || needs_port);
+    let inner = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let host = match inner.and_then(|inner| inner.parse::<std::net::Ipv6Addr>().ok()) {
+        Some(address) => format!("[{address}]"),
+        None => host.to_owned(),
+    };
+    match (host.as_str(), port) {
+        ("index.docker.io", None) => DOCKER_HUB.to_owned(),
+        (_, None) => host,
+        (_, Some(port)) => format!("{host}:{port}"),
     }
 }
 
@@ -203,7 +224,7 @@ fn check_domain(domain: &str) -> Result<(), ReferenceError> {
         _ => (domain, None),
     };
     let port_is_good = port.is_none_or(|port| {
-        (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit())
+        port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
     });
     let host_is_good = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
@@ -277,6 +298,7 @@ pub enum ReferenceError {
     Long,
 }
 
+const TLS_PORT: u16 = 443;
 const DOCKER_HUB: &str = "docker.io";
 const OFFICIAL: &str = "library";
 const DEFAULT_TAG: &str = "latest";
@@ -307,7 +329,12 @@ mod tests {
             ("localhost:5000/a:b", "localhost:5000/a:b"),
             ("[::1]:5000/a", "[::1]:5000/a"),
             ("[::1]/a", "[::1]/a"),
-            ("QUAY/a", "QUAY/a"),
+            ("QUAY.io:443/a", "quay.io/a"),
+            ("LocalHost:0443/a", "localhost/a"),
+            ("Index.Docker.io/a/b", "docker.io/a/b"),
+            ("registry:443/a", "registry:443/a"),
+            ("quay.io:80/a", "quay.io:80/a"),
+            ("[0:0:0:0:0:0:0:1]:443/a", "[::1]/a"),
             ("quay.io/a/b__c/d---e.f", "quay.io/a/b__c/d---e.f"),
         ] {
             assert_eq!(parse(short).to_string(), long);
@@ -328,6 +355,7 @@ mod tests {
             "/a",
             "a//b",
             "A",
+            "QUAY/a",
             "a/B",
             "quay.io/",
             "a:",

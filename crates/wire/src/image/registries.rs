@@ -6,7 +6,7 @@
 
 use serde::Deserialize;
 
-use super::reference::Repository;
+use super::reference::{Repository, normal_domain};
 use super::{FormatError, bounded_json};
 use crate::bounded_toml;
 
@@ -63,7 +63,7 @@ impl Registries {
                 limit: MAX_TEXT,
             });
         }
-        let parsed: Self = match text.trim_start().starts_with('{') {
+        let mut parsed: Self = match text.trim_start().starts_with('{') {
             true => bounded_json(WHAT, text.as_bytes(), MAX_TEXT)?,
             false => bounded_toml::from_str(text)
                 .map_err(|error| FormatError::invalid(WHAT, error.to_string()))?,
@@ -77,6 +77,9 @@ impl Registries {
                 WHAT,
                 "a [[registry]] has neither prefix nor location",
             ));
+        }
+        for registry in &mut parsed.registries {
+            registry.prefix = Some(normal_key(registry.key()));
         }
         Ok(parsed)
     }
@@ -156,6 +159,15 @@ impl Registries {
             .map(|mirror| place(&mirror.location, mirror.insecure))
             .chain([place(own, registry.insecure)])
             .collect()
+    }
+}
+
+/// A prefix as the names that it covers are spelt.
+fn normal_key(key: &str) -> String {
+    match key.split_once('/') {
+        _ if key.starts_with("*.") => key.to_ascii_lowercase(),
+        Some((domain, path)) => format!("{}/{path}", normal_domain(domain)),
+        None => normal_domain(key),
     }
 }
 
@@ -239,6 +251,14 @@ mod tests {
     fn prefix_covers_no_namesake_and_no_substring() {
         let text = "[[registry]]\nprefix = \"example.com/ban\"\nblocked = true\n";
         assert!(places(text, "example.com/ban/x").is_err());
+        // Another spelling is no way around it, neither of the image nor of the prefix.
+        for same in ["EXAMPLE.com/ban/x", "example.com:443/ban/x"] {
+            assert!(places(text, same).is_err(), "{same}");
+        }
+        for prefix in ["Example.com/ban", "example.com:443/ban", "*.Com"] {
+            let text = text.replace("example.com/ban", prefix);
+            assert!(places(&text, "example.com/ban/x").is_err(), "{prefix}");
+        }
         for other in [
             "example.com/banned",
             "x.example.com/ban",

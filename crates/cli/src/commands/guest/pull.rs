@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use serde_json::json;
-use strongroom_guest::Source;
 use strongroom_guest::config::{CdhConfig, Document as _};
 use strongroom_guest::image::{
     Admitted, Devices, Document, Progress, PullOptions, PulledImage, pull,
 };
+use strongroom_guest::{Placement, Source};
 use strongroom_wire::openpgp::Sha1;
 
+use super::scratch::parse_bytes;
 use crate::connect::{block_on, read_pem};
 use crate::keys::GuestArgs;
 use crate::outcome::Outcome;
@@ -47,6 +49,14 @@ pub(crate) struct Args {
     /// Keep layers here for the next pull. They are verified again each time.
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
+
+    /// How much the image's files may have together, unpacked [default: what fits there, at most 256G]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_image_size: Option<u64>,
+
+    /// Let the plaintext of encrypted layers lie on a disk, where it outlives this machine.
+    #[arg(long)]
+    insecure_any_filesystem: bool,
 
     /// Let the image bring device nodes.
     #[arg(long)]
@@ -117,20 +127,27 @@ fn options(args: &Args) -> anyhow::Result<PullOptions> {
     }
     let image = config.map(|read| read.config.image).unwrap_or_default();
     let mut options = PullOptions::from_config(&image)?;
-    if let Some(policy) = document(args.policy.as_ref())? {
+    if let Some(policy) = document(args.policy.as_ref()).context("--policy")? {
         options.policy = Some(policy);
     }
-    if let Some(places) = document(args.sigstore_config.as_ref())? {
+    if let Some(places) = document(args.sigstore_config.as_ref()).context("--sigstore-config")? {
         options.sigstore_config = Some(places);
     }
-    if let Some(credentials) = document(args.registry.registry_credentials.as_ref())? {
+    let credentials = document(args.registry.registry_credentials.as_ref());
+    if let Some(credentials) = credentials.context("--registry-credentials")? {
         options.credentials = Some(credentials);
     }
-    if let Some(registries) = document(args.registry.registries.as_ref())? {
+    if let Some(registries) = document(args.registry.registries.as_ref()).context("--registries")? {
         options.registries = Some(registries);
     }
     options.extra_roots.extend(args.registry.roots()?);
     options.cache = args.cache.clone().or(options.cache);
+    if let Some(bytes) = args.max_image_size {
+        options.limits.bytes = bytes;
+    }
+    if args.insecure_any_filesystem {
+        options.placement = Placement::InsecureAnyFilesystem;
+    }
     if args.allow_devices {
         options.devices = Devices::Allow;
     }
@@ -182,4 +199,54 @@ fn outcome(pulled: &PulledImage, dest: &Path) -> Outcome {
 
 fn short(hex: &str) -> &str {
     hex.get(..16).unwrap_or(hex)
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_bytes(text).ok_or_else(|| "write a size such as 500M or 20G".to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn options_of(more: &[&str]) -> Result<PullOptions, String> {
+        let line = Line::try_parse_from([&["pull", "image", "dest"], more].concat());
+        options(&line.map_err(|error| error.to_string())?.args)
+            .map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn option_whose_file_is_missing_is_not_named() {
+        for option in [
+            "--policy",
+            "--sigstore-config",
+            "--registry-credentials",
+            "--registries",
+        ] {
+            let error = options_of(&[option, "no/file"]).unwrap_err();
+            assert!(
+                error.contains(option) && error.contains("no/file"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn limits_and_places_are_not_taken_from_the_options() {
+        let options = options_of(&["--max-image-size", "3M"]).unwrap();
+        assert_eq!(options.limits.bytes, 3 << 20);
+        assert_eq!(options.placement, Placement::MemoryOnly);
+        let options = options_of(&["--insecure-any-filesystem"]).unwrap();
+        assert_eq!(options.placement, Placement::InsecureAnyFilesystem);
+        assert!(options_of(&["--max-image-size", "much"]).is_err());
+    }
 }

@@ -141,7 +141,13 @@ fn open(args: &OpenArgs) -> anyhow::Result<Outcome> {
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {
-    let wrong = || "write a size such as 500M or 20G, of at least 32M".to_owned();
+    parse_bytes(text)
+        .filter(|size| *size >= 32 << 20)
+        .ok_or_else(|| "write a size such as 500M or 20G, of at least 32M".to_owned())
+}
+
+/// A number of bytes, with or without a unit.
+pub(super) fn parse_bytes(text: &str) -> Option<u64> {
     let (digits, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
         Some(at) => text.split_at(at),
         None => (text, ""),
@@ -152,12 +158,11 @@ fn parse_size(text: &str) -> Result<u64, String> {
         "M" => 20,
         "G" => 30,
         "T" => 40,
-        _ => return Err(wrong()),
+        _ => return None,
     };
-    let size = digits.parse::<u64>().ok();
-    let size = size.and_then(|number| number.checked_mul(1 << shift));
-    size.filter(|size| (32 << 20..=1 << 50).contains(size))
-        .ok_or_else(wrong)
+    let number = digits.parse::<u64>().ok()?;
+    let size = number.checked_mul(1 << shift)?;
+    Some(size).filter(|size| *size <= 1 << 50)
 }
 
 fn parse_filesystem(name: &str) -> Result<String, String> {

@@ -17,6 +17,7 @@ use strongroom_wire::initdata::{self as wire, Initdata, InitdataError};
 use strongroom_wire::resource::ResourceUri;
 
 use super::MAX_FILE;
+use super::agent_policy;
 use super::certificate::{Certificate, PRIVATE_KEY};
 use crate::files;
 use crate::outcome::{self, Outcome};
@@ -523,8 +524,23 @@ impl Checked {
                     "whatever its rules refuse is allowed all the same, as upstream has it for debugging",
                     "default AllowRequestsFailingPolicy := false",
                 ),
-                Ok(_) => {}
+                Ok(policy) => self.open_to_the_host(&policy),
             },
+        }
+    }
+
+    /// Requests that no policy has a reason to allow whatever is in them, asked as a hostile host would.
+    fn open_to_the_host(&mut self, policy: &AgentPolicy) {
+        for (request, input, means) in agent_policy::hostile() {
+            let allowed = policy.clone().ask(request, &input);
+            if allowed.is_ok_and(|verdict| verdict.allowed) {
+                self.add(
+                    "policy-open",
+                    format!("policy.rego allows {request} with {means}"),
+                    "the host decides what runs in the guest or leaves it, and so reads every secret that the guest is given",
+                    "strongroom initdata new initdata.toml --broker URL --broker-cert PEM --container COMMAND, or a policy by Kata's genpolicy (--policy)",
+                );
+            }
         }
     }
 }
@@ -616,7 +632,14 @@ mod tests {
             Some(new::ImagePolicyFrom::Broker(
                 "kbs:///default/policy/image".to_owned(),
             )),
-            Some(new::agent_policy(&["uname -r".to_owned()], true).unwrap()),
+            Some(
+                agent_policy::write(&agent_policy::Host {
+                    exec: vec!["uname -r".to_owned()],
+                    logs: true,
+                    ..Default::default()
+                })
+                .unwrap(),
+            ),
         );
         document.unwrap().as_str().to_owned()
     }
@@ -776,18 +799,55 @@ mod tests {
     }
 
     #[test]
-    fn policy_made_of_the_answers_allows_what_they_say_alone() {
-        let rego = new::agent_policy(&["uname -r".to_owned()], false).unwrap();
-        let mut policy = AgentPolicy::load(&rego).unwrap();
-        let mut allowed = |request: &str, args: &[&str]| {
-            let input = json!({ "process": { "Args": args } });
-            policy.ask(request, &input).unwrap().allowed
+    fn policy_that_lets_the_host_run_write_or_swap_anything() {
+        for request in [
+            "CreateContainerRequest",
+            "CopyFileRequest",
+            "AddSwapRequest",
+            "UpdateEphemeralMountsRequest",
+            "CreateSandboxRequest",
+            "ExecProcessRequest",
+            "SetPolicyRequest",
+        ] {
+            changed(
+                &format!("default {request} := false"),
+                &format!("default {request} := true"),
+                "policy-open",
+                request,
+            );
+        }
+        // By name of the request's fields, and all the same without a bound.
+        changed(
+            "not steps_up(input.path)",
+            "true",
+            "policy-open",
+            "CopyFileRequest",
+        );
+    }
+
+    #[test]
+    fn upstreams_policies_are_open_where_they_say_true() {
+        let open = |name: &str| {
+            let path = strongroom_testkit::fixtures::fixture(&format!("guest/initdata/{name}"))?;
+            let found = found(std::fs::read(path).unwrap());
+            let problems = found.iter().filter(|one| one.code == "policy-open");
+            Some(problems.map(|one| one.problem.clone()).collect::<Vec<_>>())
         };
-        assert!(allowed("ExecProcessRequest", &["uname", "-r"]));
-        assert!(!allowed("ExecProcessRequest", &["uname"]));
-        assert!(!allowed("ExecProcessRequest", &["cat", "/etc/passwd"]));
-        assert!(!allowed("ReadStreamRequest", &[]) && !allowed("SetPolicyRequest", &[]));
-        assert!(allowed("CreateContainerRequest", &[]));
+        let Some(all) = open("kata-doc-agent-policy.toml") else {
+            return;
+        };
+        for request in ["CreateContainer", "CopyFile", "AddSwap"] {
+            assert!(
+                all.iter().any(|problem| problem.contains(request)),
+                "{all:?}"
+            );
+        }
+        for genpolicy in [
+            "genpolicy-pod-one-container.toml",
+            "genpolicy-gpu-vfio-cdi.toml",
+        ] {
+            assert_eq!(open(genpolicy), Some(Vec::new()));
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `strongroom initdata`: the configuration that a confidential VM measures.
 
+mod agent_policy;
 mod certificate;
 mod check;
 mod new;

@@ -11,6 +11,7 @@ use strongroom_wire::image_policy::Policy;
 use strongroom_wire::initdata::{self as wire, Initdata};
 use strongroom_wire::resource::ResourceUri;
 
+use super::agent_policy::{self, Host};
 use crate::connect::read_pem;
 use crate::files::{self, Existing};
 use crate::outcome::Outcome;
@@ -19,8 +20,8 @@ use crate::outcome::Outcome;
 ///
 /// The guest measures the document when it starts, and the broker releases secrets to the measured one alone. It holds
 /// aa.toml and cdh.toml (which broker, which certificate, which image policy) and policy.rego, by which Kata's agent
-/// refuses what the host asks of it: by default commands (`kubectl exec`) and logs are refused. Without --broker, and at
-/// a terminal, what is missing is asked for.
+/// refuses what the host asks of it: containers and commands (`kubectl exec`) that are not named, and logs. Without
+/// --broker, and at a terminal, what is missing is asked for.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Where to write, - for standard output.
@@ -35,6 +36,28 @@ pub(super) struct Args {
     /// containers/image, which is put into the document.
     #[arg(long, value_name = "URI|FILE")]
     image_policy: Option<String>,
+    /// The command of a container, with all of its arguments (the pod's command and args, else the image's): words, or a
+    /// JSON list where one holds a space. May be given several times; no other container starts.
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["policy", "insecure_any_container"])]
+    container: Vec<String>,
+    /// A variable that containers and allowed commands may have: NAME with any value, or NAME=VALUE. Kubernetes' own,
+    /// and the usual PATH, need not be named. May be given several times.
+    #[arg(long, value_name = "NAME[=VALUE]", conflicts_with = "policy")]
+    allow_env: Vec<String>,
+    /// Where a ConfigMap, a Secret or an emptyDir may be mounted in a container. What the host mounts there is not measured.
+    /// May be given several times.
+    #[arg(long, value_name = "PATH", conflicts_with = "policy")]
+    allow_mount: Vec<String>,
+    /// A working directory of containers and allowed commands besides /. May be given several times.
+    #[arg(long, value_name = "PATH", conflicts_with = "policy")]
+    allow_workdir: Vec<String>,
+    /// As whom containers and allowed commands may run besides 0:0. May be given several times.
+    #[arg(long, value_name = "UID:GID", conflicts_with = "policy")]
+    allow_user: Vec<String>,
+    /// Let the host start containers of any command, environment and mounts. It can run a program that reads every secret
+    /// of the guest, in any image that the image policy allows.
+    #[arg(long, conflicts_with = "policy")]
+    insecure_any_container: bool,
     /// A command that may be run in a container (`kubectl exec`), with exactly these arguments: words, or a JSON list
     /// where one holds a space. May be given several times.
     #[arg(long, value_name = "COMMAND", conflicts_with = "policy")]
@@ -78,9 +101,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     }
     let policy = match &args.policy {
         Some(path) => files::read_text(path, wire::MAX_DOCUMENT as u64)?,
-        None => agent_policy(&answers.allow_exec, answers.allow_logs)?,
+        None => agent_policy::write(&answers.host)?,
     };
-    if !answers.allow_exec.is_empty() && !answers.allow_logs {
+    if args.policy.is_none() && answers.host.insecure_any_container {
+        eprintln!(
+            "warning: --insecure-any-container: the host can start any command with any environment in any image that the image policy allows, and such a container reads every secret of this guest; bind them with --container, or take a policy that Kata's genpolicy writes from the pod's manifest (--policy)"
+        );
+    } else if args.policy.is_none() && answers.host.containers.is_empty() {
+        eprintln!(
+            "note: no container is named, so Kata's agent will start none with this policy (a guest without Kata does not ask it): name their commands with --container, or take a policy that Kata's genpolicy writes from the pod's manifest (--policy). A policy that allows all of them lets the host start a program that reads every secret"
+        );
+    }
+    if !answers.host.exec.is_empty() && !answers.host.logs {
         eprintln!(
             "warning: an allowed command runs, and nobody sees what it prints: add --allow-logs"
         );
@@ -123,8 +155,7 @@ struct Answers {
     broker: String,
     broker_cert: Option<PathBuf>,
     image_policy: Option<String>,
-    allow_exec: Vec<String>,
-    allow_logs: bool,
+    host: Host,
 }
 
 impl Answers {
@@ -133,8 +164,16 @@ impl Answers {
             broker: args.broker.clone().unwrap_or_default(),
             broker_cert: args.broker_cert.clone(),
             image_policy: args.image_policy.clone(),
-            allow_exec: args.allow_exec.clone(),
-            allow_logs: args.allow_logs,
+            host: Host {
+                containers: args.container.clone(),
+                variables: args.allow_env.clone(),
+                mounts: args.allow_mount.clone(),
+                workdirs: args.allow_workdir.clone(),
+                users: args.allow_user.clone(),
+                insecure_any_container: args.insecure_any_container,
+                exec: args.allow_exec.clone(),
+                logs: args.allow_logs,
+            },
         };
         if args.broker.is_some() {
             return Ok(answers);
@@ -157,20 +196,51 @@ impl Answers {
         if args.policy.is_some() {
             return Ok(answers);
         }
-        if answers.allow_exec.is_empty() {
-            while let Some(command) =
-                ask("A command that may be run in a container (empty: no more)")?
-            {
-                answers.allow_exec.push(command);
+        let host = &mut answers.host;
+        if host.containers.is_empty() && !host.insecure_any_container {
+            ask_all(
+                "The command of a container, with all its arguments (empty: no more)",
+                &mut host.containers,
+            )?;
+            if !host.containers.is_empty() {
+                ask_all(
+                    "A variable that containers may have, NAME or NAME=VALUE (empty: no more)",
+                    &mut host.variables,
+                )?;
+                ask_all(
+                    "A path where a volume may be mounted (empty: no more)",
+                    &mut host.mounts,
+                )?;
+                ask_all(
+                    "A working directory besides / (empty: no more)",
+                    &mut host.workdirs,
+                )?;
+                ask_all(
+                    "A user besides 0:0, as UID:GID (empty: no more)",
+                    &mut host.users,
+                )?;
             }
         }
-        if !answers.allow_logs {
+        if host.exec.is_empty() {
+            ask_all(
+                "A command that may be run in a container (empty: no more)",
+                &mut host.exec,
+            )?;
+        }
+        if !host.logs {
             let answer = ask("May the host read what containers print? (y/N)")?;
-            answers.allow_logs =
-                answer.is_some_and(|answer| matches!(answer.as_str(), "y" | "Y" | "yes"));
+            host.logs = answer.is_some_and(|answer| matches!(answer.as_str(), "y" | "Y" | "yes"));
         }
         Ok(answers)
     }
+}
+
+/// Asks until a line is empty.
+fn ask_all(question: &str, answers: &mut Vec<String>) -> anyhow::Result<()> {
+    while let Some(answer) = ask(question)? {
+        answers.push(answer);
+    }
+    Ok(())
 }
 
 /// Asks at the terminal; nothing for an empty line.
@@ -257,36 +327,6 @@ pub(super) fn compose_with(
     Ok(wire::compose(algorithm, &files)?)
 }
 
-/// A policy for Kata's agent: what a container's life needs, and beside it the commands and logs that were asked for.
-pub(super) fn agent_policy(allow_exec: &[String], allow_logs: bool) -> anyhow::Result<String> {
-    let commands: Vec<Vec<String>> = allow_exec
-        .iter()
-        .map(|command| arguments(command))
-        .collect::<Result<_, _>>()?;
-    let mut rego = String::from(
-        "package agent_policy\n\nimport future.keywords.if\nimport future.keywords.in\n\n\
-         # What no rule below allows is refused.\ndefault AllowRequestsFailingPolicy := false\n\n\
-         # A container's life. Which images may run, the image policy says.\n",
-    );
-    for request in LIFE {
-        rego.push_str(&format!("default {request} := true\n"));
-    }
-    rego.push_str("\n# What reaches into the guest, or changes what it was launched with.\n");
-    for request in REFUSED {
-        rego.push_str(&format!("default {request} := false\n"));
-    }
-    rego.push_str(&format!(
-        "\n# What containers print: kubectl logs, and the output of kubectl exec.\ndefault ReadStreamRequest := {allow_logs}\n"
-    ));
-    rego.push_str(
-        "\n# kubectl exec: exactly these commands, each with all of its arguments.\ndefault ExecProcessRequest := false\n\n\
-         ExecProcessRequest if {\n\tsome command in policy_data.allowed_commands\n\tcommand == input.process.Args\n}\n\n",
-    );
-    let data = serde_json::to_string_pretty(&json!({ "allowed_commands": commands }))?;
-    rego.push_str(&format!("policy_data := {data}\n"));
-    Ok(rego)
-}
-
 /// A command's arguments: words, or a JSON list.
 pub(crate) fn arguments(command: &str) -> anyhow::Result<Vec<String>> {
     let arguments = match command.trim_start().starts_with('[') {
@@ -310,47 +350,6 @@ pub(crate) fn arguments(command: &str) -> anyhow::Result<Vec<String>> {
     }
     Ok(arguments)
 }
-
-/// What Kata's runtime asks for while a container starts, runs and ends.
-const LIFE: [&str; 23] = [
-    "AddARPNeighborsRequest",
-    "AddSwapRequest",
-    "CloseStdinRequest",
-    "CopyFileRequest",
-    "CreateContainerRequest",
-    "CreateSandboxRequest",
-    "DestroySandboxRequest",
-    "GetOOMEventRequest",
-    "GuestDetailsRequest",
-    "ListInterfacesRequest",
-    "ListRoutesRequest",
-    "OnlineCPUMemRequest",
-    "PullImageRequest",
-    "RemoveContainerRequest",
-    "RemoveStaleVirtiofsShareMountsRequest",
-    "SignalProcessRequest",
-    "StartContainerRequest",
-    "StatsContainerRequest",
-    "TtyWinResizeRequest",
-    "UpdateEphemeralMountsRequest",
-    "UpdateInterfaceRequest",
-    "UpdateRoutesRequest",
-    "WaitProcessRequest",
-];
-
-const REFUSED: [&str; 11] = [
-    "GetMetricsRequest",
-    "MemHotplugByProbeRequest",
-    "PauseContainerRequest",
-    "ReseedRandomDevRequest",
-    "ResumeContainerRequest",
-    "SetGuestDateTimeRequest",
-    "SetPolicyRequest",
-    "StartTracingRequest",
-    "StopTracingRequest",
-    "UpdateContainerRequest",
-    "WriteStreamRequest",
-];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -69,6 +69,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
             "path": args.path.clone().unwrap_or_default(),
             "process": {
                 "Args": args.command.as_deref().map(arguments).transpose()?.unwrap_or_default(),
+                "User": { "UID": 0, "GID": 0, "AdditionalGids": [], "Username": "" }, "Env": [], "Cwd": "/",
                 "SelinuxLabel": "", "ApparmorProfile": "", "Terminal": false,
             },
         }),

@@ -115,7 +115,7 @@ impl Wanted {
             key: option("key").map(str::to_owned),
             scratch: Scratch {
                 device,
-                header: name.default_header(),
+                header: name.header_of_mount(),
                 name,
                 integrity: option("dataIntegrity") == Some("true"),
                 // That is what the caller said with sourceType.
@@ -199,6 +199,8 @@ mod tests {
         let wanted = Wanted::new("block-device", &options(), "/run/image").unwrap();
         assert_eq!(wanted.scratch.device, Path::new("/dev/trusted_store"));
         assert_eq!(wanted.scratch.name.to_string(), "cdh-trusted_store");
+        // Removing it before a mount must not remove another's.
+        assert_ne!(wanted.scratch.header, wanted.scratch.name.default_header());
         assert_eq!(wanted.scratch.existing, Existing::Overwrite);
         assert!(wanted.key.is_none() && !wanted.scratch.integrity);
     }
