@@ -9,8 +9,7 @@ use strongroom_scoring::receipt::{
     Digest, Digesting, Input, Predicate, Receipt, ReceiptError, UnverifiedReceipt,
 };
 use strongroom_verifier::{
-    Assurance, Check, DEFAULT_CPU_ID, Evidence, Expected, ExpectedInitdata, StepOutcome,
-    measurement_claim,
+    Assurance, Check, Evidence, Expected, ExpectedInitdata, StepOutcome, measurement_claim,
 };
 use strongroom_wire::ear::EarClaims;
 use strongroom_wire::initdata::Initdata;
@@ -449,7 +448,8 @@ fn compare_machines(
     let tee = examined.tee;
     let Some(said) = of_the_cpu(claims, tee.as_str()) else {
         return Err(format!(
-            "the token's {DEFAULT_CPU_ID} is not of platform {tee}"
+            "the token's {} is not of platform {tee}",
+            token::CPU
         ));
     };
     let mut compared = false;

@@ -8,7 +8,7 @@ use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::JwkSet;
 use pem::parse;
 use serde_json::{Value, json};
-use strongroom_verifier::{Assurance, DEFAULT_CPU_ID, StepOutcome};
+use strongroom_verifier::{Assurance, StepOutcome};
 use strongroom_wire::ear::{EarClaims, EarError, MAX_TOKEN, UnverifiedEar, insecure_expiry};
 
 use super::lines::{Line, Verdict, paragraphs};
@@ -145,7 +145,7 @@ fn assurance(claims: &EarClaims) -> Assurance {
         .submods
         .keys()
         .all(|name| said(name) == Some("hardware"));
-    match all && claims.submods.contains_key(DEFAULT_CPU_ID) {
+    match all && claims.submods.contains_key(CPU) {
         true => Assurance::Hardware,
         false => Assurance::Development,
     }
@@ -153,7 +153,7 @@ fn assurance(claims: &EarClaims) -> Assurance {
 
 /// A claim of the CPU's appraisal.
 pub(super) fn of_the_cpu<'a>(claims: &'a EarClaims, name: &str) -> Option<&'a Value> {
-    let submod = claims.submods.get(DEFAULT_CPU_ID)?;
+    let submod = claims.submods.get(CPU)?;
     submod.annotated_evidence.get(name)
 }
 
@@ -196,6 +196,8 @@ pub(super) fn check(holds: bool, why: String) -> StepOutcome {
     }
 }
 
+/// The name that a token gives the appraisal of the primary evidence.
+pub(super) const CPU: &str = "cpu0";
 /// How far another machine's clock may be ahead.
 pub(super) const SKEW: u64 = 60;
 const MAX_KEYS: u64 = 1024 * 1024;
