@@ -261,19 +261,19 @@ fn values_wider_than_memory() {
 #[test]
 fn weight_used_in_every_layer() {
     let error = graph_refusal(|graph| {
-        graph.initializer.push(weight("wide", &[5, 4000], 5 * 4000));
+        graph.initializer.push(weight("wide", &[5, 2000], 5 * 2000));
         graph
             .initializer
-            .push(weight("vast", &[4000, 4000], 4000 * 4000));
+            .push(weight("vast", &[2000, 2000], 2000 * 2000));
         let mut wide = on_rows("MatMul", &["wide"], &[]);
         wide.output = vec!["layer 0".to_owned()];
         let mut nodes = vec![wide];
-        for at in 0..2 {
+        for at in 0..5 {
             let mut vast = node("MatMul", &[&format!("layer {at}"), "vast"]);
             vast.output = vec![format!("layer {}", at + 1)];
             nodes.push(vast);
         }
-        graph.node[0].input[0] = "layer 2".to_owned();
+        graph.node[0].input[0] = "layer 5".to_owned();
         graph.node.splice(0..0, nodes);
     });
     assert_has(&error, "weights");
