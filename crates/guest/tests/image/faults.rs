@@ -105,6 +105,12 @@ impl Fake {
 }
 
 async fn answer(State(fake): State<Fake>, request: Request) -> Response {
+    let held = fake.held.lock().unwrap().clone();
+    let wanted = format!("/elsewhere/{}", held.as_ref().map_or("", |(held, _)| held));
+    if let Some((_, release)) = held.filter(|_| request.uri().path() == wanted) {
+        fake.seen.lock().unwrap().push((wanted, None));
+        release.acquire().await.unwrap().forget();
+    }
     let header = |name: &str| {
         request
             .headers()
@@ -126,10 +132,6 @@ async fn answer(State(fake): State<Fake>, request: Request) -> Response {
         return json!({ "token": "a-token" }).to_string().into_response();
     }
     if let Some(digest) = path.strip_prefix("/elsewhere/") {
-        let held = fake.held.lock().unwrap().clone();
-        if let Some((_, release)) = held.filter(|(held, _)| held == digest) {
-            release.acquire().await.unwrap().forget();
-        }
         let files = fake.files.lock().unwrap();
         let Some((_, bytes)) = files.iter().find(|(name, _)| name.ends_with(digest)) else {
             return StatusCode::NOT_FOUND.into_response();
