@@ -63,7 +63,7 @@ pub(crate) enum Rows {
         segments: Segments,
     },
     /// Parquet or Arrow, of so many bytes.
-    Columns { input: ColumnsInput, size: u64 },
+    Columns { input: Box<ColumnsInput>, size: u64 },
 }
 
 /// What is opened, and for which columns.
@@ -165,7 +165,10 @@ impl Opening<'_> {
         let keys = self.parquet_keys()?;
         let input = ColumnsInput::open(format, at, self.preprocessing, self.key_column, &keys);
         let input = input.with_context(|| label.to_owned())?;
-        Ok(Rows::Columns { input, size })
+        Ok(Rows::Columns {
+            input: Box::new(input),
+            size,
+        })
     }
 
     fn parquet_keys(&self) -> anyhow::Result<ParquetKeys> {
