@@ -9,7 +9,7 @@ use strongroom_cipherfile::FileKey;
 use strongroom_client::guest_api::GuestApi;
 use strongroom_wire::jwe::DecryptionKey;
 use strongroom_wire::jwk::TeePublicKey;
-use strongroom_wire::resource::{ResourcePath, ResourceUri};
+use strongroom_wire::resource::ResourceUri;
 use zeroize::Zeroizing;
 
 use crate::connect::block_on;
@@ -21,7 +21,8 @@ const MAX_KEY: u64 = 64 * 1024;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum KeySource {
     File(PathBuf),
-    Resource(ResourcePath),
+    /// Of the guest's own broker, or of the one that is listed under the URI's host.
+    Resource(ResourceUri),
 }
 
 impl FromStr for KeySource {
@@ -32,8 +33,9 @@ impl FromStr for KeySource {
             return Ok(Self::File(PathBuf::from(text)));
         }
         let uri: ResourceUri = text.parse().map_err(|error| format!("{error}"))?;
-        uri.to_resource_path()
-            .map(Self::Resource)
+        // The guest asks for resources alone.
+        let path = uri.to_resource_path();
+        path.map(|_| Self::Resource(uri))
             .map_err(|error| error.to_string())
     }
 }
@@ -42,7 +44,7 @@ impl std::fmt::Display for KeySource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
-            Self::Resource(path) => f.write_str(&path.to_uri()),
+            Self::Resource(uri) => uri.fmt(f),
         }
     }
 }
@@ -73,22 +75,17 @@ impl GuestArgs {
     }
 
     /// Fetches a resource through the guest.
-    pub(crate) fn resource(&self, path: &ResourcePath) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    pub(crate) fn resource(&self, uri: &ResourceUri) -> anyhow::Result<Zeroizing<Vec<u8>>> {
         let guest = self.api()?;
-        block_on(guest.resource(path))?.with_context(|| {
-            format!(
-                "cannot fetch {} from the guest at {}",
-                path.to_uri(),
-                self.guest
-            )
-        })
+        block_on(guest.resource_at(uri))?
+            .with_context(|| format!("cannot fetch {uri} from the guest at {}", self.guest))
     }
 
     /// Reads a key from where it is.
     pub(crate) fn bytes(&self, source: &KeySource) -> anyhow::Result<Zeroizing<Vec<u8>>> {
         match source {
             KeySource::File(path) => files::read_limited(path, MAX_KEY),
-            KeySource::Resource(path) => self.resource(path),
+            KeySource::Resource(uri) => self.resource(uri),
         }
     }
 
@@ -138,8 +135,14 @@ mod tests {
         );
         assert_eq!(
             "kbs:///a/b/c".parse(),
-            Ok(KeySource::Resource("a/b/c".parse().unwrap()))
+            Ok(KeySource::Resource("kbs:///a/b/c".parse().unwrap()))
         );
+    }
+
+    #[test]
+    fn host_of_a_uri_is_forgotten_on_the_way() {
+        let named: KeySource = "kbs://models/a/b/c".parse().unwrap();
+        assert_eq!(named.to_string(), "kbs://models/a/b/c");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde::Deserialize;
-use strongroom_wire::resource::ResourcePath;
+use strongroom_wire::resource::{ResourcePath, ResourceUri};
 use zeroize::Zeroizing;
 
 use crate::error::{ClientError, one_line};
@@ -74,6 +74,30 @@ impl GuestApi {
         let answer = self.get(&format!("/cdh/resource/{path}"), None).await?;
         self.checked(answer, &format!("kbs:///{path}"))
             .map(|answer| answer.body)
+    }
+
+    /// The bytes of a resource of the broker that a URI names, the guest's own where it names none.
+    ///
+    /// # Errors
+    /// As [`Self::resource`]; [`ClientError::Rejected`] when the URI is of another plugin, or its host not listed.
+    pub async fn resource_at(&self, uri: &ResourceUri) -> Result<Zeroizing<Vec<u8>>, ClientError> {
+        let path = uri
+            .to_resource_path()
+            .map_err(|error| ClientError::Rejected {
+                what: uri.to_string(),
+                status: 400,
+                detail: error.to_string(),
+            })?;
+        match uri.host() {
+            "" => self.resource(&path).await,
+            // A path of its own: guests that know no hosts do not have it, and another broker must not answer.
+            host => {
+                let path = format!("/cdh/resource-of/{host}/{path}");
+                let answer = self.get(&path, None).await?;
+                self.checked(answer, &uri.to_string())
+                    .map(|answer| answer.body)
+            }
+        }
     }
 
     /// What the guest says of itself.

@@ -10,9 +10,7 @@ use strongroom_wire::jwe::KeyAlgorithm;
 
 use crate::attestation::{Agent, AgentConfig};
 use crate::brokers::BrokerAddress;
-use crate::config::{
-    AaConfig, CdhConfig, KbcName, Kbs, NamedBroker, kbc_params, kbc_params_of_kernel,
-};
+use crate::config::{AaConfig, CdhConfig, Kbc, KbcName, Kbs, NamedBroker, Surroundings};
 use crate::data::unseal::UnsealOptions;
 use crate::error::GuestError;
 use crate::initdata::Launched;
@@ -32,14 +30,22 @@ pub struct Wanted {
     pub insecure_override_measured_broker: bool,
     /// Allows a broker beyond this machine without TLS.
     pub insecure_http: bool,
+    /// Starts where no broker is named, too: what would be asked of it is refused then.
+    pub broker_is_optional: bool,
+    /// What the machine says where no file does.
+    pub surroundings: Surroundings,
 }
 
 /// A guest that can start.
 pub struct Prepared {
     /// Its agent.
     pub agent: Agent,
+    /// The attestation agent's settings in force.
+    pub aa: AaConfig,
     /// The data hub's settings in force.
     pub cdh: CdhConfig,
+    /// Whether `cdh` was measured at launch, so that no option may contradict it.
+    pub cdh_measured: bool,
     /// What somebody should know.
     pub warnings: Vec<String>,
 }
@@ -55,21 +61,27 @@ impl Wanted {
         launched: Launched,
     ) -> Result<Prepared, GuestError> {
         let insecure_http = self.insecure_http;
+        let broker_is_optional = self.broker_is_optional;
         let joined = self.join(launched)?;
         if let Some(initdata) = &joined.initdata {
             attester = attester.with_initdata(initdata);
         }
         let mut config = AgentConfig::new("", attester);
-        config.broker = joined.broker;
+        config.broker = match joined.broker {
+            None if !broker_is_optional => return Err(no_broker()),
+            broker => broker.unwrap_or_default(),
+        };
         config.named_brokers = joined.named_brokers;
         config.insecure_http = insecure_http;
         config.initdata = joined.initdata;
-        config.event_log = joined.aa.eventlog_config;
+        config.event_log = joined.aa.eventlog_config.clone();
         config.unseal = UnsealOptions::from(&joined.cdh);
         config.key_algorithm = joined.key_algorithm;
         Ok(Prepared {
             agent: Agent::new(config)?,
+            aa: joined.aa,
             cdh: joined.cdh,
+            cdh_measured: joined.cdh_measured,
             warnings: joined.warnings,
         })
     }
@@ -79,7 +91,7 @@ impl Wanted {
     /// # Errors
     /// As [`Self::prepare`].
     pub fn broker(self, launched: Launched) -> Result<BrokerAddress, GuestError> {
-        Ok(self.join(launched)?.broker)
+        self.join(launched)?.broker.ok_or_else(no_broker)
     }
 
     fn join(self, launched: Launched) -> Result<Joined, GuestError> {
@@ -89,14 +101,20 @@ impl Wanted {
             initdata.is_some_and(|initdata| initdata.data().contains_key(name))
         };
         let (aa_measured, cdh_measured) = (measured("aa.toml"), measured("cdh.toml"));
-        let cdh = in_force("cdh.toml", cdh_measured.then_some(launched.cdh), self.cdh)?;
+        let mut cdh = in_force("cdh.toml", cdh_measured.then_some(launched.cdh), self.cdh)?;
+        let has_aa = aa_measured || self.aa.is_some();
         let aa = match (aa_measured, self.aa) {
             // Who overrides the measured broker may do so by a file.
             (true, Some(_)) if self.insecure_override_measured_broker => launched.aa.clone(),
             (true, wanted) => in_force("aa.toml", Some(launched.aa.clone()), wanted)?,
             (false, Some(wanted)) => wanted,
-            (false, None) => of_the_machine()?,
+            (false, None) => self.surroundings.aa().map_err(GuestError::Launch)?,
         };
+        if has_aa {
+            warnings.extend(self.surroundings.passed_over_for_aa());
+        }
+        let completed = self.surroundings.complete(&mut cdh, cdh_measured);
+        warnings.extend(completed.map_err(GuestError::Launch)?);
         let own = own_broker((&aa, aa_measured), (&cdh, cdh_measured))?;
         let of_agent = aa.token_configs.kbs.as_ref();
         let agent_names = of_agent.is_some_and(|kbs| !kbs.url.is_empty());
@@ -120,13 +138,17 @@ impl Wanted {
             (self.broker, self.certificate),
             self.insecure_override_measured_broker,
         )?;
-        if cdh
-            .kbc
-            .as_ref()
-            .is_some_and(|kbc| kbc.name == KbcName::OfflineFsKbc)
-        {
+        let is_offline = |kbc: &Kbc| kbc.name == KbcName::OfflineFsKbc;
+        if cdh.kbc.as_ref().is_some_and(is_offline) {
+            if broker.is_some() || !self.broker_is_optional {
+                return Err(GuestError::Launch(OFFLINE.to_owned()));
+            }
+            warnings.push(OFFLINE.to_owned());
+        }
+        if aa.token_configs.coco_as.is_some() {
             warnings.push(
-                "cdh.toml: kbc.name is offline_fs_kbc, and resources are not taken from files here: the broker is asked"
+                "aa.toml: token_configs.coco_as.url is passed over: tokens straight from an attestation service are not \
+                 made here, and token_type=coco_as is answered with 501"
                     .to_owned(),
             );
         }
@@ -138,6 +160,7 @@ impl Wanted {
             initdata: launched.initdata,
             aa,
             cdh,
+            cdh_measured,
             warnings,
         })
     }
@@ -145,12 +168,13 @@ impl Wanted {
 
 /// What is in force.
 struct Joined {
-    broker: BrokerAddress,
+    broker: Option<BrokerAddress>,
     named_brokers: BTreeMap<String, BrokerAddress>,
     key_algorithm: KeyAlgorithm,
     initdata: Option<Initdata>,
     aa: AaConfig,
     cdh: CdhConfig,
+    cdh_measured: bool,
     warnings: Vec<String>,
 }
 
@@ -167,22 +191,6 @@ fn in_force<T: Default + PartialEq>(
         (Some(config), _) | (None, Some(config)) => Ok(config),
         (None, None) => Ok(T::default()),
     }
-}
-
-/// What upstream's agent is told without a file: by the environment, or by the kernel's command line.
-fn of_the_machine() -> Result<AaConfig, GuestError> {
-    let mut config = AaConfig::default();
-    let kernel = || std::fs::read_to_string("/proc/cmdline").ok();
-    let params = std::env::var("AA_KBC_PARAMS")
-        .ok()
-        .or_else(|| kbc_params_of_kernel(&kernel()?).map(str::to_owned));
-    if let Some(params) = params {
-        let (_, url) = kbc_params(&params).map_err(GuestError::Launch)?;
-        config.token_configs.kbs = Some(url)
-            .filter(|url| !url.is_empty())
-            .map(|url| Kbs::new(url, None));
-    }
-    Ok(config)
 }
 
 /// Both files name the guest's broker, and must name one. A certificate of a file is not believed for a measured URL.
@@ -256,13 +264,13 @@ fn named_brokers(
     Ok(named)
 }
 
-/// The broker to attest to: URL and certificate of options, a file's, or the measured one, which wins.
+/// The broker to attest to, if one is named: URL and certificate of options, a file's, or the measured one, which wins.
 fn choose(
     measured: Option<Kbs>,
     configured: Option<Kbs>,
     (broker, certificate): (Option<String>, Option<String>),
     insecure_override: bool,
-) -> Result<BrokerAddress, GuestError> {
+) -> Result<Option<BrokerAddress>, GuestError> {
     let refused = |text: String| Err(GuestError::Launch(text));
     let address = |kbs: &Kbs| Some(BrokerAddress::from(kbs)).filter(|kbs| !kbs.url.is_empty());
     let known = measured
@@ -288,21 +296,23 @@ fn choose(
                     .to_owned(),
             );
         }
-        return Ok(address);
+        return Ok(Some(address));
     }
     let mut address = match (broker, configured.as_ref().and_then(address)) {
         (Some(url), Some(file)) if url == file.url => file,
         (Some(url), _) => BrokerAddress::new(url),
         (None, Some(file)) => file,
-        (None, None) => {
-            return refused(
-                "no broker is named: use --broker URL, or --initdata with a document that names one (strongroom initdata new)"
-                    .to_owned(),
-            );
-        }
+        (None, None) => return Ok(None),
     };
     address.root_certificate_pem = certificate.or(address.root_certificate_pem).or(known);
-    Ok(address)
+    Ok(Some(address))
+}
+
+fn no_broker() -> GuestError {
+    GuestError::Launch(
+        "no broker is named: use --broker URL, or --initdata with a document that names one (strongroom initdata new)"
+            .to_owned(),
+    )
 }
 
 /// The file of a socket in upstream's configuration: `unix:///path`.
@@ -321,6 +331,9 @@ pub fn socket_path(key: &str, address: &str) -> Result<PathBuf, GuestError> {
             ))
         })
 }
+
+const OFFLINE: &str = "cdh.toml: kbc.name is offline_fs_kbc: a guest takes no resources from files of its image, which prove \
+                       nothing and are the same for everybody; write kbc.name = \"cc_kbc\" and the broker's kbc.url";
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -342,7 +355,7 @@ mod tests {
         insecure: bool,
     ) -> Result<BrokerAddress, GuestError> {
         let options = (broker.map(str::to_owned), certificate.map(str::to_owned));
-        choose(measured(), None, options, insecure)
+        choose(measured(), None, options, insecure).map(Option::unwrap)
     }
 
     #[test]
@@ -380,10 +393,11 @@ mod tests {
 
     #[test]
     fn options_count_where_nothing_is_measured() {
-        let address = choose(None, measured(), (some("https://b:1"), some("c")), false).unwrap();
+        let address = choose(None, measured(), (some("https://b:1"), some("c")), false);
+        let address = address.unwrap().unwrap();
         assert_eq!(address.url, "https://b:1");
         assert_eq!(address.root_certificate_pem.as_deref(), Some("c"));
-        assert!(choose(None, None, (None, None), false).is_err());
+        assert_eq!(choose(None, None, (None, None), false), Ok(None));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use strongroom_attester::development::{DevelopmentRoot, tdx};
 use strongroom_attester::{Attester, Devices};
-use strongroom_guest::{Agent, AgentConfig, ServeOptions};
+use strongroom_guest::{Agent, AgentConfig};
 use strongroom_testkit::kernel::{Kernel, Machine, Registers};
 use support::Guest;
 
@@ -35,7 +35,7 @@ fn guest(machine: &Machine, enabled: bool, log: &Path) -> Guest {
     let attester = Attester::detect(&devices).unwrap().attester;
     let mut config = AgentConfig::new("http://127.0.0.1:9", attester);
     config.event_log.enable_eventlog = enabled;
-    Guest::start(Agent::new(config).unwrap(), ServeOptions::default())
+    Guest::start(Agent::new(config).unwrap(), support::everything())
 }
 
 fn measure(guest: &Guest, body: &[u8]) -> String {

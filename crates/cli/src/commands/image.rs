@@ -128,12 +128,13 @@ fn run_sign(args: &SignArgs) -> anyhow::Result<Outcome> {
 }
 
 fn run_encrypt(args: &EncryptArgs) -> anyhow::Result<Outcome> {
-    let KeySource::Resource(kid) = &args.kid else {
+    let KeySource::Resource(uri) = &args.kid else {
         bail!(
             "--kid {} is no resource of a broker: write kbs:///repository/type/tag",
             args.kid
         );
     };
+    let kid = &uri.to_resource_path()?;
     let key = files::read_limited(&args.key, MAX_KEY)?;
     if key.len() != 32 {
         bail!(
@@ -146,16 +147,11 @@ fn run_encrypt(args: &EncryptArgs) -> anyhow::Result<Outcome> {
     let bar = progress::bytes(None)?;
     let shown = bar.clone();
     let on_bytes = Arc::new(move |bytes| shown.inc(bytes));
-    let uri = kid.clone().into();
-    let encrypted = block_on(encrypt(&args.from, &args.to, &uri, &key, &access, on_bytes))??;
+    let encrypted = block_on(encrypt(&args.from, &args.to, uri, &key, &access, on_bytes))??;
     bar.finish_and_clear();
     let mut text = format!(
         "Encrypted {} layers of {} to {}.\n  into    {}\n  digest  {}",
-        encrypted.layers,
-        args.from,
-        kid.to_uri(),
-        args.to,
-        encrypted.digest
+        encrypted.layers, args.from, uri, args.to, encrypted.digest
     );
     if encrypted.dropped > 0 {
         text += &format!(
@@ -166,7 +162,7 @@ fn run_encrypt(args: &EncryptArgs) -> anyhow::Result<Outcome> {
     let document = json!({
         "digest": encrypted.digest,
         "layers": encrypted.layers,
-        "kid": kid.to_uri(),
+        "kid": uri.to_string(),
         "dropped": encrypted.dropped,
     });
     Ok(Outcome::new(text, document)

@@ -6,17 +6,20 @@
 // Doc comments of arguments are help texts, which a terminal shows without Markdown.
 #![allow(clippy::doc_markdown, rustdoc::bare_urls)]
 
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{ArgAction, Parser, Subcommand};
 use serde_json::json;
-use strongroom_guest::cli::{AttestArgs, RunArgs};
+use strongroom_guest::cli::components::{
+    self, ApiServerRestArgs, AttestationAgentArgs, DataHubArgs,
+};
+use strongroom_guest::cli::{AttestArgs, RunArgs, log};
 use strongroom_guest::image::{PullOptions, pull};
 use strongroom_guest::launch::Prepared;
 use strongroom_guest::{GuestError, Source};
-use tracing_subscriber::EnvFilter;
 
 /// Secrets, verified images and measured configuration for applications that know nothing of attestation.
 #[derive(Parser)]
@@ -44,6 +47,9 @@ enum Command {
     Run(Box<RunArgs>),
     /// Attest to a broker once
     Attest(Box<AttestArgs>),
+    AttestationAgent(Box<AttestationAgentArgs>),
+    ConfidentialDataHub(DataHubArgs),
+    ApiServerRest(ApiServerRestArgs),
     /// Pull an image that the owner's policy lets run (cdh.toml, [image]), and unpack it
     Pull(Box<PullArgs>),
 }
@@ -61,8 +67,8 @@ struct PullArgs {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    start_log(args.verbose);
+    let args = Args::parse_from(arguments());
+    log::start(args.verbose);
     match keep_memory_private().and_then(|()| run(&args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -96,6 +102,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Command::AttestationAgent(agent) => agent.run(args.json),
+        Command::ConfidentialDataHub(hub) => hub.run(),
+        Command::ApiServerRest(rest) => rest.run(),
         Command::Pull(wanted) => pull_image(wanted, args.json),
     }
 }
@@ -129,18 +138,17 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
         .block_on(work)
 }
 
-fn start_log(verbose: u8) {
-    let level = match verbose {
-        0 => "warn",
-        1 => "info",
-        _ => "debug",
-    };
-    let filter =
-        EnvFilter::try_from_env("STRONGROOM_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+/// The arguments; under the name of one of guest-components' programs, those of that command.
+fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let name = arguments.first().map(Path::new).and_then(Path::file_name);
+    let component = name
+        .and_then(OsStr::to_str)
+        .and_then(components::of_program);
+    if let Some(component) = component {
+        arguments.insert(1, component.into());
+    }
+    arguments
 }
 
 /// No core file and no debugger of the same user sees keys: a crash must not write them to a disk.

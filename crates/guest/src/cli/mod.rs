@@ -4,7 +4,10 @@
 #![allow(clippy::doc_markdown, rustdoc::bare_urls)]
 
 mod attest;
+pub mod components;
+pub mod log;
 mod run;
+mod serving;
 
 pub use attest::AttestArgs;
 pub use run::{RunArgs, told_to_stop};
