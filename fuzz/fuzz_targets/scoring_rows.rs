@@ -17,6 +17,7 @@ fuzz_target!(|input: (bool, &[u8])| {
         skip_bad_rows,
         results: Results::All,
         file_name: "rows.csv".to_owned(),
+        ..Options::default()
     };
     let mut out = Vec::new();
     if let Ok(summary) = score(&mut csv, &BUNDLE, &options, &mut out, &mut |_| {}) {

@@ -32,7 +32,32 @@ pub fn tink_stream(data: &[u8]) {
             reader.read(&mut [0; 1]).is_ok() == copied.is_ok(),
             "a failure did not stick"
         );
+        assert_eq!(
+            tink_segments(data, &key),
+            copied.ok(),
+            "opened by place it is another file"
+        );
     }
+}
+
+/// The plaintext's length, when every segment opens by its place.
+fn tink_segments(data: &[u8], key: &FileKey) -> Option<u64> {
+    let header = data.first_chunk()?;
+    let segments = tink_stream::Segments::with_segment_size(
+        header,
+        data.len() as u64,
+        key,
+        b"fuzz",
+        tink_stream::MIN_SEGMENT_SIZE,
+    )
+    .ok()?;
+    let mut length = 0;
+    for number in 0..segments.count() {
+        let place = segments.ciphertext_range(number);
+        let mut segment = data[place.start as usize..place.end as usize].to_vec();
+        length += segments.open_in_place(number, &mut segment).ok()?.len() as u64;
+    }
+    Some(length)
 }
 
 /// A [`mod@sealed`] file for a key made at the first call.

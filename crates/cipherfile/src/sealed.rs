@@ -24,7 +24,8 @@ use strongroom_wire::jwk::TeePublicKey;
 use zeroize::Zeroizing;
 
 use crate::stream::read_full;
-use crate::{CipherfileError, FileKey, tink_stream};
+use crate::tink_stream::{self, Segments};
+use crate::{CipherfileError, FileKey};
 
 /// The version that this crate reads and writes.
 pub(crate) const VERSION: u8 = 1;
@@ -105,16 +106,50 @@ impl<R: Read> Opener<R> {
         recipient: &DecryptionKey,
         name: &[u8],
     ) -> Result<Self, CipherfileError> {
-        let mut bound = read_prefix_and_header(&mut inner)?;
-        let header: Header =
-            serde_json::from_slice(&bound[PREFIX_LEN..]).map_err(CipherfileError::HeaderJson)?;
-        let key: Zeroizing<Vec<u8>> = recipient
-            .decrypt(&header.key)
-            .map_err(CipherfileError::KeyWrap)?;
-        let key = FileKey::from_slice(&key)?;
+        let (mut bound, key) = unwrap_key(&mut inner, recipient)?;
         bound.extend_from_slice(name);
         tink_stream::Decryptor::new(inner, &key, &bound).map(Self)
     }
+}
+
+/// The segments of a sealed file of `file_len` bytes, of which `beginning` reads the first; their
+/// ranges are places in that file. A wrong name shows only when a segment is opened.
+///
+/// # Errors
+/// As [`Opener::new`], and when no sealed file has this length.
+pub fn segments(
+    mut beginning: impl Read,
+    file_len: u64,
+    recipient: &DecryptionKey,
+    name: &[u8],
+) -> Result<Segments, CipherfileError> {
+    let (mut bound, key) = unwrap_key(&mut beginning, recipient)?;
+    let begin = bound.len() as u64;
+    let mut header = [0; Segments::HEADER_LEN];
+    let found = read_full(&mut beginning, &mut header)?;
+    let stream_len = file_len.saturating_sub(begin);
+    if found < header.len() || stream_len < header.len() as u64 {
+        return Err(CipherfileError::HeaderCut {
+            found: bound.len() + found,
+            wanted: bound.len() + header.len(),
+        });
+    }
+    bound.extend_from_slice(name);
+    Ok(Segments::parse(&header, stream_len, &key, &bound)?.starting_at(begin))
+}
+
+/// Everything before the stream, and the stream's key.
+fn unwrap_key(
+    inner: &mut impl Read,
+    recipient: &DecryptionKey,
+) -> Result<(Vec<u8>, FileKey), CipherfileError> {
+    let bound = read_prefix_and_header(inner)?;
+    let header: Header =
+        serde_json::from_slice(&bound[PREFIX_LEN..]).map_err(CipherfileError::HeaderJson)?;
+    let key: Zeroizing<Vec<u8>> = recipient
+        .decrypt(&header.key)
+        .map_err(CipherfileError::KeyWrap)?;
+    Ok((bound, FileKey::from_slice(&key)?))
 }
 
 impl<R: Read> BufRead for Opener<R> {
@@ -252,6 +287,43 @@ mod tests {
             .read_to_string(&mut text)
             .unwrap();
         assert_eq!(text, "text");
+    }
+
+    /// Every segment of a sealed file, opened by its place.
+    fn opened_by_place(file: &[u8], recipient: &DecryptionKey) -> Result<Vec<u8>, CipherfileError> {
+        let segments = segments(file, file.len() as u64, recipient, NAME)?;
+        let mut text = Vec::new();
+        for number in 0..segments.count() {
+            let place = segments.ciphertext_range(number);
+            let mut buffer = file[place.start as usize..place.end as usize].to_vec();
+            text.extend_from_slice(segments.open_in_place(number, &mut buffer)?);
+        }
+        assert_eq!(text.len() as u64, segments.plaintext_len());
+        Ok(text)
+    }
+
+    #[test]
+    fn segments_lie_elsewhere_than_a_reader_finds_them() {
+        let recipient = recipient();
+        for length in [0, 1, (2 << 20) + 5] {
+            let text = vec![7; length];
+            let file = sealed(&recipient, &text);
+            assert!(opened_by_place(&file, &recipient).unwrap() == text);
+            assert!(opened_by_place(&file[..file.len() - 1], &recipient).is_err());
+            assert!(opened_by_place(&[&file[..], b"x"].concat(), &recipient).is_err());
+        }
+    }
+
+    #[test]
+    fn segments_of_a_changed_or_cut_header_open() {
+        let recipient = recipient();
+        let file = sealed(&recipient, b"text");
+        for position in 0..file.len() {
+            let mut changed = file.clone();
+            changed[position] ^= 1;
+            assert!(opened_by_place(&changed, &recipient).is_err(), "{position}");
+            assert!(opened_by_place(&file[..position], &recipient).is_err());
+        }
     }
 
     #[test]

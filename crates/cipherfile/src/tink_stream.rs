@@ -23,12 +23,16 @@
 //!
 //! For a peer: Tink's ready template `AES256_GCM_HKDF_1MB` has exactly these parameters.
 
+mod segments;
+
 use std::io::{self, BufRead, Read, Write};
 use std::ops::Range;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{hkdf, rand};
 use zeroize::Zeroizing;
+
+pub use segments::Segments;
 
 use crate::stream::{State, read_full};
 use crate::{CipherfileError, FileKey};
@@ -250,7 +254,9 @@ impl<R: Read> Decryptor<R> {
             });
         }
         if last {
-            self.open_last(length)?;
+            let full = length == capacity;
+            self.segments
+                .open_last(self.number, full, &mut self.buffer[..length])?;
             self.state = State::Ended;
         } else {
             let next = next_segment(self.number)?;
@@ -263,27 +269,6 @@ impl<R: Read> Decryptor<R> {
         }
         self.plaintext = 0..length - TAG_LEN;
         Ok(())
-    }
-
-    /// Opens the last segment. A full one that opens only as "not the last" tells a cut file from a
-    /// changed one.
-    fn open_last(&mut self, length: usize) -> Result<(), CipherfileError> {
-        let full = length == segment_capacity(self.segment_size, self.number);
-        let mut copy = full.then(|| Zeroizing::new(self.buffer[..length].to_vec()));
-        let Err(Unauthentic) = self
-            .segments
-            .open(self.number, true, &mut self.buffer[..length])
-        else {
-            return Ok(());
-        };
-        if let Some(copy) = &mut copy
-            && self.segments.open(self.number, false, copy).is_ok()
-        {
-            return Err(CipherfileError::Truncated {
-                number: self.number,
-            });
-        }
-        Err(changed(self.number))
     }
 }
 
@@ -382,6 +367,26 @@ impl SegmentCipher {
             Ok(_plaintext) => Ok(()),
             Err(_) => Err(Unauthentic),
         }
+    }
+
+    /// Opens the last segment. A full one that opens only as "not the last" tells a cut file from a
+    /// changed one.
+    fn open_last(
+        &self,
+        number: u32,
+        full: bool,
+        segment: &mut [u8],
+    ) -> Result<(), CipherfileError> {
+        let copy = full.then(|| Zeroizing::new(segment.to_vec()));
+        let Err(Unauthentic) = self.open(number, true, segment) else {
+            return Ok(());
+        };
+        if let Some(mut copy) = copy
+            && self.open(number, false, &mut copy).is_ok()
+        {
+            return Err(CipherfileError::Truncated { number });
+        }
+        Err(changed(number))
     }
 
     fn nonce(&self, number: u32, last: bool) -> Nonce {

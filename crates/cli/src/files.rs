@@ -147,7 +147,7 @@ pub(crate) fn write(
 }
 
 /// Opens a file to read, `-` being standard input.
-pub(crate) fn open(source: &Path) -> anyhow::Result<Box<dyn Read>> {
+pub(crate) fn open(source: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
     if source == Path::new("-") {
         return Ok(Box::new(io::stdin()));
     }

@@ -54,7 +54,7 @@ pub(crate) struct OpenArgs {
 
 /// An opened input, and what its reader should be warned of.
 pub(crate) struct Opened {
-    pub(crate) reader: Box<dyn Read>,
+    pub(crate) reader: Box<dyn Read + Send>,
     pub(crate) encrypted: bool,
     pub(crate) warnings: Vec<String>,
 }
@@ -74,7 +74,7 @@ impl OpenArgs {
     /// Opens a stream that is called `label` in errors and bound to `default_name`.
     pub(crate) fn open_stream(
         &self,
-        mut source: Box<dyn Read>,
+        mut source: Box<dyn Read + Send>,
         label: &str,
         default_name: &str,
         guest: &GuestArgs,
@@ -87,11 +87,11 @@ impl OpenArgs {
             .read_to_end(&mut head)
             .with_context(|| format!("cannot read {label}"))?;
         let format = Format::detect(&head);
-        let stream: Chain<Cursor<Vec<u8>>, Box<dyn Read>> = Cursor::new(head).chain(source);
+        let stream: Chain<Cursor<Vec<u8>>, Box<dyn Read + Send>> = Cursor::new(head).chain(source);
         let name = self.name.as_deref().unwrap_or(default_name).as_bytes();
         let mut warnings = Vec::new();
         let encrypted = self.key.is_some() || self.identity.is_some();
-        let reader: Box<dyn Read> = match (format, &self.key, &self.identity) {
+        let reader: Box<dyn Read + Send> = match (format, &self.key, &self.identity) {
             (Format::OpensslSalted, Some(key), _) => {
                 let Some(cipher) = self.openssl_cipher else {
                     bail!(

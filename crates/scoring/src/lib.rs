@@ -8,6 +8,7 @@
 pub mod batch;
 pub mod generate;
 pub mod model;
+pub mod read_at;
 pub mod results;
 pub mod tile;
 

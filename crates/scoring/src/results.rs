@@ -35,12 +35,44 @@ pub struct Header {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResultRow {
-    /// Its number among the data rows of the input, the first being 1.
+    /// The file that it is from, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Its number among the data rows of the file, the first being 1.
     pub row: u64,
+    /// The text of the key column, where one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// The probability of fraud.
     pub probability: f64,
     /// Its features, in the order of [`Header::columns`].
     pub features: Vec<f64>,
+}
+
+/// The line behind the rows of a file: the file in numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputSummary {
+    /// What the file was called.
+    pub file: String,
+    /// Data rows in it, good and bad.
+    pub rows: u64,
+    /// Rows that count as fraud.
+    pub flagged: u64,
+    /// Rows that were skipped.
+    pub bad_rows: u64,
+    /// Its bytes as CSV.
+    pub bytes: u64,
+}
+
+impl InputSummary {
+    /// Of a file of which nothing was read.
+    pub(crate) fn of(file: &str) -> Self {
+        Self {
+            file: file.to_owned(),
+            ..Self::default()
+        }
+    }
 }
 
 /// The last line: the whole data set in numbers.
@@ -169,6 +201,9 @@ impl fmt::Display for BadReason {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BadRow {
+    /// The file that it is in, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// Its number among the data rows, the first being 1.
     pub row: u64,
     /// Its line in the file; the header is on line 1.
@@ -181,6 +216,9 @@ pub struct BadRow {
 
 impl fmt::Display for BadRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{}, ", crate::shown(file))?;
+        }
         write!(f, "row {} (line {})", self.row, self.line)?;
         if let Some(column) = &self.column {
             write!(f, ", column \"{}\"", crate::shown(column))?;
@@ -203,9 +241,10 @@ pub(crate) fn histogram_bin(probability: f64) -> usize {
 /// A line of a result file.
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub(crate) enum Line<H, R, S> {
+pub(crate) enum Line<H, R, I, S> {
     Header(H),
     Row(R),
+    Input(I),
     Summary(S),
 }
 
@@ -214,6 +253,7 @@ pub struct ResultReader<R> {
     lines: Lines<R>,
     header: Header,
     seen: Seen,
+    inputs: Vec<InputSummary>,
     summary: Option<Summary>,
 }
 
@@ -238,6 +278,7 @@ impl<R: Read> ResultReader<R> {
             lines,
             header,
             seen: Seen::default(),
+            inputs: Vec::new(),
             summary: None,
         })
     }
@@ -256,12 +297,27 @@ impl<R: Read> ResultReader<R> {
         if self.summary.is_some() {
             return Ok(None);
         }
-        match self.lines.next()? {
-            Some(Line::Row(row)) => {
+        loop {
+            match self.lines.next()? {
+                Some(Line::Input(input)) => {
+                    self.seen.end_input(&input, self.header.results)?;
+                    if self.inputs.len() < MAX_INPUTS {
+                        self.inputs.push(input);
+                    }
+                }
+                Some(line) => return self.line(line),
+                None => return Err(ResultsError::Cut),
+            }
+        }
+    }
+
+    fn line(&mut self, line: FileLine) -> Result<Option<ResultRow>, ResultsError> {
+        match line {
+            Line::Row(row) => {
                 self.seen.add(&row, &self.header)?;
                 Ok(Some(row))
             }
-            Some(Line::Summary(summary)) => {
+            Line::Summary(summary) => {
                 summary.check()?;
                 self.seen.check(&summary, &self.header)?;
                 if self.lines.next()?.is_some() {
@@ -270,9 +326,14 @@ impl<R: Read> ResultReader<R> {
                 self.summary = Some(summary);
                 Ok(None)
             }
-            Some(Line::Header(_)) => Err(ResultsError::Disagreement("two headers")),
-            None => Err(ResultsError::Cut),
+            Line::Header(_) => Err(ResultsError::Disagreement("two headers")),
+            Line::Input(_) => Err(ResultsError::Disagreement("the order of the files")),
         }
+    }
+
+    /// The files whose rows were read to their end, the first [`MAX_INPUTS`] of them.
+    pub fn inputs(&self) -> &[InputSummary] {
+        &self.inputs
     }
 
     /// Reads what is left and hands out the summary.
@@ -345,6 +406,11 @@ pub enum ResultsError {
     Disagreement(&'static str),
 }
 
+/// Files of which a reader keeps what their summary says.
+pub const MAX_INPUTS: usize = 10_000;
+
+type FileLine = Line<Header, ResultRow, InputSummary, Summary>;
+
 /// The longest line that is read: 4,096 features at their longest fit.
 const MAX_LINE: u64 = 1 << 18;
 
@@ -355,7 +421,7 @@ struct Lines<R> {
 }
 
 impl<R: Read> Lines<R> {
-    fn next(&mut self) -> Result<Option<Line<Header, ResultRow, Summary>>, ResultsError> {
+    fn next(&mut self) -> Result<Option<FileLine>, ResultsError> {
         self.line.clear();
         self.number += 1;
         self.input
@@ -385,9 +451,44 @@ struct Seen {
     last_row: u64,
     max: Option<f64>,
     histogram: [u64; HISTOGRAM_BINS],
+    /// What the files that ended add up to.
+    ended: InputSummary,
+    /// Rows and flagged rows that were seen before the file that is being read.
+    before: (u64, u64),
 }
 
 impl Seen {
+    fn end_input(&mut self, input: &InputSummary, results: Results) -> Result<(), ResultsError> {
+        let disagreement = Err(ResultsError::Disagreement("the rows with their file"));
+        let (rows, flagged) = (self.rows - self.before.0, self.flagged - self.before.1);
+        let Some(scored) = input.rows.checked_sub(input.bad_rows) else {
+            return disagreement;
+        };
+        let agrees = match results {
+            Results::Flagged => rows == input.flagged && flagged == input.flagged,
+            Results::All => rows == scored && flagged == input.flagged,
+            Results::Summary => rows == 0,
+        };
+        if !agrees || self.last_row > input.rows || input.flagged > scored {
+            return disagreement;
+        }
+        let sums = [
+            (&mut self.ended.rows, input.rows),
+            (&mut self.ended.flagged, input.flagged),
+            (&mut self.ended.bad_rows, input.bad_rows),
+            (&mut self.ended.bytes, input.bytes),
+        ];
+        for (sum, more) in sums {
+            let Some(more) = sum.checked_add(more) else {
+                return disagreement;
+            };
+            *sum = more;
+        }
+        self.before = (self.rows, self.flagged);
+        self.last_row = 0;
+        Ok(())
+    }
+
     fn add(&mut self, row: &ResultRow, header: &Header) -> Result<(), ResultsError> {
         if row.row <= self.last_row {
             return Err(ResultsError::Disagreement("the order of the rows"));
@@ -425,7 +526,22 @@ impl Seen {
             }
             Results::Summary => self.rows == 0,
         };
-        if !agrees || self.last_row > summary.rows {
+        let inputs = (
+            self.ended.rows,
+            self.ended.flagged,
+            self.ended.bad_rows,
+            self.ended.bytes,
+        );
+        let whole = (
+            summary.rows,
+            summary.flagged,
+            summary.bad_rows,
+            summary.bytes,
+        );
+        if inputs != whole {
+            return Err(ResultsError::Disagreement("the files with the summary"));
+        }
+        if !agrees || self.last_row > 0 {
             return Err(ResultsError::Disagreement("the rows with the summary"));
         }
         Ok(())
@@ -489,8 +605,20 @@ mod tests {
             "bytes": 100, "model_digest": "sha256:0"})
     }
 
+    fn input(rows: u64, flagged: u64, bad_rows: u64, bytes: u64) -> Value {
+        json!({"kind": "input", "file": "a.csv", "rows": rows, "flagged": flagged, "bad_rows": bad_rows,
+            "bytes": bytes})
+    }
+
     fn flagged() -> Vec<Value> {
-        vec![header("flagged"), row(3, 0.75), row(5, 1.0), summary()]
+        let input = input(5, 2, 1, 100);
+        vec![
+            header("flagged"),
+            row(3, 0.75),
+            row(5, 1.0),
+            input,
+            summary(),
+        ]
     }
 
     fn all() -> Vec<Value> {
@@ -500,6 +628,7 @@ mod tests {
             row(3, 0.75),
             row(4, 0.5),
             row(5, 1.0),
+            input(5, 2, 1, 100),
             summary(),
         ]
     }
@@ -522,7 +651,7 @@ mod tests {
     fn whole_results_are_refused() {
         assert_eq!(read(&text(&flagged())).unwrap().rows.len(), 2);
         assert_eq!(read(&text(&all())).unwrap().rows.len(), 4);
-        let summary = read(&text(&[header("summary"), summary()]))
+        let summary = read(&text(&[header("summary"), input(5, 2, 1, 100), summary()]))
             .unwrap()
             .summary;
         assert_eq!(summary.counts().to_string(), "5 rows, 2 flagged, 1 skipped");
@@ -585,7 +714,7 @@ mod tests {
             let mut lines = lines;
             lines.remove(1);
             let error = read(&text(&lines)).unwrap_err().to_string();
-            assert!(error.contains("the rows with the summary"), "{error}");
+            assert!(error.contains("the rows with their file"), "{error}");
         }
     }
 
@@ -603,7 +732,7 @@ mod tests {
 
     #[test]
     fn unflagged_row_among_the_flagged() {
-        assert!(refusal(flagged(), 1, "/probability", json!(0.5)).contains("with the summary"));
+        assert!(refusal(flagged(), 1, "/probability", json!(0.5)).contains("with their file"));
     }
 
     #[test]
@@ -613,12 +742,39 @@ mod tests {
 
     #[test]
     fn rows_in_a_summary_only_file() {
-        assert!(refusal(flagged(), 0, "/results", json!("summary")).contains("with the summary"));
+        assert!(refusal(flagged(), 0, "/results", json!("summary")).contains("with their file"));
     }
 
     #[test]
     fn row_past_the_end() {
-        assert!(refusal(flagged(), 2, "/row", json!(6)).contains("with the summary"));
+        assert!(refusal(flagged(), 2, "/row", json!(6)).contains("with their file"));
+    }
+
+    #[test]
+    fn rows_counted_for_another_file() {
+        // Two files of which one row was moved to the other: the sums agree.
+        let of = |rows, flagged, bad, bytes, last: Value| {
+            let mut lines = vec![header("flagged"), row(3, 0.75)];
+            lines.extend([
+                input(rows, flagged, bad, bytes),
+                row(1, 1.0),
+                last,
+                summary(),
+            ]);
+            read(&text(&lines))
+        };
+        let read = of(4, 1, 1, 60, input(1, 1, 0, 40)).unwrap();
+        assert_eq!(read.rows.len(), 2);
+        for moved in [
+            of(4, 2, 1, 60, input(1, 0, 0, 40)),
+            of(2, 1, 1, 60, input(3, 1, 0, 40)),
+            of(4, 1, 2, 60, input(1, 1, 0, 40)),
+            of(4, 1, 1, 61, input(1, 1, 0, 40)),
+            of(4, 1, 1, u64::MAX, input(1, 1, 0, u64::MAX)),
+        ] {
+            let error = moved.unwrap_err().to_string();
+            assert!(error.contains("file"), "{error}");
+        }
     }
 
     #[test]
@@ -633,12 +789,12 @@ mod tests {
 
     #[test]
     fn summary_of_another_model() {
-        assert!(refusal(flagged(), 3, "/model_digest", json!("sha256:1")).contains("the header"));
+        assert!(refusal(flagged(), 4, "/model_digest", json!("sha256:1")).contains("the header"));
     }
 
     #[test]
     fn summary_of_another_threshold() {
-        assert!(refusal(flagged(), 3, "/threshold", json!(0.6)).contains("the header"));
+        assert!(refusal(flagged(), 4, "/threshold", json!(0.6)).contains("the header"));
     }
 
     #[test]
@@ -653,7 +809,7 @@ mod tests {
             ("/max", json!(null)),
             ("/mean", json!(null)),
         ] {
-            let error = refusal(flagged(), 3, pointer, value);
+            let error = refusal(flagged(), 4, pointer, value);
             assert!(error.contains("with itself"), "{pointer}: {error}");
         }
     }
@@ -670,7 +826,7 @@ mod tests {
 
     #[test]
     fn unknown_member() {
-        for line in 0..4 {
+        for line in 0..5 {
             let mut lines = flagged();
             lines[line]["more"] = json!(1);
             let error = read(&text(&lines)).unwrap_err().to_string();
@@ -702,6 +858,7 @@ mod tests {
             row(3, 0.9),
             row(4, 0.75),
             row(5, 0.8),
+            input(5, 4, 1, 100),
             {
                 let mut summary = summary();
                 summary["flagged"] = json!(4);

@@ -54,7 +54,10 @@ impl Tile {
     /// # Panics
     /// When the tile is full or has no such column.
     pub fn set(&mut self, column: usize, value: f64) {
-        assert!(!self.is_full() && column < self.width, "a place in the tile");
+        assert!(
+            !self.is_full() && column < self.width,
+            "a place in the tile"
+        );
         self.values[column * TILE + self.rows] = value;
     }
 

@@ -140,10 +140,9 @@ fn all_scores(bundle: &Bundle, csv: &str) -> Vec<f64> {
 
 fn all_rows(bundle: &Bundle, csv: &str) -> Vec<ResultRow> {
     let options = Options {
-        threshold: None,
-        skip_bad_rows: false,
         results: Results::All,
         file_name: "fixture.csv".to_owned(),
+        ..Options::default()
     };
     let mut results = Vec::new();
     score(

@@ -12,17 +12,16 @@ use strongroom_scoring::results::top;
 
 fn options(results: Results) -> Options {
     Options {
-        threshold: None,
-        skip_bad_rows: false,
         results,
         file_name: "stream.csv".to_owned(),
+        ..Options::default()
     }
 }
 
 fn score_into(
-    input: &mut dyn Read,
+    input: &mut (dyn Read + Send),
     options: &Options,
-    out: &mut dyn Write,
+    out: &mut (dyn Write + Send),
 ) -> Result<Summary, ScoreError> {
     score(input, &Bundle::built_in(), options, out, &mut |_| {})
 }

@@ -115,6 +115,7 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
         skip_bad_rows: args.skip_bad_rows,
         results: args.results_kind.into(),
         file_name: label,
+        ..Options::default()
     };
     let length = args.input.as_deref().and_then(progress::length_of);
     let scored = match (&args.results, &args.results_to) {
@@ -208,10 +209,10 @@ impl Scored {
 
 /// Scores with a progress bar, when somebody is looking. `length` is the input's, so encrypted bytes at most.
 pub(crate) fn score(
-    mut input: Box<dyn Read>,
+    mut input: Box<dyn Read + Send>,
     bundle: &Bundle,
     options: &Options,
-    out: &mut dyn Write,
+    out: &mut (dyn Write + Send),
     length: Option<u64>,
 ) -> anyhow::Result<Scored> {
     let bar = progress::bytes(length)?;

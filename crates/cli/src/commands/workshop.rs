@@ -41,6 +41,7 @@ pub(crate) fn run(
             skip_bad_rows,
             results: if print_rows {
                 Results::All
+                ..Options::default()
             } else {
                 Results::Summary
             },
@@ -195,7 +196,7 @@ impl Source {
         settings: &Settings,
         guest: &GuestArgs,
         say: &dyn Fn(&str),
-    ) -> anyhow::Result<(String, Box<dyn Read>)> {
+    ) -> anyhow::Result<(String, Box<dyn Read + Send>)> {
         let (name, opened) = match self {
             Self::BuiltIn => return Ok(("default.csv".to_owned(), Box::new(DEFAULT_DATA))),
             Self::File(path) => {
@@ -281,7 +282,7 @@ struct RowLine {
 }
 
 /// Streams a download; what has not been read yet stays on the other side, a few chunks aside.
-fn download(url: reqwest::Url) -> anyhow::Result<Box<dyn Read>> {
+fn download(url: reqwest::Url) -> anyhow::Result<Box<dyn Read + Send>> {
     let (ready_sender, ready) = sync_channel(1);
     let (sender, chunks) = sync_channel::<io::Result<Option<Vec<u8>>>>(4);
     std::thread::Builder::new()

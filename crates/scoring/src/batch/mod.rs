@@ -1,21 +1,29 @@
-//! A batch: rows in as CSV, in any order of columns, results out, one tile of rows in memory.
+//! A batch: rows in as CSV, in any order of columns, results out, a few parts of it in memory.
 
-mod input;
+mod checkpoint;
+mod csv;
+mod header;
+mod number;
 mod output;
+mod part;
+mod pipeline;
+mod record;
 mod score;
 
 use std::io;
+use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
 
-pub use input::HeaderError;
-pub use score::score;
+pub use checkpoint::{CheckpointError, CheckpointStore, Checkpoints, clear_checkpoints};
+pub use header::HeaderError;
+pub use score::{Job, score};
 
 use crate::model::ModelError;
-pub use crate::results::{BadReason, BadRow, Counts, Summary};
+pub use crate::results::{BadReason, BadRow, Counts, InputSummary, Summary};
 
 /// How a batch is scored.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Options {
     /// Flags above this instead of the bundle's threshold.
     pub threshold: Option<f64>,
@@ -26,6 +34,24 @@ pub struct Options {
     pub results: Results,
     /// What to call the data set in errors and in the results.
     pub file_name: String,
+    /// Whether rows in the results say which file they are from.
+    pub name_files: bool,
+    /// The column whose text names a row in the results, beside its number.
+    pub key_column: Option<String>,
+    /// Whether the first row names the columns.
+    pub header_row: HeaderRow,
+    /// How many threads at most; else as many as the machine has.
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// Whether the first row of CSV names the columns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HeaderRow {
+    /// It does, and they may come in any order.
+    #[default]
+    Present,
+    /// Every row is data: the model's columns and no other, in the model's order.
+    Absent,
 }
 
 /// Which rows go into the results.
@@ -95,6 +121,9 @@ pub enum ScoreError {
         /// The most that is read.
         limit: u64,
     },
+    /// Nothing tells in which column the rows' keys are.
+    #[error("a key column needs a header row that names it")]
+    KeyWithoutHeader,
     /// The threshold is not a probability.
     #[error("the threshold must lie between 0 and 1")]
     Threshold,
@@ -106,6 +135,9 @@ pub enum ScoreError {
         /// Which row.
         row: u64,
     },
+    /// The job cannot go on from where it was, or not keep where it is.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// The engine failed.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -113,3 +145,7 @@ pub enum ScoreError {
     #[error("the results cannot be written: {0}")]
     Write(#[source] io::Error),
 }
+
+/// A line that no row could need.
+#[derive(Debug)]
+struct LineTooLong;

@@ -1,194 +1,521 @@
-//! The loop: fill a tile, score it, hand out what the owner wants of it, count everything.
+//! A job: one file after another through the pipeline, what the owner wants of them handed out, and
+//! everything counted.
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
-use super::input::{Position, Rows, Table};
-use super::output::ResultWriter;
-use super::{BadReason, BadRow, Options, Progress, Results, ScoreError, Summary, is_fraud};
-use crate::model::{Bundle, Scorer};
-use crate::results::{FORMAT, HISTOGRAM_BINS, Header, histogram_bin};
-use crate::tile::TILE;
+use strongroom_cipherfile::tink_stream::Segments;
+use zeroize::{Zeroize as _, Zeroizing};
 
-/// Scores a CSV. Rows stream through: memory does not grow with their number.
+use super::checkpoint::{CheckpointError, Checkpoints, Keeper, State, Within};
+use super::csv::Lines;
+use super::header::Layout;
+use super::output::{ResultWriter, RowRef};
+use super::part::{NAMED_BAD_ROWS, Part, Sink, Tally};
+use super::pipeline::{self, Commit, CsvPart, Parts, Source, Worker};
+use super::record::MAX_LINE;
+use super::{BadRow, HeaderError, HeaderRow, LineTooLong, Options, Progress, ScoreError, Summary};
+use crate::model::Bundle;
+use crate::read_at::ReadAt;
+use crate::results::{FORMAT, Header, InputSummary};
+
+/// Scores one CSV. Rows stream through: memory does not grow with their number.
 ///
 /// The results are written as they come and are whole only when this returns `Ok`: after an error
 /// the caller throws them away or leaves them to be found cut. Equal inputs give equal results, to
-/// the byte. `progress` is called after every tile of a thousand rows or so.
+/// the byte, on however many threads. `progress` is called after every part of a mebibyte.
 ///
 /// # Errors
 /// [`ScoreError`] says which row or what else; see there.
 pub fn score(
-    input: &mut dyn Read,
+    input: &mut (dyn Read + Send),
     bundle: &Bundle,
     options: &Options,
-    out: &mut dyn Write,
-    progress: &mut dyn FnMut(Progress),
+    out: &mut (dyn Write + Send),
+    progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Summary, ScoreError> {
-    let threshold = options
-        .threshold
-        .unwrap_or_else(|| bundle.preprocessing().threshold());
-    if !(0.0..=1.0).contains(&threshold) {
-        return Err(ScoreError::Threshold);
-    }
-    let mut table = Table::open(input, bundle.preprocessing(), &options.file_name)?;
-    let header = Header {
-        format: FORMAT.to_owned(),
-        input: options.file_name.clone(),
-        model_digest: bundle.digest().to_owned(),
-        threshold,
-        results: options.results,
-        columns: bundle.preprocessing().columns().to_vec(),
-    };
-    let results = ResultWriter::begin(out, &header).map_err(ScoreError::Write)?;
-    let mut batch = Batch {
-        options,
-        threshold,
-        scorer: bundle.scorer()?,
-        scores: Vec::with_capacity(TILE),
-        results,
-        tally: Tally::default(),
-    };
-    let mut tile = Rows::new(bundle.network().width());
-    loop {
-        tile.clear();
-        let more = batch.fill(&mut tile, &mut table)?;
-        batch.score(&tile)?;
-        progress(Progress {
-            rows: table.rows(),
-            bytes: table.bytes(),
-        });
-        if !more {
-            break;
-        }
-    }
-    let summary = batch.tally.summary(
-        threshold,
-        bundle.digest().to_owned(),
-        table.rows(),
-        table.bytes(),
-    );
-    batch.results.finish(&summary).map_err(ScoreError::Write)?;
-    Ok(summary)
+    let mut job = Job::begin(bundle, options, out)?;
+    job.csv(&options.file_name, input, progress)?;
+    job.finish()
 }
 
-/// Bad rows whose place the summary names.
-const NAMED_BAD_ROWS: usize = 5;
-
-struct Batch<'a> {
+/// A batch of one file or several, with one result.
+pub struct Job<'a> {
+    bundle: &'a Bundle,
     options: &'a Options,
     threshold: f64,
-    scorer: Scorer<'a>,
-    scores: Vec<f32>,
     results: ResultWriter<'a>,
+    keeper: Option<Keeper<'a>>,
+    /// Where the job goes on, until it is there.
+    resumed: Option<Within>,
+    inputs_done: usize,
     tally: Tally,
+    first_bad: Vec<BadRow>,
+    rows: u64,
+    bytes: u64,
 }
 
-impl Batch<'_> {
-    /// Fills the tile with good rows; false at the end of the input.
-    fn fill(&mut self, tile: &mut Rows, table: &mut Table<'_>) -> Result<bool, ScoreError> {
-        // Bad rows count, too: a file of nothing else must still report its progress.
-        for _ in 0..TILE {
-            match table.next_row(tile)? {
-                None => return Ok(false),
-                Some(Ok(())) => {}
-                Some(Err(bad)) => self.bad(bad)?,
+impl<'a> Job<'a> {
+    /// Begins the results.
+    ///
+    /// # Errors
+    /// When the threshold is no probability, or the results cannot be written.
+    pub fn begin(
+        bundle: &'a Bundle,
+        options: &'a Options,
+        out: &'a mut (dyn Write + Send),
+    ) -> Result<Self, ScoreError> {
+        Self::begin_or_go_on(bundle, options, out, None)
+    }
+
+    /// The same, and goes on from a checkpoint of this very job if there is one; then
+    /// [`Job::inputs_done`] says how many of its files need not be brought again. Nothing reaches
+    /// `out` before [`Job::finish`].
+    ///
+    /// # Errors
+    /// Also when there is a checkpoint that is of another job, or does not open.
+    pub fn begin_or_go_on(
+        bundle: &'a Bundle,
+        options: &'a Options,
+        out: &'a mut (dyn Write + Send),
+        checkpoints: Option<Checkpoints<'a>>,
+    ) -> Result<Self, ScoreError> {
+        let threshold = options
+            .threshold
+            .unwrap_or_else(|| bundle.preprocessing().threshold());
+        if !(0.0..=1.0).contains(&threshold) {
+            return Err(ScoreError::Threshold);
+        }
+        if options.header_row == HeaderRow::Absent && options.key_column.is_some() {
+            return Err(ScoreError::KeyWithoutHeader);
+        }
+        let mut job = Self {
+            bundle,
+            options,
+            threshold,
+            results: ResultWriter::new(out, checkpoints.is_some()),
+            keeper: None,
+            resumed: None,
+            inputs_done: 0,
+            tally: Tally::default(),
+            first_bad: Vec::new(),
+            rows: 0,
+            bytes: 0,
+        };
+        if let Some(checkpoints) = checkpoints {
+            let (keeper, state) = Keeper::open(checkpoints, bundle.digest(), threshold, options)?;
+            job.keeper = Some(keeper);
+            if let Some(state) = state {
+                job.go_on_from(state);
+                return Ok(job);
             }
         }
-        Ok(true)
-    }
-
-    fn score(&mut self, tile: &Rows) -> Result<(), ScoreError> {
-        self.scores.clear();
-        self.scorer.score(&tile.values, &mut self.scores)?;
-        let mut features = Vec::with_capacity(tile.values.width());
-        for (at, position) in tile.positions.iter().enumerate() {
-            features.clear();
-            features.extend(tile.values.row(at));
-            self.row(*position, f64::from(self.scores[at]), &features)?;
-        }
-        Ok(())
-    }
-
-    fn row(&mut self, at: Position, probability: f64, features: &[f64]) -> Result<(), ScoreError> {
-        if probability.is_nan() {
-            let Position { row, line } = at;
-            return self.bad(BadRow {
-                row,
-                line,
-                column: None,
-                reason: BadReason::NoScore,
-            });
-        }
-        if !(0.0..=1.0).contains(&probability) {
-            let file = self.options.file_name.clone();
-            return Err(ScoreError::NotAProbability { file, row: at.row });
-        }
-        let flagged = is_fraud(probability, self.threshold);
-        self.tally.add(probability, flagged);
-        let wanted = match self.options.results {
-            Results::Flagged => flagged,
-            Results::All => true,
-            Results::Summary => false,
-        };
-        if wanted {
-            self.results
-                .row(at.row, probability, features)
-                .map_err(ScoreError::Write)?;
-        }
-        Ok(())
-    }
-
-    fn bad(&mut self, row: BadRow) -> Result<(), ScoreError> {
-        if !self.options.skip_bad_rows {
-            return Err(ScoreError::Row {
-                file: self.options.file_name.clone(),
-                row,
-            });
-        }
-        *self.tally.bad.entry(row.reason).or_default() += 1;
-        if self.tally.first_bad.len() < NAMED_BAD_ROWS {
-            self.tally.first_bad.push(row);
-        }
-        Ok(())
-    }
-}
-
-#[derive(Default)]
-struct Tally {
-    scored: u64,
-    flagged: u64,
-    bad: BTreeMap<BadReason, u64>,
-    first_bad: Vec<BadRow>,
-    histogram: [u64; HISTOGRAM_BINS],
-    max: f64,
-    sum: f64,
-}
-
-impl Tally {
-    fn add(&mut self, probability: f64, flagged: bool) {
-        self.scored += 1;
-        self.flagged += u64::from(flagged);
-        self.histogram[histogram_bin(probability)] += 1;
-        self.max = self.max.max(probability);
-        self.sum += probability;
-    }
-
-    fn summary(self, threshold: f64, model_digest: String, rows: u64, bytes: u64) -> Summary {
-        let any = self.scored > 0;
-        Summary {
-            rows,
-            bad_rows: self.bad.values().sum(),
-            bad_rows_by_reason: self.bad,
-            first_bad_rows: self.first_bad,
-            flagged: self.flagged,
+        let header = Header {
+            format: FORMAT.to_owned(),
+            input: options.file_name.clone(),
+            model_digest: bundle.digest().to_owned(),
             threshold,
-            histogram: self.histogram,
-            max: any.then_some(self.max),
-            mean: any.then(|| self.sum / self.scored as f64),
-            bytes,
-            model_digest,
+            results: options.results,
+            columns: bundle.preprocessing().columns().to_vec(),
+        };
+        job.results.header(&header).map_err(ScoreError::Write)?;
+        Ok(job)
+    }
+
+    fn go_on_from(&mut self, state: State) {
+        self.inputs_done = state.inputs_done;
+        self.resumed = state.within;
+        self.rows = state.rows;
+        self.bytes = state.bytes;
+        self.first_bad = state.first_bad;
+        self.tally = Tally {
+            scored: state.scored,
+            flagged: state.flagged,
+            bad: state.bad,
+            histogram: state.histogram,
+            max: f64::from_bits(state.max),
+            sum: f64::from_bits(state.sum),
+        };
+    }
+
+    /// How many of the job's files are done, and must not be brought again.
+    pub fn inputs_done(&self) -> usize {
+        self.inputs_done
+    }
+
+    /// Rows that are done, of files that are not done too.
+    pub fn rows_done(&self) -> u64 {
+        let within = self.resumed.as_ref();
+        self.rows + within.map_or(0, |within| within.input.rows)
+    }
+
+    /// Keeps how far the job is, when it is time.
+    fn keep(&mut self, within: impl FnOnce() -> Option<Within>) -> Result<(), ScoreError> {
+        let (Some(keeper), Some(kept)) = (&mut self.keeper, self.results.kept()) else {
+            return Ok(());
+        };
+        if !keeper.is_due(kept.len()) {
+            return Ok(());
         }
+        let state = State {
+            pieces: 0,
+            inputs_done: self.inputs_done,
+            within: within(),
+            rows: self.rows,
+            bytes: self.bytes,
+            first_bad: self.first_bad.clone(),
+            scored: self.tally.scored,
+            flagged: self.tally.flagged,
+            bad: self.tally.bad.clone(),
+            histogram: self.tally.histogram,
+            max: self.tally.max.to_bits(),
+            sum: self.tally.sum.to_bits(),
+        };
+        keeper.store(kept, state)?;
+        kept.zeroize();
+        Ok(())
+    }
+
+    /// Scores a CSV that is called `file` in errors and in the results.
+    ///
+    /// # Errors
+    /// As [`score`].
+    pub fn csv(
+        &mut self,
+        file: &str,
+        input: &mut (dyn Read + Send),
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<(), ScoreError> {
+        self.rows_of(file, Source::Stream(input), progress)
+    }
+
+    /// Scores a CSV that lies encrypted in `source`; its segments are opened by all threads.
+    ///
+    /// # Errors
+    /// As [`score`].
+    pub fn csv_segments(
+        &mut self,
+        file: &str,
+        source: &dyn ReadAt,
+        segments: &Segments,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<(), ScoreError> {
+        let source = Source::Segments {
+            file: source,
+            segments,
+        };
+        self.rows_of(file, source, progress)
+    }
+
+    fn rows_of(
+        &mut self,
+        file: &str,
+        source: Source<'_>,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<(), ScoreError> {
+        let mut parts = Parts::begin(source).map_err(|source| ScoreError::Read {
+            file: file.to_owned(),
+            source,
+        })?;
+        let refused = |source| ScoreError::Header {
+            file: file.to_owned(),
+            source,
+        };
+        let (bundle, options) = (self.bundle, self.options);
+        let preprocessing = bundle.preprocessing();
+        let begin =
+            Beginning::of(parts.first(), options.header_row).map_err(|fault| match fault {
+                HeaderFault::Refused(source) => refused(source),
+                HeaderFault::LineTooLong(line) => too_long(file, line),
+            })?;
+        let layout = match begin.header {
+            Some(header) => Layout::of_header(header, preprocessing, options.key_column.as_deref()),
+            None => Layout::of_names(preprocessing.columns(), preprocessing, None),
+        }
+        .map_err(refused)?;
+        let (header_lines, header_bytes) = (begin.lines, begin.bytes);
+        let mut within = Within {
+            next_part: 0,
+            input: InputSummary::of(file),
+            lines: header_lines,
+            carry: String::new(),
+        };
+        within.input.bytes = header_bytes as u64;
+        if let Some(resumed) = self.resumed.take() {
+            if resumed.input.file != file {
+                return Err(CheckpointError::OtherJob.into());
+            }
+            parts
+                .go_on_with(resumed.next_part, resumed.input.bytes)
+                .map_err(|source| ScoreError::Read {
+                    file: file.to_owned(),
+                    source,
+                })?;
+            within = resumed;
+        }
+        // Gone already, where the job goes on behind it.
+        parts.skip(header_bytes);
+        let Ok(carry) = hex::decode(&within.carry) else {
+            return Err(CheckpointError::Changed.into());
+        };
+
+        let threads = self
+            .options
+            .threads
+            .map_or_else(pipeline::cores, Into::into);
+        let mut workers = Vec::new();
+        for _ in 0..=threads {
+            workers.push(Worker {
+                lines: Lines::new(&layout, preprocessing),
+                sink: Sink::new(bundle, options, self.threshold)?,
+            });
+        }
+        let edge = workers.pop().expect("one more worker than threads");
+        let mut commit = FileCommit {
+            next_part: within.next_part,
+            read: self.bytes + within.input.bytes,
+            input: within.input,
+            lines: within.lines,
+            carry,
+            edge,
+            job: self,
+            progress,
+        };
+        pipeline::run(parts, workers, &mut commit, file)?;
+        commit.end()
+    }
+
+    /// Closes the results with their summary.
+    ///
+    /// # Errors
+    /// When the results cannot be written.
+    pub fn finish(mut self) -> Result<Summary, ScoreError> {
+        if self.resumed.is_some() {
+            return Err(CheckpointError::FewerInputs.into());
+        }
+        let summary = self.summary();
+        self.results.summary(&summary).map_err(ScoreError::Write)?;
+        if let Some(keeper) = &mut self.keeper {
+            let results = &mut self.results;
+            keeper
+                .results(|lines| results.lines(lines))?
+                .map_err(ScoreError::Write)?;
+            let rest = results.kept().map(std::mem::take).unwrap_or_default();
+            let rest = Zeroizing::new(rest);
+            results.lines(&rest).map_err(ScoreError::Write)?;
+        }
+        self.results.flush().map_err(ScoreError::Write)?;
+        Ok(summary)
+    }
+
+    fn summary(&mut self) -> Summary {
+        let Tally {
+            scored,
+            flagged,
+            bad,
+            histogram,
+            max,
+            sum,
+        } = std::mem::take(&mut self.tally);
+        let any = scored > 0;
+        Summary {
+            rows: self.rows,
+            bad_rows: bad.values().sum(),
+            bad_rows_by_reason: bad,
+            first_bad_rows: std::mem::take(&mut self.first_bad),
+            flagged,
+            threshold: self.threshold,
+            histogram,
+            max: any.then_some(max),
+            mean: any.then(|| sum / scored as f64),
+            bytes: self.bytes,
+            model_digest: self.bundle.digest().to_owned(),
+        }
+    }
+}
+
+/// Takes the parts of one file in their order.
+struct FileCommit<'j, 'a, 'l, 'p> {
+    job: &'j mut Job<'a>,
+    input: InputSummary,
+    next_part: u64,
+    /// Lines of the file so far.
+    lines: u64,
+    /// What stands behind the last line end so far.
+    carry: Vec<u8>,
+    /// Reads and scores the lines that lie across two parts.
+    edge: Worker<'l>,
+    read: u64,
+    progress: &'p mut (dyn FnMut(Progress) + Send),
+}
+
+impl Commit for FileCommit<'_, '_, '_, '_> {
+    fn part(&mut self, part: CsvPart) -> Result<(), ScoreError> {
+        self.carry.extend_from_slice(&part.head);
+        if part.head_ends {
+            self.carried_line()?;
+            self.merge(&part.body)?;
+            if part.has_long_line {
+                return Err(too_long(&self.input.file, self.lines + 1));
+            }
+            self.carry.extend_from_slice(&part.tail);
+        }
+        if self.carry.len() > MAX_LINE {
+            return Err(too_long(&self.input.file, self.lines + 1));
+        }
+        self.input.bytes += part.bytes;
+        self.read += part.bytes;
+        self.next_part += 1;
+        self.job.keep(|| {
+            Some(Within {
+                next_part: self.next_part,
+                input: self.input.clone(),
+                lines: self.lines,
+                carry: hex::encode(&self.carry),
+            })
+        })?;
+        (self.progress)(Progress {
+            rows: self.job.rows + self.input.rows,
+            bytes: self.read,
+        });
+        Ok(())
+    }
+}
+
+impl FileCommit<'_, '_, '_, '_> {
+    fn end(mut self) -> Result<(), ScoreError> {
+        if !self.carry.is_empty() {
+            self.carried_line()?;
+            (self.progress)(Progress {
+                rows: self.job.rows + self.input.rows,
+                bytes: self.read,
+            });
+        }
+        self.job.rows += self.input.rows;
+        self.job.bytes += self.input.bytes;
+        self.job.inputs_done += 1;
+        self.job
+            .results
+            .input(&self.input)
+            .map_err(ScoreError::Write)?;
+        self.job.keep(|| None)
+    }
+
+    /// Scores the line that was put together.
+    fn carried_line(&mut self) -> Result<(), ScoreError> {
+        let line = std::mem::take(&mut self.carry);
+        let content = line.strip_suffix(b"\n").unwrap_or(&line);
+        let Worker { lines, sink } = &mut self.edge;
+        let read = lines.line(content, sink);
+        let part = sink.finish()?;
+        if let Err(LineTooLong) = read {
+            return Err(too_long(&self.input.file, self.lines + 1));
+        }
+        self.carry = line;
+        self.carry.clear();
+        self.merge(&part)
+    }
+
+    /// Appends a part.
+    fn merge(&mut self, part: &Part) -> Result<(), ScoreError> {
+        let job = &mut *self.job;
+        let first_bad = part.bad.first().map(|bad| bad.row);
+        if let Some(row) = part.not_a_probability
+            && first_bad.is_none_or(|bad| row < bad || job.options.skip_bad_rows)
+        {
+            return Err(ScoreError::NotAProbability {
+                file: self.input.file.clone(),
+                row: self.input.rows + row,
+            });
+        }
+        for bad in &part.bad {
+            let row = BadRow {
+                file: job.options.name_files.then(|| self.input.file.clone()),
+                row: self.input.rows + bad.row,
+                line: self.lines + bad.line,
+                column: bad
+                    .column
+                    .map(|column| job.bundle.preprocessing().columns()[column].clone()),
+                reason: bad.reason,
+            };
+            if !job.options.skip_bad_rows {
+                return Err(ScoreError::Row {
+                    file: self.input.file.clone(),
+                    row,
+                });
+            }
+            if job.first_bad.len() < NAMED_BAD_ROWS {
+                job.first_bad.push(row);
+            }
+        }
+        let width = job.bundle.preprocessing().columns().len();
+        for (at, scored) in part.scored.iter().enumerate() {
+            let row = RowRef {
+                file: job.options.name_files.then_some(&self.input.file),
+                row: self.input.rows + u64::from(scored.row),
+                key: part.keys.get(at).map(String::from_utf8_lossy),
+                probability: scored.probability,
+                features: &part.features[at * width..][..width],
+            };
+            job.results.row(&row).map_err(ScoreError::Write)?;
+        }
+        self.input.rows += part.rows;
+        self.input.flagged += part.tally.flagged;
+        self.input.bad_rows += part.tally.bad.values().sum::<u64>();
+        self.lines += part.lines;
+        job.tally.merge(&part.tally);
+        Ok(())
+    }
+}
+
+/// What comes before the rows.
+struct Beginning<'a> {
+    header: Option<&'a [u8]>,
+    lines: u64,
+    bytes: usize,
+}
+
+impl<'a> Beginning<'a> {
+    /// A byte order mark and, where there is one, the header: the first line that is not blank.
+    fn of(first: &'a [u8], header_row: HeaderRow) -> Result<Self, HeaderFault> {
+        let mut begin = Self {
+            header: None,
+            lines: 0,
+            bytes: 0,
+        };
+        if first.starts_with(BYTE_ORDER_MARK) {
+            begin.bytes = BYTE_ORDER_MARK.len();
+        }
+        while header_row == HeaderRow::Present && begin.header.is_none() {
+            let rest = &first[begin.bytes..];
+            if rest.is_empty() {
+                return Err(HeaderFault::Refused(HeaderError::Empty));
+            }
+            begin.lines += 1;
+            let end = rest.iter().position(|&byte| byte == b'\n');
+            let line = &rest[..end.unwrap_or(rest.len())];
+            if line.len() > MAX_LINE {
+                return Err(HeaderFault::LineTooLong(begin.lines));
+            }
+            begin.bytes += line.len() + usize::from(end.is_some());
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            begin.header = Some(line).filter(|line| !line.is_empty());
+        }
+        Ok(begin)
+    }
+}
+
+enum HeaderFault {
+    Refused(HeaderError),
+    LineTooLong(u64),
+}
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+fn too_long(file: &str, line: u64) -> ScoreError {
+    ScoreError::LineTooLong {
+        file: file.to_owned(),
+        line,
+        limit: MAX_LINE as u64,
     }
 }
 
@@ -197,7 +524,9 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::results::top;
+    use crate::batch::{Results, is_fraud};
+    use crate::results::{BadReason, top};
+    use crate::tile::TILE;
 
     const HEADER: &str = "distance_from_last_transaction,ratio_to_median_purchase_price,\
         used_chip,used_pin_number,online_order\n";
@@ -206,10 +535,8 @@ mod tests {
 
     fn options() -> Options {
         Options {
-            threshold: None,
-            skip_bad_rows: false,
-            results: Results::Flagged,
             file_name: "rows.csv".to_owned(),
+            ..Options::default()
         }
     }
 
@@ -671,5 +998,197 @@ mod tests {
                 bytes: csv.len() as u64
             })
         );
+    }
+
+    /// Rows in many notations, bad ones among them, more than one part holds.
+    fn mixed(parts: usize) -> String {
+        let mut csv = HEADER.to_owned();
+        let kinds = [
+            FRAUD,
+            HONEST,
+            "57.87785658389723,0.3111400080477545,1.0,0.0,1.0\n",
+            "1e2,\"5.0\",0.0, 0.0,1.0\r\n",
+            "\n",
+            "3,2,1,0,1\r\n",
+            "x,2,1,0,1\n",
+            "3,2,1,0\n",
+            "3,2,1,0,1,7\n",
+            "-0.5,12345678901234567890123,1,0,1\n",
+            "1e42,1,0,0,1\n",
+        ];
+        for at in 0.. {
+            csv.push_str(kinds[(at * at + at / 7) % kinds.len()]);
+            if csv.len() > parts * pipeline::PART {
+                return csv;
+            }
+        }
+        unreachable!("the file grows")
+    }
+
+    #[test]
+    fn threads_change_the_results() {
+        let csv = mixed(5);
+        let on = |threads: usize| {
+            let options = Options {
+                skip_bad_rows: true,
+                results: Results::All,
+                threads: threads.try_into().ok(),
+                ..options()
+            };
+            run(csv.as_bytes(), &options).unwrap()
+        };
+        let (summary, one) = on(1);
+        assert!(
+            summary.bad_rows > 1000 && summary.flagged > 1000,
+            "{summary:?}"
+        );
+        for threads in [2, 3, 8] {
+            let (again, results) = on(threads);
+            assert_eq!(again, summary);
+            assert!(results == one, "{threads} threads");
+        }
+    }
+
+    /// What one line at a time gives, without parts or threads.
+    #[test]
+    fn line_at_the_edge_of_a_part_is_lost() {
+        let width = HONEST.len();
+        // The first part ends at each place of a line in turn.
+        for shift in 0..=width {
+            let filler = format!("{HEADER}{}\n", "1".repeat(shift));
+            let rows = pipeline::PART / width + 3;
+            let csv = format!("{filler}{}{FRAUD}{HONEST}", HONEST.repeat(rows));
+            let options = Options {
+                skip_bad_rows: true,
+                threads: 2.try_into().ok(),
+                ..options()
+            };
+            let (summary, out) = run(csv.as_bytes(), &options).unwrap();
+            let blank = u64::from(shift == 0);
+            assert_eq!(summary.rows, rows as u64 + 3 - blank, "{shift}");
+            assert_eq!(summary.bad_rows, 1 - blank, "{shift}");
+            let top = top(&out[..], 1).unwrap();
+            assert_eq!(top.rows[0].row, rows as u64 + 2 - blank, "{shift}");
+            assert_eq!(summary.bytes, csv.len() as u64);
+        }
+    }
+
+    #[test]
+    fn bad_row_of_a_later_part_is_named() {
+        let many = HONEST.repeat(3 * pipeline::PART / HONEST.len());
+        let csv = format!("{HEADER}{many}x\n{many}y\n");
+        for threads in [1, 2, 4] {
+            let options = Options {
+                threads: threads.try_into().ok(),
+                ..options()
+            };
+            let error = run(csv.as_bytes(), &options).unwrap_err().to_string();
+            let row = 3 * pipeline::PART / HONEST.len() + 1;
+            assert_eq!(
+                error,
+                format!(
+                    "rows.csv: row {row} (line {}): fewer fields than the header has",
+                    row + 1
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn line_longer_than_a_part_fills_memory() {
+        for place in [0, pipeline::PART - 70_000, pipeline::PART - 10] {
+            let before = HONEST.repeat(place / HONEST.len());
+            let csv = format!("{HEADER}{before}{}\n{FRAUD}", "1".repeat(3 << 20));
+            let line = place / HONEST.len() + 2;
+            assert_eq!(
+                refusal(&csv),
+                format!("rows.csv: line {line} is longer than 65536 bytes")
+            );
+        }
+    }
+
+    #[test]
+    fn rows_without_header_are_refused() {
+        let options = Options {
+            header_row: HeaderRow::Absent,
+            ..options()
+        };
+        let (summary, _) = run(format!("\u{feff}{FRAUD}{HONEST}").as_bytes(), &options).unwrap();
+        assert_eq!((summary.rows, summary.flagged), (2, 1));
+        let error = run(format!("{HEADER}{FRAUD}").as_bytes(), &options).unwrap_err();
+        assert!(error.to_string().contains("row 1 (line 1)"), "{error}");
+        assert_eq!(run(b"", &options).unwrap().0.rows, 0);
+    }
+
+    #[test]
+    fn key_column_names_another_row() {
+        let csv = "online_order,fraud,used_pin_number,used_chip,ratio_to_median_purchase_price,\
+            distance_from_last_transaction,id\n\
+            0,0,0,1,1,0.5,a-1\n1,0,0,0,5,100,\"b, 2\"\nx,0,0,0,5,100,bad\n1,0,0,0,5,100,M\u{fc}ller\n";
+        let options = Options {
+            key_column: Some("id".to_owned()),
+            skip_bad_rows: true,
+            ..options()
+        };
+        let (_, out) = run(csv.as_bytes(), &options).unwrap();
+        let top = top(&out[..], 9).unwrap();
+        let keys: Vec<_> = top
+            .rows
+            .iter()
+            .map(|row| (row.row, row.key.as_deref()))
+            .collect();
+        assert_eq!(keys, [(2, Some("b, 2")), (4, Some("M\u{fc}ller"))]);
+        let refused = |key: &str, csv: &str| {
+            let options = Options {
+                key_column: Some(key.to_owned()),
+                ..options.clone()
+            };
+            run(csv.as_bytes(), &options).unwrap_err().to_string()
+        };
+        assert!(refused("nobody", HEADER).contains("\"nobody\" is missing"));
+        assert!(refused("used_chip", HEADER).contains("cannot be the rows' key"));
+    }
+
+    #[test]
+    fn files_of_one_job_are_mixed_up() {
+        let options = Options {
+            name_files: true,
+            skip_bad_rows: true,
+            ..options()
+        };
+        let bundle = Bundle::built_in();
+        let mut out = Vec::new();
+        let mut job = Job::begin(&bundle, &options, &mut out).unwrap();
+        let mut seen = 0;
+        for (file, rows) in [
+            ("a.csv", [HONEST, FRAUD].concat()),
+            ("b.csv", [FRAUD, "x\n", FRAUD].concat()),
+        ] {
+            let csv = format!("{HEADER}{rows}");
+            job.csv(file, &mut csv.as_bytes(), &mut |progress| {
+                seen = progress.rows
+            })
+            .unwrap();
+        }
+        let summary = job.finish().unwrap();
+        assert_eq!((summary.rows, summary.flagged, seen), (5, 3, 5));
+        assert_eq!(
+            summary.first_bad_rows[0].to_string(),
+            "b.csv, row 2 (line 3): fewer fields than the header has"
+        );
+        let mut reader = crate::results::ResultReader::open(&out[..]).unwrap();
+        let mut rows = Vec::new();
+        while let Some(row) = reader.next_row().unwrap() {
+            rows.push((row.file.unwrap(), row.row));
+        }
+        assert_eq!(
+            rows,
+            [
+                ("a.csv".to_owned(), 2),
+                ("b.csv".to_owned(), 1),
+                ("b.csv".to_owned(), 3)
+            ]
+        );
+        assert_eq!(reader.inputs()[1].bad_rows, 1);
     }
 }

@@ -1,0 +1,357 @@
+//! All cores over one file: parts are taken in order, read and scored each by one thread, and put
+//! together again in order. So the outcome is that of one thread, to the byte, and memory is that of
+//! the parts under way.
+//!
+//! A part of CSV begins and ends anywhere. Its thread scores the lines that are whole in it; the
+//! pieces before the first line end and after the last are joined with their neighbours' pieces here.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::num::NonZeroUsize;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use strongroom_cipherfile::tink_stream::Segments;
+
+use super::ScoreError;
+use super::csv::Lines;
+use super::part::{Part, Sink};
+use super::record::MAX_LINE;
+use crate::read_at::ReadAt;
+
+/// Bytes of a part. Its size decides where sums are rounded, so it is the same on every machine.
+pub(super) const PART: usize = 1 << 20;
+
+/// Where the bytes of a file come from.
+pub(super) enum Source<'a> {
+    /// A reader that hands out plaintext; one thread at a time reads.
+    Stream(&'a mut (dyn Read + Send)),
+    /// A cipherfile whose segments are the parts; each thread reads and opens its own.
+    Segments {
+        file: &'a dyn ReadAt,
+        segments: &'a Segments,
+    },
+}
+
+/// The parts of a file, handed out in order to whoever asks next.
+pub(super) struct Parts<'a> {
+    source: Source<'a>,
+    /// The first part, which was read for its header, and where its rows begin.
+    first: Option<Vec<u8>>,
+    next: u64,
+}
+
+impl<'a> Parts<'a> {
+    /// Reads the first part.
+    pub(super) fn begin(source: Source<'a>) -> io::Result<Self> {
+        let mut parts = Self {
+            source,
+            first: None,
+            next: 0,
+        };
+        let mut first = Vec::with_capacity(PART);
+        let claim = parts.claim(&mut first);
+        if claim.read? {
+            claim.open.map_or(Ok(()), |open| open.into(&mut first))?;
+        }
+        parts.first = Some(first);
+        parts.next = 0;
+        Ok(parts)
+    }
+
+    /// The bytes of the first part.
+    pub(super) fn first(&self) -> &[u8] {
+        self.first.as_deref().unwrap_or_default()
+    }
+
+    /// Goes on with a later part, before which there are so many bytes of plaintext.
+    pub(super) fn go_on_with(&mut self, part: u64, before: u64) -> io::Result<()> {
+        if part == 0 {
+            return Ok(());
+        }
+        let first = self.first.take().unwrap_or_default();
+        self.next = part;
+        let is_there = match &mut self.source {
+            Source::Stream(input) => {
+                let more = before.saturating_sub(first.len() as u64);
+                let input: &mut (dyn Read + Send) = &mut **input;
+                io::copy(&mut input.take(more), &mut io::sink())? == more
+            }
+            Source::Segments { segments, .. } => part <= u64::from(segments.count()),
+        };
+        if is_there {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+
+    /// Takes off what is no row.
+    pub(super) fn skip(&mut self, bytes: usize) {
+        if let Some(first) = &mut self.first {
+            first.drain(..bytes.min(first.len()));
+        }
+    }
+
+    /// Takes the next part for the caller. Of a stream it is in `buffer` then.
+    fn claim(&mut self, buffer: &mut Vec<u8>) -> Claim<'a> {
+        let number = self.next;
+        self.next += 1;
+        if let Some(first) = self.first.take() {
+            *buffer = first;
+            return Claim {
+                number,
+                read: Ok(true),
+                open: None,
+            };
+        }
+        match &mut self.source {
+            Source::Stream(input) => {
+                buffer.clear();
+                let input: &mut (dyn Read + Send) = &mut **input;
+                let read = input.take(PART as u64).read_to_end(buffer);
+                Claim {
+                    number,
+                    read: read.map(|read| read > 0),
+                    open: None,
+                }
+            }
+            Source::Segments { file, segments } => {
+                let (file, segments) = (*file, *segments);
+                let segment = u32::try_from(number)
+                    .ok()
+                    .filter(|at| *at < segments.count());
+                Claim {
+                    number,
+                    read: Ok(segment.is_some()),
+                    open: segment.map(|segment| Open {
+                        file,
+                        segments,
+                        segment,
+                    }),
+                }
+            }
+        }
+    }
+}
+
+/// A part that belongs to one thread.
+struct Claim<'a> {
+    number: u64,
+    /// Whether there is such a part.
+    read: io::Result<bool>,
+    /// What is left to do to have its bytes.
+    open: Option<Open<'a>>,
+}
+
+/// A segment that is still to be read and opened.
+struct Open<'a> {
+    file: &'a dyn ReadAt,
+    segments: &'a Segments,
+    segment: u32,
+}
+
+impl Open<'_> {
+    fn into(self, buffer: &mut Vec<u8>) -> io::Result<()> {
+        let place = self.segments.ciphertext_range(self.segment);
+        let length = usize::try_from(place.end - place.start).map_err(io::Error::other)?;
+        buffer.resize(length, 0);
+        self.file.read_at(place.start, buffer)?;
+        let opened = self.segments.open_in_place(self.segment, buffer)?.len();
+        buffer.truncate(opened);
+        Ok(())
+    }
+}
+
+/// What becomes of the parts, in their order.
+pub(super) trait Commit: Send {
+    /// The next part.
+    fn part(&mut self, part: CsvPart) -> Result<(), ScoreError>;
+}
+
+/// A part of a CSV file, once read.
+#[derive(Default)]
+pub(super) struct CsvPart {
+    /// Up to and with the first line end, or all of it when there is none.
+    pub(super) head: Vec<u8>,
+    /// Whether `head` ends with a line end.
+    pub(super) head_ends: bool,
+    /// The rows that are whole.
+    pub(super) body: Part,
+    /// Behind the last line end.
+    pub(super) tail: Vec<u8>,
+    /// A line of the body that no row could need: it ended the part.
+    pub(super) has_long_line: bool,
+    /// Bytes of the part.
+    pub(super) bytes: u64,
+}
+
+/// What each thread has of its own.
+pub(super) struct Worker<'a> {
+    pub(super) lines: Lines<'a>,
+    pub(super) sink: Sink<'a>,
+}
+
+/// Reads, scores and commits all parts; gives the rest behind the last line end to the caller
+/// through `commit`.
+pub(super) fn run(
+    parts: Parts<'_>,
+    workers: Vec<Worker<'_>>,
+    commit: &mut dyn Commit,
+    file: &str,
+) -> Result<(), ScoreError> {
+    let first = parts.next;
+    let window = 2 * workers.len();
+    let parts = Mutex::new(parts);
+    let order = Order {
+        state: Mutex::new(State {
+            next: first,
+            waiting: BTreeMap::new(),
+            commit,
+            ended: None,
+        }),
+        moved: Condvar::new(),
+        window,
+    };
+    std::thread::scope(|scope| {
+        let mut workers = workers.into_iter();
+        let own = workers.next();
+        for worker in workers {
+            scope.spawn(|| work(worker, &parts, &order, file));
+        }
+        if let Some(worker) = own {
+            work(worker, &parts, &order, file);
+        }
+    });
+    let state = order
+        .state
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    state.ended.unwrap_or(Ok(()))
+}
+
+/// How many threads a machine has for this.
+pub(super) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+fn work(mut worker: Worker<'_>, parts: &Mutex<Parts<'_>>, order: &Order<'_>, file: &str) {
+    // A panic of one thread would leave the others waiting for its part.
+    let _ends_the_rest = EndOnPanic(order);
+    let mut buffer = Vec::with_capacity(PART);
+    loop {
+        let claim = {
+            let mut parts = lock(parts);
+            if order.has_ended() {
+                return;
+            }
+            parts.claim(&mut buffer)
+        };
+        let opened = match (claim.read, claim.open) {
+            (Ok(false), _) => return,
+            (Ok(true), Some(open)) => open.into(&mut buffer),
+            (Ok(true), None) => Ok(()),
+            (Err(error), _) => Err(error),
+        };
+        let part = opened
+            .map_err(|source| ScoreError::Read {
+                file: file.to_owned(),
+                source,
+            })
+            .and_then(|()| worker.part(&buffer));
+        let failed = part.is_err();
+        order.put(claim.number, part);
+        if failed {
+            return;
+        }
+    }
+}
+
+impl Worker<'_> {
+    fn part(&mut self, bytes: &[u8]) -> Result<CsvPart, ScoreError> {
+        let mut part = CsvPart {
+            bytes: bytes.len() as u64,
+            ..CsvPart::default()
+        };
+        let first = bytes.iter().position(|&byte| byte == b'\n');
+        let last = bytes.iter().rposition(|&byte| byte == b'\n');
+        let (head, body, tail) = match (first, last) {
+            (Some(first), Some(last)) => {
+                part.head_ends = true;
+                (
+                    &bytes[..=first],
+                    &bytes[first + 1..last + 1],
+                    &bytes[last + 1..],
+                )
+            }
+            _ => (bytes, &[][..], &[][..]),
+        };
+        // Pieces of a line that is too long in any case need not be kept whole.
+        part.head
+            .extend_from_slice(&head[..head.len().min(MAX_LINE + 2)]);
+        part.tail
+            .extend_from_slice(&tail[..tail.len().min(MAX_LINE + 2)]);
+        part.has_long_line = self.lines.read(body, &mut self.sink).is_err();
+        part.body = self.sink.finish()?;
+        Ok(part)
+    }
+}
+
+/// Puts parts into their order.
+struct Order<'a> {
+    state: Mutex<State<'a>>,
+    moved: Condvar,
+    window: usize,
+}
+
+struct State<'a> {
+    next: u64,
+    waiting: BTreeMap<u64, Result<CsvPart, ScoreError>>,
+    commit: &'a mut dyn Commit,
+    /// How it ended, once it did before the end of the file.
+    ended: Option<Result<(), ScoreError>>,
+}
+
+impl Order<'_> {
+    fn has_ended(&self) -> bool {
+        lock(&self.state).ended.is_some()
+    }
+
+    /// Takes a part, commits all that are next, and waits while too many are ahead of the next.
+    fn put(&self, number: u64, part: Result<CsvPart, ScoreError>) {
+        let mut state = lock(&self.state);
+        state.waiting.insert(number, part);
+        while state.ended.is_none()
+            && let next = state.next
+            && let Some(part) = state.waiting.remove(&next)
+        {
+            state.next += 1;
+            let committed = part.and_then(|part| state.commit.part(part));
+            if committed.is_err() {
+                state.ended = Some(committed);
+            }
+        }
+        self.moved.notify_all();
+        while state.ended.is_none() && state.waiting.len() >= self.window {
+            state = self
+                .moved
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+struct EndOnPanic<'a, 'b>(&'a Order<'b>);
+
+impl Drop for EndOnPanic<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            lock(&self.0.state).ended.get_or_insert(Ok(()));
+            self.0.moved.notify_all();
+        }
+    }
+}
+
+/// A thread that panicked while it held the lock is reported by the scope.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
