@@ -458,6 +458,14 @@ pub struct NoTee {
     pub probes: Vec<Probe>,
 }
 
+impl NoTee {
+    /// Whether nothing was seen at any place: this is no confidential machine, as far as it can tell.
+    pub fn is_nothing_there(&self) -> bool {
+        let mut probes = self.probes.iter();
+        probes.all(|probe| matches!(probe.outcome, Outcome::Missing { .. }))
+    }
+}
+
 impl fmt::Display for NoTee {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unusable: Vec<String> = self

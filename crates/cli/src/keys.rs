@@ -6,7 +6,6 @@ use std::str::FromStr;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use strongroom_cipherfile::FileKey;
-use strongroom_client::guest_api::GuestApi;
 use strongroom_wire::jwe::DecryptionKey;
 use strongroom_wire::jwk::TeePublicKey;
 use strongroom_wire::resource::ResourceUri;
@@ -52,33 +51,19 @@ impl std::fmt::Display for KeySource {
 /// The guest that fetches `kbs:///` keys.
 #[derive(Args, Clone)]
 pub(crate) struct GuestArgs {
-    /// The running guest that fetches kbs:/// keys (see `strongroom guest run`).
-    #[arg(long, env = "STRONGROOM_GUEST", default_value = GuestApi::DEFAULT_URL, value_name = "URL")]
-    pub(crate) guest: String,
-
-    /// The file with this container's token, for a guest that asks for one (`guest run --require-token`).
-    #[arg(long, env = "STRONGROOM_GUEST_TOKEN_FILE", value_name = "FILE")]
-    pub(crate) guest_token: Option<PathBuf>,
+    #[command(flatten)]
+    asked: strongroom_guest::cli::GuestArgs,
 }
 
 impl GuestArgs {
-    /// The guest's client.
-    pub(crate) fn api(&self) -> anyhow::Result<GuestApi> {
-        let api = GuestApi::new(&self.guest)?;
-        let Some(path) = &self.guest_token else {
-            return Ok(api);
-        };
-        let bytes = files::read_limited(path, MAX_KEY)?;
-        let token = std::str::from_utf8(&bytes)
-            .with_context(|| format!("{} holds no token", path.display()))?;
-        Ok(api.token(Zeroizing::new(token.trim().to_owned())))
-    }
-
     /// Fetches a resource through the guest.
     pub(crate) fn resource(&self, uri: &ResourceUri) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-        let guest = self.api()?;
-        block_on(guest.resource_at(uri))?
-            .with_context(|| format!("cannot fetch {uri} from the guest at {}", self.guest))
+        let guest = self.asked.api()?;
+        let fetched = block_on(guest.resource_at(uri))?;
+        fetched.with_context(|| {
+            let url = self.asked.url();
+            format!("cannot fetch {uri} from the guest at {url}")
+        })
     }
 
     /// Reads a key from where it is.

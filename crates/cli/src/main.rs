@@ -3,22 +3,19 @@
 // Doc comments of arguments are help texts, which a terminal shows without Markdown.
 #![allow(clippy::doc_markdown, rustdoc::bare_urls)]
 
-mod cleanup;
 mod commands;
 mod connect;
 mod evidence;
-mod files;
 mod input;
 mod keys;
 mod log;
-mod notify;
-mod outcome;
 mod progress;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use strongroom_broker::LogConfig;
+use strongroom_guest::cli::{cleanup, files, notify, outcome};
 
 use crate::commands::Command;
 

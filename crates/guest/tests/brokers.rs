@@ -183,7 +183,7 @@ async fn broker_that_is_not_up_yet_ends_the_guest() {
     let address: std::net::SocketAddr = gone.url.trim_start_matches("http://").parse().unwrap();
     gone.stop();
     // Who comes first finds nobody who answers, and only then there is a broker.
-    let closed = std::net::TcpListener::bind(address).unwrap();
+    let closed = support::eventually(|| std::net::TcpListener::bind(address).ok());
     let late = std::thread::spawn(move || {
         drop(closed.accept().unwrap());
         drop(closed);

@@ -252,7 +252,8 @@ fn nvidias_variant_or_parts_of_the_api_are_another_program() {
     let address = rest.address();
     assert_eq!(get(address, "/aa/token?token_type=kbs").status, 404);
     // A guest that is gone takes its API and its companions along.
-    let hub = image.start("confidential-data-hub", &[]);
+    let mut hub = image.start("confidential-data-hub", &[]);
+    assert!(hub.line().contains("answers on"));
     agent.stop();
     for companion in [rest, hub] {
         let said = companion.failed();

@@ -40,8 +40,7 @@ pub(crate) fn run(
             threshold: Some(settings.threshold),
             skip_bad_rows,
             results: if print_rows {
-                Results::All
-                ..Options::default()
+                Results::All..Options::default()
             } else {
                 Results::Summary
             },

@@ -33,7 +33,7 @@ pub struct AttestArgs {
     pub(super) initdata: Option<PathBuf>,
 
     /// The attestation agent's aa.toml, for machines without init-data, which wins over it.
-    #[arg(long, alias = "config", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub(super) aa_config: Option<PathBuf>,
 
     /// The data hub's cdh.toml, for machines without init-data, which wins over it.
@@ -147,6 +147,11 @@ impl AttestArgs {
         let handle = surroundings.tpm_ak_handle().map_err(anyhow::Error::msg)?;
         devices.tpm_ak = handle.unwrap_or(devices.tpm_ak);
         Ok(devices)
+    }
+
+    /// Whether a broker is named.
+    pub(super) fn names_a_broker(&self) -> bool {
+        self.broker.is_some()
     }
 
     /// The platform's name, when it is not to be looked for.

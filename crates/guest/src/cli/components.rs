@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::serving::{Serving, services};
-use super::{AttestArgs, log, told_to_stop};
+use super::{AttestArgs, cleanup, log, told_to_stop};
 use crate::attestation::Agent;
 use crate::config::{CdhConfig, Document as _};
 use crate::error::GuestError;
@@ -106,7 +106,7 @@ impl AttestationAgentArgs {
             wait: PATIENCE,
             json,
         };
-        serving.run(|| {})
+        serving.run(cleanup::take_over)
     }
 }
 
@@ -300,6 +300,7 @@ where
         .build()?;
     runtime.block_on(async {
         let mut stop = pin!(told_to_stop()?);
+        cleanup::take_over();
         let begun = tokio::select! {
             _ = &mut stop => return Ok(()),
             begun = begin() => begun?,

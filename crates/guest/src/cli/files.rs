@@ -7,23 +7,28 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
-use crate::{cleanup, outcome};
+use super::{cleanup, outcome};
 
 /// Whether an existing file may be replaced.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Existing {
+pub enum Existing {
+    /// It stays, and nothing is written.
     Refuse,
+    /// It makes room.
     Replace,
 }
 
 impl Existing {
-    pub(crate) fn from_force(force: bool) -> Self {
+    /// What `--force` says.
+    pub fn from_force(force: bool) -> Self {
         if force { Self::Replace } else { Self::Refuse }
     }
 }
 
 /// Where a command writes: a file that appears when it is complete, or standard output.
-pub(crate) enum Output {
+pub struct Output(Place);
+
+enum Place {
     File {
         file: BufWriter<File>,
         temporary: PathBuf,
@@ -36,10 +41,10 @@ pub(crate) enum Output {
 
 impl Output {
     /// Opens `target`, `-` being standard output. `mode` is the file's, such as `0o600`.
-    pub(crate) fn create(target: &Path, existing: Existing, mode: u32) -> anyhow::Result<Self> {
+    pub fn create(target: &Path, existing: Existing, mode: u32) -> anyhow::Result<Self> {
         if target == Path::new("-") {
             outcome::standard_output_is_taken();
-            return Ok(Self::Stdout(io::stdout()));
+            return Ok(Self(Place::Stdout(io::stdout())));
         }
         // A link is looked at itself: it is what would be replaced.
         match target.symlink_metadata() {
@@ -71,25 +76,25 @@ impl Output {
         });
         let file =
             file.with_context(|| format!("cannot write in the folder of {}", target.display()))?;
-        Ok(Self::File {
+        Ok(Self(Place::File {
             file: BufWriter::new(file),
             temporary,
             target: target.to_owned(),
             existing,
             keep: false,
-        })
+        }))
     }
 
     /// Makes the file appear under its name, once everything is on the disk.
-    pub(crate) fn commit(mut self) -> anyhow::Result<()> {
+    pub fn commit(mut self) -> anyhow::Result<()> {
         self.flush()?;
-        if let Self::File {
+        if let Place::File {
             file,
             temporary,
             target,
             existing,
             keep,
-        } = &mut self
+        } = &mut self.0
         {
             file.get_ref().sync_all()?;
             let named = cleanup::finish(temporary, || match existing {
@@ -107,27 +112,27 @@ impl Output {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::File { file, .. } => file.write(bytes),
-            Self::Stdout(out) => out.write(bytes),
+        match &mut self.0 {
+            Place::File { file, .. } => file.write(bytes),
+            Place::Stdout(out) => out.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::File { file, .. } => file.flush(),
-            Self::Stdout(out) => out.flush(),
+        match &mut self.0 {
+            Place::File { file, .. } => file.flush(),
+            Place::Stdout(out) => out.flush(),
         }
     }
 }
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if let Self::File {
+        if let Place::File {
             temporary,
             keep: false,
             ..
-        } = self
+        } = &self.0
         {
             cleanup::discard(temporary);
         }
@@ -135,19 +140,14 @@ impl Drop for Output {
 }
 
 /// Writes a whole file.
-pub(crate) fn write(
-    target: &Path,
-    existing: Existing,
-    mode: u32,
-    bytes: &[u8],
-) -> anyhow::Result<()> {
+pub fn write(target: &Path, existing: Existing, mode: u32, bytes: &[u8]) -> anyhow::Result<()> {
     let mut output = Output::create(target, existing, mode)?;
     output.write_all(bytes)?;
     output.commit()
 }
 
 /// Opens a file to read, `-` being standard input.
-pub(crate) fn open(source: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
+pub fn open(source: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
     if source == Path::new("-") {
         return Ok(Box::new(io::stdin()));
     }
@@ -159,10 +159,7 @@ pub(crate) fn open(source: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
 }
 
 /// Reads a small file whole, refusing more than `limit` bytes.
-pub(crate) fn read_limited(
-    source: &Path,
-    limit: u64,
-) -> anyhow::Result<zeroize::Zeroizing<Vec<u8>>> {
+pub fn read_limited(source: &Path, limit: u64) -> anyhow::Result<zeroize::Zeroizing<Vec<u8>>> {
     let mut bytes = zeroize::Zeroizing::new(Vec::new());
     open(source)?
         .take(limit + 1)
@@ -178,13 +175,13 @@ pub(crate) fn read_limited(
 }
 
 /// Reads a small text file whole.
-pub(crate) fn read_text(source: &Path, limit: u64) -> anyhow::Result<String> {
+pub fn read_text(source: &Path, limit: u64) -> anyhow::Result<String> {
     String::from_utf8(read_limited(source, limit)?.to_vec())
         .with_context(|| format!("{} is not UTF-8 text", source.display()))
 }
 
 /// A file's name without its folder: what an encrypted file is bound to unless a name is given.
-pub(crate) fn base_name(path: &Path) -> anyhow::Result<String> {
+pub fn base_name(path: &Path) -> anyhow::Result<String> {
     let name = path
         .file_name()
         .with_context(|| format!("{} names no file", path.display()))?;
