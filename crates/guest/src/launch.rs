@@ -338,8 +338,14 @@ const OFFLINE: &str = "cdh.toml: kbc.name is offline_fs_kbc: a guest takes no re
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use strongroom_wire::image::registries::Registries;
+    use strongroom_wire::openpgp::Sha1;
+
     use super::*;
     use crate::config::Document as _;
+    use crate::image::{Devices, Document, PullOptions};
 
     fn measured() -> Option<Kbs> {
         Some(Kbs::new("https://good:1".to_owned(), some("good")))
@@ -464,5 +470,181 @@ mod tests {
         for bad in ["127.0.0.1:50000", "unix://relative", "vsock://2:1", ""] {
             assert!(socket_path("socket", bad).is_err(), "{bad}");
         }
+    }
+
+    /// What a configuration comes to, all of it that anything follows, and what is said about it.
+    fn effects(aa: &str, cdh: &str) -> String {
+        let wanted = Wanted {
+            aa: Some(AaConfig::parse(aa).unwrap().config),
+            cdh: Some(CdhConfig::parse(cdh).unwrap().config),
+            broker_is_optional: true,
+            ..Wanted::default()
+        };
+        let joined = wanted.join(Launched::insecure_unverified(None).unwrap());
+        let Ok(Joined {
+            broker,
+            named_brokers,
+            key_algorithm,
+            aa,
+            cdh,
+            warnings,
+            ..
+        }) = joined
+        else {
+            return "refused".to_owned();
+        };
+        let pull = PullOptions::from_config(&cdh.image).unwrap();
+        let registries = pull.registries.as_ref().map(|registries| match registries {
+            Document::Text(text) => {
+                let text = std::str::from_utf8(text).unwrap();
+                let read = Registries::parse(text).unwrap();
+                format!("{read:?} {:?}", read.ignored())
+            }
+            Document::Resource(uri) => uri.to_string(),
+        });
+        let told = (
+            broker,
+            named_brokers,
+            key_algorithm,
+            aa.eventlog_config,
+            aa.log,
+            warnings,
+        );
+        let hub = (
+            UnsealOptions::from(&cdh),
+            cdh.credentials,
+            cdh.log,
+            cdh.socket,
+            cdh.aa,
+        );
+        let text = |document: &Option<Document>| match document {
+            Some(Document::Text(text)) => String::from_utf8(text.to_vec()).unwrap(),
+            other => format!("{other:?}"),
+        };
+        let images = (
+            text(&pull.policy),
+            text(&pull.sigstore_config),
+            text(&pull.credentials),
+            registries,
+            pull.extra_roots,
+            pull.proxies,
+            pull.cache,
+            pull.concurrency,
+            pull.devices == Devices::Allow,
+            pull.sha1 == Sha1::InsecureAccept,
+        );
+        format!("{told:?} {hub:?} {images:?}")
+    }
+
+    /// Each key, what must stand before it, and it itself.
+    const AA: &[(&str, &str, &str)] = &[
+        ("token_configs.kbs.url", "[token_configs.kbs]\n", "url = 'https://b'"),
+        ("token_configs.kbs.cert", "[token_configs.kbs]\nurl = 'https://b'\n", "cert = 'x'"),
+        ("token_configs.kbs.tee_key_algorithm", "[token_configs.kbs]\nurl = 'https://b'\n", "tee_key_algorithm = 'RSA-OAEP-256'"),
+        ("token_configs.kbs.standby_urls", "[token_configs.kbs]\nurl = 'https://b'\n", "standby_urls = ['https://c']"),
+        ("token_configs.coco_as.url", "", "[token_configs.coco_as]\nurl = 'http://as'"),
+        ("brokers.*.host", "", "[[brokers]]\nurl = 'https://m'\nhost = 'm'"),
+        ("brokers.*.url", "", "[[brokers]]\nhost = 'm'\nurl = 'https://m'"),
+        ("brokers.*.cert", "[[brokers]]\nhost = 'm'\nurl = 'https://m'\n", "cert = 'x'"),
+        ("brokers.*.standby_urls", "[[brokers]]\nhost = 'm'\nurl = 'https://m'\n", "standby_urls = ['https://c']"),
+        ("eventlog_config.init_pcr", "[eventlog_config]\n", "init_pcr = 23"),
+        ("eventlog_config.enable_eventlog", "[eventlog_config]\n", "enable_eventlog = true"),
+        ("log.level", "[log]\n", "level = 'debug'"),
+    ];
+    const REGISTRY: &str = "[[image.registry_config.registry]]\nlocation = 'a.example/b'\n";
+    const MIRROR: &str = "[[image.registry_config.registry]]\nlocation = 'a.example/b'\n[[image.registry_config.registry.mirror]]\nlocation = 'm.example/b'\n";
+    const CDH: &[(&str, &str, &str)] = &[
+        ("socket", "", "socket = 'unix:///run/x'"),
+        ("skip_sealed_secret_verification", "", "skip_sealed_secret_verification = true"),
+        ("log.level", "[log]\n", "level = 'debug'"),
+        ("aa.aa_socket", "[aa]\n", "aa_socket = 'unix:///run/x'"),
+        ("kbc.name", "", "[kbc]\nname = 'offline_fs_kbc'"),
+        ("kbc.url", "[kbc]\nname = 'cc_kbc'\n", "url = 'https://b'"),
+        ("kbc.kbs_cert", "[kbc]\nname = 'cc_kbc'\nurl = 'https://b'\n", "kbs_cert = 'x'"),
+        ("brokers.*.host", "", "[[brokers]]\nurl = 'https://m'\nhost = 'm'"),
+        ("brokers.*.url", "", "[[brokers]]\nhost = 'm'\nurl = 'https://m'"),
+        ("brokers.*.cert", "[[brokers]]\nhost = 'm'\nurl = 'https://m'\n", "cert = 'x'"),
+        ("brokers.*.standby_urls", "[[brokers]]\nhost = 'm'\nurl = 'https://m'\n", "standby_urls = ['https://c']"),
+        ("credentials.*.path", "", "[[credentials]]\nresource_uri = 'kbs:///a/b/c'\npath = '/run/confidential-containers/cdh/kbs/x'"),
+        ("credentials.*.resource_uri", "", "[[credentials]]\npath = '/run/confidential-containers/cdh/kbs/x'\nresource_uri = 'kbs:///a/b/c'"),
+        ("image.work_dir", "[image]\n", "work_dir = '/run/x'"),
+        ("image.max_concurrent_layer_downloads_per_image", "[image]\n", "max_concurrent_layer_downloads_per_image = 7"),
+        ("image.image_security_policy_uri", "[image]\n", "image_security_policy_uri = 'kbs:///a/b/c'"),
+        ("image.image_security_policy", "[image]\n", "image_security_policy = 'x'"),
+        ("image.sigstore_config_uri", "[image]\n", "sigstore_config_uri = 'kbs:///a/b/c'"),
+        ("image.sigstore_config", "[image]\n", "sigstore_config = 'x'"),
+        ("image.authenticated_registry_credentials_uri", "[image]\n", "authenticated_registry_credentials_uri = 'kbs:///a/b/c'"),
+        ("image.registry_configuration_uri", "[image]\n", "registry_configuration_uri = 'kbs:///a/b/c'"),
+        ("image.registry_config.unqualified-search-registries", "[image.registry_config]\n", "unqualified-search-registries = ['x']"),
+        ("image.registry_config.short-name-mode", "[image.registry_config]\n", "short-name-mode = 'x'"),
+        ("image.registry_config.aliases.**", "[image.registry_config]\n", "aliases = { x = 'y' }"),
+        ("image.registry_config.registry.*.prefix", REGISTRY, "prefix = 'p.example/b'"),
+        ("image.registry_config.registry.*.location", "[[image.registry_config.registry]]\nprefix = 'p.example/b'\n", "location = 'a.example/c'"),
+        ("image.registry_config.registry.*.blocked", REGISTRY, "blocked = true"),
+        ("image.registry_config.registry.*.insecure", REGISTRY, "insecure = true"),
+        ("image.registry_config.registry.*.mirror-by-digest-only", REGISTRY, "mirror-by-digest-only = true"),
+        ("image.registry_config.registry.*.mirror.*.location", REGISTRY, "[[image.registry_config.registry.mirror]]\nlocation = 'm.example/b'"),
+        ("image.registry_config.registry.*.mirror.*.insecure", MIRROR, "insecure = true"),
+        ("image.registry_config.registry.*.mirror.*.pull-from-mirror", MIRROR, "pull-from-mirror = 'all'"),
+        ("image.extra_root_certificates", "[image]\n", "extra_root_certificates = ['x']"),
+        ("image.image_pull_proxy.https_proxy", "[image.image_pull_proxy]\n", "https_proxy = 'x'"),
+        ("image.image_pull_proxy.http_proxy", "[image.image_pull_proxy]\n", "http_proxy = 'x'"),
+        ("image.image_pull_proxy.no_proxy", "[image.image_pull_proxy]\n", "no_proxy = 'x'"),
+        ("image.insecure_sha1_signatures", "[image]\n", "insecure_sha1_signatures = true"),
+        ("image.allow_devices", "[image]\n", "allow_devices = true"),
+    ];
+
+    #[test]
+    fn key_is_taken_and_nothing_comes_of_it() {
+        let names = |table: &[(&'static str, &str, &str)]| -> BTreeSet<&'static str> {
+            table.iter().map(|(key, _, _)| *key).collect()
+        };
+        let known = |keys: &[&'static str]| keys.iter().copied().collect::<BTreeSet<_>>();
+        assert_eq!(names(AA), known(AaConfig::KEYS));
+        assert_eq!(names(CDH), known(CdhConfig::KEYS));
+        // A table whose required key is the one in question is not written without it.
+        let whole = |before: &str| match before {
+            "[token_configs.kbs]\n" => String::new(),
+            before => before.to_owned(),
+        };
+        for (key, before, line) in AA {
+            let with = effects(&format!("{before}{line}\n"), "");
+            assert_ne!(effects(&whole(before), ""), with, "aa.toml: {key}");
+        }
+        for (key, before, line) in CDH {
+            let without = match *key {
+                "image.registry_config.registry.*.location" => {
+                    before.to_owned() + "location = 'a.example/b'\n"
+                }
+                _ => (*before).to_owned(),
+            };
+            let with = effects("", &format!("{before}{line}\n"));
+            assert_ne!(effects("", &without), with, "cdh.toml: {key}");
+        }
+    }
+
+    #[test]
+    fn offline_configuration_of_upstreams_asks_a_broker_all_the_same() {
+        let path = "guest/guest-components/confidential-data-hub/hub/tests/cdh.toml";
+        let Some(path) = strongroom_testkit::fixtures::fixture(path) else {
+            return;
+        };
+        let join = |broker: Option<&str>, broker_is_optional| {
+            let wanted = Wanted {
+                cdh: Some(CdhConfig::load(&path).unwrap().config),
+                broker: broker.map(str::to_owned),
+                broker_is_optional,
+                ..Wanted::default()
+            };
+            wanted.join(Launched::insecure_unverified(None).unwrap())
+        };
+        for (broker, optional) in [(None, false), (Some("https://b"), false), (Some("https://b"), true)] {
+            let error = join(broker, optional).map(drop).unwrap_err().to_string();
+            assert!(error.contains("kbc.name is offline_fs_kbc"), "{error}");
+        }
+        // As upstream's starts in images that need no broker; whatever is asked for is refused.
+        let joined = join(None, true).unwrap();
+        assert_eq!(joined.broker, None);
+        assert!(joined.warnings.iter().any(|said| said.contains("kbc.name")));
     }
 }

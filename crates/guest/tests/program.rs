@@ -121,6 +121,22 @@ fn one_program_serves_rest_and_both_sockets_and_leaves_none_behind() {
     }
     let answer = get_resource(&paths[1], &format!("kbs:///{KEY}"));
     assert!(answer.ends_with(b"secret"));
+    // What programs of ocicrypt read, in the shapes of upstream's own file.
+    let told = std::fs::read(folder.path().join("cdh/ocicrypt_config.json")).unwrap();
+    let told: Value = serde_json::from_slice(&told).unwrap();
+    for name in [
+        "confidential-data-hub/hub/src/image/ocicrypt_config.json",
+        "image-rs/test_data/ocicrypt_keyprovider_ttrpc.conf",
+    ] {
+        let Some(upstreams) = support::fixture(&format!("guest/guest-components/{name}")) else {
+            continue;
+        };
+        let mut expected: Value = serde_json::from_str(&upstreams).unwrap();
+        let ttrpc = &mut expected["key-providers"]["attestation-agent"]["ttrpc"];
+        assert_eq!(*ttrpc, "unix:///run/confidential-containers/cdh.sock");
+        *ttrpc = named[1].as_str().into();
+        assert_eq!(told, expected, "{name}");
+    }
     let address = guest.address();
     let path = format!("/cdh/resource/{KEY}");
     let bearer = [

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::components::serve_rest_on_request;
+use super::files::{self, Existing};
 use super::told_to_stop;
 use crate::config::CdhConfig;
 use crate::data::credentials::place;
@@ -195,9 +196,26 @@ pub(super) fn services(
                 (None, Some((key, address))) => socket_path(key, address)?,
                 (None, None) => service.default_socket(),
             };
-            Ok((service, Socket::bind_with_folder(&path)?))
+            let socket = Socket::bind_with_folder(&path)?;
+            if matches!(service, TtrpcService::DataHub(_)) {
+                tell_ocicrypt(&path)?;
+            }
+            Ok((service, socket))
         })
         .collect()
+}
+
+/// Writes where ocicrypt's programs find the keys of images, in the file that upstream's data hub writes it into:
+/// `cdh/ocicrypt_config.json` beside its socket.
+fn tell_ocicrypt(socket: &Path) -> anyhow::Result<()> {
+    let folder = socket.with_file_name("cdh");
+    let path = folder.join("ocicrypt_config.json");
+    let written = json!({
+        "key-providers": { "attestation-agent": { "ttrpc": format!("unix://{}", socket.display()) } }
+    });
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    files::write(&path, Existing::Replace, 0o644, format!("{written:#}\n").as_bytes())
 }
 
 /// Where the guest serves.
