@@ -1,61 +1,83 @@
 //! Decimal numbers to the nearest f64, in the notation that data sets are full of: digits, perhaps a
 //! minus before them, perhaps a point within them.
 //!
-//! [`parse`] is exact or gives up. What it gives up on (an exponent, more than 19 digits, spaces, a
-//! value so near the middle of two floats that 64 bits do not tell) goes to `str::parse`, which
+//! [`parse`] is exact or gives up. What it gives up on (an exponent, more than 15 digits before the
+//! point or 19 in all, spaces, a value so near the middle of two floats that 64 bits do not tell) goes to `str::parse`, which
 //! reads everything and is slower.
 
 /// The number at `at`, and where it ends; `None` when `str::parse` must decide. What follows the
 /// number is for the caller to judge.
+#[inline(always)]
 pub(super) fn parse(bytes: &[u8], at: usize) -> Option<(f64, usize)> {
-    let negative = bytes.get(at) == Some(&b'-');
-    let at = at + usize::from(negative);
-    let (whole, at, before) = digits(bytes, at, 0, 3)?;
-    if before == 0 {
+    let window = bytes.get(at..)?.first_chunk::<WINDOW>()?;
+    let first = word(window, 0)?;
+    // One digit on each side of the point: every flag that was written as a float.
+    if let Some(value) = tenths(first) {
+        return Some((value, at + 3));
+    }
+    let (value, length) = magnitude(window, first)?;
+    Some((value, at + length))
+}
+
+/// How many bytes are looked at: a minus, fifteen digits, a point, three words of digits.
+const WINDOW: usize = 41;
+
+/// The value of `D.D`, when something else than a digit follows.
+#[inline(always)]
+fn tenths(word: u64) -> Option<f64> {
+    let [whole, point, tenth, next, ..] = (word ^ every(b'0')).to_le_bytes();
+    let is_it = whole <= 9 && tenth <= 9 && point == b'.' ^ b'0' && next > 9;
+    is_it.then(|| f64::from(whole * 10 + tenth) / 10.0)
+}
+
+/// Any number that the window holds, and its length.
+#[inline]
+fn magnitude(window: &[u8; WINDOW], first: u64) -> Option<(f64, usize)> {
+    let minus = usize::from(window[0] == b'-');
+    let first = if minus == 1 { word(window, 1)? } else { first };
+    let mut before = leading_digits(first);
+    let mut whole = value_of(first, before);
+    if before == 8 {
+        let second = word(window, minus + 8)?;
+        let more = leading_digits(second);
+        whole = append(whole, second, more);
+        before += more;
+    }
+    if before == 0 || before == 16 {
         return None;
     }
-    let (mantissa, at, after) = if bytes.get(at) == Some(&b'.') {
-        digits(bytes, at + 1, whole, 3).filter(|(_, _, after)| *after > 0)?
+    let mut length = minus + before;
+    let (mantissa, after) = if window[length] == b'.' {
+        // All three words are looked at, wherever the digits end: what is not branched on is not
+        // guessed wrong.
+        let begin = length + 1;
+        let digits: &[u8; 24] = window.get(begin..)?.first_chunk()?;
+        let (a, b, c) = (word(digits, 0)?, word(digits, 8)?, word(digits, 16)?);
+        let first = leading_digits(a);
+        let second = leading_digits(b) * (first / 8);
+        let third = leading_digits(c) * (second / 8);
+        let after = first + second + third;
+        if after == 0 {
+            return None;
+        }
+        length = begin + after;
+        let mantissa = append(append(append(whole, a, first), b, second), c, third);
+        (mantissa, after)
     } else {
-        (whole, at, 0)
+        (whole, 0)
     };
     if before + after > MAX_DIGITS {
         return None;
     }
-    let magnitude = decimal(mantissa, after)?;
-    Some((if negative { -magnitude } else { magnitude }, at))
+    let value = decimal(mantissa, after)?;
+    Some((if minus == 1 { -value } else { value }, length))
 }
 
 /// Digits that always fit a u64.
 const MAX_DIGITS: usize = 19;
 
-/// Appends the digits at `at` to `value`: the value, where they end, and how many there are, at most
-/// eight for each of `words`. The value wraps once there are more than [`MAX_DIGITS`]. `None` near
-/// the end of `bytes`, where no word can be read.
-fn digits(
-    bytes: &[u8],
-    mut at: usize,
-    mut value: u64,
-    words: usize,
-) -> Option<(u64, usize, usize)> {
-    let begun = at;
-    for _ in 0..words {
-        let word = word(bytes, at)?;
-        let count = leading_digits(word);
-        if count > 0 {
-            value = value
-                .wrapping_mul(INTEGER_POWERS[count])
-                .wrapping_add(value_of(word, count));
-        }
-        at += count;
-        if count < 8 {
-            return Some((value, at, at - begun));
-        }
-    }
-    None
-}
-
 /// Eight bytes, the first in the lowest place.
+#[inline(always)]
 pub(super) fn word(bytes: &[u8], at: usize) -> Option<u64> {
     let eight = bytes.get(at..)?.first_chunk::<8>()?;
     Some(u64::from_le_bytes(*eight))
@@ -67,6 +89,7 @@ pub(super) const fn every(byte: u8) -> u64 {
 }
 
 /// How many of the first bytes of a word are digits.
+#[inline(always)]
 fn leading_digits(word: u64) -> usize {
     let value = word ^ every(b'0');
     // A digit's value is below ten: 0x76 more, and its top bit is still clear. A carry out of some
@@ -75,10 +98,18 @@ fn leading_digits(word: u64) -> usize {
     other.trailing_zeros() as usize / 8
 }
 
-/// The value of a word's first `count` digits, one to eight of them.
+/// A word's first `count` digits behind those of `value`.
+#[inline(always)]
+fn append(value: u64, word: u64, count: usize) -> u64 {
+    let shifted = value.wrapping_mul(INTEGER_POWERS[count]);
+    shifted.wrapping_add(value_of(word, count))
+}
+
+/// The value of a word's first `count` digits, eight at most.
+#[inline(always)]
 fn value_of(word: u64, count: usize) -> u64 {
     // In front, where nothing is left of the word, zeros of the value zero.
-    let one = (word << (64 - 8 * count)) & every(0x0f);
+    let one = word.unbounded_shl(64 - 8 * count as u32) & every(0x0f);
     // Neighbours are joined three times: to pairs, to fours, to all eight.
     let two = (one.wrapping_mul(1 + (10 << 8)) >> 8) & 0x00ff_00ff_00ff_00ff;
     let four = (two.wrapping_mul(1 + (100 << 16)) >> 16) & 0x0000_ffff_0000_ffff;
@@ -86,15 +117,12 @@ fn value_of(word: u64, count: usize) -> u64 {
 }
 
 /// `mantissa / 10^scale`, rounded once; `None` when 64 bits of the quotient do not decide.
+#[inline(always)]
 fn decimal(mantissa: u64, scale: usize) -> Option<f64> {
-    if scale == 0 {
+    if scale == 0 || mantissa == 0 {
+        // Rounded once by the conversion.
         return Some(mantissa as f64);
     }
-    if mantissa <= 1 << f64::MANTISSA_DIGITS {
-        // Both are exact, so their quotient is rounded once.
-        return Some(mantissa as f64 / FLOAT_POWERS[scale]);
-    }
-    // The quotient is at least 2^53 / 10^19, so the result is never subnormal.
     let Reciprocal { bits, exponent } = RECIPROCALS[scale];
     let shift_left = mantissa.leading_zeros();
     let product = u128::from(mantissa << shift_left) * u128::from(bits);
@@ -104,17 +132,22 @@ fn decimal(mantissa: u64, scale: usize) -> Option<f64> {
     let shift_right = 64 - f64::MANTISSA_DIGITS - high.leading_zeros();
     let (kept, rest) = (high >> shift_right, high & ((1 << shift_right) - 1));
     let half = 1_u64 << (shift_right - 1);
-    let rounded = if rest + 2 <= half {
-        kept
-    } else if rest > half {
-        kept + 1
-    } else {
+    if rest == half || rest + 1 == half {
         return None;
-    };
-    let power = i64::from(shift_right) + 64 - i64::from(exponent) - i64::from(shift_left);
-    let scale = f64::from_bits(((1023 + power) as u64) << (f64::MANTISSA_DIGITS - 1));
-    Some(rounded as f64 * scale)
+    }
+    let rounded = kept + u64::from(rest > half);
+    // Of a float's bits the exponent stands above the mantissa without its first bit: should that
+    // overflow by rounding, the exponent is one more, as it must be. The quotient is at least 10^-19
+    // and below 2^64, so the exponent is one that floats have.
+    let power = shift_right + 64 + FIRST_BIT + EXPONENT_BIAS - exponent - shift_left;
+    Some(f64::from_bits(
+        (u64::from(power) << FIRST_BIT) + rounded - (1 << FIRST_BIT),
+    ))
 }
+
+/// The place of the first bit of a float's mantissa.
+const FIRST_BIT: u32 = f64::MANTISSA_DIGITS - 1;
+const EXPONENT_BIAS: u32 = 1023;
 
 /// `floor(2^exponent / 10^n)`, with the exponent for which that has 64 bits.
 #[derive(Clone, Copy)]
@@ -154,11 +187,6 @@ const INTEGER_POWERS: [u64; 9] = [
     100_000_000,
 ];
 
-const FLOAT_POWERS: [f64; MAX_DIGITS + 1] = [
-    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
-    1e17, 1e18, 1e19,
-];
-
 #[cfg(test)]
 mod tests {
     use rand_xoshiro::Xoshiro256PlusPlus;
@@ -168,7 +196,7 @@ mod tests {
 
     /// Parses as within a file: something follows.
     fn parsed(text: &str) -> Option<(f64, usize)> {
-        parse(format!("{text},        ").as_bytes(), 0)
+        parse(format!("{text},{}", " ".repeat(WINDOW)).as_bytes(), 0)
     }
 
     fn check(text: &str) -> bool {
@@ -194,11 +222,15 @@ mod tests {
             "0.3111400080477545",
             "12345678",
             "123456789012345",
-            "9007199254740993",
             "0.00000000000000001",
             "99999999.5",
-            "9999999999999999999",
-            "18446744073709551.61",
+            "1700000000",
+            "1700000000.123",
+            "-999999999999999.9999",
+            "0.00",
+            "00.5",
+            "0.25",
+            "0.3",
         ] {
             assert!(check(text), "{text}");
         }
@@ -216,7 +248,9 @@ mod tests {
             "\"1\"",
             "x",
             "--1",
+            "1234567890123456",
             "12345678901234567890",
+            "0.12345678901234567890",
         ] {
             assert_eq!(parsed(text), None, "{text}");
         }
@@ -256,7 +290,7 @@ mod tests {
             };
             decided += usize::from(check(&text));
         }
-        assert!(decided > NUMBERS / 1000 * 995, "{decided}");
+        assert!(decided > NUMBERS / 100 * 75, "{decided}");
     }
 
     #[test]
@@ -273,10 +307,11 @@ mod tests {
     fn middle_between_two_floats_is_guessed() {
         // Numbers whose exact value lies in the middle, or one digit beside it.
         for (text, decided) in [
-            ("9007199254740993.0", false),
-            ("9007199254740993.5", true),
-            ("4503599627370497.5", false),
-            ("4503599627370497.4", true),
+            ("562949953421312.0625", false),
+            ("562949953421312.0626", true),
+            ("562949953421312.1875", false),
+            ("562949953421312.1874", true),
+            ("70368744177664.0078125", false),
         ] {
             assert_eq!(check(text), decided, "{text}");
         }
