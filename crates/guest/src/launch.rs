@@ -538,59 +538,227 @@ mod tests {
 
     /// Each key, what must stand before it, and it itself.
     const AA: &[(&str, &str, &str)] = &[
-        ("token_configs.kbs.url", "[token_configs.kbs]\n", "url = 'https://b'"),
-        ("token_configs.kbs.cert", "[token_configs.kbs]\nurl = 'https://b'\n", "cert = 'x'"),
-        ("token_configs.kbs.tee_key_algorithm", "[token_configs.kbs]\nurl = 'https://b'\n", "tee_key_algorithm = 'RSA-OAEP-256'"),
-        ("token_configs.kbs.standby_urls", "[token_configs.kbs]\nurl = 'https://b'\n", "standby_urls = ['https://c']"),
-        ("token_configs.coco_as.url", "", "[token_configs.coco_as]\nurl = 'http://as'"),
-        ("brokers.*.host", "", "[[brokers]]\nurl = 'https://m'\nhost = 'm'"),
-        ("brokers.*.url", "", "[[brokers]]\nhost = 'm'\nurl = 'https://m'"),
-        ("brokers.*.cert", "[[brokers]]\nhost = 'm'\nurl = 'https://m'\n", "cert = 'x'"),
-        ("brokers.*.standby_urls", "[[brokers]]\nhost = 'm'\nurl = 'https://m'\n", "standby_urls = ['https://c']"),
-        ("eventlog_config.init_pcr", "[eventlog_config]\n", "init_pcr = 23"),
-        ("eventlog_config.enable_eventlog", "[eventlog_config]\n", "enable_eventlog = true"),
+        (
+            "token_configs.kbs.url",
+            "[token_configs.kbs]\n",
+            "url = 'https://b'",
+        ),
+        (
+            "token_configs.kbs.cert",
+            "[token_configs.kbs]\nurl = 'https://b'\n",
+            "cert = 'x'",
+        ),
+        (
+            "token_configs.kbs.tee_key_algorithm",
+            "[token_configs.kbs]\nurl = 'https://b'\n",
+            "tee_key_algorithm = 'RSA-OAEP-256'",
+        ),
+        (
+            "token_configs.kbs.standby_urls",
+            "[token_configs.kbs]\nurl = 'https://b'\n",
+            "standby_urls = ['https://c']",
+        ),
+        (
+            "token_configs.coco_as.url",
+            "",
+            "[token_configs.coco_as]\nurl = 'http://as'",
+        ),
+        (
+            "brokers.*.host",
+            "",
+            "[[brokers]]\nurl = 'https://m'\nhost = 'm'",
+        ),
+        (
+            "brokers.*.url",
+            "",
+            "[[brokers]]\nhost = 'm'\nurl = 'https://m'",
+        ),
+        (
+            "brokers.*.cert",
+            "[[brokers]]\nhost = 'm'\nurl = 'https://m'\n",
+            "cert = 'x'",
+        ),
+        (
+            "brokers.*.standby_urls",
+            "[[brokers]]\nhost = 'm'\nurl = 'https://m'\n",
+            "standby_urls = ['https://c']",
+        ),
+        (
+            "eventlog_config.init_pcr",
+            "[eventlog_config]\n",
+            "init_pcr = 23",
+        ),
+        (
+            "eventlog_config.enable_eventlog",
+            "[eventlog_config]\n",
+            "enable_eventlog = true",
+        ),
         ("log.level", "[log]\n", "level = 'debug'"),
     ];
     const REGISTRY: &str = "[[image.registry_config.registry]]\nlocation = 'a.example/b'\n";
     const MIRROR: &str = "[[image.registry_config.registry]]\nlocation = 'a.example/b'\n[[image.registry_config.registry.mirror]]\nlocation = 'm.example/b'\n";
     const CDH: &[(&str, &str, &str)] = &[
         ("socket", "", "socket = 'unix:///run/x'"),
-        ("skip_sealed_secret_verification", "", "skip_sealed_secret_verification = true"),
+        (
+            "skip_sealed_secret_verification",
+            "",
+            "skip_sealed_secret_verification = true",
+        ),
         ("log.level", "[log]\n", "level = 'debug'"),
         ("aa.aa_socket", "[aa]\n", "aa_socket = 'unix:///run/x'"),
         ("kbc.name", "", "[kbc]\nname = 'offline_fs_kbc'"),
         ("kbc.url", "[kbc]\nname = 'cc_kbc'\n", "url = 'https://b'"),
-        ("kbc.kbs_cert", "[kbc]\nname = 'cc_kbc'\nurl = 'https://b'\n", "kbs_cert = 'x'"),
-        ("brokers.*.host", "", "[[brokers]]\nurl = 'https://m'\nhost = 'm'"),
-        ("brokers.*.url", "", "[[brokers]]\nhost = 'm'\nurl = 'https://m'"),
-        ("brokers.*.cert", "[[brokers]]\nhost = 'm'\nurl = 'https://m'\n", "cert = 'x'"),
-        ("brokers.*.standby_urls", "[[brokers]]\nhost = 'm'\nurl = 'https://m'\n", "standby_urls = ['https://c']"),
-        ("credentials.*.path", "", "[[credentials]]\nresource_uri = 'kbs:///a/b/c'\npath = '/run/confidential-containers/cdh/kbs/x'"),
-        ("credentials.*.resource_uri", "", "[[credentials]]\npath = '/run/confidential-containers/cdh/kbs/x'\nresource_uri = 'kbs:///a/b/c'"),
+        (
+            "kbc.kbs_cert",
+            "[kbc]\nname = 'cc_kbc'\nurl = 'https://b'\n",
+            "kbs_cert = 'x'",
+        ),
+        (
+            "brokers.*.host",
+            "",
+            "[[brokers]]\nurl = 'https://m'\nhost = 'm'",
+        ),
+        (
+            "brokers.*.url",
+            "",
+            "[[brokers]]\nhost = 'm'\nurl = 'https://m'",
+        ),
+        (
+            "brokers.*.cert",
+            "[[brokers]]\nhost = 'm'\nurl = 'https://m'\n",
+            "cert = 'x'",
+        ),
+        (
+            "brokers.*.standby_urls",
+            "[[brokers]]\nhost = 'm'\nurl = 'https://m'\n",
+            "standby_urls = ['https://c']",
+        ),
+        (
+            "credentials.*.path",
+            "",
+            "[[credentials]]\nresource_uri = 'kbs:///a/b/c'\npath = '/run/confidential-containers/cdh/kbs/x'",
+        ),
+        (
+            "credentials.*.resource_uri",
+            "",
+            "[[credentials]]\npath = '/run/confidential-containers/cdh/kbs/x'\nresource_uri = 'kbs:///a/b/c'",
+        ),
         ("image.work_dir", "[image]\n", "work_dir = '/run/x'"),
-        ("image.max_concurrent_layer_downloads_per_image", "[image]\n", "max_concurrent_layer_downloads_per_image = 7"),
-        ("image.image_security_policy_uri", "[image]\n", "image_security_policy_uri = 'kbs:///a/b/c'"),
-        ("image.image_security_policy", "[image]\n", "image_security_policy = 'x'"),
-        ("image.sigstore_config_uri", "[image]\n", "sigstore_config_uri = 'kbs:///a/b/c'"),
-        ("image.sigstore_config", "[image]\n", "sigstore_config = 'x'"),
-        ("image.authenticated_registry_credentials_uri", "[image]\n", "authenticated_registry_credentials_uri = 'kbs:///a/b/c'"),
-        ("image.registry_configuration_uri", "[image]\n", "registry_configuration_uri = 'kbs:///a/b/c'"),
-        ("image.registry_config.unqualified-search-registries", "[image.registry_config]\n", "unqualified-search-registries = ['x']"),
-        ("image.registry_config.short-name-mode", "[image.registry_config]\n", "short-name-mode = 'x'"),
-        ("image.registry_config.aliases.**", "[image.registry_config]\n", "aliases = { x = 'y' }"),
-        ("image.registry_config.registry.*.prefix", REGISTRY, "prefix = 'p.example/b'"),
-        ("image.registry_config.registry.*.location", "[[image.registry_config.registry]]\nprefix = 'p.example/b'\n", "location = 'a.example/c'"),
-        ("image.registry_config.registry.*.blocked", REGISTRY, "blocked = true"),
-        ("image.registry_config.registry.*.insecure", REGISTRY, "insecure = true"),
-        ("image.registry_config.registry.*.mirror-by-digest-only", REGISTRY, "mirror-by-digest-only = true"),
-        ("image.registry_config.registry.*.mirror.*.location", REGISTRY, "[[image.registry_config.registry.mirror]]\nlocation = 'm.example/b'"),
-        ("image.registry_config.registry.*.mirror.*.insecure", MIRROR, "insecure = true"),
-        ("image.registry_config.registry.*.mirror.*.pull-from-mirror", MIRROR, "pull-from-mirror = 'all'"),
-        ("image.extra_root_certificates", "[image]\n", "extra_root_certificates = ['x']"),
-        ("image.image_pull_proxy.https_proxy", "[image.image_pull_proxy]\n", "https_proxy = 'x'"),
-        ("image.image_pull_proxy.http_proxy", "[image.image_pull_proxy]\n", "http_proxy = 'x'"),
-        ("image.image_pull_proxy.no_proxy", "[image.image_pull_proxy]\n", "no_proxy = 'x'"),
-        ("image.insecure_sha1_signatures", "[image]\n", "insecure_sha1_signatures = true"),
+        (
+            "image.max_concurrent_layer_downloads_per_image",
+            "[image]\n",
+            "max_concurrent_layer_downloads_per_image = 7",
+        ),
+        (
+            "image.image_security_policy_uri",
+            "[image]\n",
+            "image_security_policy_uri = 'kbs:///a/b/c'",
+        ),
+        (
+            "image.image_security_policy",
+            "[image]\n",
+            "image_security_policy = 'x'",
+        ),
+        (
+            "image.sigstore_config_uri",
+            "[image]\n",
+            "sigstore_config_uri = 'kbs:///a/b/c'",
+        ),
+        (
+            "image.sigstore_config",
+            "[image]\n",
+            "sigstore_config = 'x'",
+        ),
+        (
+            "image.authenticated_registry_credentials_uri",
+            "[image]\n",
+            "authenticated_registry_credentials_uri = 'kbs:///a/b/c'",
+        ),
+        (
+            "image.registry_configuration_uri",
+            "[image]\n",
+            "registry_configuration_uri = 'kbs:///a/b/c'",
+        ),
+        (
+            "image.registry_config.unqualified-search-registries",
+            "[image.registry_config]\n",
+            "unqualified-search-registries = ['x']",
+        ),
+        (
+            "image.registry_config.short-name-mode",
+            "[image.registry_config]\n",
+            "short-name-mode = 'x'",
+        ),
+        (
+            "image.registry_config.aliases.**",
+            "[image.registry_config]\n",
+            "aliases = { x = 'y' }",
+        ),
+        (
+            "image.registry_config.registry.*.prefix",
+            REGISTRY,
+            "prefix = 'p.example/b'",
+        ),
+        (
+            "image.registry_config.registry.*.location",
+            "[[image.registry_config.registry]]\nprefix = 'p.example/b'\n",
+            "location = 'a.example/c'",
+        ),
+        (
+            "image.registry_config.registry.*.blocked",
+            REGISTRY,
+            "blocked = true",
+        ),
+        (
+            "image.registry_config.registry.*.insecure",
+            REGISTRY,
+            "insecure = true",
+        ),
+        (
+            "image.registry_config.registry.*.mirror-by-digest-only",
+            REGISTRY,
+            "mirror-by-digest-only = true",
+        ),
+        (
+            "image.registry_config.registry.*.mirror.*.location",
+            REGISTRY,
+            "[[image.registry_config.registry.mirror]]\nlocation = 'm.example/b'",
+        ),
+        (
+            "image.registry_config.registry.*.mirror.*.insecure",
+            MIRROR,
+            "insecure = true",
+        ),
+        (
+            "image.registry_config.registry.*.mirror.*.pull-from-mirror",
+            MIRROR,
+            "pull-from-mirror = 'all'",
+        ),
+        (
+            "image.extra_root_certificates",
+            "[image]\n",
+            "extra_root_certificates = ['x']",
+        ),
+        (
+            "image.image_pull_proxy.https_proxy",
+            "[image.image_pull_proxy]\n",
+            "https_proxy = 'x'",
+        ),
+        (
+            "image.image_pull_proxy.http_proxy",
+            "[image.image_pull_proxy]\n",
+            "http_proxy = 'x'",
+        ),
+        (
+            "image.image_pull_proxy.no_proxy",
+            "[image.image_pull_proxy]\n",
+            "no_proxy = 'x'",
+        ),
+        (
+            "image.insecure_sha1_signatures",
+            "[image]\n",
+            "insecure_sha1_signatures = true",
+        ),
         ("image.allow_devices", "[image]\n", "allow_devices = true"),
     ];
 
@@ -614,7 +782,7 @@ mod tests {
         for (key, before, line) in CDH {
             let without = match *key {
                 "image.registry_config.registry.*.location" => {
-                    before.to_owned() + "location = 'a.example/b'\n"
+                    (*before).to_owned() + "location = 'a.example/b'\n"
                 }
                 _ => (*before).to_owned(),
             };
@@ -638,7 +806,11 @@ mod tests {
             };
             wanted.join(Launched::insecure_unverified(None).unwrap())
         };
-        for (broker, optional) in [(None, false), (Some("https://b"), false), (Some("https://b"), true)] {
+        for (broker, optional) in [
+            (None, false),
+            (Some("https://b"), false),
+            (Some("https://b"), true),
+        ] {
             let error = join(broker, optional).map(drop).unwrap_err().to_string();
             assert!(error.contains("kbc.name is offline_fs_kbc"), "{error}");
         }

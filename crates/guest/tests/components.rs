@@ -296,3 +296,59 @@ fn digest_of_another_document_starts_the_agent() {
     let said = String::from_utf8(output.unwrap().stderr).unwrap();
     assert!(said.contains("--initdata-digest"), "{said}");
 }
+
+fn project(name: &str) -> String {
+    std::fs::read_to_string(strongroom_testkit::fixtures::workspace_root().join(name)).unwrap()
+}
+
+/// The page's own commands, in a folder with the program, into another one.
+#[test]
+fn page_about_images_installs_something_else() {
+    let (here, image) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let program = env!("CARGO_BIN_EXE_strongroom-guest");
+    std::os::unix::fs::symlink(program, here.path().join("strongroom-guest")).unwrap();
+    let deploy = strongroom_testkit::fixtures::workspace_root().join("deploy");
+    std::os::unix::fs::symlink(deploy, here.path().join("deploy")).unwrap();
+    let page = project("docs/kata.md");
+    let blocks: Vec<&str> = page.split("```sh\n").skip(1).collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        let commands = block.split("```").next().unwrap();
+        let status = Command::new("sh")
+            .args(["-e", "-c", commands])
+            .env("ROOTFS", image.path())
+            .current_dir(here.path())
+            .status();
+        assert!(status.unwrap().success(), "{commands}");
+    }
+    for name in ["attestation-agent", "confidential-data-hub", "api-server-rest"] {
+        let path = image.path().join("usr/local/bin").join(name);
+        let help = Command::new(path).arg("--help").output().unwrap();
+        let help = String::from_utf8(help.stdout).unwrap();
+        assert!(help.contains(&format!("strongroom-guest {name}")), "{help}");
+        assert!(page.contains(&format!("`{name} ")), "{name}");
+    }
+    let unit = image.path().join("etc/systemd/system/strongroom-guest.service");
+    assert!(std::fs::read_to_string(unit).unwrap().contains("ExecStart="));
+}
+
+#[test]
+fn service_starts_what_the_program_does_not_know_or_systemd_not_understand() {
+    let program = env!("CARGO_BIN_EXE_strongroom-guest");
+    let unit = project("deploy/systemd/strongroom-guest.service");
+    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart="));
+    let mut words = line.unwrap().split_whitespace();
+    assert_eq!(words.next(), Some("/usr/local/bin/strongroom-guest"));
+    let help = Command::new(program).args(words).arg("--help").output();
+    assert!(help.unwrap().status.success());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("strongroom-guest.service");
+    std::fs::write(&path, unit.replace("/usr/local/bin/strongroom-guest", program)).unwrap();
+    let analyzed = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output();
+    let Ok(analyzed) = analyzed else {
+        strongroom_testkit::fixtures::missing_peer("no systemd-analyze here; ./check installs it");
+        return;
+    };
+    let said = String::from_utf8_lossy(&analyzed.stderr).into_owned();
+    assert!(analyzed.status.success() && !said.contains("strongroom-guest.service"), "{said}");
+}

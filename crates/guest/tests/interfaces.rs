@@ -188,7 +188,11 @@ fn call_or_field_of_upstreams_protos_is_not_read() {
             let socket = sockets.of(service);
             let empty = call(&socket, service, method, &[]);
             let unimplemented = has(&empty, "no such");
-            assert!(!unimplemented, "{service} {method}: {}", String::from_utf8_lossy(&empty));
+            assert!(
+                !unimplemented,
+                "{service} {method}: {}",
+                String::from_utf8_lossy(&empty)
+            );
             // The owner encrypts images, and no guest: it says so.
             if method == "WrapKey" {
                 assert!(has(&empty, "image encrypt"));
@@ -219,12 +223,30 @@ fn call_or_field_of_upstreams_protos_is_not_read() {
             assert!(numbers.is_empty() || numbers == [1], "{answer}");
         }
     }
-    assert_eq!((calls, fields), (13, 14), "the documents were not read whole");
-    let tee = call(&sockets.of("attestation_agent."), "attestation_agent.AttestationAgentService", "GetTeeType", &[]);
+    assert_eq!(
+        (calls, fields),
+        (13, 14),
+        "the documents were not read whole"
+    );
+    let tee = call(
+        &sockets.of("attestation_agent."),
+        "attestation_agent.AttestationAgentService",
+        "GetTeeType",
+        &[],
+    );
     let payload = text(2, &text(1, b"sample"));
     assert!(tee.ends_with(&payload), "{tee:?}");
-    let unknown = call(&sockets.of("api."), "api.GetResourceService", "GetResources", &[]);
-    assert!(has(&unknown, "no such"), "{}", String::from_utf8_lossy(&unknown));
+    let unknown = call(
+        &sockets.of("api."),
+        "api.GetResourceService",
+        "GetResources",
+        &[],
+    );
+    assert!(
+        has(&unknown, "no such"),
+        "{}",
+        String::from_utf8_lossy(&unknown)
+    );
 }
 
 /// What a request to a path of the document is, with its parameters.
@@ -252,31 +274,62 @@ fn path_of_upstreams_openapi_document_answers_otherwise() {
         let (method, described) = methods.as_object().unwrap().iter().next().unwrap();
         let method = method.to_uppercase();
         let at = path.replace("{repository}/{type}/{tag}", KEY);
-        let parameters: Vec<&Value> = described["parameters"].as_array().into_iter().flatten().collect();
+        let parameters: Vec<&Value> = described["parameters"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .collect();
         let query = |parameters: &[&Value]| {
             let pairs: Vec<&str> = parameters
                 .iter()
                 .map(|parameter| example(path, parameter["name"].as_str()).unwrap())
                 .collect();
-            if pairs.is_empty() { at.clone() } else { format!("{at}?{}", pairs.join("&")) }
+            if pairs.is_empty() {
+                at.clone()
+            } else {
+                format!("{at}?{}", pairs.join("&"))
+            }
         };
-        let body = if described["requestBody"].is_null() { "" } else { example(path, None).unwrap() };
+        let body = if described["requestBody"].is_null() {
+            ""
+        } else {
+            example(path, None).unwrap()
+        };
         let request = |at: &str, body: &str| guest.request(&method, at, &[], body.as_bytes());
         let answer = request(&query(&parameters), body);
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         let content = &described["responses"]["200"]["content"];
-        let kinds: Vec<&String> = content.as_object().into_iter().flatten().map(|(kind, _)| kind).collect();
-        let expected = kinds.first().map_or("application/json", |kind| kind.as_str());
+        let kinds: Vec<&String> = content
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(kind, _)| kind)
+            .collect();
+        let expected = kinds
+            .first()
+            .map_or("application/json", |kind| kind.as_str());
         assert_eq!(answer.header("content-type"), expected, "{path}");
         // Without any one that is required.
         for missing in parameters.iter().filter(|one| one["required"] == true) {
-            let others: Vec<&Value> = parameters.iter().filter(|one| *one != missing).copied().collect();
-            assert_eq!(request(&query(&others), body).status, 400, "{path} {missing}");
+            let others: Vec<&Value> = parameters
+                .iter()
+                .filter(|one| *one != missing)
+                .copied()
+                .collect();
+            assert_eq!(
+                request(&query(&others), body).status,
+                400,
+                "{path} {missing}"
+            );
         }
         if !body.is_empty() {
             assert_eq!(request(&at, "{}").status, 400, "{path}");
         }
         let other = if method == "GET" { "POST" } else { "GET" };
-        assert_eq!(guest.request(other, &at, &[], b"").status, 405, "{other} {path}");
+        assert_eq!(
+            guest.request(other, &at, &[], b"").status,
+            405,
+            "{other} {path}"
+        );
     }
 }

@@ -27,51 +27,219 @@ use Row::{Not, Read};
 const FILES: &[(&str, Row)] = &[
     ("MANIFEST.md", Not("it describes the others")),
     ("/LICENSE.", Not("a licence")),
-    ("vectors/registry-auth.json", Read("crates/wire/src/image/credentials.rs", "vectors/registry-auth.json")),
-    ("vectors/jwe-response.json", Read("crates/wire/src/jwe.rs", "vectors/jwe-response.json")),
-    ("vectors/ocicrypt-unwrap.json", Read("crates/wire/src/image/ocicrypt.rs", "vectors/ocicrypt-unwrap.json")),
-    ("vectors/runtime-data-jcs.json", Read("crates/wire/src/canonical.rs", "vectors/runtime-data-jcs.json")),
-    ("vectors/aael.json", Read("crates/attester/src/event_log.rs", "vectors/aael.json")),
-    ("vectors/initdata-binding.json", Read("crates/wire/src/initdata.rs", "vectors/initdata-binding.json")),
-    ("vectors/resource-uri.json", Read("crates/wire/src/resource.rs", "vectors/resource-uri.json")),
-    ("/sealed-secrets/", Read("crates/wire/src/sealed_secret.rs", "guest/sealed-secrets/")),
-    ("testdata/initdata.img", Read("crates/wire/src/initdata.rs", "initdata.img")),
-    ("openapi/api.json", Read("crates/guest/tests/interfaces.rs", "openapi/api.json")),
-    ("/protos/", Read("crates/guest/tests/interfaces.rs", "guest-components/protos/protos/")),
-    ("coco-extension/components.toml", Read("crates/guest/tests/components.rs", "coco-extension/components.toml")),
-    ("/offline_fs_kbc/", Not("resources from files of the image are refused: kbc.name = offline_fs_kbc")),
-    ("/offline-fs-kbc/", Not("resources from files of the image are refused: kbc.name = offline_fs_kbc")),
-    ("/sample_kbc/", Not("upstream has no sample_kbc any more, and neither has the guest")),
-    ("attestation-agent/attestation-agent/", Read("crates/guest/src/config/aa.rs", "attestation-agent/attestation-agent/{name}")),
-    ("tdx_report_1.bin", Read("crates/attester/src/tdx.rs", "tdx_report_1.bin")),
-    ("kbs_protocol/test/", Not("a broker's settings and its policy, which a broker reads")),
-    ("image-rs/test_data/ocicrypt_keyprovider_ttrpc.conf", Read("crates/guest/tests/program.rs", "ocicrypt_keyprovider_ttrpc.conf")),
-    ("image-rs/test_data/ocicrypt_keyprovider_grpc.conf", Not("the guest serves ttRPC, and no gRPC on a port that every user of the machine reaches")),
-    ("registry-configuration.toml", Read("crates/wire/src/image/registries.rs", "registry-configuration.toml")),
-    ("signature/policy.json", Read("crates/wire/src/image_policy.rs", "signature/policy.json")),
-    ("/sigstore_config/", Read("crates/wire/src/image/lookaside.rs", "sigstore_config")),
-    ("signature/cosign/", Read("crates/wire/src/image/signing_key.rs", "signature/cosign/")),
-    ("signature/signatures/signature-1", Read("crates/wire/src/openpgp/mod.rs", "signatures/signature-1")),
-    ("signature/signatures/signature-2", Not("it is the first one again, for the folder's numbering")),
-    ("signature/pubring.gpg", Read("crates/wire/src/openpgp/mod.rs", "pubring.gpg")),
-    ("simple-signing-scheme/pubkey.gpg", Read("crates/guest/tests/upstream.rs", "pubkey.gpg")),
-    ("simple-signing-scheme/signatures.tar", Read("crates/guest/tests/upstream.rs", "signatures.tar")),
-    ("simple-signing-scheme/security_policy.json", Read("crates/wire/src/image_policy.rs", "security_policy.json")),
-    ("simple-signing-scheme/sigstore_config.yaml", Read("crates/wire/src/image/lookaside.rs", "quay_verification")),
-    ("_for_tests.pem", Not("ocicrypt's JWE keys: layers are opened with keys of the broker alone")),
-    ("ocicrypt-rs/data/sample_kbc_annotation.json", Read("crates/wire/src/image/ocicrypt.rs", "sample_kbc_annotation.json")),
-    ("ocicrypt-rs/data/ocicrypt_config.json", Not("a list of kinds of key providers, none of them the guest's")),
-    ("ocicrypt-rs/data/", Not("ocicrypt's JWE and PKCS7 keys: layers are opened with keys of the broker alone")),
-    ("secret/tests/envelope_secret_", Not("credentials of key services in clouds that the guest does not ask")),
-    ("hub/src/secret/tests/", Read("crates/wire/src/sealed_secret.rs", "hub/src/secret/tests")),
-    ("image/test/v1.json", Read("crates/wire/src/image/ocicrypt.rs", "image/test/v1.json")),
-    ("hub/src/image/ocicrypt_config.json", Read("crates/guest/tests/program.rs", "hub/src/image/ocicrypt_config.json")),
-    ("hub/tests/cdh.toml", Read("crates/guest/src/config/cdh.rs", "hub/tests/cdh.toml")),
-    ("luks2-disk-passphrase", Not("the passphrase of a disk whose header the host keeps, which is not opened")),
+    (
+        "vectors/registry-auth.json",
+        Read(
+            "crates/wire/src/image/credentials.rs",
+            "vectors/registry-auth.json",
+        ),
+    ),
+    (
+        "vectors/jwe-response.json",
+        Read("crates/wire/src/jwe.rs", "vectors/jwe-response.json"),
+    ),
+    (
+        "vectors/ocicrypt-unwrap.json",
+        Read(
+            "crates/wire/src/image/ocicrypt.rs",
+            "vectors/ocicrypt-unwrap.json",
+        ),
+    ),
+    (
+        "vectors/runtime-data-jcs.json",
+        Read(
+            "crates/wire/src/canonical.rs",
+            "vectors/runtime-data-jcs.json",
+        ),
+    ),
+    (
+        "vectors/aael.json",
+        Read("crates/attester/src/event_log.rs", "vectors/aael.json"),
+    ),
+    (
+        "vectors/initdata-binding.json",
+        Read(
+            "crates/wire/src/initdata.rs",
+            "vectors/initdata-binding.json",
+        ),
+    ),
+    (
+        "vectors/resource-uri.json",
+        Read("crates/wire/src/resource.rs", "vectors/resource-uri.json"),
+    ),
+    (
+        "/sealed-secrets/",
+        Read("crates/wire/src/sealed_secret.rs", "guest/sealed-secrets/"),
+    ),
+    (
+        "testdata/initdata.img",
+        Read("crates/wire/src/initdata.rs", "initdata.img"),
+    ),
+    (
+        "openapi/api.json",
+        Read("crates/guest/tests/interfaces.rs", "openapi/api.json"),
+    ),
+    (
+        "/protos/",
+        Read(
+            "crates/guest/tests/interfaces.rs",
+            "guest-components/protos/protos/",
+        ),
+    ),
+    (
+        "coco-extension/components.toml",
+        Read(
+            "crates/guest/tests/components.rs",
+            "coco-extension/components.toml",
+        ),
+    ),
+    (
+        "/offline_fs_kbc/",
+        Not("resources from files of the image are refused: kbc.name = offline_fs_kbc"),
+    ),
+    (
+        "/offline-fs-kbc/",
+        Not("resources from files of the image are refused: kbc.name = offline_fs_kbc"),
+    ),
+    (
+        "/sample_kbc/",
+        Not("upstream has no sample_kbc any more, and neither has the guest"),
+    ),
+    (
+        "attestation-agent/attestation-agent/",
+        Read(
+            "crates/guest/src/config/aa.rs",
+            "attestation-agent/attestation-agent/{name}",
+        ),
+    ),
+    (
+        "tdx_report_1.bin",
+        Read("crates/attester/src/tdx.rs", "tdx_report_1.bin"),
+    ),
+    (
+        "kbs_protocol/test/",
+        Not("a broker's settings and its policy, which a broker reads"),
+    ),
+    (
+        "image-rs/test_data/ocicrypt_keyprovider_ttrpc.conf",
+        Read(
+            "crates/guest/tests/program.rs",
+            "ocicrypt_keyprovider_ttrpc.conf",
+        ),
+    ),
+    (
+        "image-rs/test_data/ocicrypt_keyprovider_grpc.conf",
+        Not("the guest serves ttRPC, and no gRPC on a port that every user of the machine reaches"),
+    ),
+    (
+        "registry-configuration.toml",
+        Read(
+            "crates/wire/src/image/registries.rs",
+            "registry-configuration.toml",
+        ),
+    ),
+    (
+        "signature/policy.json",
+        Read("crates/wire/src/image_policy.rs", "signature/policy.json"),
+    ),
+    (
+        "/sigstore_config/",
+        Read("crates/wire/src/image/lookaside.rs", "sigstore_config"),
+    ),
+    (
+        "signature/cosign/",
+        Read("crates/wire/src/image/signing_key.rs", "signature/cosign/"),
+    ),
+    (
+        "signature/signatures/signature-1",
+        Read("crates/wire/src/openpgp/mod.rs", "signatures/signature-1"),
+    ),
+    (
+        "signature/signatures/signature-2",
+        Not("it is the first one again, for the folder's numbering"),
+    ),
+    (
+        "signature/pubring.gpg",
+        Read("crates/wire/src/openpgp/mod.rs", "pubring.gpg"),
+    ),
+    (
+        "simple-signing-scheme/pubkey.gpg",
+        Read("crates/guest/tests/upstream.rs", "pubkey.gpg"),
+    ),
+    (
+        "simple-signing-scheme/signatures.tar",
+        Read("crates/guest/tests/upstream.rs", "signatures.tar"),
+    ),
+    (
+        "simple-signing-scheme/security_policy.json",
+        Read("crates/wire/src/image_policy.rs", "security_policy.json"),
+    ),
+    (
+        "simple-signing-scheme/sigstore_config.yaml",
+        Read("crates/wire/src/image/lookaside.rs", "quay_verification"),
+    ),
+    (
+        "_for_tests.pem",
+        Not("ocicrypt's JWE keys: layers are opened with keys of the broker alone"),
+    ),
+    (
+        "ocicrypt-rs/data/sample_kbc_annotation.json",
+        Read(
+            "crates/wire/src/image/ocicrypt.rs",
+            "sample_kbc_annotation.json",
+        ),
+    ),
+    (
+        "ocicrypt-rs/data/ocicrypt_config.json",
+        Not("a list of kinds of key providers, none of them the guest's"),
+    ),
+    (
+        "ocicrypt-rs/data/",
+        Not("ocicrypt's JWE and PKCS7 keys: layers are opened with keys of the broker alone"),
+    ),
+    (
+        "secret/tests/envelope_secret_",
+        Not("credentials of key services in clouds that the guest does not ask"),
+    ),
+    (
+        "hub/src/secret/tests/",
+        Read("crates/wire/src/sealed_secret.rs", "hub/src/secret/tests"),
+    ),
+    (
+        "image/test/v1.json",
+        Read("crates/wire/src/image/ocicrypt.rs", "image/test/v1.json"),
+    ),
+    (
+        "hub/src/image/ocicrypt_config.json",
+        Read(
+            "crates/guest/tests/program.rs",
+            "hub/src/image/ocicrypt_config.json",
+        ),
+    ),
+    (
+        "hub/tests/cdh.toml",
+        Read("crates/guest/src/config/cdh.rs", "hub/tests/cdh.toml"),
+    ),
+    (
+        "luks2-disk-passphrase",
+        Not("the passphrase of a disk whose header the host keeps, which is not opened"),
+    ),
     ("zfs-disk-passphrase", Not("ZFS is not made here")),
-    ("confidential-data-hub/example.config.", Read("crates/guest/src/config/cdh.rs", "example.config.toml")),
-    ("/initdata/", Read("crates/wire/src/initdata.rs", "guest/initdata/")),
-    ("cococtl/pod-with-env-secret-trustee-secrets.json", Read("crates/wire/src/sealed_secret.rs", "pod-with-env-secret-trustee-secrets.json")),
+    (
+        "confidential-data-hub/example.config.",
+        Read("crates/guest/src/config/cdh.rs", "example.config.toml"),
+    ),
+    (
+        "/initdata/",
+        Read("crates/wire/src/initdata.rs", "guest/initdata/"),
+    ),
+    (
+        "cococtl/pod-with-env-secret-trustee-secrets.json",
+        Read(
+            "crates/wire/src/sealed_secret.rs",
+            "pod-with-env-secret-trustee-secrets.json",
+        ),
+    ),
 ];
 
 fn files(folder: &Path, found: &mut BTreeSet<String>, root: &Path) {
@@ -135,7 +303,10 @@ fn signature_of_upstreams_simple_signing_scheme_is_taken_for_another_image_key_o
         entry.read_to_end(&mut message).unwrap();
         let verified = ring.verify(&message, THEN, Sha1::InsecureAccept);
         if path.to_string_lossy().contains("sha256=7250923b") {
-            assert!(matches!(verified, Err(OpenPgpError::UnknownKey(_))), "{verified:?}");
+            assert!(
+                matches!(verified, Err(OpenPgpError::UnknownKey(_))),
+                "{verified:?}"
+            );
             continue;
         }
         let signed = verified.unwrap();

@@ -92,7 +92,11 @@ mod tests {
             let below = command.get_subcommands();
             for command in std::iter::once(command).chain(below) {
                 let options = command.get_arguments().filter_map(clap::Arg::get_long);
-                loosening.extend(options.filter(|name| loosens(name)).map(|name| format!("--{name}")));
+                loosening.extend(
+                    options
+                        .filter(|name| loosens(name))
+                        .map(|name| format!("--{name}")),
+                );
             }
         }
         for key in AaConfig::KEYS.iter().chain(CdhConfig::KEYS) {
@@ -112,7 +116,10 @@ mod tests {
                 let mut words = setting.split(|c: char| !(c.is_alphanumeric() || "_-".contains(c)));
                 words.any(|word| word == name)
             });
-            assert!(named, "{name} is in no row of SECURITY.md, \"Settings that loosen\"");
+            assert!(
+                named,
+                "{name} is in no row of SECURITY.md, \"Settings that loosen\""
+            );
         }
     }
 

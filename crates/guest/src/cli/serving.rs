@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::components::serve_rest_on_request;
 use super::files::{self, Existing};
-use super::told_to_stop;
+use super::{notify, told_to_stop};
 use crate::config::CdhConfig;
 use crate::data::credentials::place;
 use crate::error::GuestError;
@@ -104,6 +104,7 @@ impl Serving {
         loop {
             let ended = tokio::select! {
                 _ = &mut stop, if !*told.borrow() => {
+                    notify::stopping();
                     told.send_replace(true);
                     continue;
                 }
@@ -164,6 +165,7 @@ impl Serving {
             }
         }
         out.flush()?;
+        notify::ready("the guest serves");
         Ok(())
     }
 }
@@ -215,7 +217,12 @@ fn tell_ocicrypt(socket: &Path) -> anyhow::Result<()> {
     });
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    files::write(&path, Existing::Replace, 0o644, format!("{written:#}\n").as_bytes())
+    files::write(
+        &path,
+        Existing::Replace,
+        0o644,
+        format!("{written:#}\n").as_bytes(),
+    )
 }
 
 /// Where the guest serves.
