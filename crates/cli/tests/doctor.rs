@@ -174,7 +174,9 @@ fn owner_learns_of_what_is_missing_from_the_guest_alone() {
     let world = World::new();
     let new = ["--broker", &world.url, "--broker-cert", "broker/tls.crt"];
     for (file, more) in [("known.toml", &[][..]), ("other.toml", &["--allow-logs"])] {
-        world.place.ok(&[&["initdata", "new", file], &new[..], more].concat());
+        world
+            .place
+            .ok(&[&["initdata", "new", file], &new[..], more].concat());
     }
     let allow = ["policy", "allow", "only/*/*", "--assurance", "development"];
     world.admin(&[&allow[..], &["--initdata", "known.toml"]].concat());
@@ -191,7 +193,11 @@ fn owner_learns_of_what_is_missing_from_the_guest_alone() {
     good.is("attestation", "skipped", "only a guest");
     let bad = walk("other.toml", "kbs:///default/secrets/none");
     assert_eq!(bad.failed(), ["resource", "release policy"]);
-    bad.is("resource", "fail", "strongroom resource put default/secrets/none FILE");
+    bad.is(
+        "resource",
+        "fail",
+        "strongroom resource put default/secrets/none FILE",
+    );
     bad.is("release policy", "fail", "policy allow");
     // Without a key that is not known, and said so.
     let args = ["--json", "doctor", "--owner", "--initdata", "known.toml"];

@@ -321,34 +321,56 @@ fn page_about_images_installs_something_else() {
             .status();
         assert!(status.unwrap().success(), "{commands}");
     }
-    for name in ["attestation-agent", "confidential-data-hub", "api-server-rest"] {
+    for name in [
+        "attestation-agent",
+        "confidential-data-hub",
+        "api-server-rest",
+    ] {
         let path = image.path().join("usr/local/bin").join(name);
         let help = Command::new(path).arg("--help").output().unwrap();
         let help = String::from_utf8(help.stdout).unwrap();
         assert!(help.contains(&format!("strongroom-guest {name}")), "{help}");
         assert!(page.contains(&format!("`{name} ")), "{name}");
     }
-    let unit = image.path().join("etc/systemd/system/strongroom-guest.service");
-    assert!(std::fs::read_to_string(unit).unwrap().contains("ExecStart="));
+    let unit = image
+        .path()
+        .join("etc/systemd/system/strongroom-guest.service");
+    assert!(
+        std::fs::read_to_string(unit)
+            .unwrap()
+            .contains("ExecStart=")
+    );
 }
 
 #[test]
 fn service_starts_what_the_program_does_not_know_or_systemd_not_understand() {
     let program = env!("CARGO_BIN_EXE_strongroom-guest");
     let unit = project("deploy/systemd/strongroom-guest.service");
-    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart="));
+    let line = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart="));
     let mut words = line.unwrap().split_whitespace();
     assert_eq!(words.next(), Some("/usr/local/bin/strongroom-guest"));
     let help = Command::new(program).args(words).arg("--help").output();
     assert!(help.unwrap().status.success());
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("strongroom-guest.service");
-    std::fs::write(&path, unit.replace("/usr/local/bin/strongroom-guest", program)).unwrap();
-    let analyzed = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output();
+    std::fs::write(
+        &path,
+        unit.replace("/usr/local/bin/strongroom-guest", program),
+    )
+    .unwrap();
+    let analyzed = Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .arg(&path)
+        .output();
     let Ok(analyzed) = analyzed else {
         strongroom_testkit::fixtures::missing_peer("no systemd-analyze here; ./check installs it");
         return;
     };
     let said = String::from_utf8_lossy(&analyzed.stderr).into_owned();
-    assert!(analyzed.status.success() && !said.contains("strongroom-guest.service"), "{said}");
+    assert!(
+        analyzed.status.success() && !said.contains("strongroom-guest.service"),
+        "{said}"
+    );
 }

@@ -51,7 +51,12 @@ pub(crate) struct Args {
     admin_key: Option<PathBuf>,
 
     /// The admin's name, as the broker knows it.
-    #[arg(long, env = "STRONGROOM_ADMIN", default_value = "admin", value_name = "NAME")]
+    #[arg(
+        long,
+        env = "STRONGROOM_ADMIN",
+        default_value = "admin",
+        value_name = "NAME"
+    )]
     admin: String,
 
     /// Storage that encrypted data comes from: an https:// address, or a file. May be given several times.

@@ -37,7 +37,10 @@ impl Walk {
         match ask(args, document).await {
             Ok(known) => {
                 if args.resources.is_empty() {
-                    self.skip(RESOURCE, "none is named: strongroom doctor --owner kbs:///repository/type/tag");
+                    self.skip(
+                        RESOURCE,
+                        "none is named: strongroom doctor --owner kbs:///repository/type/tag",
+                    );
                 }
                 for uri in &args.resources {
                     self.resource(uri, &known.resources, unix_now());
@@ -60,7 +63,10 @@ impl Walk {
 
     fn resource(&mut self, uri: &ResourceUri, listed: &[ResourceSummary], now: u64) {
         if !uri.host().is_empty() {
-            return self.skip(RESOURCE, "another broker has it: name that one with --broker");
+            return self.skip(
+                RESOURCE,
+                "another broker has it: name that one with --broker",
+            );
         }
         let path: Result<ResourcePath, _> = uri.to_resource_path();
         let found = path.as_ref().ok().and_then(|path| {
@@ -72,21 +78,42 @@ impl Walk {
             uri.to_string().trim_start_matches("kbs:///")
         );
         match found {
-            None => self.fail(RESOURCE, format!("{uri} is not at the broker"), "nobody stored it, or under another name", &put),
+            None => self.fail(
+                RESOURCE,
+                format!("{uri} is not at the broker"),
+                "nobody stored it, or under another name",
+                &put,
+            ),
             Some(one) if one.deleted_at.is_some() => {
-                self.fail(RESOURCE, format!("{uri} was deleted"), "somebody deleted it: strongroom resource history says who", &put);
+                self.fail(
+                    RESOURCE,
+                    format!("{uri} was deleted"),
+                    "somebody deleted it: strongroom resource history says who",
+                    &put,
+                );
             }
             Some(one) if one.expires.is_some_and(|end| end <= now) => {
-                self.fail(RESOURCE, format!("{uri} has ended, and is not released any more"), "it was stored with an end", &put);
+                self.fail(
+                    RESOURCE,
+                    format!("{uri} has ended, and is not released any more"),
+                    "it was stored with an end",
+                    &put,
+                );
             }
-            Some(one) => self.pass(RESOURCE, format!("{uri}: {} bytes, in {}", one.size, one.source)),
+            Some(one) => self.pass(
+                RESOURCE,
+                format!("{uri}: {} bytes, in {}", one.size, one.source),
+            ),
         }
     }
 
     /// Policies are programs, so what is looked for is the digest itself, as `policy allow --initdata` writes it.
     fn release_policy(&mut self, document: Option<&Initdata>, policies: &[Policy]) {
         let Some(document) = document else {
-            return self.skip(POLICY, "there is no init-data to look for (--initdata FILE)");
+            return self.skip(
+                POLICY,
+                "there is no init-data to look for (--initdata FILE)",
+            );
         };
         let digest = hex::encode(document.digest());
         let in_force = policies.iter().filter_map(|policy| {
@@ -120,15 +147,24 @@ impl Walk {
             .map(|value| (value.name.as_str(), value.expires))
             .collect();
         match (values.is_empty(), ended.is_empty()) {
-            (true, _) => self.skip(VALUES, "none is registered: what is measured is compared with nothing"),
-            (false, true) => self.pass(VALUES, format!("{} registered, none has ended", values.len())),
+            (true, _) => self.skip(
+                VALUES,
+                "none is registered: what is measured is compared with nothing",
+            ),
+            (false, true) => self.pass(
+                VALUES,
+                format!("{} registered, none has ended", values.len()),
+            ),
             (false, false) => {
                 let names: Vec<&str> = ended.into_keys().collect();
                 self.fail(
                     VALUES,
                     format!("{} have ended", names.join(", ")),
                     "a value that has ended counts as none, so evidence is not affirmed any more",
-                    &format!("strongroom reference-value set {}=VALUE", names.first().unwrap_or(&"NAME")),
+                    &format!(
+                        "strongroom reference-value set {}=VALUE",
+                        names.first().unwrap_or(&"NAME")
+                    ),
                 );
             }
         }
@@ -187,7 +223,11 @@ mod tests {
     fn resource_that_is_not_released_any_more_passes() {
         assert_eq!(resource(json!({})).status, Status::Pass);
         assert_eq!(resource(json!({"expires": NOW + 1})).status, Status::Pass);
-        for gone in [json!({"expires": NOW}), json!({"deleted_at": 5}), json!({"path": "a/b/d"})] {
+        for gone in [
+            json!({"expires": NOW}),
+            json!({"deleted_at": 5}),
+            json!({"path": "a/b/d"}),
+        ] {
             let step = resource(gone);
             assert_eq!(step.status, Status::Fail, "{}", step.detail);
             assert!(step.mend.unwrap().contains("resource put a/b/c"));
@@ -197,11 +237,11 @@ mod tests {
     #[test]
     fn reference_value_that_has_ended_passes() {
         let values = |ends: &[u64]| -> Vec<ListedReferenceValue> {
-            let value = |(n, end): (usize, &u64)| {
-                json!({"name": format!("v{n}"), "value": ["x"], "expires": end})
-            };
+            let value = |(n, end): (usize, &u64)| json!({"name": format!("v{n}"), "value": ["x"], "expires": end});
             let values = ends.iter().enumerate().map(value);
-            values.map(|value| serde_json::from_value(value).unwrap()).collect()
+            values
+                .map(|value| serde_json::from_value(value).unwrap())
+                .collect()
         };
         let walk = |ends: &[u64]| one(|walk| walk.reference_values(&values(ends), NOW));
         assert_eq!(walk(&[]).status, Status::Skipped);

@@ -24,7 +24,10 @@ impl Walk {
 
     fn file(&mut self, path: &str) {
         let read = File::open(path).and_then(|mut file| match file.metadata()?.is_dir() {
-            true => Ok(format!("a folder with {} entries", std::fs::read_dir(path)?.count())),
+            true => Ok(format!(
+                "a folder with {} entries",
+                std::fs::read_dir(path)?.count()
+            )),
             false => {
                 // A file that is listed need not be readable: a network's volume says so with the first byte.
                 let empty = file.read(&mut [0])? == 0;
@@ -83,8 +86,14 @@ impl Walk {
                 "there is no such object, or not under this name",
                 "correct the bucket, container or name; upload the encrypted file there",
             ),
-            500.. => ("the storage itself fails", "ask again; then ask whoever runs it"),
-            _ => ("the storage does not understand the request", "correct the address"),
+            500.. => (
+                "the storage itself fails",
+                "ask again; then ask whoever runs it",
+            ),
+            _ => (
+                "the storage does not understand the request",
+                "correct the address",
+            ),
         };
         self.fail(NAME, format!("{shown}: answered {status}"), cause, mend);
     }
@@ -110,7 +119,10 @@ mod tests {
 
     fn answered(status: u16) -> Step {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/bucket/rows?sig=hunter2", listener.local_addr().unwrap());
+        let url = format!(
+            "http://{}/bucket/rows?sig=hunter2",
+            listener.local_addr().unwrap()
+        );
         let server = std::thread::spawn(move || {
             let mut stream = listener.accept().unwrap().0;
             let mut head = Vec::new();
@@ -119,7 +131,8 @@ mod tests {
                 stream.read_exact(&mut byte).unwrap();
                 head.push(byte[0]);
             }
-            let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let answer =
+                format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
             stream.write_all(answer.as_bytes()).unwrap();
         });
         let step = walked(&url);
