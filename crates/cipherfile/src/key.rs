@@ -1,5 +1,6 @@
 //! The 32 bytes that a file is encrypted under.
 
+use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use aws_lc_rs::rand;
 use zeroize::Zeroizing;
 
@@ -38,6 +39,22 @@ impl FileKey {
         Ok(Self(key))
     }
 
+    /// A key for another purpose, which says nothing of this one: HKDF-SHA256 (RFC 5869) with the
+    /// purpose as its info.
+    ///
+    #[must_use]
+    pub fn derive(&self, purpose: &[u8]) -> Self {
+        const FITS: &str = "HKDF gives 32 bytes for any info";
+        let mut key = Zeroizing::new([0; Self::LEN]);
+        let info = [purpose];
+        Salt::new(HKDF_SHA256, &[])
+            .extract(self.0.as_slice())
+            .expand(&info, HKDF_SHA256)
+            .and_then(|expanded| expanded.fill(key.as_mut_slice()))
+            .expect(FITS);
+        Self(key)
+    }
+
     /// Exposes the secret bytes, to store or to send them encrypted.
     #[must_use]
     pub fn expose_bytes(&self) -> &[u8; Self::LEN] {
@@ -72,5 +89,20 @@ mod tests {
     fn two_generated_keys_differ() {
         let (a, b) = (FileKey::generate().unwrap(), FileKey::generate().unwrap());
         assert_ne!(a.expose_bytes(), b.expose_bytes());
+    }
+
+    #[test]
+    fn keys_of_two_purposes_are_alike() {
+        let key = FileKey::from_slice(&[7; 32]).unwrap();
+        let derived = key.derive(b"checkpoints");
+        assert_eq!(
+            derived.expose_bytes(),
+            key.derive(b"checkpoints").expose_bytes()
+        );
+        assert_ne!(
+            derived.expose_bytes(),
+            key.derive(b"results").expose_bytes()
+        );
+        assert_ne!(derived.expose_bytes(), key.expose_bytes());
     }
 }

@@ -2,13 +2,17 @@
 
 use std::io::{BufReader, Chain, Cursor, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
+use strongroom_cipherfile::tink_stream::Segments;
 use strongroom_cipherfile::{Format, openssl_enc, sealed, tink_stream};
+use strongroom_scoring::storage::{ReadAt, Reader};
 
 use crate::files;
 use crate::keys::{GuestArgs, KeySource, identity};
+use crate::storage::Source;
 
 /// The cipher of an `openssl enc` file, which the file itself does not name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -69,6 +73,46 @@ impl OpenArgs {
             &bound_name(path)?,
             guest,
         )
+    }
+
+    /// The segments of an encrypted source that can be read by position; none of what is another form, or not asked to be
+    /// decrypted.
+    pub(crate) fn segments(
+        &self,
+        at: &Arc<dyn ReadAt>,
+        label: &str,
+        default_name: &str,
+        guest: &GuestArgs,
+    ) -> anyhow::Result<Option<Segments>> {
+        let mut header = [0; Segments::HEADER_LEN];
+        if at.size() < header.len() as u64 {
+            return Ok(None);
+        }
+        at.read_at(0, &mut header)
+            .with_context(|| format!("cannot read {label}"))?;
+        let name = self.name.as_deref().unwrap_or(default_name).as_bytes();
+        let segments = match (Format::detect(&header), &self.key, &self.identity) {
+            (Format::Tink, Some(key), _) if self.openssl_cipher.is_none() => {
+                Segments::parse(&header, at.size(), &guest.file_key(key)?, name)
+            }
+            (Format::Sealed, None, Some(pem)) => {
+                let beginning = Reader::new(Arc::clone(at));
+                sealed::segments(beginning, at.size(), &identity(pem)?, name)
+            }
+            _ => return Ok(None),
+        };
+        let segments = segments.with_context(|| format!("cannot decrypt {label}"))?;
+        Ok(Some(segments))
+    }
+
+    /// Opens an input that may lie in a storage.
+    pub(crate) fn open_source(
+        &self,
+        source: Source,
+        default_name: &str,
+        guest: &GuestArgs,
+    ) -> anyhow::Result<Opened> {
+        self.open_stream(source.reader, &source.label, default_name, guest)
     }
 
     /// Opens a stream that is called `label` in errors and bound to `default_name`.

@@ -10,6 +10,9 @@ mod input;
 mod keys;
 mod log;
 mod progress;
+mod results;
+mod rows;
+mod storage;
 
 use std::process::ExitCode;
 

@@ -115,11 +115,24 @@ fn owner_reads_other_results_than_were_scored() {
         assert_eq!(header.model_digest, document(&finished)["model_digest"]);
         let numbers: Vec<u64> = rows.iter().map(|row| row.row).collect();
         assert_eq!(numbers, expected, "{kind}");
+        let features = [8123.775533, 61.20394857, 1.0, 0.0, 1.0];
         for row in rows.iter().filter(|row| row.row == 2) {
-            assert_eq!(row.features, [8123.775533, 61.20394857, 1.0, 0.0, 1.0]);
+            // With all rows they would be most of the bytes, and their owner has them.
+            let handed_out = if kind == "all" { &[] } else { &features[..] };
+            assert_eq!(row.features, handed_out);
         }
         assert_eq!((summary.rows, summary.flagged), (3, 2));
     }
+    let all = [
+        "score",
+        "data.csv",
+        "--force",
+        "--results-kind",
+        "all",
+        "--results-features",
+    ];
+    place.ok(&[&all[..], &TO_OWNER].concat());
+    assert_eq!(opened(&place).1[1].features[0], 8123.775533);
     // Somebody else's key does not open them, nor does the data's.
     place.ok(&["keygen", "other.pem", "--kind", "recipient"]);
     place.refused(&["decrypt", "results.jsonl.enc", "--identity", "other.pem"]);
@@ -386,6 +399,13 @@ fn packed_model_scores_otherwise_than_its_folder() {
         let shown = place.ok(&[&["model", "show", "--json"], model].concat());
         assert_eq!(document(&shown)["digest"], digest, "{model:?}");
         assert!(document(&shown)["metrics"]["roc_auc"].is_number());
+        let engine = document(&shown)["engine"].as_str().unwrap().to_owned();
+        let reason = &document(&shown)["not_fused"];
+        assert_eq!(
+            engine.starts_with("fused"),
+            reason.is_null(),
+            "{engine}: {reason}"
+        );
     }
 }
 

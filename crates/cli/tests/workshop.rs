@@ -4,13 +4,12 @@
 
 mod support;
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::Path;
-use std::thread::{self, JoinHandle};
 
 use strongroom_testkit::fixtures::peer;
 use strongroom_testkit::process::{Finished, Program};
+use strongroom_testkit::storage::{Step, WebServer, served};
 
 use support::{
     HEADER, Place, assert_never_printed, document, listing, printed, strongroom, transactions,
@@ -245,50 +244,25 @@ fn bad_row_in_the_folder_is_shown() {
     assert_never_printed(&["8123.775533", "4111-2222"], &finished);
 }
 
-/// A storage that answers each of a few requests and then is gone.
-struct Storage {
-    address: SocketAddr,
-    thread: JoinHandle<Vec<String>>,
+/// A storage that answers every request alike.
+fn storage_answering(head: &str, body: &[u8]) -> WebServer {
+    let head = format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n");
+    let answer = [head.as_bytes(), body].concat();
+    WebServer::start(move |_| vec![Step::Send(answer.clone())])
 }
 
-impl Storage {
-    fn answering(answers: Vec<Vec<u8>>) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let address = listener.local_addr().unwrap();
-        let thread = thread::spawn(move || {
-            let answered = answers.into_iter().map(|answer| {
-                let (mut stream, _) = listener.accept().unwrap();
-                let mut head = String::new();
-                for line in BufReader::new(&stream).lines() {
-                    let line = line.unwrap();
-                    head.push_str(&line);
-                    head.push('\n');
-                    if line.is_empty() {
-                        break;
-                    }
-                }
-                // Who has read enough hangs up: that is its right.
-                stream.write_all(&answer).ok();
-                head
-            });
-            answered.collect()
-        });
-        Self { address, thread }
-    }
-
-    fn answering_body(head: &str, body: &[u8]) -> Self {
-        let head = format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n");
-        Self::answering(vec![[head.as_bytes(), body].concat()])
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    /// The heads of the requests.
-    fn requests(self) -> Vec<String> {
-        self.thread.join().unwrap()
-    }
+/// A storage as Azure's is: the ranges of a blob, with a tag and a date.
+fn storage_of(blob: &[u8]) -> WebServer {
+    let blob = blob.to_vec();
+    WebServer::start(move |seen| {
+        let mut steps = served(seen, &blob, "\"one\"");
+        if let Some(Step::Send(answer)) = steps.first_mut() {
+            let line = answer.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+            let date = b"Last-Modified: Mon, 01 Jan 2029 00:00:00 GMT\r\n";
+            answer.splice(line..line, date.iter().copied());
+        }
+        steps
+    })
 }
 
 /// What a container has that downloads; the place of the storage is still missing.
@@ -329,15 +303,17 @@ fn another_blob_is_asked_for_or_the_token_is_printed() {
     };
     let settings = downloading(&container);
     for args in [&["--json"][..], &["-vv"], &["--insecure-print-rows"]] {
-        let head = format!("200 OK\r\nContent-Length: {}", blob.len());
-        let storage = Storage::answering_body(&head, &blob);
+        let storage = storage_of(&blob);
         let endpoint = storage.url();
         let environment = with(&settings, &endpoint);
         let loud = [&environment[..], &[("STRONGROOM_LOG", "trace")]].concat();
         let finished = container.ok(args, &loud);
-        let requests = storage.requests();
-        let wanted = format!("GET /batches/june.csv.enc?{TOKEN} HTTP/1.1\n");
-        assert!(requests[0].starts_with(&wanted), "{requests:?}");
+        let requests = storage.seen();
+        let wanted = format!("/batches/june.csv.enc?{TOKEN}");
+        assert!(!requests.is_empty());
+        for request in &requests {
+            assert_eq!((request.method.as_str(), &request.target), ("GET", &wanted));
+        }
         assert_never_printed(&[SIGNATURE], &finished);
         if args == ["--json"] {
             assert_eq!(document(&finished)["rows"], 4000);
@@ -355,15 +331,17 @@ fn blob_that_is_not_there_is_scored() {
         return;
     };
     let settings = downloading(&container);
-    for status in ["404 Not Found", "403 Forbidden", "500 Oh", "204 No Content"] {
+    for (status, told) in [
+        ("404 Not Found", "nothing here"),
+        ("403 Forbidden", "403"),
+        ("500 Oh", "500 in 6 attempts"),
+        ("204 No Content", "204"),
+    ] {
         // As storages do, the answer repeats what was asked.
-        let storage = Storage::answering_body(status, TOKEN.as_bytes());
+        let storage = storage_answering(status, TOKEN.as_bytes());
         let said = container.refused(&with(&settings, &storage.url()));
         assert!(said.contains("june.csv.enc"), "{said}");
-        if !status.starts_with('2') {
-            assert!(said.contains(&status[..3]), "{said}");
-        }
-        storage.requests();
+        assert!(said.contains(told), "{said}");
     }
 }
 
@@ -373,19 +351,14 @@ fn cut_download_passes_for_a_whole_one() {
         return;
     };
     let settings = downloading(&container);
-    let length = format!("200 OK\r\nContent-Length: {}", blob.len());
-    let chunked = "200 OK\r\nTransfer-Encoding: chunked";
-    let chunk = [b"1000\r\n", &blob[..0x1000], b"\r\n"].concat();
-    for (head, body) in [
-        (length.as_str(), &blob[..blob.len() / 2]),
-        (&length, &blob[..3]),
-        (&length, b""),
-        (chunked, &chunk[..]),
-    ] {
-        let storage = Storage::answering_body(head, body);
+    let length = format!(
+        "200 OK\r\nETag: \"one\"\r\nLast-Modified: Mon, 01 Jan 2029 00:00:00 GMT\r\nContent-Length: {}",
+        blob.len()
+    );
+    for body in [&blob[..3], b""] {
+        let storage = storage_answering(&length, body);
         let said = container.refused(&with(&settings, &storage.url()));
         assert!(said.contains("the download broke off"), "{said}");
-        storage.requests();
     }
 }
 
@@ -398,12 +371,13 @@ fn storage_that_is_not_there_is_waited_for_or_named_with_the_token() {
     let closed = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let unreachable = format!("http://{}", closed.local_addr().unwrap());
     drop(closed);
-    let silent = Storage::answering(vec![Vec::new()]);
+    let silent = WebServer::start(|_| Vec::new());
     for endpoint in [
         &unreachable,
         &silent.url(),
         "http://127.0.0.1:x",
         "ftp://h",
+        "http://10.0.0.1",
         "",
     ] {
         let mut environment = with(&settings, endpoint);
@@ -413,11 +387,10 @@ fn storage_that_is_not_there_is_waited_for_or_named_with_the_token() {
             environment.push(("AZURE_STORAGE_NAME", "not a host name"));
         }
         let said = container.refused(&environment);
-        let named = ["cannot download", "make no URL"];
+        let named = ["cannot download", "name no blob"];
         let told = named.iter().any(|named| said.contains(named));
         assert!(told, "{endpoint}: {said}");
     }
-    silent.requests();
 }
 
 #[test]
@@ -426,16 +399,15 @@ fn token_follows_a_redirect() {
         return;
     };
     let settings = downloading(&container);
-    let elsewhere = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    elsewhere.set_nonblocking(true).unwrap();
-    let there = elsewhere.local_addr().unwrap();
-    let head = format!("302 Found\r\nLocation: http://{there}/stolen?{TOKEN}");
-    let storage = Storage::answering_body(&head, b"");
+    let elsewhere = WebServer::of(vec![1]);
+    let head = format!(
+        "302 Found\r\nContent-Length: 0\r\nLocation: {}/stolen?{TOKEN}",
+        elsewhere.url()
+    );
+    let storage = storage_answering(&head, b"");
     let said = container.refused(&with(&settings, &storage.url()));
     assert!(said.contains("302"), "{said}");
-    storage.requests();
-    let error = elsewhere.accept().unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    assert!(elsewhere.seen().is_empty());
 }
 
 #[test]
@@ -452,18 +424,15 @@ fn changed_blob_is_scored() {
         .ok(&["encrypt", "june.csv", "--key", "key"]);
     let mut blob = container.inputs.read("june.csv.enc");
     let settings = downloading(&container);
-    let head = format!("200 OK\r\nContent-Length: {}", blob.len());
-    let storage = Storage::answering_body(&head, &blob);
+    let storage = storage_of(&blob);
     let finished = container.ok(&["--json"], &with(&settings, &storage.url()));
     assert_eq!(document(&finished)["rows"], 4000);
-    storage.requests();
 
     let middle = blob.len() / 2;
     blob[middle] ^= 1;
-    let storage = Storage::answering_body(&head, &blob);
+    let storage = storage_of(&blob);
     let said = container.refused(&with(&settings, &storage.url()));
     assert!(said.contains("failed authentication"), "{said}");
-    storage.requests();
 }
 
 #[test]

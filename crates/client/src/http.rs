@@ -123,7 +123,7 @@ impl Endpoint {
             }
             tracing::warn!(%peer, "this connection is not encrypted and proves nothing about the other side; use https");
         }
-        let tls = tls_config(plain, &options.roots)?;
+        let tls = tls(plain, &options.roots)?;
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .https_only(!plain)
@@ -423,8 +423,12 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-/// The one TLS configuration: aws-lc-rs named explicitly, so that no other provider in the process is taken.
-fn tls_config(plain: bool, roots: &Roots) -> Result<ClientConfig, ClientError> {
+/// The one TLS configuration: aws-lc-rs named explicitly, so that no other provider in the process is taken. For a
+/// `plain` address, which it is not used for, the machine's own authorities are not asked for.
+///
+/// # Errors
+/// [`ClientError::BadRoots`] when a certificate is damaged, or there is nobody to trust.
+pub fn tls(plain: bool, roots: &Roots) -> Result<ClientConfig, ClientError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let bad = |reason: String| ClientError::BadRoots { reason };
     let builder = ClientConfig::builder_with_provider(provider)

@@ -225,7 +225,7 @@ fn call_or_field_of_upstreams_protos_is_not_read() {
     }
     assert_eq!(
         (calls, fields),
-        (13, 14),
+        (13, 17),
         "the documents were not read whole"
     );
     let tee = call(

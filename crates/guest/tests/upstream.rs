@@ -290,7 +290,9 @@ fn signature_of_upstreams_simple_signing_scheme_is_taken_for_another_image_key_o
     const THEN: u64 = 1_634_200_000;
     const NOW: u64 = 1_800_000_000;
     let ring = Keyring::parse(&std::fs::read(folder.join("pubkey.gpg")).unwrap()).unwrap();
+    // Its name does not say that it is compressed.
     let archive = std::fs::File::open(folder.join("signatures.tar")).unwrap();
+    let archive = flate2::read::GzDecoder::new(archive);
     let mut seen = 0;
     for entry in tar::Archive::new(archive).entries().unwrap() {
         let mut entry = entry.unwrap();

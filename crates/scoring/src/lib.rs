@@ -1,15 +1,25 @@
 //! Batch scoring: a model bundle, rows in as CSV, results out as JSON lines for their owner.
 //!
 //! Bytes come in through a `Read` and go out through a `Write`, both streaming: decryption before
-//! and encryption after are the caller's, and so are files, clocks and networks. No row, no feature
+//! and encryption after are the caller's, and so are clocks. Files and networks are those of
+//! [`storage`]. No row, no feature
 //! and no score reaches an error text or a log from here; file names, column names and row numbers
 //! may.
 
 pub mod batch;
+pub mod columns;
+pub mod decompress;
+pub mod detect;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod generate;
 pub mod model;
+pub mod plain_at;
+pub mod profile;
 pub mod read_at;
+pub mod report;
 pub mod results;
+pub mod storage;
 pub mod tile;
 
 /// The data set that is scored when none is named: 300 generated rows of the five columns that the

@@ -1,17 +1,31 @@
 //! What a batch hands to its owner, as JSON lines: a header, rows, and a summary that closes them.
+//! Or as a table, and what the table does not hold in a manifest beside it.
 //!
 //! The reader takes nothing on trust: a file without its summary was cut, and one whose rows and
 //! summary disagree was put together from two. Keep what is in here inside the TEE or with the
 //! owner: it holds features and scores. [`Summary::counts`] is what may be logged.
 
+mod convert;
+mod manifest;
+mod rows;
+mod table;
+
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::convert::{ConvertOptions, Features, TableConverter};
+pub use self::manifest::Manifest;
+use self::rows::TableLines;
+pub use self::table::{TableDigest, TableFormat, TableKey, TableOptions, TableRow, TableWriter};
 use crate::batch::{Results, is_fraud};
+use crate::columns::{ColumnsError, ParquetKeys};
+use crate::profile::Outside;
+use crate::read_at::ReadAt;
 
 /// The first line: what the rows below it mean.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,7 +41,7 @@ pub struct Header {
     pub threshold: f64,
     /// Which rows follow.
     pub results: Results,
-    /// The names of the features, in the order of the rows.
+    /// The names of the features, in the order of the rows; none when the rows have none.
     pub columns: Vec<String>,
 }
 
@@ -45,7 +59,8 @@ pub struct ResultRow {
     pub key: Option<String>,
     /// The probability of fraud.
     pub probability: f64,
-    /// Its features, in the order of [`Header::columns`].
+    /// Its features, in the order of [`Header::columns`]; none where that names none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<f64>,
 }
 
@@ -101,9 +116,26 @@ pub struct Summary {
     pub bytes: u64,
     /// The bundle that scored it.
     pub model_digest: String,
+    /// Rows that could be read and hold a value outside the range that the model was trained on;
+    /// none when the bundle has no profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_outside_training_range: Option<u64>,
+    /// How many of them in which column. A row may be outside in several.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outside_training_range: BTreeMap<String, u64>,
 }
 
 impl Summary {
+    /// Says how many rows lie outside the training range.
+    pub(crate) fn say_outside(&mut self, outside: &Outside, columns: &[String]) {
+        self.rows_outside_training_range = Some(outside.rows);
+        let by_column = columns
+            .iter()
+            .cloned()
+            .zip(outside.by_column.iter().copied());
+        self.outside_training_range = by_column.filter(|(_, count)| *count > 0).collect();
+    }
+
     /// Rows that have a score.
     pub fn scored(&self) -> u64 {
         self.rows - self.bad_rows
@@ -128,12 +160,25 @@ impl Summary {
             && by_reason == Some(self.bad_rows)
             && scored >= Some(self.flagged)
             && (scored == Some(0)) == self.max.is_none()
-            && self.max.is_some() == self.mean.is_some();
+            && self.max.is_some() == self.mean.is_some()
+            && self.outside_holds();
         if holds {
             Ok(())
         } else {
             Err(ResultsError::Disagreement("the summary with itself"))
         }
+    }
+}
+
+impl Summary {
+    fn outside_holds(&self) -> bool {
+        let Some(rows) = self.rows_outside_training_range else {
+            return self.outside_training_range.is_empty();
+        };
+        let by_column = self.outside_training_range.values();
+        rows <= self.rows
+            && by_column.clone().all(|&count| count <= rows)
+            && sum(by_column).is_some_and(|sum| sum >= rows)
     }
 }
 
@@ -180,6 +225,8 @@ pub enum BadReason {
     TooLarge,
     /// The model overflowed and gave no number.
     NoScore,
+    /// A whole number with more digits than a 64-bit float holds.
+    NotExact,
 }
 
 impl fmt::Display for BadReason {
@@ -193,6 +240,7 @@ impl fmt::Display for BadReason {
             Self::NotFinite => "NaN or infinity where a number belongs",
             Self::TooLarge => "a number too large for the model",
             Self::NoScore => "the model gives no number for it",
+            Self::NotExact => "a whole number that a 64-bit float cannot hold",
         })
     }
 }
@@ -206,7 +254,7 @@ pub struct BadRow {
     pub file: Option<String>,
     /// Its number among the data rows, the first being 1.
     pub row: u64,
-    /// Its line in the file; the header is on line 1.
+    /// Its line in the file; the header is on line 1. 0 where the file has no lines.
     pub line: u64,
     /// The column at fault, where one is.
     pub column: Option<String>,
@@ -219,7 +267,10 @@ impl fmt::Display for BadRow {
         if let Some(file) = &self.file {
             write!(f, "{}, ", crate::shown(file))?;
         }
-        write!(f, "row {} (line {})", self.row, self.line)?;
+        write!(f, "row {}", self.row)?;
+        if self.line > 0 {
+            write!(f, " (line {})", self.line)?;
+        }
         if let Some(column) = &self.column {
             write!(f, ", column \"{}\"", crate::shown(column))?;
         }
@@ -250,7 +301,7 @@ pub(crate) enum Line<H, R, I, S> {
 
 /// Reads a result file, row by row.
 pub struct ResultReader<R> {
-    lines: Lines<R>,
+    lines: Source<R>,
     header: Header,
     seen: Seen,
     inputs: Vec<InputSummary>,
@@ -274,13 +325,27 @@ impl<R: Read> ResultReader<R> {
         if header.format != FORMAT {
             return Err(ResultsError::NoHeader);
         }
-        Ok(Self {
+        Ok(Self::of(Source::Lines(lines), header))
+    }
+
+    /// Reads a table in CSV whose manifest this is.
+    ///
+    /// # Errors
+    /// When its columns are not those that the manifest tells.
+    pub fn open_csv(input: R, manifest: &Manifest) -> Result<Self, ResultsError> {
+        let lines = TableLines::csv(input, manifest)?;
+        let source = Source::Table(Box::new(lines));
+        Ok(Self::of(source, manifest.header.clone()))
+    }
+
+    fn of(lines: Source<R>, header: Header) -> Self {
+        Self {
             lines,
             header,
             seen: Seen::default(),
             inputs: Vec::new(),
             summary: None,
-        })
+        }
     }
 
     /// What the rows mean.
@@ -346,6 +411,22 @@ impl<R: Read> ResultReader<R> {
     }
 }
 
+impl ResultReader<io::Empty> {
+    /// Reads a table in Parquet whose manifest this is.
+    ///
+    /// # Errors
+    /// When it is another than the manifest names, or lacks a key.
+    pub fn open_parquet(
+        source: Arc<dyn ReadAt>,
+        keys: &ParquetKeys,
+        manifest: &Manifest,
+    ) -> Result<Self, ResultsError> {
+        let lines = TableLines::parquet(source, keys, manifest)?;
+        let source = Source::Table(Box::new(lines));
+        Ok(Self::of(source, manifest.header.clone()))
+    }
+}
+
 /// A result file in short: its header, its summary, and its most suspicious rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Top {
@@ -363,23 +444,44 @@ pub struct Top {
 /// As [`ResultReader::next_row`].
 pub fn top(input: impl Read, count: usize) -> Result<Top, ResultsError> {
     let mut reader = ResultReader::open(input)?;
-    let mut kept = BinaryHeap::new();
+    let mut kept = MostSuspicious::new(count);
     while let Some(row) = reader.next_row()? {
-        kept.push(LeastSuspiciousFirst(row));
-        if kept.len() > count {
-            kept.pop();
-        }
+        kept.push(row);
     }
-    let rows = kept
-        .into_sorted_vec()
-        .into_iter()
-        .map(|LeastSuspiciousFirst(row)| row)
-        .collect();
     Ok(Top {
         header: reader.header.clone(),
         summary: reader.finish()?,
-        rows,
+        rows: kept.into_rows(),
     })
+}
+
+/// The rows of the greatest probability among those that it was given.
+pub(crate) struct MostSuspicious {
+    most: usize,
+    kept: BinaryHeap<LeastSuspiciousFirst>,
+}
+
+impl MostSuspicious {
+    /// Keeps at most so many.
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            most,
+            kept: BinaryHeap::new(),
+        }
+    }
+
+    pub(crate) fn push(&mut self, row: ResultRow) {
+        self.kept.push(LeastSuspiciousFirst(row));
+        if self.kept.len() > self.most {
+            self.kept.pop();
+        }
+    }
+
+    /// Greatest first, and the earlier row first among equals.
+    pub(crate) fn into_rows(self) -> Vec<ResultRow> {
+        let sorted = self.kept.into_sorted_vec().into_iter();
+        sorted.map(|LeastSuspiciousFirst(row)| row).collect()
+    }
 }
 
 /// Why a result file is refused.
@@ -404,12 +506,32 @@ pub enum ResultsError {
     /// Two parts of it cannot both be true.
     #[error("the results disagree: {0}")]
     Disagreement(&'static str),
+    /// What should be a table's manifest is none.
+    #[error("not a manifest of results of the format strongroom-manifest/1")]
+    NoManifest,
+    /// A table in Parquet that cannot be read.
+    #[error("the results cannot be read: {0}")]
+    Table(#[source] ColumnsError),
 }
 
 /// Files of which a reader keeps what their summary says.
 pub const MAX_INPUTS: usize = 10_000;
 
 type FileLine = Line<Header, ResultRow, InputSummary, Summary>;
+
+enum Source<R> {
+    Lines(Lines<R>),
+    Table(Box<TableLines<R>>),
+}
+
+impl<R: Read> Source<R> {
+    fn next(&mut self) -> Result<Option<FileLine>, ResultsError> {
+        match self {
+            Self::Lines(lines) => lines.next(),
+            Self::Table(lines) => lines.next(),
+        }
+    }
+}
 
 /// The longest line that is read: 4,096 features at their longest fit.
 const MAX_LINE: u64 = 1 << 18;
@@ -560,7 +682,8 @@ struct LeastSuspiciousFirst(ResultRow);
 impl Ord for LeastSuspiciousFirst {
     fn cmp(&self, other: &Self) -> Ordering {
         let by_score = other.0.probability.total_cmp(&self.0.probability);
-        by_score.then(self.0.row.cmp(&other.0.row))
+        let by_place = (&self.0.file, self.0.row).cmp(&(&other.0.file, other.0.row));
+        by_score.then(by_place)
     }
 }
 
@@ -602,7 +725,8 @@ mod tests {
         json!({"kind": "summary", "rows": 5, "bad_rows": 1, "bad_rows_by_reason": {"short_row": 1},
             "first_bad_rows": [{"row": 2, "line": 3, "column": null, "reason": "short_row"}],
             "flagged": 2, "threshold": 0.5, "histogram": histogram, "max": 1.0, "mean": 0.625,
-            "bytes": 100, "model_digest": "sha256:0"})
+            "bytes": 100, "model_digest": "sha256:0", "rows_outside_training_range": 2,
+            "outside_training_range": {"x": 1, "y": 1}})
     }
 
     fn input(rows: u64, flagged: u64, bad_rows: u64, bytes: u64) -> Value {
@@ -731,6 +855,21 @@ mod tests {
     }
 
     #[test]
+    fn summary_of_an_older_version_is_refused() {
+        let mut lines = flagged();
+        let summary = lines[4].as_object_mut().unwrap();
+        summary.remove("rows_outside_training_range");
+        summary.remove("outside_training_range");
+        assert_eq!(
+            read(&text(&lines))
+                .unwrap()
+                .summary
+                .rows_outside_training_range,
+            None
+        );
+    }
+
+    #[test]
     fn unflagged_row_among_the_flagged() {
         assert!(refusal(flagged(), 1, "/probability", json!(0.5)).contains("with their file"));
     }
@@ -808,6 +947,10 @@ mod tests {
             ("/histogram/0", json!(u64::MAX)),
             ("/max", json!(null)),
             ("/mean", json!(null)),
+            ("/rows_outside_training_range", json!(6)),
+            ("/rows_outside_training_range", json!(3)),
+            ("/rows_outside_training_range", json!(null)),
+            ("/outside_training_range/x", json!(3)),
         ] {
             let error = refusal(flagged(), 4, pointer, value);
             assert!(error.contains("with itself"), "{pointer}: {error}");

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use strongroom_scoring::batch::{Options, Results, score};
 use strongroom_scoring::generate::{Columns, Generator};
-use strongroom_scoring::model::Bundle;
+use strongroom_scoring::model::{Bundle, Path as Lanes, Scorer};
 use strongroom_scoring::results::{ResultReader, ResultRow};
+use strongroom_scoring::tile::Tile;
 
 #[test]
 fn tutorial_model_gives_other_scores() {
@@ -22,7 +23,7 @@ fn tutorial_model_gives_other_scores() {
         &scaler,
         &["prob_f32", "prob_pct_5dp"],
     );
-    assert_eq!(bundle.network().input(), "dense_input");
+    assert!(bundle.network().inputs().eq(["dense_input"]));
     assert_eq!(bundle.network().output(), "dense_3");
 
     let csv = std::fs::read_to_string(folder.join("golden/golden.csv")).unwrap();
@@ -33,6 +34,7 @@ fn tutorial_model_gives_other_scores() {
         .collect();
     assert_eq!(expected.len(), 7);
     assert_close(&all_scores(&bundle, &csv), &expected);
+    assert_every_engine_close(&bundle, &csv, &expected);
 }
 
 #[test]
@@ -104,6 +106,37 @@ fn assert_fixture(model: &str, scaler: &str, width: &str) {
         let expected: Vec<f64> = serde_json::from_value(expected.clone()).unwrap();
         assert_eq!(expected.len(), 64);
         assert_close(&scores, &expected);
+        assert_every_engine_close(&bundle, &csv, &expected);
+    }
+}
+
+/// Each way to a score, whichever would be chosen here.
+fn assert_every_engine_close(bundle: &Bundle, csv: &str, expected: &[f64]) {
+    let available = Lanes::ALL.into_iter().filter(|lanes| lanes.is_available());
+    let fused = available.map(|lanes| bundle.fused_scorer(lanes).unwrap());
+    let scorers: Vec<Scorer<'_>> = fused.chain([bundle.general_scorer().unwrap()]).collect();
+    assert!(
+        scorers.len() >= 2,
+        "tract and the kernel's plain twin are everywhere"
+    );
+    let mut lines = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let header = lines.next().unwrap();
+    let places = bundle.preprocessing().columns().iter();
+    let places: Vec<usize> = places
+        .map(|name| header.iter().position(|field| field == name).unwrap())
+        .collect();
+    let mut tile = Tile::new(places.len());
+    for line in lines {
+        for (column, &at) in places.iter().enumerate() {
+            tile.set(column, line[at].parse().unwrap());
+        }
+        tile.end_row();
+    }
+    for mut scorer in scorers {
+        let mut scores = Vec::new();
+        scorer.score(&tile, &mut scores).unwrap();
+        let scores: Vec<f64> = scores.into_iter().map(f64::from).collect();
+        assert_close(&scores, expected);
     }
 }
 

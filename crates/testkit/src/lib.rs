@@ -12,4 +12,5 @@ pub mod leak;
 pub mod postgres;
 pub mod process;
 pub mod registry;
+pub mod storage;
 pub mod swtpm;

@@ -22,7 +22,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("attester", &["wire", "tpm"]),
     ("broker", &["wire", "verifier", "tpm"]),
     ("guest", &["wire", "rego", "client", "attester"]),
-    ("scoring", &["wire", "cipherfile", "client"]),
+    // Arithmetic on columns of numbers, and nothing of ours below it.
+    ("kernel", &[]),
+    ("scoring", &["wire", "cipherfile", "client", "kernel"]),
     (
         "cli",
         &[
@@ -74,7 +76,7 @@ const NOT_IN_A_CORE: &[&str] = &[
 ];
 
 /// May be raised, in a commit of its own that says what came in and why it is worth it.
-const MOST_LOCKED_PACKAGES: usize = 486;
+const MOST_LOCKED_PACKAGES: usize = 487;
 
 #[test]
 fn an_arrow_that_is_not_in_the_design() {

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde_json::json;
 
-use crate::files::{Existing, Output};
-use crate::input::OpenArgs;
+use crate::files::Existing;
+use crate::input::{OpenArgs, bound_name};
 use crate::keys::GuestArgs;
 use crate::outcome::Outcome;
 use crate::progress;
+use crate::storage::{self, StorageArgs};
 
 /// Decrypt a file.
 ///
@@ -18,11 +19,11 @@ use crate::progress;
 /// and the exit code says whether the end was reached.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The file to decrypt, - for standard input.
+    /// The file to decrypt: a path or a storage's URL, - for standard input.
     input: PathBuf,
 
-    /// Where to write [default: INPUT without ".enc"], - for standard output.
-    #[arg(short, long, value_name = "FILE")]
+    /// Where to write [default: INPUT without ".enc"]: a path or a storage's URL, - for standard output.
+    #[arg(short, long, value_name = "FILE|URL")]
     output: Option<PathBuf>,
 
     /// Replace an existing file.
@@ -34,6 +35,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     guest: GuestArgs,
+
+    #[command(flatten)]
+    storage: StorageArgs,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
@@ -46,13 +50,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             anyhow::bail!("say where to write with --output FILE: {input} does not end in .enc")
         }
     };
-    let mut opened = args.open.open(&args.input, &args.guest)?;
+    storage::check(&target)?;
+    let source = args.storage.open(&args.input, &args.guest)?;
+    let bar = progress::bytes(source.length)?;
+    let default_name = bound_name(&args.input)?;
+    let mut opened = args.open.open_source(source, &default_name, &args.guest)?;
     anyhow::ensure!(opened.encrypted, "{input} is not encrypted in a known form");
     for warning in &opened.warnings {
         eprintln!("warning: {warning}");
     }
-    let mut output = Output::create(&target, Existing::from_force(args.force), 0o600)?;
-    let bar = progress::bytes(progress::length_of(&args.input))?;
+    let existing = Existing::from_force(args.force);
+    let mut output = args.storage.create(&target, existing, 0o600, &args.guest)?;
     let bytes = io::copy(&mut bar.wrap_read(&mut opened.reader), &mut output)
         .with_context(|| format!("cannot decrypt {input}"))?;
     bar.finish_and_clear();

@@ -13,6 +13,7 @@ use crate::input::bound_name;
 use crate::keys::{GuestArgs, KeySource};
 use crate::outcome::Outcome;
 use crate::progress;
+use crate::storage::{self, StorageArgs};
 
 /// Encrypt a file.
 ///
@@ -20,11 +21,11 @@ use crate::progress;
 /// to a name: a file that is swapped, cut, reordered or renamed does not open. Give the same --name to open it.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The file to encrypt, - for standard input.
+    /// The file to encrypt: a path or a storage's URL, - for standard input.
     input: PathBuf,
 
-    /// Where to write [default: INPUT.enc], - for standard output.
-    #[arg(short, long, value_name = "FILE")]
+    /// Where to write [default: INPUT.enc]: a path or a storage's URL, - for standard output.
+    #[arg(short, long, value_name = "FILE|URL")]
     output: Option<PathBuf>,
 
     /// The key: a file with 32 raw bytes, or kbs:///repository/type/tag.
@@ -49,6 +50,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     guest: GuestArgs,
+
+    #[command(flatten)]
+    storage: StorageArgs,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -71,10 +75,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         None if stdin => bound_name(&target)?,
         None => files::base_name(&args.input)?,
     };
-    let bar = progress::bytes(progress::length_of(&args.input))?;
-    let mut source = BufReader::with_capacity(1 << 16, files::open(&args.input)?);
+    storage::check(&target)?;
+    let opened = args.storage.open(&args.input, &args.guest)?;
+    let bar = progress::bytes(opened.length)?;
+    let mut source = BufReader::with_capacity(1 << 16, opened.reader);
     let mut source = bar.wrap_read(&mut source);
-    let output = Output::create(&target, Existing::from_force(args.force), 0o644)?;
+    let existing = Existing::from_force(args.force);
+    let output = args.storage.create(&target, existing, 0o644, &args.guest)?;
     let mut warnings = Vec::new();
     let bytes = match (&args.key, &args.to, args.format) {
         (_, Some(recipient), _) => {
@@ -145,7 +152,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
 
 /// Writes a word as a shell reads it.
 fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
     }

@@ -15,7 +15,9 @@ mod initdata;
 mod keygen;
 mod model;
 mod policy;
+mod profile;
 mod reference_value;
+mod report;
 mod resource;
 mod score;
 mod seal;
@@ -39,6 +41,7 @@ pub(crate) enum Command {
     Decrypt(decrypt::Args),
     Generate(generate::Args),
     Model(model::Args),
+    Profile(Box<profile::Args>),
 
     Broker(broker::Args),
     Resource(resource::Args),
@@ -58,6 +61,7 @@ pub(crate) enum Command {
     Attest(attest_once::Args),
     Get(get::Args),
     Score(score::Args),
+    Report(Box<report::Args>),
 
     Verify(verify::Args),
     Doctor(Box<doctor::Args>),
@@ -87,7 +91,9 @@ impl Command {
             Self::Keygen(args) => keygen::run(&args),
             Self::Model(args) => model::run(&args),
             Self::Policy(args) => policy::run(&args),
+            Self::Profile(args) => profile::run(&args),
             Self::ReferenceValue(args) => reference_value::run(&args),
+            Self::Report(args) => report::run(&args),
             Self::Resource(args) => resource::run(&args),
             Self::Score(args) => score::run(&args, json),
             Self::Seal(args) => seal::run(&args),

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::json;
-use strongroom_scoring::model::Bundle;
+use strongroom_scoring::model::{Bundle, Engine, Network};
+use strongroom_scoring::profile::Profile;
 
+use crate::commands::score::thousands;
 use crate::files::{self, Existing};
 use crate::input::OpenArgs;
 use crate::keys::{GuestArgs, KeySource};
@@ -121,19 +123,40 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         Action::Show(model) => {
             let bundle = model.load()?;
             let (network, preprocessing) = (bundle.network(), bundle.preprocessing());
+            let (engine, why) = engine(network);
+            let inputs: Vec<&str> = network.inputs().collect();
+            let profile = bundle.profile();
+            let trained = profile.map_or_else(
+                || "none: rows outside the training range are not counted".to_owned(),
+                |profile| format!("{} training rows", thousands(profile.rows())),
+            );
             let text = format!(
-                "sha256     {}\ninput      {} (columns: {})\noutput     {}\nthreshold  {}",
+                "sha256     {}\ninput      {} (columns: {})\noutput     {}\nthreshold  {}\nprofile    {trained}\nengine     {engine}{}",
                 bundle.digest(),
-                network.input(),
+                inputs.join(", "),
                 preprocessing.columns().join(", "),
                 network.output(),
                 preprocessing.threshold(),
+                why.as_ref()
+                    .map(|why| format!(", not fused: {why}"))
+                    .unwrap_or_default(),
             );
             let document = json!({
-                "digest": bundle.digest(), "input": network.input(), "output": network.output(),
+                "digest": bundle.digest(), "inputs": inputs, "output": network.output(),
                 "columns": preprocessing.columns(), "threshold": preprocessing.threshold(), "metrics": bundle.metrics(),
+                "engine": engine, "not_fused": why,
+                "profile_rows": profile.map(Profile::rows),
             });
             Ok(Outcome::new(text, document).next("strongroom score DATA.csv"))
         }
+    }
+}
+
+/// What computes a network's scores, and why not the fastest.
+fn engine(network: &Network) -> (String, Option<String>) {
+    match network.engine() {
+        Engine::Fused(path) => (format!("fused, {}", path.name()), None),
+        Engine::General { why } => ("tract".to_owned(), Some(why)),
+        other => (format!("{other:?}"), None),
     }
 }

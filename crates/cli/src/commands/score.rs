@@ -1,39 +1,53 @@
 //! `strongroom score`: a batch in, counts to the log, sealed results to the owner.
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
-use std::time::Instant;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use clap::ValueEnum;
+use anyhow::{Context as _, bail};
 use serde_json::json;
-use strongroom_cipherfile::sealed::Sealer;
+use strongroom_cipherfile::FileKey;
 use strongroom_scoring::DEFAULT_DATA;
-use strongroom_scoring::batch::{self, Options, Results, Summary};
+use strongroom_scoring::batch::{
+    self, Checkpoints, HeaderRow, Job, Options, Progress, Results, Summary, clear_checkpoints,
+};
 use strongroom_scoring::model::Bundle;
 
 use crate::commands::model::ModelArgs;
 use crate::commands::workshop;
-use crate::files::{Existing, Output};
-use crate::input::{OpenArgs, Opened, bound_name};
+use crate::input::OpenArgs;
 use crate::keys::KeySource;
 use crate::outcome::Outcome;
 use crate::progress;
+use crate::results::{ResultsArgs, RowsArg};
+use crate::rows::{Opening, ParquetArgs, Rows};
+use crate::storage::{self, StorageArgs};
 
 /// Score a batch of transactions.
 ///
 /// Rows are decrypted, parsed and scored in memory, one tile at a time; nothing is written in plaintext. The log has
 /// counts, not rows. Results are encrypted to their owner, who opens them with `strongroom decrypt --identity`.
+///
+/// Input and results may lie in a storage: az://ACCOUNT/CONTAINER/PATH, s3://BUCKET/KEY, gs://BUCKET/NAME, https:// (read
+/// only). The same command with another URL runs at another provider.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The transactions, CSV with a header, encrypted or not; - for standard input [default: built-in rows].
-    input: Option<PathBuf>,
+    /// The transactions: CSV with a header (plain, gzip or zstd), Parquet or Arrow, encrypted or not. Paths or a storage's URLs, folders (with a slash behind
+    /// them) and patterns (`*`, `?`, `**`) too; - for standard input [default: built-in rows].
+    input: Vec<PathBuf>,
 
     #[command(flatten)]
     open: OpenArgs,
 
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    storage: StorageArgs,
+
+    #[command(flatten)]
+    parquet: ParquetArgs,
 
     /// Flag rows above this probability [default: the model's own threshold].
     #[arg(long, value_name = "P")]
@@ -43,21 +57,38 @@ pub(crate) struct Args {
     #[arg(long)]
     skip_bad_rows: bool,
 
-    /// Where to write the results, encrypted.
-    #[arg(long, value_name = "FILE", requires = "results_to")]
-    results: Option<PathBuf>,
+    /// The column whose text names a row in the results, beside its number.
+    #[arg(long, value_name = "COLUMN")]
+    key_column: Option<String>,
 
-    /// Whom the results are for: the public key as a kbs:/// URI, or a file.
-    #[arg(long, value_name = "URI|FILE", requires = "results")]
-    results_to: Option<KeySource>,
+    /// The rows have no header: they are the model's columns and no other, in the model's order.
+    #[arg(long, conflicts_with = "key_column")]
+    no_header: bool,
 
-    /// Which rows the owner gets
-    #[arg(long, value_enum, default_value_t = ResultsArg::Flagged, requires = "results")]
-    results_kind: ResultsArg,
+    /// Keep how far the job is in this folder (a path or a storage's URL), encrypted, and go on from there if the job was
+    /// killed. The result is that of a job that was not.
+    #[arg(long, value_name = "FOLDER|URL", requires = "results")]
+    checkpoint: Option<PathBuf>,
 
-    /// Replace existing results.
-    #[arg(long)]
-    force: bool,
+    /// What checkpoints are encrypted under: 32 raw bytes, a file or kbs:///repository/type/tag [default: derived from
+    /// --key].
+    #[arg(long, value_name = "FILE|URI", requires = "checkpoint")]
+    checkpoint_key: Option<KeySource>,
+
+    /// Seconds from one checkpoint to the next.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, requires = "checkpoint", value_parser = parse_seconds)]
+    checkpoint_every: f64,
+
+    /// Threads at most [default: as many as there are cores].
+    #[arg(long, value_name = "NUMBER")]
+    threads: Option<NonZeroUsize>,
+
+    /// Memory for rows under way, at most: fewer threads where it is short. In MiB, 4 for each thread.
+    #[arg(long, value_name = "MIB")]
+    memory: Option<NonZeroUsize>,
+
+    #[command(flatten)]
+    results: ResultsArgs,
 
     /// Take the settings of the workshop's container from its environment variables (DECRYPTION_KEY_PATH,
     /// SAS_TOKEN_PATH, AZURE_STORAGE_NAME, CONTAINER_NAME, BLOB_NAME, TRESHOLD_PREDICTION, INPUT_FOLDER).
@@ -69,85 +100,250 @@ pub(crate) struct Args {
     insecure_print_rows: bool,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-enum ResultsArg {
-    /// Those above the threshold, and the summary
-    Flagged,
-    /// Every row, and the summary
-    All,
-    /// The summary alone
-    Summary,
-}
-
-impl From<ResultsArg> for Results {
-    fn from(results: ResultsArg) -> Self {
-        match results {
-            ResultsArg::All => Self::All,
-            ResultsArg::Flagged => Self::Flagged,
-            ResultsArg::Summary => Self::Summary,
+impl From<RowsArg> for Results {
+    fn from(rows: RowsArg) -> Self {
+        match rows {
+            RowsArg::All => Self::All,
+            RowsArg::Flagged => Self::Flagged,
+            RowsArg::Summary => Self::Summary,
         }
     }
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
+    for place in args
+        .input
+        .iter()
+        .chain(&args.results.results)
+        .chain(&args.checkpoint)
+    {
+        storage::check(place)?;
+    }
     let bundle = args.model.load()?;
     if args.workshop {
         return workshop::run(
             &bundle,
             &args.model.guest,
+            &args.storage,
             args.skip_bad_rows,
             args.insecure_print_rows,
             json,
         );
     }
-    let (label, opened) = match &args.input {
-        Some(path) => (
-            path.display().to_string(),
-            args.open.open(path, &args.model.guest)?,
-        ),
-        None => ("built-in rows".to_owned(), built_in()),
-    };
-    for warning in &opened.warnings {
-        eprintln!("warning: {warning}");
+    let guest = &args.model.guest;
+    let inputs = args.storage.expand(&args.input, guest)?;
+    if inputs.len() > 1 && args.open.name.is_some() {
+        bail!(
+            "--name names one file: leave it out, and each of the {} files is opened by its own name",
+            inputs.len()
+        );
     }
     let options = Options {
         threshold: args.threshold,
         skip_bad_rows: args.skip_bad_rows,
-        results: args.results_kind.into(),
-        file_name: label,
-        ..Options::default()
+        results: if args.results.results.is_some() {
+            args.results.results_kind.into()
+        } else {
+            Results::Summary
+        },
+        features: args.results.features(),
+        file_name: called(&inputs),
+        name_files: inputs.len() > 1,
+        key_column: args.key_column.clone(),
+        header_row: if args.no_header {
+            HeaderRow::Absent
+        } else {
+            HeaderRow::Present
+        },
+        threads: args.threads(),
     };
-    let length = args.input.as_deref().and_then(progress::length_of);
-    let scored = match (&args.results, &args.results_to) {
-        (Some(target), Some(recipient)) => {
-            if let KeySource::File(path) = recipient {
-                eprintln!(
-                    "warning: the results go to the key in {}; whoever controls this machine's files chose it. Keep the key at the broker to be sure",
-                    path.display()
-                );
-            }
-            let recipient = args.model.guest.recipient(recipient)?;
-            let output = Output::create(target, Existing::from_force(args.force), 0o644)?;
-            let mut sealer = Sealer::new(output, &recipient, bound_name(target)?.as_bytes())?;
-            let scored = score(opened.reader, &bundle, &options, &mut sealer, length)?;
-            sealer
-                .finish()
-                .context("cannot write the results")?
-                .commit()?;
-            scored
+    let job = Files {
+        args,
+        bundle: &bundle,
+        options: &options,
+        inputs: &inputs,
+    };
+    let keys = args.key_column.is_some();
+    let Some(mut results) = args.results.begin(&args.storage, guest, keys)? else {
+        let (scored, encrypted) = job.score(&mut std::io::sink(), None)?;
+        return Ok(report(args, &scored, encrypted));
+    };
+    // All that can be refused is, before the folder is made.
+    let (mut store, checkpoints) = match &args.checkpoint {
+        Some(folder) => {
+            let kept = (args.checkpoint_key()?, job.identities()?);
+            (Some(args.storage.small_files(folder, guest)?), Some(kept))
         }
-        _ => score(
-            opened.reader,
-            &bundle,
-            &Options {
-                results: Results::Summary,
-                ..options
-            },
-            &mut std::io::sink(),
-            length,
-        )?,
+        None => (None, None),
     };
-    Ok(report(args, &scored, opened.encrypted))
+    let checkpoints = store.as_mut().zip(checkpoints);
+    let (scored, encrypted) = job.score(
+        &mut results,
+        checkpoints.map(|(store, (key, inputs))| Checkpoints {
+            store,
+            key,
+            every: Duration::from_secs_f64(args.checkpoint_every),
+            inputs,
+        }),
+    )?;
+    results.commit()?;
+    // Only now: what is killed before goes on from them once more.
+    if let Some(store) = &mut store {
+        clear_checkpoints(store)?;
+    }
+    Ok(report(args, &scored, encrypted))
+}
+
+/// What to call all inputs together.
+fn called(inputs: &[PathBuf]) -> String {
+    match inputs {
+        [] => "built-in rows".to_owned(),
+        [input] => input.display().to_string(),
+        [first, rest @ ..] => format!("{} and {} more", first.display(), rest.len()),
+    }
+}
+
+impl Args {
+    fn threads(&self) -> Option<NonZeroUsize> {
+        let cores = std::thread::available_parallelism().ok();
+        let most = self.threads.or(cores).map_or(1, NonZeroUsize::get);
+        let fitting = self
+            .memory
+            .map_or(most, |memory| memory.get() / MIB_OF_A_THREAD);
+        NonZeroUsize::new(most.min(fitting).max(1))
+    }
+
+    fn checkpoint_key(&self) -> anyhow::Result<FileKey> {
+        let guest = &self.model.guest;
+        match (&self.checkpoint_key, &self.open.key) {
+            (Some(key), _) => guest.file_key(key),
+            (None, Some(key)) if self.open.openssl_cipher.is_none() => Ok(guest
+                .file_key(key)?
+                .derive(b"strongroom checkpoints of a scoring job")),
+            (None, _) => bail!(
+                "checkpoints hold rows, so they are encrypted: give --checkpoint-key FILE or kbs:///repository/type/tag (`strongroom keygen` makes one)"
+            ),
+        }
+    }
+}
+
+/// Memory that a thread of a batch takes: a part of the file, its rows, and parts that wait for their turn.
+const MIB_OF_A_THREAD: usize = 4;
+
+/// A batch over the files that were named.
+struct Files<'a> {
+    args: &'a Args,
+    bundle: &'a Bundle,
+    options: &'a Options,
+    inputs: &'a [PathBuf],
+}
+
+impl Files<'_> {
+    /// Scores all of them; says too whether one was encrypted.
+    fn score<'s>(
+        &'s self,
+        out: &'s mut (dyn Write + Send),
+        checkpoints: Option<Checkpoints<'s>>,
+    ) -> anyhow::Result<(Scored, bool)> {
+        let started = Instant::now();
+        let mut job = Job::begin_or_go_on(self.bundle, self.options, out, checkpoints)?;
+        if job.rows_done() > 0 {
+            eprintln!("Going on behind row {}.", thousands(job.rows_done()));
+        }
+        let rows_before = job.rows_done();
+        let mut encrypted = false;
+        if self.inputs.is_empty() && job.inputs_done() == 0 {
+            job.csv(&self.options.file_name, &mut &DEFAULT_DATA[..], &mut |_| {})?;
+        }
+        for path in &self.inputs[job.inputs_done().min(self.inputs.len())..] {
+            encrypted |= self.score_file(&mut job, path)?;
+        }
+        Ok((
+            Scored {
+                summary: job.finish()?,
+                rows_before,
+                seconds: started.elapsed().as_secs_f64(),
+            },
+            encrypted,
+        ))
+    }
+
+    fn score_file(&self, job: &mut Job<'_>, path: &Path) -> anyhow::Result<bool> {
+        let guest = &self.args.model.guest;
+        let source = self.args.storage.open(path, guest)?;
+        let bar = progress::bytes(source.length)?;
+        let label = source.label.clone();
+        let opening = Opening {
+            open: &self.args.open,
+            parquet: &self.args.parquet,
+            guest,
+            preprocessing: self.bundle.preprocessing(),
+            key_column: self.options.key_column.as_deref(),
+        };
+        let opened = opening.rows(source, path)?;
+        for warning in &opened.warnings {
+            eprintln!("warning: {warning}");
+        }
+        let mut before = None;
+        let mut show = |progress: Progress| {
+            // The bar is this file's, and the job counts bytes of all.
+            let before = *before.get_or_insert(progress.bytes.saturating_sub(PART));
+            bar.set_position(progress.bytes - before);
+            bar.set_message(format!("{} rows", thousands(progress.rows)));
+        };
+        match opened.rows {
+            Rows::Stream(mut reader) => job.csv(&label, &mut *reader, &mut show)?,
+            Rows::Segments { at, segments } => {
+                job.csv_segments(&label, &*at, &segments, &mut show)?;
+            }
+            Rows::Columns { input, size } => job.columns(&label, &input, size, &mut show)?,
+        }
+        bar.finish_and_clear();
+        Ok(opened.encrypted)
+    }
+
+    /// What tells the inputs from others of the same names: their length, their version where the storage has one, and
+    /// how they begin, which for an encrypted file is drawn anew each time it is made.
+    fn identities(&self) -> anyhow::Result<Vec<String>> {
+        let guest = &self.args.model.guest;
+        let mut identities = Vec::new();
+        for path in self.inputs {
+            let source = self.args.storage.open(path, guest)?;
+            let Some(at) = &source.at else {
+                bail!(
+                    "{} cannot be read twice, so a job over it cannot go on where it was killed: leave --checkpoint out",
+                    source.label
+                );
+            };
+            let length = usize::try_from(at.size()).map_or(BEGINNING, |size| size.min(BEGINNING));
+            let mut beginning = vec![0; length];
+            at.read_at(0, &mut beginning)
+                .with_context(|| format!("cannot read {}", source.label))?;
+            identities.push(format!(
+                "{} {} {} {}",
+                source.label,
+                at.size(),
+                at.version().unwrap_or_default(),
+                strongroom_wire::image::digest::Digest::sha256(&beginning),
+            ));
+        }
+        Ok(identities)
+    }
+}
+
+/// How much of a file's beginning goes into what tells it from others.
+const BEGINNING: usize = 4096;
+
+/// The first step of a file's progress.
+const PART: u64 = 1 << 20;
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds".to_owned())?;
+    if (0.0..=86_400.0).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err("between 0 and 86400 seconds".to_owned())
+    }
 }
 
 fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
@@ -160,38 +356,40 @@ fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
     for (reason, count) in &scored.summary.bad_rows_by_reason {
         text.push_str(&format!("\n  skipped {count}: {reason}"));
     }
+    // Which columns they are outside in goes to the owner, with the results.
+    let outside = scored.summary.rows_outside_training_range;
+    if let Some(rows) = outside.filter(|rows| *rows > 0) {
+        text.push_str(&format!(
+            "\n  outside the range that the model was trained on: {rows}"
+        ));
+    }
     let document = json!({
         "rows": counts.rows, "flagged": counts.flagged, "bad_rows": counts.bad_rows,
-        "bad_rows_by_reason": scored.summary.bad_rows_by_reason, "threshold": scored.summary.threshold,
+        "bad_rows_by_reason": scored.summary.bad_rows_by_reason, "rows_outside_training_range": outside, "threshold": scored.summary.threshold,
         "seconds": scored.seconds, "rows_per_second": rate, "model_digest": scored.summary.model_digest,
-        "encrypted_input": encrypted, "results": args.results,
+        "encrypted_input": encrypted, "results": args.results.results,
     });
     if counts.rows == 0 {
         text.push_str("\nThere is a header and no row below it.");
     }
     let outcome = Outcome::new(text, document);
-    match &args.results {
-        Some(results) => outcome.next(format!("strongroom decrypt {} --identity OWNER.pem --output -", results.display())),
+    match (args.results.opened_by(), args.results.reported_by()) {
+        (Some(opened), Some(reported)) => outcome.next(reported).next(opened),
+        (Some(opened), None) => outcome.next(opened),
         // Which rows were flagged goes to their owner alone.
-        None => outcome.next(format!(
+        (None, _) => outcome.next(format!(
             "strongroom score {}{} --results results.jsonl.enc --results-to OWNER.pub.json   # for the flagged rows, sealed to their owner",
-            args.input.as_deref().unwrap_or_else(|| std::path::Path::new("DATA.csv.enc")).display(),
+            args.input.first().map_or_else(|| "DATA.csv.enc".to_owned(), |input| input.display().to_string()),
             args.open.key.as_ref().map(|key| format!(" --key {key}")).unwrap_or_default(),
         )),
-    }
-}
-
-fn built_in() -> Opened {
-    Opened {
-        reader: Box::new(DEFAULT_DATA),
-        encrypted: false,
-        warnings: Vec::new(),
     }
 }
 
 /// A finished batch.
 pub(crate) struct Scored {
     pub(crate) summary: Summary,
+    /// Rows that an earlier process had done.
+    rows_before: u64,
     seconds: f64,
 }
 
@@ -203,7 +401,7 @@ impl Scored {
         reason = "a rate for people"
     )]
     fn rows_per_second(&self) -> u64 {
-        (self.summary.rows as f64 / self.seconds.max(1e-9)) as u64
+        ((self.summary.rows - self.rows_before) as f64 / self.seconds.max(1e-9)) as u64
     }
 }
 
@@ -224,6 +422,7 @@ pub(crate) fn score(
     bar.finish_and_clear();
     Ok(Scored {
         summary: summary?,
+        rows_before: 0,
         seconds: started.elapsed().as_secs_f64(),
     })
 }

@@ -6,23 +6,25 @@
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, sync_channel};
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
 use strongroom_scoring::DEFAULT_DATA;
 use strongroom_scoring::batch::{Options, Results};
 use strongroom_scoring::model::Bundle;
+use strongroom_scoring::storage::{Credential, Location, Storage};
 
 use crate::commands::score::score;
 use crate::files;
 use crate::input::{OpenArgs, OpensslCipher, bound_name};
 use crate::keys::GuestArgs;
 use crate::outcome::{self, Outcome};
+use crate::storage::StorageArgs;
 
 pub(crate) fn run(
     bundle: &Bundle,
     guest: &GuestArgs,
+    storage: &StorageArgs,
     skip_bad_rows: bool,
     print_rows: bool,
     json: bool,
@@ -35,16 +37,21 @@ pub(crate) fn run(
     };
     let mut totals = Totals::default();
     for source in settings.sources(&say)? {
-        let (name, opened) = source.open(&settings, guest, &say)?;
+        let (name, opened) = source.open(&settings, guest, storage, &say)?;
         let options = Options {
             threshold: Some(settings.threshold),
             skip_bad_rows,
             results: if print_rows {
+<<<<<<< HEAD
                 Results::All..Options::default()
+=======
+                Results::All
+>>>>>>> main
             } else {
                 Results::Summary
             },
             file_name: name,
+            ..Options::default()
         };
         let mut rows = RowPrinter {
             first: totals.rows,
@@ -157,29 +164,20 @@ impl Settings {
         })
     }
 
-    fn blob_url(&self) -> anyhow::Result<reqwest::Url> {
+    /// Where the blob is, and what it is read with.
+    fn blob(&self, storage: &StorageArgs) -> anyhow::Result<(Storage, Location)> {
         let Some(path) = &self.sas_path else {
             bail!(
                 "ERROR: No SAS token found. SAS token path: '' (set SAS_TOKEN_PATH to the file with the token; none is built in)"
             );
         };
         let sas = files::read_limited(path, 16 * 1024).context("SAS token file not found")?;
-        let sas = std::str::from_utf8(&sas)
-            .context("the SAS token is not text")?
-            .trim()
-            .trim_start_matches('?');
-        let endpoint = match &self.endpoint {
-            Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
-            None => format!("https://{}.blob.core.windows.net", self.account),
-        };
-        // A URL's own error would repeat the token.
-        reqwest::Url::parse(&format!(
-            "{endpoint}/{}/{}?{sas}",
-            self.container, self.blob
-        ))
-        .map_err(|_| {
-            anyhow::anyhow!("AZURE_STORAGE_NAME (or AZURE_STORAGE_ENDPOINT), CONTAINER_NAME and BLOB_NAME make no URL")
-        })
+        let sas = Credential::from_bytes("SAS_TOKEN_PATH", &sas)?;
+        let text = format!("az://{}/{}/{}", self.account, self.container, self.blob);
+        let location = Location::parse(&text, None)
+            .context("AZURE_STORAGE_NAME, CONTAINER_NAME and BLOB_NAME name no blob")?;
+        let storage = storage.with_sas(self.account.clone(), self.endpoint.clone(), sas)?;
+        Ok((storage, location))
     }
 }
 
@@ -194,6 +192,7 @@ impl Source {
         &self,
         settings: &Settings,
         guest: &GuestArgs,
+        storage: &StorageArgs,
         say: &dyn Fn(&str),
     ) -> anyhow::Result<(String, Box<dyn Read + Send>)> {
         let (name, opened) = match self {
@@ -217,12 +216,15 @@ impl Source {
                     settings.account, settings.container, settings.blob
                 );
                 say(&format!("  Downloading blob: {name}"));
-                let stream = download(settings.blob_url()?)
+                let (storage, location) = settings.blob(storage)?;
+                let stream = storage
+                    .reader(&location)
                     .with_context(|| format!("cannot download {name}"))?;
                 let bound = bound_name(Path::new(&settings.blob))?;
-                let opened = settings
-                    .open_args()?
-                    .open_stream(stream, &name, &bound, guest)?;
+                let opened =
+                    settings
+                        .open_args()?
+                        .open_stream(Box::new(stream), &name, &bound, guest)?;
                 (name, opened)
             }
         };
@@ -280,98 +282,6 @@ struct RowLine {
     probability: f64,
 }
 
-/// Streams a download; what has not been read yet stays on the other side, a few chunks aside.
-fn download(url: reqwest::Url) -> anyhow::Result<Box<dyn Read + Send>> {
-    let (ready_sender, ready) = sync_channel(1);
-    let (sender, chunks) = sync_channel::<io::Result<Option<Vec<u8>>>>(4);
-    std::thread::Builder::new()
-        .name("download".to_owned())
-        .spawn(move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-            {
-                Ok(runtime) => runtime,
-                Err(error) => return drop(ready_sender.send(Err(error.into()))),
-            };
-            runtime.block_on(async move {
-                let answer = match get(url).await {
-                    Ok(answer) => answer,
-                    Err(error) => return drop(ready_sender.send(Err(error))),
-                };
-                if ready_sender.send(Ok(())).is_err() {
-                    return;
-                }
-                let mut answer = answer;
-                loop {
-                    let chunk = match answer.chunk().await {
-                        Ok(None) => Ok(None),
-                        Ok(Some(chunk)) => Ok(Some(chunk.to_vec())),
-                        Err(error) => Err(io::Error::other(format!(
-                            "the download broke off: {}",
-                            error.without_url()
-                        ))),
-                    };
-                    let more = matches!(chunk, Ok(Some(_)));
-                    if sender.send(chunk).is_err() || !more {
-                        return;
-                    }
-                }
-            });
-        })?;
-    ready
-        .recv()
-        .context("the download ended before it began")??;
-    Ok(Box::new(Chunks {
-        chunks,
-        current: io::Cursor::new(Vec::new()),
-        ended: false,
-    }))
-}
-
-async fn get(url: reqwest::Url) -> anyhow::Result<reqwest::Response> {
-    // The storage redirects nobody, and a redirect would carry the token to another host, as the referrer.
-    let client = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(std::time::Duration::from_secs(30))
-        .build()?;
-    // The URL holds the token: it must not appear in an error.
-    let answer = client
-        .get(url)
-        .send()
-        .await
-        .map_err(reqwest::Error::without_url)?;
-    anyhow::ensure!(
-        answer.status().is_success(),
-        "the storage answers {}",
-        answer.status()
-    );
-    Ok(answer)
-}
-
-/// What arrives of a download. Its end must be told: a sender that went away is no end.
-struct Chunks {
-    chunks: Receiver<io::Result<Option<Vec<u8>>>>,
-    current: io::Cursor<Vec<u8>>,
-    ended: bool,
-}
-
-impl Read for Chunks {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let read = self.current.read(out)?;
-            if read > 0 || out.is_empty() || self.ended {
-                return Ok(read);
-            }
-            let stopped = |_| io::Error::other("the download stopped before its end");
-            match self.chunks.recv().map_err(stopped)?? {
-                Some(chunk) => self.current = io::Cursor::new(chunk),
-                None => self.ended = true,
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -414,29 +324,30 @@ mod tests {
         assert!(settings(&[("TRESHOLD_PREDICTION", "high")]).is_err());
     }
 
+    fn blob(pairs: &[(&str, &str)]) -> anyhow::Result<Location> {
+        let (_, location) = settings(pairs)?.blob(&StorageArgs::default())?;
+        Ok(location)
+    }
+
     #[test]
     fn missing_sas_token_is_named_and_none_is_built_in() {
-        let error = settings(&[("DECRYPTION_KEY_PATH", "/k")])
-            .unwrap()
-            .blob_url()
+        let error = blob(&[("DECRYPTION_KEY_PATH", "/k")])
             .unwrap_err()
             .to_string();
         assert!(error.starts_with("ERROR: No SAS token found. SAS token path: ''"));
     }
 
     #[test]
-    fn token_with_newline_makes_the_url() {
+    fn variables_name_another_blob() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sas");
         std::fs::write(&path, "?sp=r&sig=a%2Bb\n").unwrap();
-        let settings = settings(&[
-            ("SAS_TOKEN_PATH", path.to_str().unwrap()),
-            ("BLOB_NAME", "x.csv.enc"),
-        ])
-        .unwrap();
+        let sas = ("SAS_TOKEN_PATH", path.to_str().unwrap());
+        let location = blob(&[sas, ("BLOB_NAME", "x.csv.enc")]).unwrap();
         assert_eq!(
-            settings.blob_url().unwrap().as_str(),
-            "https://encrypteddatasets.blob.core.windows.net/data/x.csv.enc?sp=r&sig=a%2Bb"
+            location.to_string(),
+            "az://encrypteddatasets/data/x.csv.enc"
         );
+        assert!(blob(&[sas, ("AZURE_STORAGE_NAME", "not a host name")]).is_err());
     }
 }

@@ -105,7 +105,7 @@ fn arguments() -> Vec<OsString> {
         .and_then(OsStr::to_str)
         .and_then(components::of_program);
     if let Some(component) = component {
-        arguments.insert(1, component.into());
+        arguments.splice(..1, ["strongroom-guest".into(), component.into()]);
     }
     arguments
 }

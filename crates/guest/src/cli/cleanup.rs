@@ -20,13 +20,21 @@ use tokio::time::timeout;
 static UNDER_WAY: Mutex<UnderWay> = Mutex::new(UnderWay {
     paths: Vec::new(),
     children: Vec::new(),
+    aborts: Vec::new(),
+    numbered: 0,
 });
 static TAKEN_OVER: AtomicBool = AtomicBool::new(false);
 
 struct UnderWay {
     paths: Vec<PathBuf>,
     children: Vec<Pid>,
+    aborts: Vec<(Abort, Box<dyn FnOnce() + Send>)>,
+    numbered: u64,
 }
+
+/// Something that is given up when the process is told to stop.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Abort(u64);
 
 /// Starts the thread that waits for signals.
 pub fn install() -> io::Result<()> {
@@ -148,6 +156,20 @@ pub fn discard(path: &Path) {
     under_way.paths.retain(|other| other != path);
 }
 
+/// Has something given up when the process is told to stop: an upload, of which a storage would keep the parts.
+pub(crate) fn on_signal(abort: Box<dyn FnOnce() + Send>) -> Abort {
+    let mut under_way = under_way();
+    under_way.numbered += 1;
+    let number = Abort(under_way.numbered);
+    under_way.aborts.push((number, abort));
+    number
+}
+
+/// It is over, or has been given up.
+pub(crate) fn forget(abort: Abort) {
+    under_way().aborts.retain(|(other, _)| *other != abort);
+}
+
 /// Starts a child that ends when the process is told to stop.
 pub fn spawn(command: &mut Command) -> io::Result<Child> {
     let mut under_way = under_way();
@@ -167,7 +189,7 @@ fn under_way() -> MutexGuard<'static, UnderWay> {
 }
 
 fn clean_and_exit(code: i32) -> ! {
-    let under_way = under_way();
+    let mut under_way = under_way();
     for child in &under_way.children {
         // It may have ended by itself.
         let _: rustix::io::Result<()> = rustix::process::kill_process(*child, Signal::KILL);
@@ -181,6 +203,9 @@ fn clean_and_exit(code: i32) -> ! {
     }
     for path in &under_way.paths {
         remove(path);
+    }
+    for (_, abort) in std::mem::take(&mut under_way.aborts) {
+        abort();
     }
     std::process::exit(code);
 }

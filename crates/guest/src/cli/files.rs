@@ -1,14 +1,16 @@
 //! Output files: whole or not at all, never over an existing one unless told, private keys for their owner alone.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
+pub(crate) use strongroom_scoring::storage::Existing;
+use strongroom_scoring::storage::{Partial, Upload};
 
 use super::{cleanup, outcome};
 
+<<<<<<< HEAD:crates/guest/src/cli/files.rs
 /// Whether an existing file may be replaced.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Existing {
@@ -35,6 +37,15 @@ enum Place {
         target: PathBuf,
         existing: Existing,
         keep: bool,
+=======
+/// Where a command writes: a file or an object that appears when it is complete, or standard output.
+pub(crate) enum Output {
+    File(BufWriter<Partial>),
+    Remote {
+        upload: Option<Upload>,
+        location: String,
+        abort: cleanup::Abort,
+>>>>>>> main:crates/cli/src/files.rs
     },
     Stdout(io::Stdout),
 }
@@ -46,34 +57,13 @@ impl Output {
             outcome::standard_output_is_taken();
             return Ok(Self(Place::Stdout(io::stdout())));
         }
-        // A link is looked at itself: it is what would be replaced.
-        match target.symlink_metadata() {
-            Ok(there) if !there.is_file() => bail!(
-                "{} exists and is no regular file: choose another name, or - for standard output",
-                target.display()
-            ),
-            Ok(_) if existing == Existing::Refuse => bail!(
-                "{} exists already: choose another name, or replace it with --force",
-                target.display()
-            ),
-            _ => {}
-        }
-        let name = target
-            .file_name()
-            .with_context(|| format!("{} names no file", target.display()))?;
-        let temporary = target.with_file_name(format!(
-            ".{}.{}.partial",
-            name.to_string_lossy(),
-            std::process::id()
-        ));
-        let file = cleanup::make(|| {
-            let file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(mode)
-                .open(&temporary)?;
-            Ok((file, temporary.clone()))
+        let shown = target.display();
+        let partial = cleanup::make(|| {
+            let partial = Partial::create(target, existing, mode)?;
+            let temporary = partial.temporary().to_owned();
+            Ok((partial, temporary))
         });
+<<<<<<< HEAD:crates/guest/src/cli/files.rs
         let file =
             file.with_context(|| format!("cannot write in the folder of {}", target.display()))?;
         Ok(Self(Place::File {
@@ -83,11 +73,36 @@ impl Output {
             existing,
             keep: false,
         }))
+=======
+        match partial {
+            Ok(partial) => Ok(Self::File(BufWriter::new(partial))),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                bail!("{shown} exists already: choose another name, or replace it with --force")
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                bail!("{shown}: {error}, or - for standard output")
+            }
+            Err(error) => {
+                Err(error).with_context(|| format!("cannot write in the folder of {shown}"))
+            }
+        }
+    }
+
+    /// Takes over what is being written to a storage.
+    pub(crate) fn remote(upload: Upload, location: String) -> Self {
+        let abort = cleanup::on_signal(upload.aborter());
+        Self::Remote {
+            upload: Some(upload),
+            location,
+            abort,
+        }
+>>>>>>> main:crates/cli/src/files.rs
     }
 
     /// Makes the file appear under its name, once everything is on the disk.
     pub fn commit(mut self) -> anyhow::Result<()> {
         self.flush()?;
+<<<<<<< HEAD:crates/guest/src/cli/files.rs
         if let Place::File {
             file,
             temporary,
@@ -105,6 +120,30 @@ impl Output {
             });
             named.with_context(|| format!("cannot name the finished file {}", target.display()))?;
             *keep = true;
+=======
+        match &mut self {
+            Self::File(file) => {
+                let partial = file.get_mut();
+                partial.sync()?;
+                let temporary = partial.temporary().to_owned();
+                cleanup::finish(&temporary, || partial.appear()).with_context(|| {
+                    format!(
+                        "cannot name the finished file {}",
+                        partial.target().display()
+                    )
+                })?;
+            }
+            Self::Remote {
+                upload, location, ..
+            } => {
+                if let Some(upload) = upload.take() {
+                    upload
+                        .finish()
+                        .with_context(|| format!("cannot finish {location}"))?;
+                }
+            }
+            Self::Stdout(_) => {}
+>>>>>>> main:crates/cli/src/files.rs
         }
         Ok(())
     }
@@ -112,22 +151,40 @@ impl Output {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+<<<<<<< HEAD:crates/guest/src/cli/files.rs
         match &mut self.0 {
             Place::File { file, .. } => file.write(bytes),
             Place::Stdout(out) => out.write(bytes),
+=======
+        match self {
+            Self::File(file) => file.write(bytes),
+            Self::Remote { upload, .. } => match upload {
+                Some(upload) => upload.write(bytes),
+                None => Err(io::ErrorKind::BrokenPipe.into()),
+            },
+            Self::Stdout(out) => out.write(bytes),
+>>>>>>> main:crates/cli/src/files.rs
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
+<<<<<<< HEAD:crates/guest/src/cli/files.rs
         match &mut self.0 {
             Place::File { file, .. } => file.flush(),
             Place::Stdout(out) => out.flush(),
+=======
+        match self {
+            Self::File(file) => file.flush(),
+            Self::Remote { upload, .. } => upload.as_mut().map_or(Ok(()), Write::flush),
+            Self::Stdout(out) => out.flush(),
+>>>>>>> main:crates/cli/src/files.rs
         }
     }
 }
 
 impl Drop for Output {
     fn drop(&mut self) {
+<<<<<<< HEAD:crates/guest/src/cli/files.rs
         if let Place::File {
             temporary,
             keep: false,
@@ -135,6 +192,14 @@ impl Drop for Output {
         } = &self.0
         {
             cleanup::discard(temporary);
+=======
+        match self {
+            Self::File(file) if !file.get_ref().has_appeared() => {
+                cleanup::discard(file.get_ref().temporary());
+            }
+            Self::Remote { abort, .. } => cleanup::forget(*abort),
+            _ => {}
+>>>>>>> main:crates/cli/src/files.rs
         }
     }
 }

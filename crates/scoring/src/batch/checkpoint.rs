@@ -18,6 +18,7 @@ use strongroom_cipherfile::{CipherfileError, FileKey};
 use zeroize::Zeroizing;
 
 use super::{BadReason, BadRow, InputSummary, Options};
+use crate::profile::Outside;
 use crate::results::HISTOGRAM_BINS;
 
 /// Where checkpoints are kept: a few small files, each written as a whole.
@@ -116,6 +117,7 @@ pub(super) struct State {
     /// The floats by their bits: none may come back another.
     pub(super) max: u64,
     pub(super) sum: u64,
+    pub(super) outside: Outside,
 }
 
 /// Where in a file a job is.
@@ -272,6 +274,7 @@ fn job_digest(
         threshold: _,
         skip_bad_rows,
         results,
+        features,
         file_name,
         name_files,
         key_column,
@@ -285,6 +288,7 @@ fn job_digest(
         "threshold": threshold.to_bits(),
         "skip_bad_rows": skip_bad_rows,
         "results": results,
+        "features": format!("{features:?}"),
         "file_name": file_name,
         "name_files": name_files,
         "key_column": key_column,

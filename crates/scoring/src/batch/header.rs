@@ -7,13 +7,13 @@ use crate::shown;
 
 /// What each field of a row is, in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     fields: Vec<Field>,
 }
 
 /// What one field of a row is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Field {
+pub(crate) enum Field {
     /// A column that nobody asked for.
     Ignored,
     /// The column of the model with this place.
@@ -49,7 +49,7 @@ impl Layout {
     }
 
     /// Finds the columns of the model among `names`. Every name must be known.
-    pub(super) fn of_names(
+    pub(crate) fn of_names(
         names: &[String],
         preprocessing: &Preprocessing,
         key: Option<&str>,
@@ -97,7 +97,7 @@ impl Layout {
     }
 
     /// The fields of a row.
-    pub(super) fn fields(&self) -> &[Field] {
+    pub(crate) fn fields(&self) -> &[Field] {
         &self.fields
     }
 }

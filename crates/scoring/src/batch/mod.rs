@@ -1,12 +1,14 @@
 //! A batch: rows in as CSV, in any order of columns, results out, a few parts of it in memory.
 
 mod checkpoint;
+mod columns;
 mod csv;
 mod header;
 mod number;
 mod output;
 mod part;
 mod pipeline;
+mod profile;
 mod record;
 mod score;
 
@@ -17,8 +19,12 @@ use serde::{Deserialize, Serialize};
 
 pub use checkpoint::{CheckpointError, CheckpointStore, Checkpoints, clear_checkpoints};
 pub use header::HeaderError;
+pub(crate) use header::{Field, Layout};
+pub(crate) use part::MAX_KEY;
+pub use profile::profile;
 pub use score::{Job, score};
 
+use crate::columns::ColumnsError;
 use crate::model::ModelError;
 pub use crate::results::{BadReason, BadRow, Counts, InputSummary, Summary};
 
@@ -34,6 +40,8 @@ pub struct Options {
     pub results: Results,
     /// What to call the data set in errors and in the results.
     pub file_name: String,
+    /// Whether rows in the results have the values that the model was shown.
+    pub features: HandedOut,
     /// Whether rows in the results say which file they are from.
     pub name_files: bool,
     /// The column whose text names a row in the results, beside its number.
@@ -42,6 +50,29 @@ pub struct Options {
     pub header_row: HeaderRow,
     /// How many threads at most; else as many as the machine has.
     pub threads: Option<NonZeroUsize>,
+}
+
+impl Options {
+    /// Whether rows are handed out with their features.
+    pub(crate) fn hands_out_features(&self) -> bool {
+        match self.features {
+            HandedOut::IfFew => self.results != Results::All,
+            HandedOut::Always => true,
+            HandedOut::Never => false,
+        }
+    }
+}
+
+/// Whether rows are handed out with their features.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HandedOut {
+    /// With flagged rows, and not with all: their owner has them, and they are most of the bytes.
+    #[default]
+    IfFew,
+    /// With every row.
+    Always,
+    /// With none.
+    Never,
 }
 
 /// Whether the first row of CSV names the columns.
@@ -94,6 +125,14 @@ pub enum ScoreError {
         file: String,
         /// What the reader says.
         source: io::Error,
+    },
+    /// A file of columns is damaged, does not fit the model, or does not open.
+    #[error("{file}: {source}")]
+    Columns {
+        /// The data set.
+        file: String,
+        /// What is wrong with it.
+        source: ColumnsError,
     },
     /// The header row does not fit the model.
     #[error("{file}: {source}")]

@@ -1,6 +1,5 @@
 //! Writes the results as they come: the JSON lines that `crate::results` reads.
 
-use std::borrow::Cow;
 use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
@@ -39,8 +38,35 @@ impl<'a> ResultWriter<'a> {
         self.line(&Line::<_, Nothing, Nothing, Nothing>::Header(header))
     }
 
-    pub(super) fn row(&mut self, row: &RowRef<'_>) -> io::Result<()> {
-        self.line(&Line::<Nothing, _, Nothing, Nothing>::Row(row))
+    /// Where rows of a file begin: their lines up to the row's number.
+    pub(super) fn begin_of_rows(file: Option<&str>) -> Vec<u8> {
+        let mut begin = b"{\"kind\":\"row\",".to_vec();
+        if let Some(file) = file {
+            begin.extend_from_slice(b"\"file\":");
+            begin.extend_from_slice(serde_json::Value::from(file).to_string().as_bytes());
+            begin.push(b',');
+        }
+        begin.extend_from_slice(b"\"row\":");
+        begin
+    }
+
+    /// A row: its line's begin, its number, and what stands behind it.
+    pub(super) fn row(&mut self, begin: &[u8], row: u64, behind: &[u8]) -> io::Result<()> {
+        let mut number = itoa::Buffer::new();
+        let parts = [begin, number.format(row).as_bytes(), behind];
+        match &mut self.kept {
+            Some(kept) => {
+                for part in parts {
+                    kept.extend_from_slice(part);
+                }
+            }
+            None => {
+                for part in parts {
+                    self.out.write_all(part)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn input(&mut self, input: &InputSummary) -> io::Result<()> {
@@ -72,18 +98,6 @@ impl<'a> ResultWriter<'a> {
 }
 
 const BUFFER: usize = 64 * 1024;
-
-/// A `ResultRow` that is not copied.
-#[derive(Serialize)]
-pub(super) struct RowRef<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) file: Option<&'a String>,
-    pub(super) row: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) key: Option<Cow<'a, str>>,
-    pub(super) probability: f64,
-    pub(super) features: &'a [f64],
-}
 
 /// Stands for the kinds of line that a line is not.
 #[derive(Serialize)]

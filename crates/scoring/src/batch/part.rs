@@ -1,9 +1,11 @@
 //! A part of a data set: what one thread scores by itself, counted from the part's own beginning.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::{BadReason, Options, Results, ScoreError, is_fraud};
 use crate::model::{Bundle, ModelError, Scorer};
+use crate::profile::{Outside, Profile, ProfileBuilder, TrainingRange};
 use crate::results::{HISTOGRAM_BINS, histogram_bin};
 use crate::tile::{TILE, Tile};
 
@@ -13,16 +15,20 @@ pub(super) struct Sink<'a> {
     threshold: f64,
     results: Results,
     skip_bad_rows: bool,
+    features: bool,
     tile: Tile,
     /// Where the rows of the tile are.
     places: Vec<Place>,
     /// Their keys, one after another, and where each ends.
-    keys: Option<Keys>,
+    keys: Option<Texts>,
     scores: Vec<f32>,
     rows: u32,
     lines: u32,
     stopped: bool,
     failed: Option<ModelError>,
+    range: Option<TrainingRange>,
+    /// Takes the rows instead of the model.
+    profile: Option<ProfileBuilder>,
     outcome: Part,
 }
 
@@ -35,21 +41,13 @@ pub(super) struct Part {
     pub(super) lines: u64,
     pub(super) tally: Tally,
     /// The rows that the owner gets.
-    pub(super) scored: Vec<ScoredRow>,
-    /// Their features, one row after another.
-    pub(super) features: Vec<f64>,
-    pub(super) keys: Keys,
+    pub(super) handed_out: Vec<u32>,
+    /// What their lines say behind the row's number, which only the whole file tells.
+    pub(super) lines_behind: Texts,
     /// The first bad rows, in their order.
     pub(super) bad: Vec<BadPlace>,
     /// The first row, if any, to which the model gave what is no probability.
     pub(super) not_a_probability: Option<u64>,
-}
-
-/// A row that the owner gets.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ScoredRow {
-    pub(super) row: u32,
-    pub(super) probability: f64,
 }
 
 /// A bad row, by its place in the part.
@@ -70,14 +68,19 @@ struct Place {
 
 /// Texts, one after another.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Keys {
+pub(super) struct Texts {
     bytes: Vec<u8>,
     ends: Vec<usize>,
 }
 
-impl Keys {
-    fn push(&mut self, key: &[u8]) {
-        self.bytes.extend_from_slice(key);
+impl Texts {
+    fn push(&mut self, text: &[u8]) {
+        self.bytes.extend_from_slice(text);
+        self.end();
+    }
+
+    /// What was written since the last one is a text.
+    fn end(&mut self) {
         self.ends.push(self.bytes.len());
     }
 
@@ -110,16 +113,36 @@ impl<'a> Sink<'a> {
             threshold,
             results: options.results,
             skip_bad_rows: options.skip_bad_rows,
+            features: options.hands_out_features(),
             tile: Tile::new(bundle.preprocessing().columns().len()),
             places: Vec::with_capacity(TILE),
-            keys: options.key_column.is_some().then(Keys::default),
+            keys: options.key_column.is_some().then(Texts::default),
             scores: Vec::with_capacity(TILE),
             rows: 0,
             lines: 0,
             stopped: false,
             failed: None,
+            range: bundle.profile().map(Profile::range),
+            profile: None,
             outcome: Part::default(),
         })
+    }
+
+    /// One that scores nothing: what its rows look like is in the builder.
+    pub(super) fn of_profile(
+        bundle: &'a Bundle,
+        options: &Options,
+        profile: ProfileBuilder,
+    ) -> Result<Self, ModelError> {
+        Ok(Self {
+            profile: Some(profile),
+            ..Self::new(bundle, options, bundle.preprocessing().threshold())?
+        })
+    }
+
+    /// The builder, with all rows in it that were finished.
+    pub(super) fn into_profile(self) -> Option<ProfileBuilder> {
+        self.profile
     }
 
     /// A value of the row that comes next.
@@ -151,6 +174,39 @@ impl<'a> Sink<'a> {
         }
     }
 
+    /// Good rows that come column by column, and what each is called.
+    pub(super) fn columns<'b>(
+        &mut self,
+        columns: &[&[f64]],
+        key: &dyn Fn(usize) -> Option<Cow<'b, str>>,
+    ) {
+        let rows = columns.first().map_or(0, |column| column.len());
+        let mut done = 0;
+        let mut rest = columns.to_vec();
+        while done < rows && !self.stopped {
+            let taken = self.tile.extend(&rest);
+            for row in done..done + taken {
+                if self.keys.is_some() {
+                    let key = key(row);
+                    self.set_key(key.as_deref().unwrap_or_default().as_bytes());
+                }
+                self.rows += 1;
+                self.lines += 1;
+                self.places.push(Place {
+                    row: self.rows,
+                    line: self.lines,
+                });
+            }
+            if self.tile.is_full() {
+                self.flush();
+            }
+            done += taken;
+            for column in &mut rest {
+                *column = &column[taken..];
+            }
+        }
+    }
+
     /// A line that is no row.
     pub(super) fn blank_line(&mut self) {
         self.lines += 1;
@@ -176,6 +232,9 @@ impl<'a> Sink<'a> {
     }
 
     fn bad(&mut self, at: Place, column: Option<usize>, reason: BadReason) {
+        if let Some(profile) = &mut self.profile {
+            profile.add_bad(column, reason);
+        }
         *self.outcome.tally.bad.entry(reason).or_default() += 1;
         self.outcome.bad.push(BadPlace {
             row: at.row.into(),
@@ -219,6 +278,22 @@ impl<'a> Sink<'a> {
     /// Scores the tile and empties it.
     fn flush(&mut self) {
         self.scores.clear();
+        if let Some(profile) = &mut self.profile {
+            profile.add(&self.tile);
+        } else {
+            self.score();
+        }
+        self.tile.clear();
+        self.places.clear();
+        if let Some(keys) = &mut self.keys {
+            keys.clear();
+        }
+    }
+
+    fn score(&mut self) {
+        if let Some(range) = &self.range {
+            self.outcome.tally.outside.add(range, &self.tile);
+        }
         if let Err(error) = self.scorer.score(&self.tile, &mut self.scores) {
             self.failed.get_or_insert(error);
             self.stopped = true;
@@ -229,11 +304,6 @@ impl<'a> Sink<'a> {
         }
         scores.clear();
         self.scores = scores;
-        self.tile.clear();
-        self.places.clear();
-        if let Some(keys) = &mut self.keys {
-            keys.clear();
-        }
     }
 
     #[inline]
@@ -251,15 +321,38 @@ impl<'a> Sink<'a> {
             Results::Summary => false,
         };
         if wanted {
-            self.outcome.scored.push(ScoredRow {
-                row: place.row,
-                probability,
-            });
-            self.outcome.features.extend(self.tile.row(at));
-            if let Some(keys) = &self.keys {
-                self.outcome.keys.push(keys.get(at).unwrap_or_default());
-            }
+            self.hand_out(at, place.row, probability);
         }
+    }
+
+    /// Writes what the row's line says behind its number: as [`ResultRow`](crate::results::ResultRow)
+    /// is written.
+    fn hand_out(&mut self, at: usize, row: u32, probability: f64) {
+        const WRITES: &str = "memory takes it";
+        let lines = &mut self.outcome.lines_behind;
+        let text = &mut lines.bytes;
+        if let Some(keys) = &self.keys {
+            let key = String::from_utf8_lossy(keys.get(at).unwrap_or_default());
+            text.extend_from_slice(b",\"key\":");
+            serde_json::to_writer(&mut *text, &key).expect(WRITES);
+        }
+        text.extend_from_slice(b",\"probability\":");
+        serde_json::to_writer(&mut *text, &probability).expect(WRITES);
+        if self.features {
+            for (column, value) in self.tile.row(at).enumerate() {
+                let before: &[u8] = if column == 0 {
+                    b",\"features\":["
+                } else {
+                    b","
+                };
+                text.extend_from_slice(before);
+                serde_json::to_writer(&mut *text, &value).expect(WRITES);
+            }
+            text.push(b']');
+        }
+        text.extend_from_slice(b"}\n");
+        lines.end();
+        self.outcome.handed_out.push(row);
     }
 
     /// A score that is none.
@@ -280,7 +373,7 @@ impl<'a> Sink<'a> {
 pub(super) const NAMED_BAD_ROWS: usize = 5;
 
 /// The longest key that is kept.
-const MAX_KEY: usize = 256;
+pub(crate) const MAX_KEY: usize = 256;
 
 /// What is counted of rows.
 #[derive(Debug, Default)]
@@ -291,6 +384,7 @@ pub(super) struct Tally {
     pub(super) histogram: [u64; HISTOGRAM_BINS],
     pub(super) max: f64,
     pub(super) sum: f64,
+    pub(super) outside: Outside,
 }
 
 impl Tally {
@@ -315,5 +409,6 @@ impl Tally {
         }
         self.max = self.max.max(other.max);
         self.sum += other.sum;
+        self.outside.merge(&other.outside);
     }
 }

@@ -163,9 +163,9 @@ impl Open<'_> {
 }
 
 /// What becomes of the parts, in their order.
-pub(super) trait Commit: Send {
+pub(super) trait Commit<T>: Send {
     /// The next part.
-    fn part(&mut self, part: CsvPart) -> Result<(), ScoreError>;
+    fn part(&mut self, part: T) -> Result<(), ScoreError>;
 }
 
 /// A part of a CSV file, once read.
@@ -196,12 +196,25 @@ pub(super) struct Worker<'a> {
 pub(super) fn run(
     parts: Parts<'_>,
     workers: Vec<Worker<'_>>,
-    commit: &mut dyn Commit,
+    commit: &mut dyn Commit<CsvPart>,
     file: &str,
 ) -> Result<(), ScoreError> {
     let first = parts.next;
-    let window = 2 * workers.len();
     let parts = Mutex::new(parts);
+    in_order(first, workers, commit, |worker, order| {
+        work(worker, &parts, order, file);
+    })
+}
+
+/// Lets each worker do its work on a thread of its own, and commits what they put in its order,
+/// from the part with the number `first` on.
+pub(super) fn in_order<W: Send, T: Send>(
+    first: u64,
+    workers: Vec<W>,
+    commit: &mut dyn Commit<T>,
+    work: impl Fn(W, &Order<'_, T>) + Sync,
+) -> Result<(), ScoreError> {
+    let window = 2 * workers.len();
     let order = Order {
         state: Mutex::new(State {
             next: first,
@@ -212,14 +225,19 @@ pub(super) fn run(
         moved: Condvar::new(),
         window,
     };
+    let guarded = |worker| {
+        // A panic of one thread would leave the others waiting for its part.
+        let _ends_the_rest = EndOnPanic(&order);
+        work(worker, &order);
+    };
     std::thread::scope(|scope| {
         let mut workers = workers.into_iter();
         let own = workers.next();
         for worker in workers {
-            scope.spawn(|| work(worker, &parts, &order, file));
+            scope.spawn(|| guarded(worker));
         }
         if let Some(worker) = own {
-            work(worker, &parts, &order, file);
+            guarded(worker);
         }
     });
     let state = order
@@ -234,9 +252,7 @@ pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-fn work(mut worker: Worker<'_>, parts: &Mutex<Parts<'_>>, order: &Order<'_>, file: &str) {
-    // A panic of one thread would leave the others waiting for its part.
-    let _ends_the_rest = EndOnPanic(order);
+fn work(mut worker: Worker<'_>, parts: &Mutex<Parts<'_>>, order: &Order<'_, CsvPart>, file: &str) {
     let mut buffer = Vec::with_capacity(PART);
     loop {
         let claim = {
@@ -297,27 +313,28 @@ impl Worker<'_> {
 }
 
 /// Puts parts into their order.
-struct Order<'a> {
-    state: Mutex<State<'a>>,
+pub(super) struct Order<'a, T> {
+    state: Mutex<State<'a, T>>,
     moved: Condvar,
     window: usize,
 }
 
-struct State<'a> {
+struct State<'a, T> {
     next: u64,
-    waiting: BTreeMap<u64, Result<CsvPart, ScoreError>>,
-    commit: &'a mut dyn Commit,
+    waiting: BTreeMap<u64, Result<T, ScoreError>>,
+    commit: &'a mut dyn Commit<T>,
     /// How it ended, once it did before the end of the file.
     ended: Option<Result<(), ScoreError>>,
 }
 
-impl Order<'_> {
-    fn has_ended(&self) -> bool {
+impl<T> Order<'_, T> {
+    pub(super) fn has_ended(&self) -> bool {
         lock(&self.state).ended.is_some()
     }
 
-    /// Takes a part, commits all that are next, and waits while too many are ahead of the next.
-    fn put(&self, number: u64, part: Result<CsvPart, ScoreError>) {
+    /// Takes a part, commits all that are next, and waits while too many are ahead of the next. Who
+    /// goes on with the next one does not wait.
+    pub(super) fn put(&self, number: u64, part: Result<T, ScoreError>) {
         let mut state = lock(&self.state);
         state.waiting.insert(number, part);
         while state.ended.is_none()
@@ -331,7 +348,10 @@ impl Order<'_> {
             }
         }
         self.moved.notify_all();
-        while state.ended.is_none() && state.waiting.len() >= self.window {
+        while state.ended.is_none()
+            && state.waiting.len() >= self.window
+            && state.next != number + 1
+        {
             state = self
                 .moved
                 .wait(state)
@@ -340,9 +360,9 @@ impl Order<'_> {
     }
 }
 
-struct EndOnPanic<'a, 'b>(&'a Order<'b>);
+struct EndOnPanic<'a, 'b, T>(&'a Order<'b, T>);
 
-impl Drop for EndOnPanic<'_, '_> {
+impl<T> Drop for EndOnPanic<'_, '_, T> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             lock(&self.0.state).ended.get_or_insert(Ok(()));

@@ -1,6 +1,7 @@
 //! A job: one file after another through the pipeline, what the owner wants of them handed out, and
 //! everything counted.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
 use strongroom_cipherfile::tink_stream::Segments;
@@ -9,7 +10,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::checkpoint::{CheckpointError, Checkpoints, Keeper, State, Within};
 use super::csv::Lines;
 use super::header::Layout;
-use super::output::{ResultWriter, RowRef};
+use super::output::ResultWriter;
 use super::part::{NAMED_BAD_ROWS, Part, Sink, Tally};
 use super::pipeline::{self, Commit, CsvPart, Parts, Source, Worker};
 use super::record::MAX_LINE;
@@ -40,18 +41,18 @@ pub fn score(
 
 /// A batch of one file or several, with one result.
 pub struct Job<'a> {
-    bundle: &'a Bundle,
-    options: &'a Options,
-    threshold: f64,
+    pub(super) bundle: &'a Bundle,
+    pub(super) options: &'a Options,
+    pub(super) threshold: f64,
     results: ResultWriter<'a>,
     keeper: Option<Keeper<'a>>,
     /// Where the job goes on, until it is there.
-    resumed: Option<Within>,
+    pub(super) resumed: Option<Within>,
     inputs_done: usize,
     tally: Tally,
     first_bad: Vec<BadRow>,
-    rows: u64,
-    bytes: u64,
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
 }
 
 impl<'a> Job<'a> {
@@ -115,7 +116,11 @@ impl<'a> Job<'a> {
             model_digest: bundle.digest().to_owned(),
             threshold,
             results: options.results,
-            columns: bundle.preprocessing().columns().to_vec(),
+            columns: if options.hands_out_features() {
+                bundle.preprocessing().columns().to_vec()
+            } else {
+                Vec::new()
+            },
         };
         job.results.header(&header).map_err(ScoreError::Write)?;
         Ok(job)
@@ -134,6 +139,7 @@ impl<'a> Job<'a> {
             histogram: state.histogram,
             max: f64::from_bits(state.max),
             sum: f64::from_bits(state.sum),
+            outside: state.outside,
         };
     }
 
@@ -149,7 +155,10 @@ impl<'a> Job<'a> {
     }
 
     /// Keeps how far the job is, when it is time.
-    fn keep(&mut self, within: impl FnOnce() -> Option<Within>) -> Result<(), ScoreError> {
+    pub(super) fn keep(
+        &mut self,
+        within: impl FnOnce() -> Option<Within>,
+    ) -> Result<(), ScoreError> {
         let (Some(keeper), Some(kept)) = (&mut self.keeper, self.results.kept()) else {
             return Ok(());
         };
@@ -169,6 +178,7 @@ impl<'a> Job<'a> {
             histogram: self.tally.histogram,
             max: self.tally.max.to_bits(),
             sum: self.tally.sum.to_bits(),
+            outside: self.tally.outside.clone(),
         };
         keeper.store(kept, state)?;
         kept.zeroize();
@@ -315,9 +325,10 @@ impl<'a> Job<'a> {
             histogram,
             max,
             sum,
+            outside,
         } = std::mem::take(&mut self.tally);
         let any = scored > 0;
-        Summary {
+        let mut summary = Summary {
             rows: self.rows,
             bad_rows: bad.values().sum(),
             bad_rows_by_reason: bad,
@@ -329,7 +340,13 @@ impl<'a> Job<'a> {
             mean: any.then(|| sum / scored as f64),
             bytes: self.bytes,
             model_digest: self.bundle.digest().to_owned(),
+            rows_outside_training_range: None,
+            outside_training_range: BTreeMap::new(),
+        };
+        if self.bundle.profile().is_some() {
+            summary.say_outside(&outside, self.bundle.preprocessing().columns());
         }
+        summary
     }
 }
 
@@ -348,7 +365,7 @@ struct FileCommit<'j, 'a, 'l, 'p> {
     progress: &'p mut (dyn FnMut(Progress) + Send),
 }
 
-impl Commit for FileCommit<'_, '_, '_, '_> {
+impl Commit<CsvPart> for FileCommit<'_, '_, '_, '_> {
     fn part(&mut self, part: CsvPart) -> Result<(), ScoreError> {
         self.carry.extend_from_slice(&part.head);
         if part.head_ends {
@@ -390,14 +407,7 @@ impl FileCommit<'_, '_, '_, '_> {
                 bytes: self.read,
             });
         }
-        self.job.rows += self.input.rows;
-        self.job.bytes += self.input.bytes;
-        self.job.inputs_done += 1;
-        self.job
-            .results
-            .input(&self.input)
-            .map_err(ScoreError::Write)?;
-        self.job.keep(|| None)
+        self.job.end_input(&self.input)
     }
 
     /// Scores the line that was put together.
@@ -417,66 +427,87 @@ impl FileCommit<'_, '_, '_, '_> {
 
     /// Appends a part.
     fn merge(&mut self, part: &Part) -> Result<(), ScoreError> {
-        let job = &mut *self.job;
-        let first_bad = part.bad.first().map(|bad| bad.row);
-        if let Some(row) = part.not_a_probability
-            && first_bad.is_none_or(|bad| row < bad || job.options.skip_bad_rows)
-        {
-            return Err(ScoreError::NotAProbability {
-                file: self.input.file.clone(),
-                row: self.input.rows + row,
-            });
-        }
-        for bad in &part.bad {
-            let row = BadRow {
-                file: job.options.name_files.then(|| self.input.file.clone()),
-                row: self.input.rows + bad.row,
-                line: self.lines + bad.line,
-                column: bad
-                    .column
-                    .map(|column| job.bundle.preprocessing().columns()[column].clone()),
-                reason: bad.reason,
-            };
-            if !job.options.skip_bad_rows {
-                return Err(ScoreError::Row {
-                    file: self.input.file.clone(),
-                    row,
-                });
-            }
-            if job.first_bad.len() < NAMED_BAD_ROWS {
-                job.first_bad.push(row);
-            }
-        }
-        let width = job.bundle.preprocessing().columns().len();
-        for (at, scored) in part.scored.iter().enumerate() {
-            let row = RowRef {
-                file: job.options.name_files.then_some(&self.input.file),
-                row: self.input.rows + u64::from(scored.row),
-                key: part.keys.get(at).map(String::from_utf8_lossy),
-                probability: scored.probability,
-                features: &part.features[at * width..][..width],
-            };
-            job.results.row(&row).map_err(ScoreError::Write)?;
-        }
-        self.input.rows += part.rows;
-        self.input.flagged += part.tally.flagged;
-        self.input.bad_rows += part.tally.bad.values().sum::<u64>();
+        let lines = Some(self.lines);
+        self.job.merge(&mut self.input, lines, part)?;
         self.lines += part.lines;
-        job.tally.merge(&part.tally);
         Ok(())
     }
 }
 
+impl Job<'_> {
+    /// Appends a part of a file. `lines` are those before it, in a file that has lines.
+    pub(super) fn merge(
+        &mut self,
+        input: &mut InputSummary,
+        lines: Option<u64>,
+        part: &Part,
+    ) -> Result<(), ScoreError> {
+        let first_bad = part.bad.first().map(|bad| bad.row);
+        if let Some(row) = part.not_a_probability
+            && first_bad.is_none_or(|bad| row < bad || self.options.skip_bad_rows)
+        {
+            return Err(ScoreError::NotAProbability {
+                file: input.file.clone(),
+                row: input.rows + row,
+            });
+        }
+        for bad in &part.bad {
+            let row = BadRow {
+                file: self.options.name_files.then(|| input.file.clone()),
+                row: input.rows + bad.row,
+                line: lines.map_or(0, |lines| lines + bad.line),
+                column: bad
+                    .column
+                    .map(|column| self.bundle.preprocessing().columns()[column].clone()),
+                reason: bad.reason,
+            };
+            if !self.options.skip_bad_rows {
+                return Err(ScoreError::Row {
+                    file: input.file.clone(),
+                    row,
+                });
+            }
+            if self.first_bad.len() < NAMED_BAD_ROWS {
+                self.first_bad.push(row);
+            }
+        }
+        if !part.handed_out.is_empty() {
+            let file = self.options.name_files.then_some(&*input.file);
+            let begin = ResultWriter::begin_of_rows(file);
+            for (at, &row) in part.handed_out.iter().enumerate() {
+                let behind = part.lines_behind.get(at).unwrap_or_default();
+                self.results
+                    .row(&begin, input.rows + u64::from(row), behind)
+                    .map_err(ScoreError::Write)?;
+            }
+        }
+        input.rows += part.rows;
+        input.flagged += part.tally.flagged;
+        input.bad_rows += part.tally.bad.values().sum::<u64>();
+        self.tally.merge(&part.tally);
+        Ok(())
+    }
+
+    /// Ends a file of which every part was appended.
+    pub(super) fn end_input(&mut self, input: &InputSummary) -> Result<(), ScoreError> {
+        self.rows += input.rows;
+        self.bytes += input.bytes;
+        self.inputs_done += 1;
+        self.results.input(input).map_err(ScoreError::Write)?;
+        self.keep(|| None)
+    }
+}
+
 /// What comes before the rows.
-struct Beginning<'a> {
-    header: Option<&'a [u8]>,
-    lines: u64,
-    bytes: usize,
+pub(super) struct Beginning<'a> {
+    pub(super) header: Option<&'a [u8]>,
+    pub(super) lines: u64,
+    pub(super) bytes: usize,
 }
 
 impl<'a> Beginning<'a> {
     /// A byte order mark and, where there is one, the header: the first line that is not blank.
-    fn of(first: &'a [u8], header_row: HeaderRow) -> Result<Self, HeaderFault> {
+    pub(super) fn of(first: &'a [u8], header_row: HeaderRow) -> Result<Self, HeaderFault> {
         let mut begin = Self {
             header: None,
             lines: 0,
@@ -504,14 +535,14 @@ impl<'a> Beginning<'a> {
     }
 }
 
-enum HeaderFault {
+pub(super) enum HeaderFault {
     Refused(HeaderError),
     LineTooLong(u64),
 }
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-fn too_long(file: &str, line: u64) -> ScoreError {
+pub(super) fn too_long(file: &str, line: u64) -> ScoreError {
     ScoreError::LineTooLong {
         file: file.to_owned(),
         line,
@@ -679,6 +710,31 @@ mod tests {
             "threshold":0.5}"#;
         write("preprocessing.json", preprocessing).unwrap();
         Bundle::from_dir(folder.path()).unwrap()
+    }
+
+    #[test]
+    fn rows_outside_the_training_range_go_uncounted() {
+        let far = "1e9,1e9,0.0,0.0,1.0\n1e9,1.0,0.0,0.0,2.0\n";
+        let csv = format!("{HEADER}{HONEST}{far}{FRAUD}");
+        let (summary, out) = run(csv.as_bytes(), &options()).unwrap();
+        assert_eq!(summary.rows_outside_training_range, Some(2));
+        let by_column: Vec<_> = summary
+            .outside_training_range
+            .iter()
+            .map(|(name, count)| (name.as_str(), *count))
+            .collect();
+        assert_eq!(
+            by_column,
+            [
+                ("distance_from_last_transaction", 2),
+                ("online_order", 1),
+                ("ratio_to_median_purchase_price", 1),
+            ]
+        );
+        assert_eq!(top(&out[..], 1).unwrap().summary, summary);
+        // A bundle without a profile knows no range.
+        let (summary, _) = run_with(&bare_bundle(&IDENTITY), b"x\n0.5\n", &options()).unwrap();
+        assert_eq!(summary.rows_outside_training_range, None);
     }
 
     #[test]

@@ -1,15 +1,18 @@
-//! A bundle: the three files, from a folder or a tar, checked against each other and given a digest.
+//! A bundle: the two files and the two that may be there, from a folder or a tar, checked against each other and given a digest.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Map, Value};
 use tar::{Archive, Builder, EntryType, Header};
 use zeroize::Zeroizing;
 
+use super::onnx::fuse;
 use super::{ModelError, Network, Preprocessing, Scorer};
+use crate::profile::Profile;
 use crate::shown;
 
 /// A model with its preprocessing, checked and ready to score.
@@ -18,6 +21,7 @@ pub struct Bundle {
     network: Network,
     preprocessing: Preprocessing,
     metrics: Option<Map<String, Value>>,
+    profile: Option<Profile>,
     digest: String,
 }
 
@@ -28,12 +32,13 @@ impl Bundle {
             model: Zeroizing::new(BUILT_IN_MODEL.to_vec()),
             preprocessing: BUILT_IN_PREPROCESSING.to_vec(),
             metrics: Some(BUILT_IN_METRICS.to_vec()),
+            profile: Some(BUILT_IN_PROFILE.to_vec()),
         })
         .expect("a test loads the files that were compiled in")
     }
 
-    /// Reads `model.onnx`, `preprocessing.json` and, when it is there, `metrics.json` of a folder.
-    /// Other files of the folder are not part of the bundle.
+    /// Reads `model.onnx`, `preprocessing.json` and, when they are there, `metrics.json` and
+    /// `profile.json` of a folder. Other files of the folder are not part of the bundle.
     ///
     /// # Errors
     /// When a file is missing, too long, or says what cannot be.
@@ -45,6 +50,7 @@ impl Bundle {
             preprocessing: read(folder, PREPROCESSING, Preprocessing::MAX_BYTES)?
                 .ok_or(ModelError::Missing(PREPROCESSING))?,
             metrics: read(folder, METRICS, MAX_METRICS)?,
+            profile: read(folder, PROFILE, Profile::MAX_BYTES)?,
         })
     }
 
@@ -61,7 +67,8 @@ impl Bundle {
         }
         // The reader's own words quote the bytes, which may be somebody's rows.
         let malformed = |_: std::io::Error| ModelError::Tar("it is not a tar archive".to_owned());
-        let (mut model, mut preprocessing, mut metrics) = (None, None, None);
+        let (mut model, mut preprocessing) = (None, None);
+        let (mut metrics, mut profile) = (None, None);
         let mut archive = Archive::new(tar);
         // Raw: an entry that changes the meaning of the next one is an unexpected entry.
         for entry in archive.entries().map_err(malformed)?.raw(true) {
@@ -73,6 +80,7 @@ impl Bundle {
                     (&mut preprocessing, Preprocessing::MAX_BYTES)
                 }
                 name if name == METRICS.as_bytes() => (&mut metrics, MAX_METRICS),
+                name if name == PROFILE.as_bytes() => (&mut profile, Profile::MAX_BYTES),
                 other => {
                     let name = shown(&String::from_utf8_lossy(other));
                     return Err(ModelError::Tar(format!("\"{name}\" has no place in it")));
@@ -106,6 +114,7 @@ impl Bundle {
                 .ok_or(ModelError::Missing(PREPROCESSING))?
                 .to_vec(),
             metrics: metrics.map(|metrics| metrics.to_vec()),
+            profile: profile.map(|profile| profile.to_vec()),
         })
     }
 
@@ -141,6 +150,23 @@ impl Bundle {
         Scorer::new(&self.preprocessing, &self.network)
     }
 
+    /// As [`Bundle::scorer`], by tract whatever would be chosen: to compare with.
+    ///
+    /// # Errors
+    /// As [`Bundle::scorer`].
+    pub fn general_scorer(&self) -> Result<Scorer<'_>, ModelError> {
+        Scorer::general(&self.preprocessing, &self.network)
+    }
+
+    /// As [`Bundle::scorer`], by the fused kernel on a path, whatever would be chosen: to compare with.
+    ///
+    /// # Errors
+    /// When the kernel does not compute such networks, or the processor has no such path.
+    pub fn fused_scorer(&self, path: strongroom_kernel::Path) -> Result<Scorer<'_>, ModelError> {
+        let fused = fuse(&self.files.model, &self.preprocessing, path)?;
+        Ok(Scorer::fused(&self.preprocessing, Arc::new(fused)))
+    }
+
     /// What happens to a row before the network.
     pub fn preprocessing(&self) -> &Preprocessing {
         &self.preprocessing
@@ -151,27 +177,32 @@ impl Bundle {
         self.metrics.as_ref()
     }
 
+    /// The rows that the model was trained on, in numbers.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
+    }
+
     fn from_files(files: Files) -> Result<Self, ModelError> {
-        let preprocessing = Preprocessing::parse(&files.preprocessing)?;
+        let mut preprocessing = Preprocessing::parse(&files.preprocessing)?;
         let metrics = match &files.metrics {
             Some(json) => {
                 Some(serde_json::from_slice(json).map_err(|e| ModelError::Metrics(e.to_string()))?)
             }
             None => None,
         };
-        let network = Network::parse(&files.model)?;
-        if network.width() != preprocessing.columns().len() {
-            return Err(ModelError::WidthMismatch {
-                graph: network.width(),
-                preprocessing: preprocessing.columns().len(),
-            });
-        }
+        let profile = files
+            .profile
+            .as_deref()
+            .map(|json| Profile::parse(json, preprocessing.columns()))
+            .transpose()?;
+        let network = Network::load(&files.model, &mut preprocessing)?;
         let digest = format!("sha256:{}", hex::encode(digest(&SHA256, &files.to_tar())));
         Ok(Self {
             files,
             network,
             preprocessing,
             metrics,
+            profile,
             digest,
         })
     }
@@ -180,10 +211,12 @@ impl Bundle {
 const MODEL: &str = "model.onnx";
 const PREPROCESSING: &str = "preprocessing.json";
 const METRICS: &str = "metrics.json";
+const PROFILE: &str = "profile.json";
 
 const MAX_METRICS: usize = 1 << 20;
-/// The three files at their longest, and some blocks of tar.
-const MAX_TAR: usize = Network::MAX_BYTES + Preprocessing::MAX_BYTES + MAX_METRICS + (1 << 16);
+/// The files at their longest, and some blocks of tar.
+const MAX_TAR: usize =
+    Network::MAX_BYTES + Preprocessing::MAX_BYTES + MAX_METRICS + Profile::MAX_BYTES + (1 << 16);
 
 const BUILT_IN_MODEL: &[u8] = include_bytes!(concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -197,30 +230,35 @@ const BUILT_IN_METRICS: &[u8] = include_bytes!(concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../../models/fraud/metrics.json"
 ));
+const BUILT_IN_PROFILE: &[u8] = include_bytes!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../models/fraud/profile.json"
+));
 
 /// The files as they are, for packing.
 struct Files {
     model: Zeroizing<Vec<u8>>,
     preprocessing: Vec<u8>,
     metrics: Option<Vec<u8>>,
+    profile: Option<Vec<u8>>,
 }
 
 impl Files {
     fn to_tar(&self) -> Zeroizing<Vec<u8>> {
-        let metrics = self.metrics.as_deref().map(|metrics| (METRICS, metrics));
-        let files = [
-            (MODEL, &self.model[..]),
-            (PREPROCESSING, &self.preprocessing[..]),
-        ];
-        let length: usize = files
-            .iter()
-            .chain(&metrics)
-            .map(|(_, content)| content.len() + 1024)
-            .sum();
+        let files: Vec<(&str, &[u8])> = [
+            Some((MODEL, &self.model[..])),
+            Some((PREPROCESSING, &self.preprocessing[..])),
+            self.metrics.as_deref().map(|metrics| (METRICS, metrics)),
+            self.profile.as_deref().map(|profile| (PROFILE, profile)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let length: usize = files.iter().map(|(_, content)| content.len() + 1024).sum();
         // Of its final size from the start: growing would leave copies of the weights behind.
         let mut tar = Zeroizing::new(Vec::with_capacity(length + 1024));
         let mut builder = Builder::new(&mut *tar);
-        for (name, content) in files.into_iter().chain(metrics) {
+        for (name, content) in files {
             let mut header = Header::new_ustar();
             header.set_entry_type(EntryType::Regular);
             header.set_mode(0o644);
@@ -431,6 +469,51 @@ mod tests {
             refusal(Bundle::from_tar(&tar(&[GOOD[0], other]))),
             "model.onnx takes 5 columns, preprocessing.json names 1"
         );
+    }
+
+    #[test]
+    fn profile_of_another_model_or_of_other_rows() {
+        let profile = |json: &[u8]| with((PROFILE, EntryType::Regular, json));
+        let other = br#"{"format":1,"rows":1,"columns":[]}"#;
+        assert!(profile(other).contains("profile.json: its columns are not those"));
+        let whole = Bundle::built_in();
+        let without = Bundle::from_tar(&tar(&GOOD)).unwrap();
+        assert!(without.profile().is_none());
+        let metrics = (METRICS, EntryType::Regular, BUILT_IN_METRICS);
+        let own = (PROFILE, EntryType::Regular, BUILT_IN_PROFILE);
+        let same = Bundle::from_tar(&tar(&[own, GOOD[0], GOOD[1], metrics])).unwrap();
+        assert_eq!(same.digest(), whole.digest());
+        let less = Bundle::from_tar(&tar(&[GOOD[0], GOOD[1], metrics])).unwrap();
+        assert_ne!(less.digest(), whole.digest());
+    }
+
+    #[test]
+    fn profile_that_ships_does_not_come_from_the_rows_that_trained_the_model() {
+        use crate::generate::{Columns, Generator};
+        let bundle = Bundle::built_in();
+        let trained = &bundle.metrics().unwrap()["train"];
+        let generator = Generator {
+            rows: trained["rows"].as_u64().unwrap(),
+            seed: trained["seed"].as_u64().unwrap(),
+            label: false,
+            columns: Columns::Model,
+        };
+        let mut rows = generator.into_reader();
+        let builder = crate::profile::ProfileBuilder::new(bundle.preprocessing(), None);
+        let read = crate::batch::profile(&mut rows, &bundle, builder, "train.csv", &mut |_| {});
+        let statistics = read.unwrap().finish();
+        let json = statistics.to_profile().unwrap().to_json();
+        assert!(
+            json == BUILT_IN_PROFILE,
+            "remake it as models/fraud/README.md says"
+        );
+        // The scaler was fitted to the same rows by other code.
+        for (at, column) in bundle.profile().unwrap().columns().iter().enumerate() {
+            let preprocessing = bundle.preprocessing();
+            assert!(preprocessing.standardise(at, column.mean).abs() < 1e-6);
+            let deviation = preprocessing.standardise(at, column.mean + column.std);
+            assert!((deviation - 1.0).abs() < 1e-6, "{deviation}");
+        }
     }
 
     #[test]

@@ -1,18 +1,25 @@
 //! The model bundle: `model.onnx`, and the `preprocessing.json` without which it means nothing.
 
+mod budget;
 mod bundle;
+mod fused;
 mod graph;
 mod onnx;
 mod preprocessing;
 mod scorer;
+mod tract;
+mod trees;
 
 use std::io;
 use std::path::PathBuf;
 
 pub use bundle::Bundle;
-pub use onnx::Network;
+pub use graph::Element;
+pub(crate) use onnx::read_unbound;
+pub use onnx::{Engine, Network};
 pub use preprocessing::Preprocessing;
 pub use scorer::Scorer;
+pub use strongroom_kernel::Path;
 
 /// Why a bundle is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +53,9 @@ pub enum ModelError {
     /// `metrics.json` is not a JSON object.
     #[error("metrics.json: {0}")]
     Metrics(String),
+    /// `profile.json` says something that cannot be.
+    #[error("profile.json: {0}")]
+    Profile(String),
     /// `model.onnx` is not a model that is understood.
     #[error("model.onnx: {0}")]
     Onnx(String),

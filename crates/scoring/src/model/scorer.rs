@@ -1,14 +1,30 @@
 //! What one thread needs to score rows: preprocessing before the engine, column by column.
 
-use super::onnx::{self, Network};
+use std::sync::Arc;
+
+use strongroom_kernel::Workspace;
+use zeroize::Zeroize;
+
+use super::fused::Fused;
+use super::graph::Kind;
+use super::onnx::Network;
+use super::tract::{BATCH, Plan, Rows, Run};
 use super::{ModelError, Preprocessing};
 use crate::tile::Tile;
 
 /// One thread's use of a bundle's model.
 pub struct Scorer<'a> {
     preprocessing: &'a Preprocessing,
-    engine: onnx::Engine,
-    standardised: Vec<f32>,
+    engine: Engine,
+}
+
+/// The two ways to a score.
+enum Engine {
+    Fused {
+        fused: Arc<Fused>,
+        workspace: Workspace,
+    },
+    General(General),
 }
 
 impl<'a> Scorer<'a> {
@@ -16,10 +32,28 @@ impl<'a> Scorer<'a> {
         preprocessing: &'a Preprocessing,
         network: &Network,
     ) -> Result<Self, ModelError> {
+        match network.fused() {
+            Some(fused) => Ok(Self::fused(preprocessing, Arc::clone(fused))),
+            None => Self::general(preprocessing, network),
+        }
+    }
+
+    pub(super) fn fused(preprocessing: &'a Preprocessing, fused: Arc<Fused>) -> Self {
+        let workspace = fused.network.workspace();
+        Self {
+            preprocessing,
+            engine: Engine::Fused { fused, workspace },
+        }
+    }
+
+    pub(super) fn general(
+        preprocessing: &'a Preprocessing,
+        network: &Network,
+    ) -> Result<Self, ModelError> {
+        let general = General::new(network.plan(), network.places(), network.kinds())?;
         Ok(Self {
             preprocessing,
-            engine: network.engine()?,
-            standardised: Vec::new(),
+            engine: Engine::General(general),
         })
     }
 
@@ -34,14 +68,96 @@ impl<'a> Scorer<'a> {
     pub fn score(&mut self, tile: &Tile, scores: &mut Vec<f32>) -> Result<(), ModelError> {
         let width = self.preprocessing.columns().len();
         assert_eq!(tile.width(), width, "a tile of the model's columns");
-        self.standardised.clear();
-        self.standardised.resize(tile.rows() * width, 0.0);
-        for column in 0..width {
-            let places = self.standardised.iter_mut().skip(column).step_by(width);
-            for (place, &value) in places.zip(tile.column(column)) {
-                *place = self.preprocessing.standardise(column, value);
+        match &mut self.engine {
+            Engine::Fused { fused, workspace } => {
+                let before = scores.len();
+                scores.resize(before + tile.rows(), 0.0);
+                let columns: Vec<&[f64]> = fused
+                    .columns
+                    .iter()
+                    .map(|&column| tile.column(column))
+                    .collect();
+                fused
+                    .network
+                    .score(&columns, workspace, &mut scores[before..]);
+                Ok(())
+            }
+            Engine::General(general) => general.score(tile, self.preprocessing, scores),
+        }
+    }
+}
+
+/// tract, which takes rows one after the other.
+struct General {
+    run: Run,
+    places: Vec<Vec<usize>>,
+    inputs: Vec<Rows>,
+}
+
+impl General {
+    fn new(plan: &Plan, places: &[Vec<usize>], kinds: &[Kind]) -> Result<Self, ModelError> {
+        let run = plan.run().map_err(|_| failed())?;
+        let inputs = places.iter().zip(kinds).map(|(columns, kind)| match kind {
+            Kind::Float => Rows::Single(vec![0.0; columns.len() * BATCH]),
+            Kind::Double | Kind::Whole => Rows::Double(vec![0.0; columns.len() * BATCH]),
+        });
+        Ok(Self {
+            run,
+            places: places.to_vec(),
+            inputs: inputs.collect(),
+        })
+    }
+
+    fn score(
+        &mut self,
+        tile: &Tile,
+        preprocessing: &Preprocessing,
+        scores: &mut Vec<f32>,
+    ) -> Result<(), ModelError> {
+        let mut from = 0;
+        while from < tile.rows() {
+            let count = BATCH.min(tile.rows() - from);
+            for (columns, rows) in self.places.iter().zip(&mut self.inputs) {
+                let width = columns.len();
+                for (at, &column) in columns.iter().enumerate() {
+                    let values = &tile.column(column)[from..][..count];
+                    match rows {
+                        Rows::Single(rows) => {
+                            let places = rows.iter_mut().skip(at).step_by(width);
+                            for (place, &value) in places.zip(values) {
+                                *place = preprocessing.standardise(column, value);
+                            }
+                        }
+                        Rows::Double(rows) => {
+                            let places = rows.iter_mut().skip(at).step_by(width);
+                            for (place, &value) in places.zip(values) {
+                                *place = preprocessing.scale(column, value);
+                            }
+                        }
+                    }
+                }
+            }
+            self.run
+                .score(&self.inputs, count, scores)
+                .map_err(|_| failed())?;
+            from += count;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for General {
+    fn drop(&mut self) {
+        for rows in &mut self.inputs {
+            match rows {
+                Rows::Single(rows) => rows.zeroize(),
+                Rows::Double(rows) => rows.zeroize(),
             }
         }
-        self.engine.score(&self.standardised, scores)
     }
+}
+
+// tract's own texts quote tensors, and rows do not belong into an error.
+fn failed() -> ModelError {
+    ModelError::Onnx("the engine failed".to_owned())
 }

@@ -1,0 +1,309 @@
+//! Where a job's results go: sealed to their owner or encrypted under a key, as JSON lines or as a table with its manifest.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use strongroom_cipherfile::FileKey;
+use strongroom_cipherfile::sealed::Sealer;
+use strongroom_cipherfile::tink_stream::Encryptor;
+use strongroom_scoring::batch::HandedOut;
+use strongroom_scoring::results::{
+    ConvertOptions, Features, TableConverter, TableFormat, TableKey,
+};
+use strongroom_wire::jwk::TeePublicKey;
+
+use crate::files::{Existing, Output};
+use crate::input::bound_name;
+use crate::keys::{GuestArgs, KeySource};
+use crate::storage::StorageArgs;
+
+/// What the owner gets, and how.
+#[derive(Args)]
+#[command(next_help_heading = "Results")]
+pub(crate) struct ResultsArgs {
+    /// Where to write the results, encrypted: a path or a storage's URL.
+    #[arg(long, value_name = "FILE|URL", requires = "for_whom")]
+    pub(crate) results: Option<PathBuf>,
+
+    /// Whom the results are for: the public key as a kbs:/// URI, or a file.
+    #[arg(
+        long,
+        value_name = "URI|FILE",
+        requires = "results",
+        group = "for_whom"
+    )]
+    pub(crate) results_to: Option<KeySource>,
+
+    /// Encrypt the results under this key instead, for whoever has it: 32 raw bytes, a file or kbs:///repository/type/tag. A
+    /// Parquet file gets Parquet's own encryption, which other readers know.
+    #[arg(
+        long,
+        value_name = "FILE|URI",
+        requires = "results",
+        group = "for_whom"
+    )]
+    pub(crate) results_key: Option<KeySource>,
+
+    /// Which rows the owner gets
+    #[arg(long, value_enum, default_value_t = RowsArg::Flagged, requires = "results")]
+    pub(crate) results_kind: RowsArg,
+
+    /// What the results are written in. A table comes with a second file, its manifest: NAME.manifest.json.enc
+    #[arg(long, value_enum, default_value_t = FormatArg::Jsonl, requires = "results")]
+    results_format: FormatArg,
+
+    /// Write the values that the model was shown into every row [default: into flagged rows as JSON lines].
+    #[arg(long, requires = "results")]
+    results_features: bool,
+
+    /// Replace existing results.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum RowsArg {
+    /// Those above the threshold, and the summary
+    Flagged,
+    /// Every row, and the summary
+    All,
+    /// The summary alone
+    Summary,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum FormatArg {
+    /// JSON lines, which `strongroom report` reads
+    Jsonl,
+    /// CSV: file, row, probability
+    Csv,
+    /// Parquet, with the same columns
+    Parquet,
+}
+
+impl ResultsArgs {
+    /// Whether rows are handed out with their features.
+    pub(crate) fn features(&self) -> HandedOut {
+        match (self.results_features, self.results_format) {
+            (true, _) => HandedOut::Always,
+            (false, FormatArg::Jsonl) => HandedOut::IfFew,
+            (false, FormatArg::Csv | FormatArg::Parquet) => HandedOut::Never,
+        }
+    }
+
+    /// Begins the results; none where they are not wanted.
+    pub(crate) fn begin(
+        &self,
+        storage: &StorageArgs,
+        guest: &GuestArgs,
+        keys: bool,
+    ) -> anyhow::Result<Option<ResultsFile>> {
+        let Some(target) = &self.results else {
+            return Ok(None);
+        };
+        let for_whom = match (&self.results_to, &self.results_key) {
+            (Some(recipient), _) => {
+                if let KeySource::File(path) = recipient {
+                    eprintln!(
+                        "warning: the results go to the key in {}; whoever controls this machine's files chose it. Keep the key at the broker to be sure",
+                        path.display()
+                    );
+                }
+                ForWhom::Recipient(guest.recipient(recipient)?)
+            }
+            (None, Some(key)) => ForWhom::Key(guest.file_key(key)?, key.to_string()),
+            (None, None) => bail!("say whom the results are for: --results-to or --results-key"),
+        };
+        let place = Place {
+            storage,
+            guest,
+            existing: Existing::from_force(self.force),
+        };
+        // Both files, so that one that is there already is told before the work.
+        let manifest = match self.results_format {
+            FormatArg::Jsonl => None,
+            FormatArg::Csv | FormatArg::Parquet => {
+                Some(place.sealed(&manifest_of(target)?, &for_whom)?)
+            }
+        };
+        let features = if self.results_features {
+            Features::Include
+        } else {
+            Features::Omit
+        };
+        let table = |format, encryption| ConvertOptions {
+            format,
+            keys,
+            features,
+            encryption,
+        };
+        let form = match (self.results_format, &for_whom) {
+            (FormatArg::Jsonl, _) => Form::Lines(place.sealed(target, &for_whom)?),
+            (FormatArg::Csv, _) => {
+                let sealed = place.sealed(target, &for_whom)?;
+                Form::Table(TableConverter::new(sealed, table(TableFormat::Csv, None)))
+            }
+            (FormatArg::Parquet, ForWhom::Key(key, name)) => {
+                let encryption = TableKey {
+                    key: key.expose_bytes().to_vec().into(),
+                    name: name.clone(),
+                    file_name: bound_name(target)?,
+                };
+                let output = Sealed::ByItself(place.output(target)?);
+                let options = table(TableFormat::Parquet, Some(encryption));
+                Form::Table(TableConverter::new(output, options))
+            }
+            (FormatArg::Parquet, ForWhom::Recipient(_)) => {
+                let sealed = place.sealed(target, &for_whom)?;
+                Form::Table(TableConverter::new(
+                    sealed,
+                    table(TableFormat::Parquet, None),
+                ))
+            }
+        };
+        Ok(Some(ResultsFile { form, manifest }))
+    }
+
+    /// The command that shows them to their owner, where it reads them.
+    pub(crate) fn reported_by(&self) -> Option<String> {
+        let results = self.results.as_ref()?.display();
+        let key = match &self.results_key {
+            Some(key) => format!("--key {key}"),
+            None => "--identity OWNER.pem".to_owned(),
+        };
+        let lines = self.results_format == FormatArg::Jsonl;
+        lines.then(|| format!("strongroom report {results} {key}   # on the owner's machine"))
+    }
+
+    /// The command that opens the results.
+    pub(crate) fn opened_by(&self) -> Option<String> {
+        let results = self.results.as_ref()?.display();
+        Some(match (&self.results_key, self.results_format) {
+            (Some(key), FormatArg::Parquet) => format!(
+                "strongroom decrypt {results}.manifest.json.enc --key {key} --output -   # and {results} with any reader of encrypted Parquet"
+            ),
+            (Some(key), _) => format!("strongroom decrypt {results} --key {key} --output -"),
+            (None, _) => format!("strongroom decrypt {results} --identity OWNER.pem --output -"),
+        })
+    }
+}
+
+/// `NAME.manifest.json.enc` beside `NAME` or `NAME.enc`.
+fn manifest_of(target: &Path) -> anyhow::Result<PathBuf> {
+    let text = target
+        .to_str()
+        .context("the name of the results is not UTF-8 text")?;
+    let text = text.strip_suffix(".enc").unwrap_or(text);
+    Ok(PathBuf::from(format!("{text}.manifest.json.enc")))
+}
+
+enum ForWhom {
+    Recipient(TeePublicKey),
+    Key(FileKey, String),
+}
+
+struct Place<'a> {
+    storage: &'a StorageArgs,
+    guest: &'a GuestArgs,
+    existing: Existing,
+}
+
+impl Place<'_> {
+    fn output(&self, target: &Path) -> anyhow::Result<Output> {
+        self.storage
+            .create(target, self.existing, 0o644, self.guest)
+    }
+
+    fn sealed(&self, target: &Path, for_whom: &ForWhom) -> anyhow::Result<Sealed> {
+        let name = bound_name(target)?;
+        let output = self.output(target)?;
+        Ok(match for_whom {
+            ForWhom::Recipient(key) => Sealed::To(Sealer::new(output, key, name.as_bytes())?),
+            ForWhom::Key(key, _) => Sealed::Under(Encryptor::new(output, key, name.as_bytes())?),
+        })
+    }
+}
+
+/// Results that are being written. Dropped before [`ResultsFile::commit`], they are not there.
+pub(crate) struct ResultsFile {
+    form: Form,
+    manifest: Option<Sealed>,
+}
+
+enum Form {
+    Lines(Sealed),
+    Table(TableConverter<Sealed>),
+}
+
+impl ResultsFile {
+    /// Makes them appear, the manifest last: without it a table is not taken for whole.
+    pub(crate) fn commit(self) -> anyhow::Result<()> {
+        const WRITE: &str = "cannot write the results";
+        match self.form {
+            Form::Lines(sealed) => sealed.finish().context(WRITE)?.commit(),
+            Form::Table(table) => {
+                let (sealed, manifest) = table.finish().context(WRITE)?;
+                sealed.finish().context(WRITE)?.commit()?;
+                if let Some(mut file) = self.manifest {
+                    file.write_all(&manifest.to_json()).context(WRITE)?;
+                    file.finish().context(WRITE)?.commit()?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Write for ResultsFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.form {
+            Form::Lines(sealed) => sealed.write(bytes),
+            Form::Table(table) => table.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.form {
+            Form::Lines(sealed) => sealed.flush(),
+            Form::Table(table) => table.flush(),
+        }
+    }
+}
+
+/// An output that nobody reads but for whom it is.
+enum Sealed {
+    To(Sealer<Output>),
+    Under(Encryptor<Output>),
+    /// What is written is encrypted already.
+    ByItself(Output),
+}
+
+impl Sealed {
+    fn finish(self) -> io::Result<Output> {
+        match self {
+            Self::To(sealer) => sealer.finish().map_err(io::Error::other),
+            Self::Under(encryptor) => encryptor.finish(),
+            Self::ByItself(output) => Ok(output),
+        }
+    }
+}
+
+impl Write for Sealed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::To(sealer) => sealer.write(bytes),
+            Self::Under(encryptor) => encryptor.write(bytes),
+            Self::ByItself(output) => output.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::To(sealer) => sealer.flush(),
+            Self::Under(encryptor) => encryptor.flush(),
+            Self::ByItself(output) => output.flush(),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Opens a data set: decrypts it, decompresses it, and tells CSV from Parquet and Arrow by how it begins.
+
+use std::collections::BTreeMap;
+use std::io::{Cursor, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use clap::Args;
+use strongroom_cipherfile::tink_stream::Segments;
+use strongroom_scoring::columns::{ColumnsInput, NamedKeys, ParquetKeys, PlainColumns};
+use strongroom_scoring::decompress::{Decompressor, Limits};
+use strongroom_scoring::detect::Format;
+use strongroom_scoring::model::Preprocessing;
+use strongroom_scoring::plain_at::PlainAt;
+use strongroom_scoring::storage::{ReadAt, Reader};
+use strongroom_wire::resource::ResourceUri;
+use zeroize::Zeroizing;
+
+use crate::input::{OpenArgs, bound_name};
+use crate::keys::{GuestArgs, KeySource};
+use crate::storage::Source;
+
+/// How a Parquet file with encryption of its own is opened. Its footer's key is `--key`.
+#[derive(Args, Clone, Default)]
+#[command(
+    next_help_heading = "Encrypted Parquet (Parquet Modular Encryption; the footer's key is --key)"
+)]
+pub(crate) struct ParquetArgs {
+    /// The key of a column: its name, and a file or kbs:///repository/type/tag. May be given several times.
+    #[arg(long, value_name = "COLUMN=FILE|URI")]
+    column_key: Vec<String>,
+
+    /// Fetch the keys that the file names itself, when their names begin so, such as kbs:///bank/parquet/. A name that is
+    /// no URI, as PyArrow's and Spark's key tools write, is looked for behind it.
+    #[arg(long, value_name = "URI")]
+    keys_named_below: Option<String>,
+
+    /// What the file was encrypted as: its AAD prefix, so that another file under the same key is refused.
+    #[arg(long, value_name = "TEXT")]
+    aad_prefix: Option<String>,
+
+    /// Read columns that an encrypted file holds unencrypted, which whoever stores the file can change.
+    #[arg(long)]
+    insecure_plain_columns: bool,
+}
+
+/// A data set that was opened.
+pub(crate) struct Opened {
+    pub(crate) rows: Rows,
+    pub(crate) encrypted: bool,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Rows, by how they are read.
+pub(crate) enum Rows {
+    /// CSV, from front to back.
+    Stream(Box<dyn Read + Send>),
+    /// CSV in segments that all threads decrypt.
+    Segments {
+        at: Arc<dyn ReadAt>,
+        segments: Segments,
+    },
+    /// Parquet or Arrow, of so many bytes.
+    Columns { input: ColumnsInput, size: u64 },
+}
+
+/// What is opened, and for which columns.
+pub(crate) struct Opening<'a> {
+    pub(crate) open: &'a OpenArgs,
+    pub(crate) parquet: &'a ParquetArgs,
+    pub(crate) guest: &'a GuestArgs,
+    pub(crate) preprocessing: &'a Preprocessing,
+    pub(crate) key_column: Option<&'a str>,
+}
+
+impl Opening<'_> {
+    /// Opens a source that was named `path`.
+    pub(crate) fn rows(&self, source: Source, path: &Path) -> anyhow::Result<Opened> {
+        let name = bound_name(path)?;
+        let Some(at) = source.at.clone() else {
+            return self.stream(source, &name);
+        };
+        let label = source.label.clone();
+        if let Some(segments) = self.open.segments(&at, &label, &name, self.guest)? {
+            let format = first_segment(&*at, &segments)
+                .with_context(|| format!("cannot decrypt {label}"))?;
+            let rows = if format == Format::Csv {
+                Rows::Segments { at, segments }
+            } else {
+                let plain = PlainAt::new(at, segments);
+                let plain = plain.with_context(|| format!("cannot decrypt {label}"))?;
+                self.by_position(Arc::new(plain), format, &label)?
+            };
+            return Ok(Opened {
+                rows,
+                encrypted: true,
+                warnings: Vec::new(),
+            });
+        }
+        let format = head(&*at).with_context(|| format!("cannot read {label}"))?;
+        if format.needs_random_access() {
+            return Ok(Opened {
+                rows: self.by_position(at, format, &label)?,
+                encrypted: self.open.key.is_some() || !self.parquet.column_key.is_empty(),
+                warnings: Vec::new(),
+            });
+        }
+        self.stream(source, &name)
+    }
+
+    /// Of what is read from front to back, or is in a form that is.
+    fn stream(&self, source: Source, name: &str) -> anyhow::Result<Opened> {
+        let label = source.label.clone();
+        let opened = self.open.open_source(source, name, self.guest)?;
+        let mut reader = opened.reader;
+        let mut head = Vec::new();
+        let length = u64::try_from(Format::DETECT_LEN)?;
+        reader
+            .by_ref()
+            .take(length)
+            .read_to_end(&mut head)
+            .with_context(|| format!("cannot read {label}"))?;
+        let format = Format::detect(&head);
+        let stream: Box<dyn Read + Send> = Box::new(Cursor::new(head).chain(reader));
+        let rows = if format.needs_random_access() {
+            let mut bytes = Vec::new();
+            stream
+                .take(MOST_IN_MEMORY + 1)
+                .read_to_end(&mut bytes)
+                .with_context(|| format!("cannot read {label}"))?;
+            if bytes.len() as u64 > MOST_IN_MEMORY {
+                bail!(
+                    "{label} holds Parquet or Arrow, which is read at many places, and comes from front to back: up to {} MiB fit into memory. Encrypt it with `strongroom encrypt`, or read it from a file or a storage",
+                    MOST_IN_MEMORY >> 20
+                );
+            }
+            self.by_position(Arc::new(Bytes::from(bytes)), format, &label)?
+        } else {
+            Rows::Stream(decompressed(stream, format)?)
+        };
+        Ok(Opened {
+            rows,
+            encrypted: opened.encrypted,
+            warnings: opened.warnings,
+        })
+    }
+
+    fn by_position(
+        &self,
+        at: Arc<dyn ReadAt>,
+        format: Format,
+        label: &str,
+    ) -> anyhow::Result<Rows> {
+        if !format.needs_random_access() {
+            let reader = Box::new(Reader::new(at));
+            return Ok(Rows::Stream(decompressed(reader, format)?));
+        }
+        let size = at.size();
+        let keys = self.parquet_keys()?;
+        let input = ColumnsInput::open(format, at, self.preprocessing, self.key_column, &keys);
+        let input = input.with_context(|| label.to_owned())?;
+        Ok(Rows::Columns { input, size })
+    }
+
+    fn parquet_keys(&self) -> anyhow::Result<ParquetKeys> {
+        let mut columns = BTreeMap::new();
+        for given in &self.parquet.column_key {
+            let Some((column, source)) = given.split_once('=') else {
+                bail!(
+                    "--column-key {given}: write COLUMN=FILE or COLUMN=kbs:///repository/type/tag"
+                );
+            };
+            let source: KeySource = source.parse().map_err(anyhow::Error::msg)?;
+            columns.insert(column.to_owned(), self.guest.bytes(&source)?);
+        }
+        // The key of a cipherfile around the Parquet file is not one of the file's own.
+        let footer = match &self.open.key {
+            Some(key) if self.open.openssl_cipher.is_none() => Some(self.guest.bytes(key)?),
+            _ => None,
+        };
+        let named = self.parquet.keys_named_below.as_ref().map(|below| {
+            Arc::new(KeysBelow {
+                below: below.clone(),
+                guest: self.guest.clone(),
+            }) as Arc<dyn NamedKeys>
+        });
+        Ok(ParquetKeys {
+            footer,
+            columns,
+            named,
+            aad_prefix: self
+                .parquet
+                .aad_prefix
+                .as_ref()
+                .map(|text| text.clone().into_bytes()),
+            plain_columns: if self.parquet.insecure_plain_columns {
+                PlainColumns::Allow
+            } else {
+                PlainColumns::Refuse
+            },
+        })
+    }
+}
+
+/// Keys of a broker whose names begin as the caller said: a file does not choose freely what is asked.
+struct KeysBelow {
+    below: String,
+    guest: GuestArgs,
+}
+
+impl NamedKeys for KeysBelow {
+    fn key(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, String> {
+        let uri = if name.starts_with("kbs:") {
+            name.to_owned()
+        } else {
+            format!("{}{name}", self.below)
+        };
+        if !uri.starts_with(&self.below) {
+            return Err(format!("its name does not begin with {}", self.below));
+        }
+        let uri: ResourceUri = uri.parse().map_err(|error| format!("{error}"))?;
+        let path = uri.to_resource_path().map_err(|error| error.to_string())?;
+        self.guest
+            .resource(&path)
+            .map_err(|error| format!("{error:#}"))
+    }
+}
+
+/// What a data set that does not come by position may have in memory.
+const MOST_IN_MEMORY: u64 = 512 << 20;
+
+/// The format of what the first segment holds.
+fn first_segment(at: &dyn ReadAt, segments: &Segments) -> anyhow::Result<Format> {
+    let place = segments.ciphertext_range(0);
+    let mut segment = Zeroizing::new(vec![0; usize::try_from(place.end - place.start)?]);
+    at.read_at(place.start, &mut segment)?;
+    Ok(Format::detect(segments.open_in_place(0, &mut segment)?))
+}
+
+fn head(at: &dyn ReadAt) -> std::io::Result<Format> {
+    let length = usize::try_from(at.size()).unwrap_or(usize::MAX);
+    let mut head = vec![0; length.min(Format::DETECT_LEN)];
+    at.read_at(0, &mut head)?;
+    Ok(Format::detect(&head))
+}
+
+fn decompressed(
+    stream: Box<dyn Read + Send>,
+    format: Format,
+) -> anyhow::Result<Box<dyn Read + Send>> {
+    Ok(match format {
+        Format::Gzip => Box::new(Decompressor::gzip(stream, Limits::default())),
+        Format::Zstd => Box::new(Decompressor::zstd(stream, Limits::default())?),
+        _ => stream,
+    })
+}

@@ -1,0 +1,306 @@
+"""Trains, exports and scores models as people do, for crates/scoring/tests/peers.rs.
+
+    onnx_exports.py OUT TORCH_FOLDER
+
+For each model a folder in OUT: model.onnx, preprocessing.json, and case.json with rows in the order of the columns (null
+where a value is missing), the scores that onnxruntime gives them, and whether the fused kernel has to take the model.
+Everything follows from one seed.
+"""
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+# Models this small are slower on several threads, much so on a busy machine. Read when numpy is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import onnx
+import onnxruntime
+import polars
+import xgboost
+from onnx import TensorProto, helper, numpy_helper
+from onnxmltools import convert_xgboost
+from onnxmltools.convert.common.data_types import FloatTensorType as XgboostFloats
+from skl2onnx import convert_sklearn
+from skl2onnx.common.data_types import BooleanTensorType, DoubleTensorType, FloatTensorType, Int64TensorType
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import (
+    ExtraTreesClassifier, GradientBoostingClassifier, RandomForestClassifier, RandomForestRegressor,
+)
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, Normalizer, OneHotEncoder, RobustScaler, StandardScaler
+from sklearn.tree import DecisionTreeClassifier
+
+warnings.filterwarnings("ignore")
+
+ROWS = 300
+random = np.random.default_rng(20)
+
+
+def transactions(count):
+    """Columns of very different spreads, as a bank's are."""
+    distance = np.exp(random.normal(1.8, 1.9, count))
+    ratio = np.exp(random.normal(0, 1.0, count))
+    chip, pin, online = (random.random((3, count)) < [[0.35], [0.1], [0.65]]).astype(float)
+    return np.column_stack([distance, ratio, chip, pin, online])
+
+
+TRAIN = transactions(4000)
+FRAUD = ((TRAIN[:, 1] > 2) & (TRAIN[:, 4] > 0) & (TRAIN[:, 3] == 0) | (TRAIN[:, 0] > 90)).astype(int)
+TEST = transactions(ROWS)
+
+
+class Cases:
+    def __init__(self, out):
+        self.out = out
+
+    def add(self, name, model, rows, feeds=None, fused=False, **preprocessing):
+        """`feeds` are the inputs for onnxruntime; by default all rows as f32."""
+        folder = self.out / name
+        folder.mkdir()
+        onnx.save(model, folder / "model.onnx")
+        if feeds is None:
+            feeds = {model.graph.input[0].name: rows.astype(np.float32)}
+        columns = [f"c{at}" for at in range(rows.shape[1])]
+        document = {"format": 1, "columns": columns, "threshold": 0.5, **preprocessing}
+        (folder / "preprocessing.json").write_text(json.dumps(document))
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), settings, providers=["CPUExecutionProvider"])
+        positive = preprocessing.get("positive_class")
+        case = {
+            "rows": [[None if np.isnan(value) else value for value in row] for row in rows.tolist()],
+            "scores": probabilities(session.run(None, feeds), positive),
+            "fused": fused,
+        }
+        (folder / "case.json").write_text(json.dumps(case))
+
+
+def probabilities(outputs, positive):
+    """The one output that is no label."""
+    for output in outputs:
+        if isinstance(output, list):
+            classes = sorted(output[0])
+            return [float(row[classes[-1 if positive is None else positive]]) for row in output]
+        if output.dtype in (np.float32, np.float64):
+            output = output.reshape(len(output), -1)
+            return output[:, -1 if positive is None else positive].astype(float).tolist()
+    raise ValueError("no probability")
+
+
+def floats(model, width=5, **options):
+    return convert_sklearn(model, initial_types=[("X", FloatTensorType([None, width]))], **options)
+
+
+def scikit_learn(cases):
+    train, fraud = TRAIN.astype(np.float32), FRAUD
+    for name, model, fused in [
+        ("forest", RandomForestClassifier(100, random_state=1), False),
+        ("extra_trees", ExtraTreesClassifier(30, max_depth=9, random_state=1), False),
+        ("tree", DecisionTreeClassifier(random_state=1), False),
+        ("boosting", GradientBoostingClassifier(random_state=1), False),
+        ("boosting_from_zero", GradientBoostingClassifier(init="zero", n_estimators=10, random_state=1), False),
+        ("logistic", make_pipeline(StandardScaler(), LogisticRegression()), True),
+        ("logistic_robust", make_pipeline(RobustScaler(), LogisticRegression()), True),
+        ("logistic_l1_rows", make_pipeline(Normalizer("l1"), LogisticRegression()), False),
+        ("logistic_l2_rows", make_pipeline(Normalizer("l2"), LogisticRegression()), False),
+        ("mlp", make_pipeline(StandardScaler(), MLPClassifier((32, 16), max_iter=40, random_state=1)), True),
+        ("mlp_tanh", make_pipeline(MinMaxScaler(), MLPClassifier((20,), "tanh", max_iter=40, random_state=1)), True),
+        ("mlp_logistic", make_pipeline(StandardScaler(), MLPClassifier((9, 9, 9), "logistic", max_iter=40, random_state=1)), True),
+    ]:
+        model.fit(train, fraud)
+        cases.add(f"sklearn_{name}", floats(model), TEST, fused=fused)
+        cases.add(f"sklearn_{name}_tensor", floats(model, options={"zipmap": False}), TEST, fused=fused)
+
+    forest = RandomForestRegressor(20, max_depth=6, random_state=1).fit(train, fraud)
+    cases.add("sklearn_forest_regressor", floats(forest), TEST)
+
+    double = [("X", DoubleTensorType([None, 5]))]
+    for name, model in [
+        ("forest", RandomForestClassifier(20, max_depth=8, random_state=1)),
+        ("logistic", make_pipeline(StandardScaler(), LogisticRegression())),
+        ("mlp", make_pipeline(StandardScaler(), MLPClassifier((8,), max_iter=30, random_state=1))),
+    ]:
+        model.fit(TRAIN, fraud)
+        cases.add(f"sklearn_{name}_double", convert_sklearn(model, initial_types=double, options={"zipmap": False}), TEST, {"X": TEST})
+
+    whole, whole_test = (TRAIN * 10).astype(np.int64), (TEST * 10).astype(np.int64)
+    forest = RandomForestClassifier(20, max_depth=8, random_state=1).fit(whole, fraud)
+    exported = convert_sklearn(forest, initial_types=[("X", Int64TensorType([None, 5]))])
+    cases.add("sklearn_forest_int64", exported, whole_test.astype(float), {"X": whole_test})
+
+    kinds = FRAUD + (TRAIN[:, 1] > 3)
+    for name, model in [
+        ("forest", RandomForestClassifier(15, max_depth=7, random_state=1)),
+        ("boosting", GradientBoostingClassifier(n_estimators=15, random_state=1)),
+        ("logistic", make_pipeline(StandardScaler(), LogisticRegression())),
+        ("mlp", make_pipeline(StandardScaler(), MLPClassifier((8,), max_iter=30, random_state=1))),
+    ]:
+        model.fit(train, kinds)
+        for positive in (0, 2):
+            cases.add(f"sklearn_{name}_class_{positive}_of_3", floats(model), TEST, positive_class=positive)
+    model = make_pipeline(StandardScaler(), MLPClassifier((8,), max_iter=30, random_state=1)).fit(train, fraud)
+    cases.add("sklearn_mlp_class_0_of_2", floats(model), TEST, positive_class=0, fused=True)
+
+
+def named_inputs(cases):
+    """A pipeline over a data frame: floats, whole numbers, truth values and categories, each an input of its own."""
+    def frame(rows):
+        return polars.DataFrame({
+            "amount": rows[:, 0].astype(np.float32), "items": (rows[:, 1] * 3).astype(np.int64),
+            "chip": rows[:, 2] > 0, "country": (rows[:, 0] % 7).astype(np.int64),
+        })
+
+    columns = ColumnTransformer([
+        ("numbers", StandardScaler(), ["amount", "items"]),
+        ("kinds", OneHotEncoder(handle_unknown="ignore"), ["country"]),
+        ("flags", "passthrough", ["chip"]),
+    ])
+    types = [
+        ("amount", FloatTensorType([None, 1])), ("items", Int64TensorType([None, 1])),
+        ("chip", BooleanTensorType([None, 1])), ("country", Int64TensorType([None, 1])),
+    ]
+    test = frame(TEST)
+    feeds = {name: test[name].to_numpy().reshape(-1, 1).copy() for name in test.columns}
+    feeds["country"][::17] = 99
+    rows = np.column_stack([feeds["country"], feeds["amount"], feeds["items"], feeds["chip"]]).astype(float)
+    inputs = {"country": ["c0"], "amount": ["c1"], "items": ["c2"], "chip": ["c3"]}
+    for name, model in [
+        ("logistic", LogisticRegression(max_iter=500)), ("forest", RandomForestClassifier(10, random_state=1)),
+    ]:
+        pipeline = make_pipeline(columns, model).fit(frame(TRAIN), FRAUD)
+        cases.add(f"named_inputs_{name}", convert_sklearn(pipeline, initial_types=types), rows, feeds, inputs=inputs)
+
+    # Without categories the same is a dense network, whatever the types of its inputs.
+    columns = ColumnTransformer([("numbers", StandardScaler(), ["amount", "items"]), ("flags", "passthrough", ["chip"])])
+    pipeline = make_pipeline(columns, MLPClassifier((12,), max_iter=30, random_state=1))
+    pipeline.fit(frame(TRAIN).drop("country"), FRAUD)
+    del feeds["country"], inputs["country"]
+    inputs = {"amount": ["c0"], "items": ["c1"], "chip": ["c2"]}
+    exported = convert_sklearn(pipeline, initial_types=types[:3])
+    cases.add("named_inputs_mlp", exported, rows[:, 1:], feeds, inputs=inputs, fused=True)
+
+
+def xgboost_models(cases):
+    types = [("X", XgboostFloats([None, 5]))]
+    train, test = TRAIN.copy(), TEST.copy()
+    train[random.random(train.shape) < 0.1] = np.nan
+    test[random.random(test.shape) < 0.1] = np.nan
+    settings = {"n_estimators": 60, "max_depth": 5, "random_state": 1, "n_jobs": 1}
+    model = xgboost.XGBClassifier(**settings).fit(TRAIN.astype(np.float32), FRAUD)
+    cases.add("xgboost", convert_xgboost(model, initial_types=types), TEST)
+    model = xgboost.XGBClassifier(**settings).fit(train.astype(np.float32), FRAUD)
+    cases.add("xgboost_missing", convert_xgboost(model, initial_types=types), test, missing="nan")
+    some = {"c0": "nan", "c1": "nan", "c2": "nan", "c3": "nan", "c4": "nan"}
+    cases.add("xgboost_missing_by_column", convert_xgboost(model, initial_types=types), test, missing=some)
+    model = xgboost.XGBClassifier(**settings).fit(TRAIN.astype(np.float32), FRAUD + (TRAIN[:, 1] > 3))
+    cases.add("xgboost_class_1_of_3", convert_xgboost(model, initial_types=types), TEST, positive_class=1)
+    model = xgboost.XGBRegressor(**{**settings, "n_estimators": 4}).fit(TRAIN.astype(np.float32), FRAUD)
+    cases.add("xgboost_regressor", convert_xgboost(model, initial_types=types), TEST)
+
+
+def torch_models(cases, folder):
+    rows = random.normal(0, 1.5, (ROWS, 6))
+    cases.add("torch_probability", onnx.load(folder / "torch_probability.onnx"), rows, fused=True)
+    feeds = {"amounts": rows[:, [3, 1, 0, 2]].astype(np.float32), "flags": rows[:, 4:].astype(np.float32)}
+    inputs = {"amounts": ["c3", "c1", "c0", "c2"], "flags": ["c4", "c5"]}
+    cases.add("torch_classes", onnx.load(folder / "torch_classes.onnx"), rows, feeds, inputs=inputs)
+
+
+def scaled_outside(cases):
+    """A scaler in preprocessing.json, in f64, before a network."""
+    mean, scale = TRAIN.mean(axis=0), TRAIN.std(axis=0)
+    model = MLPClassifier((16, 16), max_iter=40, random_state=1).fit((TRAIN - mean) / scale, FRAUD)
+    feeds = {"X": ((TEST - mean) / scale).astype(np.float32)}
+    scaler = {"mean": mean.tolist(), "scale": scale.tolist()}
+    cases.add("scaled_outside", floats(model), TEST, feeds, fused=True, scaler=scaler)
+
+
+def operators(cases):
+    """Every operator that is read and that no export above has, in small graphs."""
+    def weights(*shape):
+        return random.normal(0, 0.6, shape).astype(np.float32)
+
+    def case(name, nodes, constants, fused=False, width=6, element=TensorProto.FLOAT, opset=13):
+        dtype = helper.tensor_dtype_to_np_dtype(element)
+        initializers = [numpy_helper.from_array(np.asarray(value), key) for key, value in constants.items()]
+        graph = helper.make_graph(
+            nodes, "g", [helper.make_tensor_value_info("x", element, ["n", width])],
+            [helper.make_tensor_value_info("y", element, ["n", 1])], initializers,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+        rows = random.normal(0, 1, (ROWS, width))
+        cases.add(f"operators_{name}", model, rows, {"x": rows.astype(dtype)}, fused=fused)
+
+    node = helper.make_node
+    for function, settings in [
+        ("Relu", {}), ("LeakyRelu", {"alpha": 0.3}), ("LeakyRelu", {"alpha": 1.7}), ("Elu", {"alpha": 0.7}), ("Selu", {}),
+        ("Softplus", {}), ("Exp", {}), ("Abs", {}), ("Neg", {}), ("Erf", {}), ("Tanh", {}), ("Sigmoid", {}),
+    ]:
+        fused = function in ("Relu", "LeakyRelu", "Tanh", "Sigmoid")
+        name = "_".join([function, *(str(value).replace(".", "_") for value in settings.values())])
+        case(name, [
+            node("Gemm", ["x", "w", "b"], ["h"], alpha=0.5, beta=2.0), node(function, ["h"], ["f"], **settings),
+            node("MatMul", ["f", "v"], ["z"]), node("Sigmoid", ["z"], ["y"]),
+        ], {"w": weights(6, 11), "b": weights(11), "v": weights(11, 1)}, fused)
+    case("positive", [
+        node("Softplus", ["x"], ["p"]), node("Log", ["p"], ["l"]), node("Sqrt", ["p"], ["s"]), node("Reciprocal", ["s"], ["r"]),
+        node("Concat", ["l", "s", "r"], ["c"], axis=-1), node("MatMul", ["c", "w"], ["z"]), node("Sigmoid", ["z"], ["y"]),
+    ], {"w": weights(18, 1)})
+    case("parts", [
+        node("Slice", ["x", "from", "to", "axis"], ["a"]), node("Gather", ["x", "places"], ["b"], axis=1),
+        node("Split", ["x", "sizes"], ["c", "d"], axis=1), node("Concat", ["d", "b", "a", "c"], ["all"], axis=1),
+        node("Reshape", ["all", "shape"], ["same"]), node("Identity", ["same"], ["i"]), node("Dropout", ["i"], ["kept"]),
+        node("MatMul", ["kept", "w"], ["z"]), node("Sigmoid", ["z"], ["y"]),
+    ], {
+        "from": np.array([-4]), "to": np.array([2**63 - 1]), "axis": np.array([1]), "places": np.array([5, -6, 0]),
+        "sizes": np.array([2, 4]), "shape": np.array([-1, 13]), "w": weights(13, 1),
+    }, fused=True)
+    case("arithmetic", [
+        node("Sub", ["one", "x"], ["a"]), node("Div", ["a", "scales"], ["b"]), node("MatMul", ["b", "w"], ["c"]),
+        node("Mul", ["two", "c"], ["d"]), node("Relu", ["d"], ["e"]), node("Sub", ["e", "row"], ["f"]), node("Div", ["f", "two"], ["g"]),
+        node("Sub", ["row", "g"], ["h"]), node("Gemm", ["h", "v"], ["i"], transB=1), node("Sigmoid", ["i"], ["j"]), node("Sub", ["one", "j"], ["y"]),
+    ], {
+        "one": np.float32(1), "two": np.array([2], np.float32), "scales": weights(1, 6) + 3, "row": weights(7), "w": weights(6, 7), "v": weights(1, 7),
+    }, fused=True)
+    case("rows_with_rows", [
+        node("MatMul", ["x", "w"], ["a"]), node("Softmax", ["a"], ["b"], axis=-1), node("Mul", ["a", "b"], ["c"]), node("Add", ["c", "x"], ["d"]),
+        node("ReduceSum", ["d", "axes"], ["e"], keepdims=1), node("Div", ["d", "e2"], ["f"]), node("MatMul", ["f", "v"], ["g"]),
+        node("Add", ["g", "e"], ["h"]), node("Clip", ["h", "low", "high"], ["y"]),
+    ], {
+        "w": weights(6, 6), "v": weights(6, 1), "axes": np.array([1]), "e2": weights(6) + 4, "low": np.float32(0.1), "high": np.float32(0.9),
+    })
+    case("flat", [
+        node("Gather", ["x", "place"], ["a"], axis=1), node("Sigmoid", ["a"], ["b"]), node("Unsqueeze", ["b", "axes"], ["c"]),
+        node("Squeeze", ["c", "axes"], ["d"]), node("Mul", ["d", "half"], ["e"]), node("Reshape", ["e", "shape"], ["y"]),
+    ], {"place": np.array(2), "axes": np.array([1]), "half": np.float32(0.5), "shape": np.array([-1, 1])}, fused=True)
+    case("opset_9", [
+        node("MatMul", ["x", "w"], ["a"]), node("BatchNormalization", ["a", "s", "t", "m", "v"], ["b"], epsilon=0.01), node("Clip", ["b"], ["c"], min=-0.5, max=2.0),
+        node("Slice", ["c"], ["d"], starts=[1], ends=[3], axes=[1]), node("Softmax", ["d"], ["e"]), node("Slice", ["e"], ["f"], starts=[1], ends=[2], axes=[1]),
+        node("Squeeze", ["f"], ["g"], axes=[1]), node("Unsqueeze", ["g"], ["y"], axes=[1]),
+    ], {
+        "w": weights(6, 5), "s": weights(5), "t": weights(5), "m": weights(5), "v": np.abs(weights(5)) + 0.1,
+    }, opset=9)
+    case("double", [
+        node("Sub", ["x", "m"], ["a"]), node("MatMul", ["a", "w"], ["b"]), node("Tanh", ["b"], ["c"]), node("Gemm", ["c", "v", "t"], ["d"]), node("Sigmoid", ["d"], ["y"]),
+    ], {
+        "m": weights(6).astype(float), "w": weights(6, 4).astype(float), "v": weights(4, 1).astype(float), "t": weights(1).astype(float),
+    }, element=TensorProto.DOUBLE)
+
+
+def main():
+    cases = Cases(Path(sys.argv[1]))
+    scikit_learn(cases)
+    named_inputs(cases)
+    xgboost_models(cases)
+    torch_models(cases, Path(sys.argv[2]))
+    scaled_outside(cases)
+    operators(cases)
+
+
+main()
