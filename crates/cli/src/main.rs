@@ -6,6 +6,7 @@
 mod commands;
 mod connect;
 mod evidence;
+mod files;
 mod input;
 mod keys;
 mod log;
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use strongroom_broker::LogConfig;
-use strongroom_guest::cli::{cleanup, files, notify, outcome};
+use strongroom_guest::cli::{cleanup, notify, outcome};
 
 use crate::commands::Command;
 

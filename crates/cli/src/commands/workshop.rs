@@ -42,11 +42,7 @@ pub(crate) fn run(
             threshold: Some(settings.threshold),
             skip_bad_rows,
             results: if print_rows {
-<<<<<<< HEAD
-                Results::All..Options::default()
-=======
                 Results::All
->>>>>>> main
             } else {
                 Results::Summary
             },

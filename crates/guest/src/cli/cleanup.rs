@@ -34,7 +34,7 @@ struct UnderWay {
 
 /// Something that is given up when the process is told to stop.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Abort(u64);
+pub struct Abort(u64);
 
 /// Starts the thread that waits for signals.
 pub fn install() -> io::Result<()> {
@@ -157,7 +157,7 @@ pub fn discard(path: &Path) {
 }
 
 /// Has something given up when the process is told to stop: an upload, of which a storage would keep the parts.
-pub(crate) fn on_signal(abort: Box<dyn FnOnce() + Send>) -> Abort {
+pub fn on_signal(abort: Box<dyn FnOnce() + Send>) -> Abort {
     let mut under_way = under_way();
     under_way.numbered += 1;
     let number = Abort(under_way.numbered);
@@ -166,7 +166,7 @@ pub(crate) fn on_signal(abort: Box<dyn FnOnce() + Send>) -> Abort {
 }
 
 /// It is over, or has been given up.
-pub(crate) fn forget(abort: Abort) {
+pub fn forget(abort: Abort) {
     under_way().aborts.retain(|(other, _)| *other != abort);
 }
 

@@ -1,235 +1,27 @@
-//! Output files: whole or not at all, never over an existing one unless told, private keys for their owner alone.
+//! Small files: read whole within a limit, written whole or not at all.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::fs::{File, Permissions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-pub(crate) use strongroom_scoring::storage::Existing;
-use strongroom_scoring::storage::{Partial, Upload};
+use zeroize::Zeroizing;
 
-use super::{cleanup, outcome};
-
-<<<<<<< HEAD:crates/guest/src/cli/files.rs
-/// Whether an existing file may be replaced.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Existing {
-    /// It stays, and nothing is written.
-    Refuse,
-    /// It makes room.
-    Replace,
-}
-
-impl Existing {
-    /// What `--force` says.
-    pub fn from_force(force: bool) -> Self {
-        if force { Self::Replace } else { Self::Refuse }
-    }
-}
-
-/// Where a command writes: a file that appears when it is complete, or standard output.
-pub struct Output(Place);
-
-enum Place {
-    File {
-        file: BufWriter<File>,
-        temporary: PathBuf,
-        target: PathBuf,
-        existing: Existing,
-        keep: bool,
-=======
-/// Where a command writes: a file or an object that appears when it is complete, or standard output.
-pub(crate) enum Output {
-    File(BufWriter<Partial>),
-    Remote {
-        upload: Option<Upload>,
-        location: String,
-        abort: cleanup::Abort,
->>>>>>> main:crates/cli/src/files.rs
-    },
-    Stdout(io::Stdout),
-}
-
-impl Output {
-    /// Opens `target`, `-` being standard output. `mode` is the file's, such as `0o600`.
-    pub fn create(target: &Path, existing: Existing, mode: u32) -> anyhow::Result<Self> {
-        if target == Path::new("-") {
-            outcome::standard_output_is_taken();
-            return Ok(Self(Place::Stdout(io::stdout())));
-        }
-        let shown = target.display();
-        let partial = cleanup::make(|| {
-            let partial = Partial::create(target, existing, mode)?;
-            let temporary = partial.temporary().to_owned();
-            Ok((partial, temporary))
-        });
-<<<<<<< HEAD:crates/guest/src/cli/files.rs
-        let file =
-            file.with_context(|| format!("cannot write in the folder of {}", target.display()))?;
-        Ok(Self(Place::File {
-            file: BufWriter::new(file),
-            temporary,
-            target: target.to_owned(),
-            existing,
-            keep: false,
-        }))
-=======
-        match partial {
-            Ok(partial) => Ok(Self::File(BufWriter::new(partial))),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                bail!("{shown} exists already: choose another name, or replace it with --force")
-            }
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                bail!("{shown}: {error}, or - for standard output")
-            }
-            Err(error) => {
-                Err(error).with_context(|| format!("cannot write in the folder of {shown}"))
-            }
-        }
-    }
-
-    /// Takes over what is being written to a storage.
-    pub(crate) fn remote(upload: Upload, location: String) -> Self {
-        let abort = cleanup::on_signal(upload.aborter());
-        Self::Remote {
-            upload: Some(upload),
-            location,
-            abort,
-        }
->>>>>>> main:crates/cli/src/files.rs
-    }
-
-    /// Makes the file appear under its name, once everything is on the disk.
-    pub fn commit(mut self) -> anyhow::Result<()> {
-        self.flush()?;
-<<<<<<< HEAD:crates/guest/src/cli/files.rs
-        if let Place::File {
-            file,
-            temporary,
-            target,
-            existing,
-            keep,
-        } = &mut self.0
-        {
-            file.get_ref().sync_all()?;
-            let named = cleanup::finish(temporary, || match existing {
-                Existing::Replace => std::fs::rename(&*temporary, &*target),
-                // A hard link fails where another process has made the name meanwhile.
-                Existing::Refuse => std::fs::hard_link(&*temporary, &*target)
-                    .and_then(|()| std::fs::remove_file(&*temporary)),
-            });
-            named.with_context(|| format!("cannot name the finished file {}", target.display()))?;
-            *keep = true;
-=======
-        match &mut self {
-            Self::File(file) => {
-                let partial = file.get_mut();
-                partial.sync()?;
-                let temporary = partial.temporary().to_owned();
-                cleanup::finish(&temporary, || partial.appear()).with_context(|| {
-                    format!(
-                        "cannot name the finished file {}",
-                        partial.target().display()
-                    )
-                })?;
-            }
-            Self::Remote {
-                upload, location, ..
-            } => {
-                if let Some(upload) = upload.take() {
-                    upload
-                        .finish()
-                        .with_context(|| format!("cannot finish {location}"))?;
-                }
-            }
-            Self::Stdout(_) => {}
->>>>>>> main:crates/cli/src/files.rs
-        }
-        Ok(())
-    }
-}
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-<<<<<<< HEAD:crates/guest/src/cli/files.rs
-        match &mut self.0 {
-            Place::File { file, .. } => file.write(bytes),
-            Place::Stdout(out) => out.write(bytes),
-=======
-        match self {
-            Self::File(file) => file.write(bytes),
-            Self::Remote { upload, .. } => match upload {
-                Some(upload) => upload.write(bytes),
-                None => Err(io::ErrorKind::BrokenPipe.into()),
-            },
-            Self::Stdout(out) => out.write(bytes),
->>>>>>> main:crates/cli/src/files.rs
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-<<<<<<< HEAD:crates/guest/src/cli/files.rs
-        match &mut self.0 {
-            Place::File { file, .. } => file.flush(),
-            Place::Stdout(out) => out.flush(),
-=======
-        match self {
-            Self::File(file) => file.flush(),
-            Self::Remote { upload, .. } => upload.as_mut().map_or(Ok(()), Write::flush),
-            Self::Stdout(out) => out.flush(),
->>>>>>> main:crates/cli/src/files.rs
-        }
-    }
-}
-
-impl Drop for Output {
-    fn drop(&mut self) {
-<<<<<<< HEAD:crates/guest/src/cli/files.rs
-        if let Place::File {
-            temporary,
-            keep: false,
-            ..
-        } = &self.0
-        {
-            cleanup::discard(temporary);
-=======
-        match self {
-            Self::File(file) if !file.get_ref().has_appeared() => {
-                cleanup::discard(file.get_ref().temporary());
-            }
-            Self::Remote { abort, .. } => cleanup::forget(*abort),
-            _ => {}
->>>>>>> main:crates/cli/src/files.rs
-        }
-    }
-}
-
-/// Writes a whole file.
-pub fn write(target: &Path, existing: Existing, mode: u32, bytes: &[u8]) -> anyhow::Result<()> {
-    let mut output = Output::create(target, existing, mode)?;
-    output.write_all(bytes)?;
-    output.commit()
-}
-
-/// Opens a file to read, `-` being standard input.
-pub fn open(source: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
-    if source == Path::new("-") {
-        return Ok(Box::new(io::stdin()));
-    }
-    let file = File::open(source).with_context(|| format!("cannot read {}", source.display()))?;
+/// Reads a small file whole, refusing more than `limit` bytes.
+///
+/// # Errors
+/// When it cannot be read, is a folder, or longer.
+pub fn read_limited(source: &Path, limit: u64) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let failed = || format!("cannot read {}", source.display());
+    let file = File::open(source).with_context(failed)?;
     if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
         bail!("{} is a folder where a file is expected", source.display());
     }
-    Ok(Box::new(file))
-}
-
-/// Reads a small file whole, refusing more than `limit` bytes.
-pub fn read_limited(source: &Path, limit: u64) -> anyhow::Result<zeroize::Zeroizing<Vec<u8>>> {
-    let mut bytes = zeroize::Zeroizing::new(Vec::new());
-    open(source)?
-        .take(limit + 1)
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(limit.saturating_add(1))
         .read_to_end(&mut bytes)
-        .with_context(|| format!("cannot read {}", source.display()))?;
+        .with_context(failed)?;
     if bytes.len() as u64 > limit {
         bail!(
             "{} is larger than the {limit} bytes that are read here",
@@ -240,17 +32,31 @@ pub fn read_limited(source: &Path, limit: u64) -> anyhow::Result<zeroize::Zeroiz
 }
 
 /// Reads a small text file whole.
+///
+/// # Errors
+/// As [`read_limited`], and when it is no text.
 pub fn read_text(source: &Path, limit: u64) -> anyhow::Result<String> {
     String::from_utf8(read_limited(source, limit)?.to_vec())
         .with_context(|| format!("{} is not UTF-8 text", source.display()))
 }
 
-/// A file's name without its folder: what an encrypted file is bound to unless a name is given.
-pub fn base_name(path: &Path) -> anyhow::Result<String> {
-    let name = path
-        .file_name()
-        .with_context(|| format!("{} names no file", path.display()))?;
-    Ok(name.to_string_lossy().into_owned())
+/// Writes a whole file in the place of one that may be there.
+///
+/// # Errors
+/// When its folder cannot be written.
+pub fn replace(target: &Path, mode: u32, bytes: &[u8]) -> anyhow::Result<()> {
+    let folder = target.parent().filter(|folder| *folder != Path::new(""));
+    let mut file = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(mode))
+        .tempfile_in(folder.unwrap_or_else(|| Path::new(".")))
+        .with_context(|| format!("cannot write in the folder of {}", target.display()))?;
+    file.write_all(bytes)?;
+    // The process's own mask must not decide who reads it.
+    file.as_file()
+        .set_permissions(Permissions::from_mode(mode))?;
+    file.persist(target)
+        .with_context(|| format!("cannot name the finished file {}", target.display()))?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -259,50 +65,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dropped_output_leaves_no_file() {
+    fn longer_file_is_read_or_another_one_stays_in_its_place() {
         let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("out");
-        let mut output = Output::create(&target, Existing::Refuse, 0o600).unwrap();
-        output.write_all(b"half").unwrap();
-        drop(output);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn existing_file_is_kept_unless_forced() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("out");
-        write(&target, Existing::Refuse, 0o600, b"one").unwrap();
-        assert!(
-            write(&target, Existing::Refuse, 0o600, b"two")
-                .unwrap_err()
-                .to_string()
-                .contains("--force")
-        );
-        write(&target, Existing::Replace, 0o600, b"two").unwrap();
-        assert_eq!(std::fs::read(&target).unwrap(), b"two");
-    }
-
-    #[test]
-    fn name_taken_while_writing_is_not_overwritten() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("out");
-        let output = Output::create(&target, Existing::Refuse, 0o600).unwrap();
-        std::fs::write(&target, b"other").unwrap();
-        assert!(output.commit().is_err());
-        assert_eq!(std::fs::read(&target).unwrap(), b"other");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn private_file_is_for_its_owner_alone() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("key");
-        write(&target, Existing::Refuse, 0o600, b"k").unwrap();
-        assert_eq!(
-            std::fs::metadata(&target).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        let path = folder.path().join("file");
+        replace(&path, 0o644, b"one").unwrap();
+        replace(&path, 0o640, b"three").unwrap();
+        assert_eq!(**read_limited(&path, 5).unwrap(), *b"three");
+        assert_eq!(read_text(&path, 5).unwrap(), "three");
+        assert!(read_limited(&path, 4).is_err());
+        assert!(read_limited(folder.path(), 4).is_err());
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        assert_eq!(folder.path().read_dir().unwrap().count(), 1);
     }
 }

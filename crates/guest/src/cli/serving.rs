@@ -13,8 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::components::serve_rest_on_request;
-use super::files::{self, Existing};
-use super::{notify, told_to_stop};
+use super::{files, notify, told_to_stop};
 use crate::config::CdhConfig;
 use crate::data::credentials::place;
 use crate::error::GuestError;
@@ -217,12 +216,7 @@ fn tell_ocicrypt(socket: &Path) -> anyhow::Result<()> {
     });
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    files::write(
-        &path,
-        Existing::Replace,
-        0o644,
-        format!("{written:#}\n").as_bytes(),
-    )
+    files::replace(&path, 0o644, format!("{written:#}\n").as_bytes())
 }
 
 /// Where the guest serves.

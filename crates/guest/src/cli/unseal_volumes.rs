@@ -11,7 +11,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
 use super::cleanup;
-use super::files::{self, Existing};
+use super::files;
 use super::notify;
 use super::outcome::Outcome;
 use super::unsealing::{UnsealArgs, VolumeArgs, WaitArgs, placement};
@@ -159,5 +159,5 @@ fn document(status: &[VolumeStatus]) -> Value {
 
 fn write_status(path: &Path, status: &[VolumeStatus]) -> anyhow::Result<()> {
     let text = format!("{}\n", document(status));
-    files::write(path, Existing::Replace, 0o644, text.as_bytes())
+    files::replace(path, 0o644, text.as_bytes())
 }
