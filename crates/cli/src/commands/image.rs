@@ -136,7 +136,9 @@ fn wrap(request: &[u8], guest: &GuestArgs) -> anyhow::Result<Zeroizing<Vec<u8>>>
         bail!("algorithm={other:?}: keys are wrapped by A256GCM");
     }
     let kid = asked.parameter("keyid").context(FORM)?;
-    let uri: ResourceUri = kid.parse().with_context(|| format!("keyid={kid:?}; {FORM}"))?;
+    let uri: ResourceUri = kid
+        .parse()
+        .with_context(|| format!("keyid={kid:?}; {FORM}"))?;
     let key = match asked.parameter("keypath") {
         Some(path) => files::read_limited(Path::new(path), MAX_KEY)?,
         None => guest.resource(&uri)?,
@@ -232,7 +234,7 @@ fn run_encrypt(args: &EncryptArgs) -> anyhow::Result<Outcome> {
         .next(next_step(&args.to)))
 }
 
-fn put_key(kid: &ResourcePath, key: &std::path::Path) -> String {
+fn put_key(kid: &ResourcePath, key: &Path) -> String {
     format!("strongroom resource put {kid} {}", key.display())
 }
 
