@@ -309,7 +309,7 @@ impl Files<'_> {
     /// Has what is read from storage hashed, where a receipt is to name it.
     fn hashed(&mut self, source: Source) -> Source {
         match &mut self.receipting {
-            Some(receipting) => receipting.input(source, self.args.open.identity.is_some()),
+            Some(receipting) => receipting.input(source),
             None => source,
         }
     }
