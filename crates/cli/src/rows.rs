@@ -73,8 +73,6 @@ pub(crate) struct Opening<'a> {
     pub(crate) guest: &'a GuestArgs,
     pub(crate) preprocessing: &'a Preprocessing,
     pub(crate) key_column: Option<&'a str>,
-    /// Whether every byte is to be read once and in order, as a receipt wants it.
-    pub(crate) in_order: bool,
 }
 
 impl Opening<'_> {
@@ -90,8 +88,6 @@ impl Opening<'_> {
             let (at, format) = first.with_context(|| format!("cannot decrypt {label}"))?;
             let rows = if format == Format::Csv {
                 Rows::Segments { at, segments }
-            } else if self.in_order {
-                return self.stream(source, &name);
             } else {
                 let plain = PlainAt::new(at, segments);
                 let plain = plain.with_context(|| format!("cannot decrypt {label}"))?;
@@ -104,7 +100,7 @@ impl Opening<'_> {
             });
         }
         let format = head(&*at).with_context(|| format!("cannot read {label}"))?;
-        if format.needs_random_access() && !self.in_order {
+        if format.needs_random_access() {
             self.check_bare(format, &label)?;
             return Ok(Opened {
                 rows: self.by_position(at, format, &label, Key::OfTheFooter)?,

@@ -325,7 +325,6 @@ impl Files<'_> {
             guest,
             preprocessing: self.bundle.preprocessing(),
             key_column: self.options.key_column.as_deref(),
-            in_order: self.args.receipt.is_some(),
         };
         let opened = opening.rows(source, path)?;
         for warning in &opened.warnings {
