@@ -61,10 +61,9 @@ impl Receipting {
     }
 
     /// Has an input hashed as it is read from storage, by whichever of its two ways it will be.
-    pub(crate) fn input(&mut self, source: Source, in_order_alone: bool) -> Source {
+    pub(crate) fn input(&mut self, source: Source) -> Source {
         let (reader, stream) = Digesting::new(source.reader);
-        let at = source.at.filter(|_| !in_order_alone);
-        let at = at.map(|at| Arc::new(DigestingAt::new(at)));
+        let at = source.at.map(|at| Arc::new(DigestingAt::new(at)));
         self.inputs.push(Hashing {
             name: source.label.clone(),
             stream,
@@ -100,11 +99,12 @@ impl Receipting {
     ) -> anyhow::Result<Signed> {
         let mut inputs = Vec::new();
         for Hashing { name, stream, at } in self.inputs {
-            let digest = match (stream.finish(), at) {
-                (Err(_), Some(at)) => at.finish(),
-                (digest, _) => digest,
+            let unread = || format!("no receipt can name {name}");
+            let digest = match (stream.finish().with_context(unread)?, at) {
+                (Some(digest), _) => digest,
+                (None, Some(at)) => at.finish().with_context(unread)?,
+                (None, None) => anyhow::bail!("{}: it was not read", unread()),
             };
-            let digest = digest.with_context(|| format!("no receipt can name {name}"))?;
             inputs.push(Input::new(name, &digest));
         }
         let times = (self.started, now()?);

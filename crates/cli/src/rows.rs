@@ -73,8 +73,6 @@ pub(crate) struct Opening<'a> {
     pub(crate) guest: &'a GuestArgs,
     pub(crate) preprocessing: &'a Preprocessing,
     pub(crate) key_column: Option<&'a str>,
-    /// Whether every byte is to be read once and in order, as a receipt wants it.
-    pub(crate) in_order: bool,
 }
 
 impl Opening<'_> {
@@ -90,12 +88,10 @@ impl Opening<'_> {
             let (at, format) = first.with_context(|| format!("cannot decrypt {label}"))?;
             let rows = if format == Format::Csv {
                 Rows::Segments { at, segments }
-            } else if self.in_order {
-                return self.stream(source, &name);
             } else {
                 let plain = PlainAt::new(at, segments);
                 let plain = plain.with_context(|| format!("cannot decrypt {label}"))?;
-                self.by_position(Arc::new(plain), format, &label)?
+                self.by_position(Arc::new(plain), format, &label, Key::Spent)?
             };
             return Ok(Opened {
                 rows,
@@ -104,14 +100,32 @@ impl Opening<'_> {
             });
         }
         let format = head(&*at).with_context(|| format!("cannot read {label}"))?;
-        if format.needs_random_access() && !self.in_order {
+        if format.needs_random_access() {
+            self.check_bare(format, &label)?;
             return Ok(Opened {
-                rows: self.by_position(at, format, &label)?,
-                encrypted: self.open.key.is_some() || !self.parquet.column_key.is_empty(),
+                rows: self.by_position(at, format, &label, Key::OfTheFooter)?,
+                // A plain file is refused when one of these was given.
+                encrypted: self.open.key.is_some() || self.parquet.names_keys(),
                 warnings: Vec::new(),
             });
         }
         self.stream(source, &name)
+    }
+
+    /// Checks that nothing asked for a decryption that a file of columns without a cipherfile around it does not have.
+    fn check_bare(&self, format: Format, label: &str) -> anyhow::Result<()> {
+        if self.open.identity.is_some() {
+            bail!("{label} was not encrypted to a recipient: leave --identity out");
+        }
+        if self.open.openssl_cipher.is_some() && !self.open.also_protected_forms {
+            bail!("{label} was not made by `openssl enc`: it does not start with \"Salted__\"");
+        }
+        if format != Format::Parquet && self.open.key.is_some() {
+            bail!(
+                "{label} is not encrypted, but a key was given; leave --key out to read it as it is"
+            );
+        }
+        Ok(())
     }
 
     /// Of what is read from front to back, or is in a form that is.
@@ -140,7 +154,7 @@ impl Opening<'_> {
                     MOST_IN_MEMORY >> 20
                 );
             }
-            self.by_position(Arc::new(Bytes::from(bytes)), format, &label)?
+            self.by_position(Arc::new(Bytes::from(bytes)), format, &label, Key::Spent)?
         } else {
             Rows::Stream(decompressed(stream, format)?)
         };
@@ -156,13 +170,14 @@ impl Opening<'_> {
         at: Arc<dyn ReadAt>,
         format: Format,
         label: &str,
+        key: Key,
     ) -> anyhow::Result<Rows> {
         if !format.needs_random_access() {
             let reader = Box::new(Reader::new(at));
             return Ok(Rows::Stream(decompressed(reader, format)?));
         }
         let size = at.size();
-        let keys = self.parquet_keys()?;
+        let keys = self.parquet_keys(key)?;
         let input = ColumnsInput::open(format, at, self.preprocessing, self.key_column, &keys);
         let input = input.with_context(|| label.to_owned())?;
         Ok(Rows::Columns {
@@ -171,7 +186,7 @@ impl Opening<'_> {
         })
     }
 
-    fn parquet_keys(&self) -> anyhow::Result<ParquetKeys> {
+    fn parquet_keys(&self, key: Key) -> anyhow::Result<ParquetKeys> {
         let mut columns = BTreeMap::new();
         for given in &self.parquet.column_key {
             let Some((column, source)) = given.split_once('=') else {
@@ -182,9 +197,8 @@ impl Opening<'_> {
             let source: KeySource = source.parse().map_err(anyhow::Error::msg)?;
             columns.insert(column.to_owned(), self.guest.bytes(&source)?);
         }
-        // The key of a cipherfile around the Parquet file is not one of the file's own.
-        let footer = match &self.open.key {
-            Some(key) if self.open.openssl_cipher.is_none() => Some(self.guest.bytes(key)?),
+        let footer = match (key, &self.open.key) {
+            (Key::OfTheFooter, Some(key)) => Some(self.guest.bytes(key)?),
             _ => None,
         };
         let named = self.parquet.keys_named_below.as_ref().map(|below| {
@@ -208,6 +222,21 @@ impl Opening<'_> {
                 PlainColumns::Refuse
             },
         })
+    }
+}
+
+/// What `--key` opens.
+#[derive(Clone, Copy)]
+enum Key {
+    /// The footer of the Parquet file.
+    OfTheFooter,
+    /// The cipherfile around the file of columns, if anything: it is not one of the file's own.
+    Spent,
+}
+
+impl ParquetArgs {
+    fn names_keys(&self) -> bool {
+        !self.column_key.is_empty() || self.keys_named_below.is_some()
     }
 }
 

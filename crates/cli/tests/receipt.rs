@@ -256,6 +256,7 @@ fn changed_receipt_or_file_is_verified() {
     changed_envelope(&house);
     changed_files(&house);
     changed_statement(&house);
+    several_files(&house);
     machine_of_somebody_else(&house);
     house.stop();
 }
@@ -508,6 +509,57 @@ fn changed_statement(house: &House) {
         statement.predicate.model.digest = format!("sha256:{}", "0".repeat(64));
     });
     assert_eq!(check, "Model");
+}
+
+/// Files of several forms in one job, of more segments than one: each has its digest.
+fn several_files(house: &House) {
+    let place = &house.place;
+    place.write("many.csv", transactions(60_000));
+    place.ok(&["encrypt", "many.csv", "--key", "data.key"]);
+    let args = [
+        "score",
+        "data.csv.enc",
+        "many.csv.enc",
+        "--key",
+        DATASET_KEY,
+    ];
+    let to = ["--results", "both.enc", "--results-to", OWNER_KEY];
+    let receipt = ["--receipt", "both.json", "--guest", &house.socket];
+    place.ok(&[&args[..], &to, &receipt].concat());
+    let inputs = house.read("both.json").statement.predicate.inputs;
+    let names: Vec<&str> = inputs.iter().map(|input| &*input.name).collect();
+    assert_eq!(names, ["data.csv.enc", "many.csv.enc"]);
+    let size = place.read("many.csv.enc").len() as u64;
+    assert_eq!(inputs[1].bytes, size);
+    assert!(size > 2 << 20, "{size}");
+    let verify = |inputs: &[&str]| {
+        let base = [
+            "--json",
+            "verify",
+            "receipt",
+            "both.json",
+            "--development-root",
+            "root",
+        ];
+        let rest = [
+            "--result",
+            "both.enc",
+            "--initdata",
+            "initdata.toml",
+            "--broker-key",
+            "broker/token.crt",
+        ];
+        let less = ["--allow-skipped", "Model,Releases"];
+        let inputs: Vec<&str> = inputs.iter().flat_map(|input| ["--input", input]).collect();
+        document(&place.run(&[&base[..], &rest, &less, &inputs].concat()))
+    };
+    assert_eq!(
+        verify(&["data.csv.enc", "many.csv.enc"])["verdict"],
+        "verified"
+    );
+    assert_eq!(verify(&["many.csv.enc"])["verdict"], "incomplete");
+    let swapped = verify(&["data.csv.enc=many.csv.enc", "many.csv.enc=data.csv.enc"]);
+    assert_eq!(failing(&swapped).0, "Inputs");
 }
 
 fn machine_of_somebody_else(house: &House) {

@@ -309,7 +309,7 @@ impl Files<'_> {
     /// Has what is read from storage hashed, where a receipt is to name it.
     fn hashed(&mut self, source: Source) -> Source {
         match &mut self.receipting {
-            Some(receipting) => receipting.input(source, self.args.open.identity.is_some()),
+            Some(receipting) => receipting.input(source),
             None => source,
         }
     }
@@ -325,7 +325,6 @@ impl Files<'_> {
             guest,
             preprocessing: self.bundle.preprocessing(),
             key_column: self.options.key_column.as_deref(),
-            in_order: self.args.receipt.is_some(),
         };
         let opened = opening.rows(source, path)?;
         for warning in &opened.warnings {

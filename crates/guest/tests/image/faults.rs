@@ -79,8 +79,8 @@ async fn login_is_given_where_it_is_asked_for() {
 
 type Shared<T> = Arc<Mutex<Vec<T>>>;
 
-/// What is held back, and until when.
-type Held = Arc<Mutex<Option<(String, Arc<Semaphore>)>>>;
+/// A digest, and what lets its blob come.
+type Held = (String, Arc<Semaphore>);
 
 /// A registry that hands out tokens, sends layers elsewhere, and breaks the first connection in the middle.
 #[derive(Clone, Default)]
@@ -94,7 +94,7 @@ struct Fake {
     /// Where tokens are to be had, if not here.
     realm: Arc<Mutex<Option<String>>>,
     /// A layer that does not come before this many permits are there.
-    held: Held,
+    held: Arc<Mutex<Option<Held>>>,
 }
 
 impl Fake {

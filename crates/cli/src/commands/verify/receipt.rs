@@ -545,7 +545,7 @@ fn digest_of(path: &Path) -> anyhow::Result<Digest> {
     let (mut reader, digest) = Digesting::new(files::open(path)?);
     let read = std::io::copy(&mut reader, &mut std::io::sink());
     read.with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(digest.finish()?)
+    digest.finish()?.context("it was not read")
 }
 
 /// What a receipt says, for people. Only after its signature holds.
