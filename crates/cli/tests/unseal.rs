@@ -124,21 +124,8 @@ impl World {
     /// Everything in memory that an application or a thief could read.
     fn plaintext(&self) -> Vec<String> {
         let mut files = self.files();
-        // While the mirror of a single file is kept, an empty lock says so.
-        let is_lock = |name: &str| {
-            let length = self.memory.path().join(name).metadata().unwrap().len();
-            name.contains("..unsealing-file-") && length == 0
-        };
-        files.retain(|name| !is_lock(name));
-        files
-    }
-
-    /// What lies there at all, but for folders.
-    fn files(&self) -> Vec<String> {
-        let mut listing = support::listing(self.memory.path());
-        listing.retain(|name| !self.memory.path().join(name).is_dir());
         // The lock of a single file holds the numbers of files, and nothing of what is in them.
-        listing.retain(|name| match name.starts_with("..unsealing-file-") {
+        files.retain(|name| match name.starts_with("..unsealing-file-") {
             true => {
                 let held = fs::read(self.memory.path().join(name)).unwrap();
                 let plain = |byte: &u8| byte.is_ascii_digit() || b":.\n".contains(byte);
@@ -147,6 +134,13 @@ impl World {
             }
             false => true,
         });
+        files
+    }
+
+    /// What lies there at all, but for folders.
+    fn files(&self) -> Vec<String> {
+        let mut listing = support::listing(self.memory.path());
+        listing.retain(|name| !self.memory.path().join(name).is_dir());
         listing
     }
 }
