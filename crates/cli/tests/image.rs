@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use strongroom_testkit::fixtures::peer;
+use strongroom_testkit::fixtures::{peer, skip};
 use strongroom_testkit::process::{Program, Running};
 use strongroom_testkit::registry::{Admission, Registry};
 use strongroom_wire::image::digest::Digest;
@@ -287,6 +287,10 @@ fn skopeo_finds_no_key_provider_here() {
     for (tag, key) in [("file", &by_file), ("broker", &by_broker)] {
         let name = format!("docker://{}", world.image(&format!("app:{tag}")));
         let encrypted = copy(&["--encryption-key", key, "oci:layout", &name]);
+        if printed(&encrypted).contains("Provided protocol not recognized") {
+            skip("this skopeo is built with an ocicrypt before 1.1, which knows no key providers");
+            return;
+        }
         assert!(encrypted.status.success(), "{}", printed(&encrypted));
         let opened = format!("oci:opened-{tag}");
         let decrypted = copy(&[

@@ -532,6 +532,8 @@ mod tests {
             pull.proxies,
             pull.cache,
             pull.concurrency,
+            pull.limits.bytes,
+            pull.placement,
             pull.devices == Devices::Allow,
             pull.sha1 == Sha1::InsecureAccept,
         );
@@ -762,6 +764,12 @@ mod tests {
             "insecure_sha1_signatures = true",
         ),
         ("image.allow_devices", "[image]\n", "allow_devices = true"),
+        (
+            "image.insecure_any_filesystem",
+            "[image]\n",
+            "insecure_any_filesystem = true",
+        ),
+        ("image.max_image_size", "[image]\n", "max_image_size = 4096"),
     ];
 
     #[test]
