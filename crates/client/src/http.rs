@@ -166,12 +166,14 @@ impl Endpoint {
     }
 
     /// Asks for the address itself, whatever the answer: whether somebody is there who proves to be whom it names. What is
-    /// answered is not read.
+    /// answered is not read. `query` may hold a signature, which is in no error.
     ///
     /// # Errors
     /// [`ClientError::Unreachable`], [`ClientError::UntrustedPeer`].
-    pub async fn probe(&self) -> Result<Probed, ClientError> {
-        let asked = self.client.get(self.base.clone()).send().await;
+    pub async fn probe(&self, query: Option<&str>) -> Result<Probed, ClientError> {
+        let mut address = self.base.clone();
+        address.set_query(query);
+        let asked = self.client.get(address).send().await;
         let answer = asked.map_err(|error| self.failure(&error))?;
         let date = answer.headers().get(reqwest::header::DATE);
         let date = date.and_then(|date| date.to_str().ok());

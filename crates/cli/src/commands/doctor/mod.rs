@@ -281,7 +281,7 @@ impl Walk {
                 };
                 match Endpoint::new(&url, options) {
                     Err(error) => Err(error.to_string()),
-                    Ok(endpoint) => Ok((url, endpoint.probe().await)),
+                    Ok(endpoint) => Ok((url, endpoint.probe(None).await)),
                 }
             }
         };

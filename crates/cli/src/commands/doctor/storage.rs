@@ -53,12 +53,16 @@ impl Walk {
             timeout: PATIENCE,
             ..EndpointOptions::default()
         };
-        let probed = match Endpoint::new(named, options) {
-            Ok(endpoint) => endpoint.probe().await,
+        // A signature in the address must not be printed.
+        let address = named.split('#').next().unwrap_or(named);
+        let (shown, query) = match address.split_once('?') {
+            Some((shown, query)) => (shown, Some(query)),
+            None => (address, None),
+        };
+        let probed = match Endpoint::new(shown, options) {
+            Ok(endpoint) => endpoint.probe(query).await,
             Err(error) => Err(error),
         };
-        // A signature in the address must not be printed.
-        let shown = named.split(['?', '#']).next().unwrap_or(named);
         let status = match probed {
             Ok(answer) => answer.status,
             Err(error) => {
