@@ -144,7 +144,7 @@ impl<'a> InitdataMark<'a> {
 
     /// Leaves it. A user who may use the TPM and not this folder leaves none.
     pub(crate) fn leave(&self, digest: &[u8]) -> Result<(), BindingError> {
-        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        let folder = self.path.parent().unwrap_or_else(|| Path::new("/"));
         let written = std::fs::create_dir_all(folder).and_then(|()| {
             let beside = self.path.with_extension("new");
             std::fs::write(&beside, hex::encode(digest))?;

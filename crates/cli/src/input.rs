@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use strongroom_cipherfile::tink_stream::Segments;
 use strongroom_cipherfile::{Format, openssl_enc, sealed, tink_stream};
+use strongroom_scoring::detect as data_set;
 use strongroom_scoring::storage::{ReadAt, Reader};
 
 use crate::files;
@@ -130,7 +131,12 @@ impl OpenArgs {
             .take(length)
             .read_to_end(&mut head)
             .with_context(|| format!("cannot read {label}"))?;
-        let format = Format::detect(&head);
+        let format = match Format::detect(&head) {
+            // A file of zstd begins with the byte that a Tink stream begins with. Without a key it is what its next three
+            // bytes say, too.
+            Format::Tink if self.key.is_none() && is_zstd(&head) => Format::Unknown,
+            format => format,
+        };
         let stream: Chain<Cursor<Vec<u8>>, Box<dyn Read + Send>> = Cursor::new(head).chain(source);
         let name = self.name.as_deref().unwrap_or(default_name).as_bytes();
         let mut warnings = Vec::new();
@@ -184,6 +190,10 @@ impl OpenArgs {
             warnings,
         })
     }
+}
+
+fn is_zstd(head: &[u8]) -> bool {
+    data_set::Format::detect(head) == data_set::Format::Zstd
 }
 
 /// The name that a file is bound to: its base name, without `.enc`.

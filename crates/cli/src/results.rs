@@ -148,10 +148,13 @@ impl ResultsArgs {
             encryption,
         };
         let form = match (self.results_format, &for_whom) {
-            (FormatArg::Jsonl, _) => Form::Lines(place.sealed(target, &for_whom)?),
+            (FormatArg::Jsonl, _) => Form::Lines(Box::new(place.sealed(target, &for_whom)?)),
             (FormatArg::Csv, _) => {
                 let sealed = place.sealed(target, &for_whom)?;
-                Form::Table(TableConverter::new(sealed, table(TableFormat::Csv, None)))
+                Form::Table(Box::new(TableConverter::new(
+                    sealed,
+                    table(TableFormat::Csv, None),
+                )))
             }
             (FormatArg::Parquet, ForWhom::Key(key, name)) => {
                 let encryption = TableKey {
@@ -161,14 +164,14 @@ impl ResultsArgs {
                 };
                 let output = Sealed::ByItself(place.output(target)?);
                 let options = table(TableFormat::Parquet, Some(encryption));
-                Form::Table(TableConverter::new(output, options))
+                Form::Table(Box::new(TableConverter::new(output, options)))
             }
             (FormatArg::Parquet, ForWhom::Recipient(_)) => {
                 let sealed = place.sealed(target, &for_whom)?;
-                Form::Table(TableConverter::new(
+                Form::Table(Box::new(TableConverter::new(
                     sealed,
                     table(TableFormat::Parquet, None),
-                ))
+                )))
             }
         };
         Ok(Some(ResultsFile { form, manifest }))
@@ -245,8 +248,8 @@ pub(crate) struct ResultsFile {
 }
 
 enum Form {
-    Lines(Sealed),
-    Table(TableConverter<Sealed>),
+    Lines(Box<Sealed>),
+    Table(Box<TableConverter<Sealed>>),
 }
 
 impl ResultsFile {
@@ -254,7 +257,7 @@ impl ResultsFile {
     pub(crate) fn finish(self) -> anyhow::Result<Written> {
         const WRITE: &str = "cannot write the results";
         let (sealed, manifest) = match self.form {
-            Form::Lines(sealed) => (sealed, None),
+            Form::Lines(sealed) => (*sealed, None),
             Form::Table(table) => {
                 let (sealed, manifest) = table.finish().context(WRITE)?;
                 (sealed, Some(manifest))

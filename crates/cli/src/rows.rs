@@ -63,7 +63,7 @@ pub(crate) enum Rows {
         segments: Segments,
     },
     /// Parquet or Arrow, of so many bytes.
-    Columns { input: ColumnsInput, size: u64 },
+    Columns { input: Box<ColumnsInput>, size: u64 },
 }
 
 /// What is opened, and for which columns.
@@ -84,14 +84,14 @@ impl Opening<'_> {
         };
         let label = source.label.clone();
         if let Some(segments) = self.open.segments(&at, &label, &name, self.guest)? {
-            let format = first_segment(&*at, &segments)
-                .with_context(|| format!("cannot decrypt {label}"))?;
+            let first = FirstSegment::read(at, &segments);
+            let (at, format) = first.with_context(|| format!("cannot decrypt {label}"))?;
             let rows = if format == Format::Csv {
                 Rows::Segments { at, segments }
             } else {
                 let plain = PlainAt::new(at, segments);
                 let plain = plain.with_context(|| format!("cannot decrypt {label}"))?;
-                self.by_position(Arc::new(plain), format, &label)?
+                self.by_position(Arc::new(plain), format, &label, Key::Spent)?
             };
             return Ok(Opened {
                 rows,
@@ -101,13 +101,31 @@ impl Opening<'_> {
         }
         let format = head(&*at).with_context(|| format!("cannot read {label}"))?;
         if format.needs_random_access() {
+            self.check_bare(format, &label)?;
             return Ok(Opened {
-                rows: self.by_position(at, format, &label)?,
-                encrypted: self.open.key.is_some() || !self.parquet.column_key.is_empty(),
+                rows: self.by_position(at, format, &label, Key::OfTheFooter)?,
+                // A plain file is refused when one of these was given.
+                encrypted: self.open.key.is_some() || self.parquet.names_keys(),
                 warnings: Vec::new(),
             });
         }
         self.stream(source, &name)
+    }
+
+    /// Checks that nothing asked for a decryption that a file of columns without a cipherfile around it does not have.
+    fn check_bare(&self, format: Format, label: &str) -> anyhow::Result<()> {
+        if self.open.identity.is_some() {
+            bail!("{label} was not encrypted to a recipient: leave --identity out");
+        }
+        if self.open.openssl_cipher.is_some() && !self.open.also_protected_forms {
+            bail!("{label} was not made by `openssl enc`: it does not start with \"Salted__\"");
+        }
+        if format != Format::Parquet && self.open.key.is_some() {
+            bail!(
+                "{label} is not encrypted, but a key was given; leave --key out to read it as it is"
+            );
+        }
+        Ok(())
     }
 
     /// Of what is read from front to back, or is in a form that is.
@@ -136,7 +154,7 @@ impl Opening<'_> {
                     MOST_IN_MEMORY >> 20
                 );
             }
-            self.by_position(Arc::new(Bytes::from(bytes)), format, &label)?
+            self.by_position(Arc::new(Bytes::from(bytes)), format, &label, Key::Spent)?
         } else {
             Rows::Stream(decompressed(stream, format)?)
         };
@@ -152,19 +170,23 @@ impl Opening<'_> {
         at: Arc<dyn ReadAt>,
         format: Format,
         label: &str,
+        key: Key,
     ) -> anyhow::Result<Rows> {
         if !format.needs_random_access() {
             let reader = Box::new(Reader::new(at));
             return Ok(Rows::Stream(decompressed(reader, format)?));
         }
         let size = at.size();
-        let keys = self.parquet_keys()?;
+        let keys = self.parquet_keys(key)?;
         let input = ColumnsInput::open(format, at, self.preprocessing, self.key_column, &keys);
         let input = input.with_context(|| label.to_owned())?;
-        Ok(Rows::Columns { input, size })
+        Ok(Rows::Columns {
+            input: Box::new(input),
+            size,
+        })
     }
 
-    fn parquet_keys(&self) -> anyhow::Result<ParquetKeys> {
+    fn parquet_keys(&self, key: Key) -> anyhow::Result<ParquetKeys> {
         let mut columns = BTreeMap::new();
         for given in &self.parquet.column_key {
             let Some((column, source)) = given.split_once('=') else {
@@ -175,9 +197,8 @@ impl Opening<'_> {
             let source: KeySource = source.parse().map_err(anyhow::Error::msg)?;
             columns.insert(column.to_owned(), self.guest.bytes(&source)?);
         }
-        // The key of a cipherfile around the Parquet file is not one of the file's own.
-        let footer = match &self.open.key {
-            Some(key) if self.open.openssl_cipher.is_none() => Some(self.guest.bytes(key)?),
+        let footer = match (key, &self.open.key) {
+            (Key::OfTheFooter, Some(key)) => Some(self.guest.bytes(key)?),
             _ => None,
         };
         let named = self.parquet.keys_named_below.as_ref().map(|below| {
@@ -201,6 +222,21 @@ impl Opening<'_> {
                 PlainColumns::Refuse
             },
         })
+    }
+}
+
+/// What `--key` opens.
+#[derive(Clone, Copy)]
+enum Key {
+    /// The footer of the Parquet file.
+    OfTheFooter,
+    /// The cipherfile around the file of columns, if anything: it is not one of the file's own.
+    Spent,
+}
+
+impl ParquetArgs {
+    fn names_keys(&self) -> bool {
+        !self.column_key.is_empty() || self.keys_named_below.is_some()
     }
 }
 
@@ -231,12 +267,48 @@ impl NamedKeys for KeysBelow {
 /// What a data set that does not come by position may have in memory.
 const MOST_IN_MEMORY: u64 = 512 << 20;
 
-/// The format of what the first segment holds.
-fn first_segment(at: &dyn ReadAt, segments: &Segments) -> anyhow::Result<Format> {
-    let place = segments.ciphertext_range(0);
-    let mut segment = Zeroizing::new(vec![0; usize::try_from(place.end - place.start)?]);
-    at.read_at(place.start, &mut segment)?;
-    Ok(Format::detect(segments.open_in_place(0, &mut segment)?))
+/// A cipherfile of which the first segment was read for its format, and is not read again.
+struct FirstSegment {
+    file: Arc<dyn ReadAt>,
+    begin: u64,
+    bytes: Vec<u8>,
+}
+
+impl FirstSegment {
+    fn read(
+        file: Arc<dyn ReadAt>,
+        segments: &Segments,
+    ) -> anyhow::Result<(Arc<dyn ReadAt>, Format)> {
+        let place = segments.ciphertext_range(0);
+        let mut bytes = vec![0; usize::try_from(place.end - place.start)?];
+        file.read_at(place.start, &mut bytes)?;
+        let mut opened = Zeroizing::new(bytes.clone());
+        let format = Format::detect(segments.open_in_place(0, &mut opened)?);
+        let first = Self {
+            file,
+            begin: place.start,
+            bytes,
+        };
+        Ok((Arc::new(first), format))
+    }
+}
+
+impl ReadAt for FirstSegment {
+    fn size(&self) -> u64 {
+        self.file.size()
+    }
+
+    fn version(&self) -> Option<&str> {
+        self.file.version()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        if offset == self.begin && buffer.len() == self.bytes.len() {
+            buffer.copy_from_slice(&self.bytes);
+            return Ok(());
+        }
+        self.file.read_at(offset, buffer)
+    }
 }
 
 fn head(at: &dyn ReadAt) -> std::io::Result<Format> {

@@ -663,7 +663,7 @@ fn init_data_that_nothing_vouches_for_is_shown_as_measured() {
     let digest = config.initdata.as_ref().unwrap().digest();
     let info = |config: AgentConfig| {
         let guest = Guest::start(Agent::new(config).unwrap(), ServeOptions::default());
-        serde_json::from_slice::<serde_json::Value>(&guest.get("/info").body).unwrap()
+        serde_json::from_slice::<Value>(&guest.get("/info").body).unwrap()
     };
     let shown = info(config.clone());
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -135,7 +135,7 @@ mod tests {
     use strongroom_cipherfile::tink_stream::{Encryptor, SEGMENT_SIZE};
 
     use super::*;
-    use crate::read_at::Sequential;
+    use crate::storage::Reader;
 
     const NAME: &[u8] = b"rows.parquet";
 
@@ -188,9 +188,7 @@ mod tests {
             let text = plaintext(length);
             let plain = opened(sealed(&text)).unwrap();
             let mut read = Vec::new();
-            Sequential::new(Arc::new(plain))
-                .read_to_end(&mut read)
-                .unwrap();
+            Reader::new(Arc::new(plain)).read_to_end(&mut read).unwrap();
             assert!(read == text, "{length}");
         }
     }

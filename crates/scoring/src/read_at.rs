@@ -1,7 +1,6 @@
 //! Bytes that can be read at any place: a file, an object in a store, a buffer.
 
-use std::io::{self, Read};
-use std::sync::Arc;
+use std::io;
 
 use bytes::Bytes;
 
@@ -44,32 +43,6 @@ impl ReadAt for Bytes {
     }
 }
 
-/// Reads a [`ReadAt`] from its beginning to its end.
-pub struct Sequential {
-    source: Arc<dyn ReadAt>,
-    position: u64,
-}
-
-impl Sequential {
-    /// At the beginning of the source.
-    pub fn new(source: Arc<dyn ReadAt>) -> Self {
-        Self {
-            source,
-            position: 0,
-        }
-    }
-}
-
-impl Read for Sequential {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.source.size().saturating_sub(self.position);
-        let count = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
-        self.source.read_at(self.position, &mut buffer[..count])?;
-        self.position += count as u64;
-        Ok(count)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,14 +57,5 @@ mod tests {
             let error = source.read_at(offset, &mut buffer).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{offset}");
         }
-    }
-
-    #[test]
-    fn last_bytes_are_lost_to_a_sequential_reader() {
-        let text: Vec<u8> = (0..=255).collect();
-        let mut reader = Sequential::new(Arc::new(Bytes::from(text.clone())));
-        let mut read = Vec::new();
-        reader.read_to_end(&mut read).unwrap();
-        assert_eq!(read, text);
     }
 }

@@ -60,7 +60,7 @@ pub(crate) enum Command {
     Guest(guest::Args),
     Attest(attest::Args),
     Get(get::Args),
-    Score(score::Args),
+    Score(Box<score::Args>),
     Report(Box<report::Args>),
 
     Verify(verify::Args),

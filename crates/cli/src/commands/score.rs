@@ -336,7 +336,7 @@ impl Files<'_> {
         let mut before = None;
         let mut show = |progress: Progress| {
             // The bar is this file's, and the job counts bytes of all.
-            let before = *before.get_or_insert(progress.bytes.saturating_sub(PART));
+            let before = *before.get_or_insert_with(|| progress.bytes.saturating_sub(PART));
             bar.set_position(progress.bytes - before);
             bar.set_message(format!("{} rows", thousands(progress.rows)));
         };

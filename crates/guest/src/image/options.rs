@@ -263,7 +263,9 @@ impl PullOptions {
                 false => Placement::MemoryOnly,
             },
             limits: Limits {
-                bytes: image.max_image_size.unwrap_or(Limits::default().bytes),
+                bytes: image
+                    .max_image_size
+                    .unwrap_or_else(|| Limits::default().bytes),
                 ..Limits::default()
             },
             sha1: match image.insecure_sha1_signatures {

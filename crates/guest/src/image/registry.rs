@@ -745,7 +745,7 @@ fn may_lead(from: &Url, peer: Option<SocketAddr>, to: &Url) -> Result<(), &'stat
         return Err("this machine itself");
     }
     let from_inside = literal(from)
-        .or(peer.map(|peer| peer.ip()))
+        .or_else(|| peer.map(|peer| peer.ip()))
         .is_some_and(|address| is_private(address) || is_here(address));
     match literal(to).is_some_and(is_private) && !from_inside {
         true => Err("an address of a private network, which it is not in itself"),

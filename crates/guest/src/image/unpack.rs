@@ -15,8 +15,8 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid,
-    XattrFlags,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, StatVfs, Timespec, Timestamps,
+    Uid, XattrFlags,
 };
 use rustix::io::Errno;
 
@@ -45,17 +45,23 @@ impl Limits {
     /// No more than could fit into a folder: twice the room there, since what a later layer replaces counts too. It bounds
     /// the memory that an image's mere names take.
     pub(crate) fn within(self, folder: &Path) -> std::io::Result<Self> {
-        let free = rustix::fs::statvfs(folder)?;
-        let bytes = free.f_bavail.saturating_mul(free.f_frsize);
+        Ok(self.within_free(&rustix::fs::statvfs(folder)?))
+    }
+
+    fn within_free(self, free: &StatVfs) -> Self {
+        // No blocks at all: a tmpfs without a size, or ramfs. No inodes: they are made as they are needed.
+        let bytes = match free.f_blocks {
+            0 => u64::MAX,
+            _ => free.f_bavail.saturating_mul(free.f_frsize),
+        };
         let entries = match free.f_files {
-            // A file system that makes them as it needs them.
             0 => u64::MAX,
             _ => free.f_favail,
         };
-        Ok(Self {
+        Self {
             bytes: self.bytes.min(bytes.saturating_mul(2)),
             entries: self.entries.min(entries.saturating_mul(2)),
-        })
+        }
     }
 }
 
@@ -796,6 +802,15 @@ mod tests {
         let free = rustix::fs::statvfs(folder.path()).unwrap();
         assert!(limits.bytes <= Limits::default().bytes);
         assert!(limits.bytes / 4 <= free.f_bavail.saturating_mul(free.f_frsize));
+        // A memory file system without a size has no blocks, and all the room there is.
+        let mut endless = free;
+        (
+            endless.f_blocks,
+            endless.f_bavail,
+            endless.f_files,
+            endless.f_favail,
+        ) = (0, 0, 0, 0);
+        assert_eq!(Limits::default().within_free(&endless), Limits::default());
         let none = Limits {
             bytes: 7,
             entries: 7,

@@ -79,6 +79,9 @@ async fn login_is_given_where_it_is_asked_for() {
 
 type Shared<T> = Arc<Mutex<Vec<T>>>;
 
+/// A digest, and what lets its blob come.
+type Held = (String, Arc<Semaphore>);
+
 /// A registry that hands out tokens, sends layers elsewhere, and breaks the first connection in the middle.
 #[derive(Clone, Default)]
 struct Fake {
@@ -91,7 +94,7 @@ struct Fake {
     /// Where tokens are to be had, if not here.
     realm: Arc<Mutex<Option<String>>>,
     /// A layer that does not come before this many permits are there.
-    held: Arc<Mutex<Option<(String, Arc<Semaphore>)>>>,
+    held: Arc<Mutex<Option<Held>>>,
 }
 
 impl Fake {
@@ -105,6 +108,12 @@ impl Fake {
 }
 
 async fn answer(State(fake): State<Fake>, request: Request) -> Response {
+    let held = fake.held.lock().unwrap().clone();
+    let wanted = format!("/elsewhere/{}", held.as_ref().map_or("", |(held, _)| held));
+    if let Some((_, release)) = held.filter(|_| request.uri().path() == wanted) {
+        fake.seen.lock().unwrap().push((wanted, None));
+        release.acquire().await.unwrap().forget();
+    }
     let header = |name: &str| {
         request
             .headers()
@@ -126,10 +135,6 @@ async fn answer(State(fake): State<Fake>, request: Request) -> Response {
         return json!({ "token": "a-token" }).to_string().into_response();
     }
     if let Some(digest) = path.strip_prefix("/elsewhere/") {
-        let held = fake.held.lock().unwrap().clone();
-        if let Some((_, release)) = held.filter(|(held, _)| held == digest) {
-            release.acquire().await.unwrap().forget();
-        }
         let files = fake.files.lock().unwrap();
         let Some((_, bytes)) = files.iter().find(|(name, _)| name.ends_with(digest)) else {
             return StatusCode::NOT_FOUND.into_response();

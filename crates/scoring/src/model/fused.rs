@@ -358,7 +358,7 @@ impl Folded {
 }
 
 /// The most multiplications that are spent on making two layers one.
-const MAX_FOLDING: usize = 1 << 22;
+const MAX_FOLDING: usize = 1 << 16;
 
 /// Folds operations into as few layers as can be.
 fn fold(operations: Vec<Operation>, inputs: usize) -> Result<Vec<Layer>, String> {

@@ -449,7 +449,7 @@ mod tests {
             bytes: 7,
             model_digest: format!("sha256:{}", "ab".repeat(32)),
             rows_outside_training_range: None,
-            outside_training_range: std::collections::BTreeMap::new(),
+            outside_training_range: BTreeMap::new(),
         }
     }
 

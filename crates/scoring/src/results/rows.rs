@@ -17,7 +17,8 @@ use super::manifest::Manifest;
 use super::table::{TableDigest, TableFormat, shown_digest};
 use super::{FileLine, InputSummary, Line, ResultRow, ResultsError, Summary};
 use crate::columns::{ColumnsError, ParquetFile, ParquetKeys};
-use crate::read_at::{ReadAt, Sequential};
+use crate::read_at::ReadAt;
+use crate::storage::Reader;
 
 /// A table in the order of a file of JSON lines: rows, the end of each file, the summary.
 pub(super) struct TableLines<R> {
@@ -202,7 +203,7 @@ impl ParquetRows {
     ) -> Result<Self, ResultsError> {
         check_format(manifest, TableFormat::Parquet)?;
         let mut whole = Digesting {
-            inner: Sequential::new(Arc::clone(&source)),
+            inner: Reader::new(Arc::clone(&source)),
             digest: digest::Context::new(&digest::SHA256),
             bytes: 0,
         };

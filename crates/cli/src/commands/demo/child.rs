@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cleanup;
 
@@ -83,10 +83,17 @@ pub(crate) fn run(name: &str, args: &[&str], logs: &Path) -> anyhow::Result<Valu
     cleanup::ended(&child);
     let document: Value = serde_json::from_str(&text).unwrap_or_default();
     if !status.success() {
+        // A verification's reasons are its steps.
+        let steps = document["steps"].as_array().into_iter().flatten();
+        let failed: Vec<&Value> = steps.filter(|step| step["outcome"] != "PASS").collect();
         bail!(
             "{name} failed: {}; {}",
             document["error"].as_str().unwrap_or("no reason given"),
-            document["causes"]
+            if failed.is_empty() {
+                document["causes"].clone()
+            } else {
+                json!(failed)
+            }
         );
     }
     Ok(document)

@@ -215,7 +215,7 @@ const CREATE_REFUSED: &str = "default CreateContainerRequest := false";
 const CREATE_ALLOWED: &str = "default CreateContainerRequest := true";
 /// Where the guest unpacks an image itself; a root file system among the shared files would be the host's.
 const ROOT: &str = "^/run/kata-containers/[a-z0-9]{64}/rootfs$";
-const COPIED: &str = "^/run/kata-containers/shared/containers/(passthrough/|watchable/)?[a-z0-9]{64}-[a-z0-9]{16}-[^/]+(/|$)";
+const COPIED: &str = "^/run/kata-containers/shared/containers/(passthrough/)?(watchable/)?[a-z0-9]{64}-[a-z0-9]{16}-[^/]+(/|$)";
 const LOCAL: &str = "^/run/kata-containers/(shared/containers/(passthrough/)?|sandbox/)?[a-z0-9]{64}/rootfs/local/[^/]+$";
 const EPHEMERAL: &str =
     "^/run/kata-containers/sandbox/(shm|ephemeral/[^/]+|storage/[A-Za-z0-9_=-]+)$";

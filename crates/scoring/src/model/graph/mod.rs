@@ -212,6 +212,9 @@ const MAX_WIDTH: usize = 4096;
 /// Of all values together: what one row may take in memory, in numbers.
 const MAX_TOTAL_WIDTH: usize = 32 * 1024;
 
+/// Of all dense layers together, in numbers. A weight counts each time it is used: a file could name one in all its layers.
+const MAX_TOTAL_WEIGHTS: usize = 1 << 24;
+
 /// What a name in the graph stands for.
 enum Known {
     Weight(Weight),
@@ -233,6 +236,7 @@ struct Values<'a> {
     inputs: Vec<Input>,
     steps: Vec<Step>,
     total_width: usize,
+    total_weights: usize,
 }
 
 impl<'a> Values<'a> {
@@ -248,6 +252,7 @@ impl<'a> Values<'a> {
             inputs: Vec::new(),
             steps: Vec::new(),
             total_width: 0,
+            total_weights: 0,
         };
         for (name, weight) in values.initializers.clone() {
             if needed.names.contains(name) {
@@ -309,6 +314,14 @@ impl<'a> Values<'a> {
             return Err(format!("its output is not between 1 and {MAX_WIDTH} wide"));
         }
         self.account(width)?;
+        if let Operator::Dense { weights, .. } = &operator {
+            self.total_weights += weights.len();
+            if self.total_weights > MAX_TOTAL_WEIGHTS {
+                return Err(format!(
+                    "its layers have more than {MAX_TOTAL_WEIGHTS} weights"
+                ));
+            }
+        }
         let of = of.to_vec();
         self.steps.push(Step {
             operator,

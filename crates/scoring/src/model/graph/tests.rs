@@ -259,6 +259,27 @@ fn values_wider_than_memory() {
 }
 
 #[test]
+fn weight_used_in_every_layer() {
+    let error = graph_refusal(|graph| {
+        graph.initializer.push(weight("wide", &[5, 2000], 5 * 2000));
+        graph
+            .initializer
+            .push(weight("vast", &[2000, 2000], 2000 * 2000));
+        let mut wide = on_rows("MatMul", &["wide"], &[]);
+        wide.output = vec!["layer 0".to_owned()];
+        let mut nodes = vec![wide];
+        for at in 0..5 {
+            let mut vast = node("MatMul", &[&format!("layer {at}"), "vast"]);
+            vast.output = vec![format!("layer {}", at + 1)];
+            nodes.push(vast);
+        }
+        graph.node[0].input[0] = "layer 5".to_owned();
+        graph.node.splice(0..0, nodes);
+    });
+    assert_has(&error, "weights");
+}
+
+#[test]
 fn more_nodes_than_a_network_has() {
     let error = graph_refusal(|graph| {
         let relu = node("Relu", &["dense_3"]);
