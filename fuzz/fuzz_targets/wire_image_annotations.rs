@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
-use strongroom_wire::image::key_provider::{parse_unwrap, unwrapped};
+use strongroom_wire::image::key_provider::{WrapRequest, is_wrap, parse_unwrap, unwrapped};
 use strongroom_wire::image::layer_cipher::MacCheck;
 use strongroom_wire::image::ocicrypt::{PROVIDER, Packet, PrivateOptions, PublicOptions};
 
@@ -16,6 +16,8 @@ fuzz_target!(|bytes: &[u8]| {
         );
     }
     parse_unwrap(bytes).ok();
+    is_wrap(bytes);
+    WrapRequest::parse(bytes).ok();
     unwrapped(bytes);
     if let Ok(private) = PrivateOptions::parse(bytes) {
         let mut check = MacCheck::new(private);

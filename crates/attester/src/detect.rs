@@ -24,6 +24,31 @@ pub struct Found {
     pub devices: Vec<Probe>,
 }
 
+impl Found {
+    /// A platform that is not looked for.
+    pub(crate) fn without_probes(attester: Attester) -> Self {
+        Self {
+            attester,
+            probes: Vec::new(),
+            devices: Vec::new(),
+        }
+    }
+
+    /// What is here beside the platform and makes no evidence, in sentences for whoever starts a guest: a policy that
+    /// asks for it will deny.
+    pub fn warnings(&self) -> Vec<String> {
+        let unusable = self.devices.iter().filter_map(|probe| match &probe.outcome {
+            Outcome::Unusable { reason, .. } => Some(format!(
+                "{} is here ({}) and makes no evidence: {reason}. This machine attests without it, and a policy that asks \
+                 for it denies",
+                probe.tee, probe.path
+            )),
+            _ => None,
+        });
+        unusable.collect()
+    }
+}
+
 /// One place where a platform was looked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
@@ -97,17 +122,14 @@ pub(crate) fn detect(devices: &Devices) -> Result<Found, NoTee> {
 }
 
 /// Looks for one platform, where another one may be too.
-pub(crate) fn named(tee: Tee, devices: &Devices) -> Result<Attester, AttestError> {
+pub(crate) fn named(tee: Tee, devices: &Devices) -> Result<Found, AttestError> {
     if !SUPPORTED.contains(&tee) {
         return Err(AttestError::Unsupported(tee));
     }
-    match search(devices, Some(tee)) {
-        Ok(found) => Ok(found.attester),
-        Err(none) => Err(AttestError::NotHere {
-            tee,
-            none: Box::new(none),
-        }),
-    }
+    search(devices, Some(tee)).map_err(|none| AttestError::NotHere {
+        tee,
+        none: Box::new(none),
+    })
 }
 
 fn search(devices: &Devices, only: Option<Tee>) -> Result<Found, NoTee> {
@@ -436,6 +458,14 @@ pub struct NoTee {
     pub probes: Vec<Probe>,
 }
 
+impl NoTee {
+    /// Whether nothing was seen at any place: this is no confidential machine, as far as it can tell.
+    pub fn is_nothing_there(&self) -> bool {
+        let mut probes = self.probes.iter();
+        probes.all(|probe| matches!(probe.outcome, Outcome::Missing { .. }))
+    }
+}
+
 impl fmt::Display for NoTee {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unusable: Vec<String> = self
@@ -467,7 +497,7 @@ impl fmt::Display for NoTee {
             )?;
         }
         f.write_str(
-            "; `strongroom attest --explain` says more. For development, name a platform that proves nothing: `--platform \
+            "; the command `attest --explain` says more. For development, name a platform that proves nothing: `--platform \
              sample` (a broker refuses it unless it was told to accept sample evidence), or `--platform development` with \
              a root of yours that the broker was given",
         )
@@ -576,7 +606,8 @@ mod tests {
             ("dev/sev-guest", ""),
             ("dev/attestation/attestation_type", "dcap\n"),
         ]);
-        assert_eq!(named(Tee::Snp, &devices).unwrap().tee(), Tee::Snp);
+        let found = named(Tee::Snp, &devices).unwrap();
+        assert_eq!(found.attester.tee(), Tee::Snp);
         let error = named(Tee::Tdx, &devices).unwrap_err();
         assert!(matches!(error, AttestError::NotHere { tee: Tee::Tdx, .. }));
     }
@@ -594,6 +625,24 @@ mod tests {
         let (_root, devices) = machine(&[("sys/firmware/uv/prot_virt_guest", "0\n")]);
         let error = detect(&devices).unwrap_err();
         assert_eq!(outcome(&error.probes, Tee::Se, "uv").word(), "missing");
+    }
+
+    #[test]
+    fn gpu_that_makes_no_evidence_goes_unmentioned() {
+        // No library is at the place where this machine has it.
+        let (_root, devices) = machine(&[("dev/sev-guest", ""), ("dev/nvidiactl", "")]);
+        for found in [
+            detect(&devices).unwrap(),
+            Attester::find("snp", None, &devices).unwrap(),
+        ] {
+            let [warning] = found.warnings().try_into().unwrap();
+            assert!(
+                warning.contains("nvidia") && warning.contains("dev/nvidiactl"),
+                "{warning}"
+            );
+        }
+        let (_root, devices) = machine(&[("dev/sev-guest", "")]);
+        assert_eq!(detect(&devices).unwrap().warnings(), Vec::<String>::new());
     }
 
     #[test]

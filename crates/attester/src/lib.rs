@@ -83,6 +83,18 @@ impl Attester {
         name: &str,
         development_root: Option<&Path>,
     ) -> Result<Self, AttestError> {
+        Self::find(name, development_root, &Devices::default()).map(|found| found.attester)
+    }
+
+    /// As [`Self::named_with_root`], on a machine whose devices are elsewhere, and with what was seen on it.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn find(
+        name: &str,
+        development_root: Option<&Path>,
+        devices: &Devices,
+    ) -> Result<Found, AttestError> {
         if let Some(platform) = development::platform(name) {
             let platform = platform?;
             let folder = development_root.ok_or(AttestError::NoDevelopmentRoot)?;
@@ -91,13 +103,14 @@ impl Attester {
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs());
             let root = DevelopmentRoot::open_or_create(folder, now)?;
-            return Ok(Self::Development(DevelopmentAttester::new(platform, root)?));
+            let attester = Self::Development(DevelopmentAttester::new(platform, root)?);
+            return Ok(Found::without_probes(attester));
         }
         match name.parse::<Tee>() {
-            Ok(Tee::Sample) => Ok(Self::Sample {
+            Ok(Tee::Sample) => Ok(Found::without_probes(Self::Sample {
                 initdata_digest: None,
-            }),
-            Ok(tee) => detect::named(tee, &Devices::default()),
+            })),
+            Ok(tee) => detect::named(tee, devices),
             Err(_) => Err(AttestError::Unknown(name.chars().take(64).collect())),
         }
     }

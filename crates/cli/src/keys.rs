@@ -1,6 +1,5 @@
 //! Where keys come from: a file, or a resource that a running guest fetches after it has attested.
 
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +11,7 @@ use strongroom_client::guest_api::GuestApi;
 use strongroom_scoring::receipt::ReleasedKey;
 use strongroom_wire::jwe::DecryptionKey;
 use strongroom_wire::jwk::TeePublicKey;
-use strongroom_wire::resource::{ResourcePath, ResourceUri};
+use strongroom_wire::resource::ResourceUri;
 use zeroize::Zeroizing;
 
 use crate::connect::block_on;
@@ -24,7 +23,8 @@ const MAX_KEY: u64 = 64 * 1024;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum KeySource {
     File(PathBuf),
-    Resource(ResourcePath),
+    /// Of the guest's own broker, or of the one that is listed under the URI's host.
+    Resource(ResourceUri),
 }
 
 impl FromStr for KeySource {
@@ -35,8 +35,9 @@ impl FromStr for KeySource {
             return Ok(Self::File(PathBuf::from(text)));
         }
         let uri: ResourceUri = text.parse().map_err(|error| format!("{error}"))?;
-        uri.to_resource_path()
-            .map(Self::Resource)
+        // The guest asks for resources alone.
+        let path = uri.to_resource_path();
+        path.map(|_| Self::Resource(uri))
             .map_err(|error| error.to_string())
     }
 }
@@ -45,7 +46,7 @@ impl std::fmt::Display for KeySource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
-            Self::Resource(path) => f.write_str(&path.to_uri()),
+            Self::Resource(uri) => uri.fmt(f),
         }
     }
 }
@@ -53,13 +54,8 @@ impl std::fmt::Display for KeySource {
 /// The guest that fetches `kbs:///` keys.
 #[derive(Args, Clone, Default)]
 pub(crate) struct GuestArgs {
-    /// The running guest that fetches kbs:/// keys (see `strongroom guest run`).
-    #[arg(long, env = "STRONGROOM_GUEST", default_value = GuestApi::DEFAULT_URL, value_name = "URL")]
-    pub(crate) guest: String,
-
-    /// The file with this container's token, for a guest that asks for one (`guest run --require-token`).
-    #[arg(long, env = "STRONGROOM_GUEST_TOKEN_FILE", value_name = "FILE")]
-    pub(crate) guest_token: Option<PathBuf>,
+    #[command(flatten)]
+    asked: strongroom_guest::cli::GuestArgs,
 
     /// What was released so far, for a receipt.
     #[arg(skip)]
@@ -73,37 +69,26 @@ struct Released(Arc<Mutex<Vec<ReleasedKey>>>);
 impl GuestArgs {
     /// The guest's client.
     pub(crate) fn api(&self) -> anyhow::Result<GuestApi> {
-        let api = GuestApi::new(&self.guest)?;
-        if let Some(socket) = self.guest.strip_prefix("unix:") {
-            check_owner(Path::new(socket))?;
-        }
-        let Some(path) = &self.guest_token else {
-            return Ok(api);
-        };
-        let bytes = files::read_limited(path, MAX_KEY)?;
-        check_private(path)?;
-        let token = std::str::from_utf8(&bytes)
-            .with_context(|| format!("{} holds no token", path.display()))?;
-        Ok(api.token(Zeroizing::new(token.trim().to_owned())))
+        self.asked.api()
+    }
+
+    /// The guest's address.
+    pub(crate) fn url(&self) -> &str {
+        self.asked.url()
     }
 
     /// Fetches a resource through the guest.
-    pub(crate) fn resource(&self, path: &ResourcePath) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    pub(crate) fn resource(&self, uri: &ResourceUri) -> anyhow::Result<Zeroizing<Vec<u8>>> {
         let guest = self.api()?;
-        let released = block_on(guest.release(path))?.with_context(|| {
-            format!(
-                "cannot fetch {} from the guest at {}",
-                path.to_uri(),
-                self.guest
-            )
-        })?;
+        let released = block_on(guest.release_at(uri))?
+            .with_context(|| format!("cannot fetch {uri} from the guest at {}", self.url()))?;
         let mut all = self
             .released
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         all.push(ReleasedKey {
-            resource: path.to_uri(),
+            resource: uri.to_string(),
             event: released.release.event,
             token: released.release.token,
         });
@@ -120,7 +105,7 @@ impl GuestArgs {
     pub(crate) fn bytes(&self, source: &KeySource) -> anyhow::Result<Zeroizing<Vec<u8>>> {
         match source {
             KeySource::File(path) => files::read_limited(path, MAX_KEY),
-            KeySource::Resource(path) => self.resource(path),
+            KeySource::Resource(uri) => self.resource(uri),
         }
     }
 
@@ -149,38 +134,6 @@ impl GuestArgs {
     }
 }
 
-/// A socket that another user made is not the guest's: whoever answers there would hear the token and say what a secret is.
-fn check_owner(socket: &Path) -> anyhow::Result<()> {
-    // One that is not there is said to be missing when it is asked.
-    let Ok(metadata) = socket.metadata() else {
-        return Ok(());
-    };
-    let own = rustix::process::geteuid().as_raw();
-    if metadata.uid() != 0 && metadata.uid() != own {
-        bail!(
-            "the socket {} belongs to the user {}, who is neither root nor this one: a guest is asked that runs as either",
-            socket.display(),
-            metadata.uid()
-        );
-    }
-    Ok(())
-}
-
-/// A token that others may read is theirs as well, and one that they may change is not this container's.
-fn check_private(path: &Path) -> anyhow::Result<()> {
-    let metadata = path
-        .metadata()
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    // The group may read it: that is how a mounted Secret reaches a container's user (fsGroup).
-    if metadata.is_file() && metadata.permissions().mode() & 0o027 != 0 {
-        bail!(
-            "the token in {} may be read by others or changed by its group: chmod 600 (or defaultMode: 0440 of the mounted Secret)",
-            path.display()
-        );
-    }
-    Ok(())
-}
-
 /// Reads a recipient's private key: PKCS#8 PEM.
 pub(crate) fn identity(path: &Path) -> anyhow::Result<DecryptionKey> {
     let pem = files::read_limited(path, MAX_KEY)?;
@@ -202,60 +155,14 @@ mod tests {
         );
         assert_eq!(
             "kbs:///a/b/c".parse(),
-            Ok(KeySource::Resource("a/b/c".parse().unwrap()))
+            Ok(KeySource::Resource("kbs:///a/b/c".parse().unwrap()))
         );
     }
 
     #[test]
-    fn socket_of_another_user_is_asked() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("guest");
-        let api = || {
-            let args = GuestArgs {
-                guest: format!("unix:{}", path.display()),
-                guest_token: None,
-                released: Released::default(),
-            };
-            args.api().map(drop).map_err(|error| format!("{error:#}"))
-        };
-        api().unwrap();
-        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        api().unwrap();
-        if !rustix::process::geteuid().is_root() {
-            println!("SKIPPED: only root can give a file away");
-            return;
-        }
-        std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
-        let error = api().unwrap_err();
-        assert!(error.contains("neither root"), "{error}");
-    }
-
-    #[test]
-    fn token_that_others_may_read_is_sent() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("token");
-        std::fs::write(&path, "0123456789abcdef").unwrap();
-        let api = |mode: u32, guest: &str| {
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-            let args = GuestArgs {
-                guest: guest.to_owned(),
-                guest_token: Some(path.clone()),
-                released: Released::default(),
-            };
-            args.api().map(drop).map_err(|error| format!("{error:#}"))
-        };
-        let here = GuestApi::DEFAULT_URL;
-        for mode in [0o600, 0o400, 0o440, 0o640] {
-            api(mode, here).unwrap();
-        }
-        for mode in [0o644, 0o604, 0o660, 0o666] {
-            let error = api(mode, here).unwrap_err();
-            assert!(error.contains("chmod 600"), "{mode:o}: {error}");
-        }
-        // Nor does it leave this machine.
-        for elsewhere in ["http://10.0.0.1:8006", "https://guest.example"] {
-            assert!(api(0o600, elsewhere).is_err(), "{elsewhere}");
-        }
+    fn host_of_a_uri_is_forgotten_on_the_way() {
+        let named: KeySource = "kbs://models/a/b/c".parse().unwrap();
+        assert_eq!(named.to_string(), "kbs://models/a/b/c");
     }
 
     #[test]

@@ -3,7 +3,6 @@
 // Doc comments of arguments are help texts, which a terminal shows without Markdown.
 #![allow(clippy::doc_markdown, rustdoc::bare_urls)]
 
-mod cleanup;
 mod commands;
 mod connect;
 mod evidence;
@@ -11,8 +10,6 @@ mod files;
 mod input;
 mod keys;
 mod log;
-mod notify;
-mod outcome;
 mod progress;
 mod receipt;
 mod results;
@@ -23,6 +20,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use strongroom_broker::LogConfig;
+use strongroom_guest::cli::{cleanup, notify, outcome};
 
 use crate::commands::Command;
 

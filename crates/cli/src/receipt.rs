@@ -12,8 +12,8 @@ use strongroom_client::ClientError;
 use strongroom_scoring::batch::{Options, Summary};
 use strongroom_scoring::read_at::ReadAt;
 use strongroom_scoring::receipt::{
-    Attestation, Digest, Digesting, DigestingAt, Input, Predicate, ReceiptKey, Statement,
-    StreamDigest,
+    Attestation, Digest, Digesting, DigestingAt, Input, Predicate, ReceiptKey, ReleasedKey,
+    Statement, StreamDigest,
 };
 
 use crate::connect::block_on;
@@ -45,8 +45,8 @@ impl Receipting {
         let key = ReceiptKey::generate()?;
         let attestation = attestation(guest, &key).with_context(|| {
             format!(
-                "a receipt needs a guest that attests, and the one at {} gives no evidence",
-                guest.guest
+                "a receipt needs a guest that attests and gives evidence (guest run --features all), and the one at {} gives none",
+                guest.url()
             )
         })?;
         Ok(Self {
@@ -78,7 +78,10 @@ impl Receipting {
 
     /// Takes the token under which the first key was released, while it is in force.
     pub(crate) fn key_was_fetched(&mut self) -> anyhow::Result<()> {
-        if self.token.is_some() || self.guest.released().is_empty() {
+        // What other brokers released has no token of the guest's own broker.
+        let released = self.guest.released();
+        let is_own = |release: &ReleasedKey| release.resource.starts_with("kbs:///");
+        if self.token.is_some() || !released.iter().any(is_own) {
             return Ok(());
         }
         let api = self.guest.api()?;

@@ -257,9 +257,8 @@ impl NamedKeys for KeysBelow {
             return Err(format!("its name does not begin with {}", self.below));
         }
         let uri: ResourceUri = uri.parse().map_err(|error| format!("{error}"))?;
-        let path = uri.to_resource_path().map_err(|error| error.to_string())?;
         self.guest
-            .resource(&path)
+            .resource(&uri)
             .map_err(|error| format!("{error:#}"))
     }
 }

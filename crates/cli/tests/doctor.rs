@@ -170,6 +170,41 @@ fn guest_that_gets_its_secret_is_told_to_be_ill() {
 }
 
 #[test]
+fn owner_learns_of_what_is_missing_from_the_guest_alone() {
+    let world = World::new();
+    let new = ["--broker", &world.url, "--broker-cert", "broker/tls.crt"];
+    for (file, more) in [("known.toml", &[][..]), ("other.toml", &["--allow-logs"])] {
+        world
+            .place
+            .ok(&[&["initdata", "new", file], &new[..], more].concat());
+    }
+    let allow = ["policy", "allow", "only/*/*", "--assurance", "development"];
+    world.admin(&[&allow[..], &["--initdata", "known.toml"]].concat());
+    let walk = |file: &str, resource: &str| {
+        let args = ["--json", "doctor", "--owner", resource, "--initdata", file];
+        let key = ["--admin-key", "broker/admin.key"];
+        walked(&world.place, &[&args[..], &key].concat())
+    };
+    let good = walk("known.toml", "kbs:///default/secrets/a");
+    assert!(good.failed().is_empty(), "{:#}", good.0);
+    good.is("resource", "pass", "16 bytes");
+    good.is("release policy", "pass", "names this init-data");
+    good.is("reference values", "pass", "none has ended");
+    good.is("attestation", "skipped", "only a guest");
+    let bad = walk("other.toml", "kbs:///default/secrets/none");
+    assert_eq!(bad.failed(), ["resource", "release policy"]);
+    bad.is(
+        "resource",
+        "fail",
+        "strongroom resource put default/secrets/none FILE",
+    );
+    bad.is("release policy", "fail", "policy allow");
+    // Without a key that is not known, and said so.
+    let args = ["--json", "doctor", "--owner", "--initdata", "known.toml"];
+    walked(&world.place, &args).is("release policy", "skipped", "--admin-key");
+}
+
+#[test]
 fn secret_that_is_denied_or_missing_is_not_told_apart() {
     let world = World::new();
     let more = ["kbs:///denied/secrets/a", "kbs:///default/secrets/none"];

@@ -51,6 +51,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("guest run", "/cdh/resource/"),
     ("image", "guests that verify and open them"),
     ("image encrypt", "to attested guests only"),
+    ("image keyprovider", "skopeo and other programs of ocicrypt"),
     ("image sign", "so that cosign and policies"),
     ("guest scratch", "does not fit into memory"),
     ("guest unseal-volumes", "Mirror mounted volumes"),

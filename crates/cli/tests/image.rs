@@ -243,3 +243,88 @@ fn image_reaches_an_attested_guest_alone_and_only_signed() {
         "{error}"
     );
 }
+
+/// skopeo encrypts and decrypts by this program as its key provider, with the key that the broker releases; a guest pulls
+/// what it made.
+#[test]
+fn skopeo_finds_no_key_provider_here() {
+    let Some(world) = World::start() else { return };
+    let skopeo = peer("skopeo").unwrap();
+    let place = &world.place;
+    write_layout(&place.join("layout"), &place.join("scratch"));
+    place.ok(&["keygen", "image.kek"]);
+    world.put("default/image-kek/one", "image.kek");
+    let config = json!({ "key-providers": { "attestation-agent": { "cmd": {
+        "path": support::binary(),
+        "args": ["image", "keyprovider", "--guest", world.socket],
+    } } } });
+    place.write("ocicrypt.json", config.to_string());
+    let copy = |arguments: &[&str]| {
+        Program::new(&skopeo)
+            .folder(place.path())
+            .env("OCICRYPT_KEYPROVIDER_CONFIG", place.join("ocicrypt.json"))
+            .args([
+                "copy",
+                "--insecure-policy",
+                "--dest-tls-verify=false",
+                "--src-tls-verify=false",
+            ])
+            .args(arguments)
+            .run()
+            .unwrap()
+    };
+    let kid = "keyid=kbs:///default/image-kek/one::algorithm=A256GCM";
+    let kek = place.join("image.kek");
+    let by_file = format!(
+        "provider:attestation-agent:keypath={}::{kid}",
+        kek.display()
+    );
+    let by_broker = format!("provider:attestation-agent:{kid}");
+    place.write(
+        "policy.json",
+        r#"{"default":[{"type":"insecureAcceptAnything"}]}"#,
+    );
+    for (tag, key) in [("file", &by_file), ("broker", &by_broker)] {
+        let name = format!("docker://{}", world.image(&format!("app:{tag}")));
+        let encrypted = copy(&["--encryption-key", key, "oci:layout", &name]);
+        assert!(encrypted.status.success(), "{}", printed(&encrypted));
+        let opened = format!("oci:opened-{tag}");
+        let decrypted = copy(&[
+            "--decryption-key",
+            "provider:attestation-agent",
+            &name,
+            &opened,
+        ]);
+        assert!(decrypted.status.success(), "{}", printed(&decrypted));
+        let config = |folder: &str| {
+            let index: Value =
+                serde_json::from_slice(&place.read(&format!("{folder}/index.json"))).unwrap();
+            let digest = index["manifests"][0]["digest"]
+                .as_str()
+                .unwrap()
+                .replace(':', "/");
+            let manifest = place.read(&format!("{folder}/blobs/{digest}"));
+            let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+            (
+                manifest["config"]["digest"].clone(),
+                manifest["layers"][0]["digest"].clone(),
+            )
+        };
+        assert_eq!(config("layout"), config(&format!("opened-{tag}")), "{tag}");
+        let pulled = world
+            .pull(&format!("app:{tag}"), &["--policy", "policy.json"])
+            .unwrap();
+        assert_eq!(pulled["encrypted_layers"], 1, "{pulled}");
+    }
+    // With another key than the one that wrapped, nothing opens.
+    place.ok(&["keygen", "other.kek"]);
+    world.put("default/image-kek/one", "other.kek");
+    let name = format!("docker://{}", world.image("app:file"));
+    let refused = copy(&[
+        "--decryption-key",
+        "provider:attestation-agent",
+        &name,
+        "oci:refused",
+    ]);
+    assert!(!refused.status.success());
+}

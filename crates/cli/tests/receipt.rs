@@ -218,7 +218,7 @@ fn start_guest(place: &Place, initdata: &str, socket: &str) -> (Running, String)
     let guest = place
         .program(&["guest", "run", "--json", "--platform", "development"])
         .args(["--development-root", "root", "--initdata", initdata])
-        .args(["--listen", &socket])
+        .args(["--listen", &socket, "--features", "all"])
         .start()
         .unwrap();
     guest.wait_for_line("\"ready\"").unwrap();
@@ -625,6 +625,22 @@ fn job_that_fails_leaves_a_receipt() {
         said.contains("a receipt needs a guest that attests"),
         "{said}"
     );
+    // One that serves secrets alone, as guests do unless told otherwise.
+    let url = format!("unix:{}", house.place.join("secrets.sock").display());
+    let args = ["guest", "run", "--json", "--platform", "development"];
+    let secrets = house
+        .place
+        .program(&args)
+        .args(["--development-root", "root", "--initdata", "initdata.toml"])
+        .args(["--listen", &url])
+        .start()
+        .unwrap();
+    secrets.wait_for_line("\"ready\"").unwrap();
+    alone[guest] = url;
+    let said = refused(&alone);
+    assert!(said.contains("--features all"), "{said}");
+    assert!(said.contains("\"attestation\" is not enabled"), "{said}");
+    secrets.terminate().unwrap();
     // The results would be written, and are not good.
     let said = run(&["--threshold", "7"]);
     assert!(said.contains("threshold"), "{said}");
@@ -667,7 +683,7 @@ strongroom reference-value set launch_digest='"abcde"' svn='"1"' major_version=1
   accept_development_assurance=true
 strongroom policy allow 'default/fraud-*' --initdata initdata.toml --assurance development
 export STRONGROOM_GUEST=unix:$PWD/guest.sock
-server guest.log strongroom guest run --platform sample --initdata initdata.toml --listen "$STRONGROOM_GUEST"
+server guest.log strongroom guest run --platform sample --initdata initdata.toml --listen "$STRONGROOM_GUEST" --features all
 "#;
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde::Deserialize;
-use strongroom_wire::resource::ResourcePath;
+use strongroom_wire::resource::{ResourcePath, ResourceUri};
 use zeroize::Zeroizing;
 
 use crate::error::{ClientError, one_line};
@@ -79,12 +79,38 @@ impl GuestApi {
     /// # Errors
     /// As [`Self::resource`].
     pub async fn release(&self, path: &ResourcePath) -> Result<Released, ClientError> {
-        let answer = self.get(&format!("/cdh/resource/{path}"), None).await?;
-        let answer = self.checked(answer, &format!("kbs:///{path}"))?;
-        Ok(Released {
-            secret: answer.body,
-            release: answer.release,
-        })
+        self.released(&format!("/cdh/resource/{path}"), &path.to_uri())
+            .await
+    }
+
+    /// The bytes of a resource of the broker that a URI names, the guest's own where it names none.
+    ///
+    /// # Errors
+    /// As [`Self::resource`]; [`ClientError::Rejected`] when the URI is of another plugin, or its host not listed.
+    pub async fn resource_at(&self, uri: &ResourceUri) -> Result<Zeroizing<Vec<u8>>, ClientError> {
+        self.release_at(uri).await.map(|released| released.secret)
+    }
+
+    /// As [`Self::resource_at`], with where that broker's record has the release, if the guest and the broker say so.
+    ///
+    /// # Errors
+    /// As [`Self::resource_at`].
+    pub async fn release_at(&self, uri: &ResourceUri) -> Result<Released, ClientError> {
+        let path = uri
+            .to_resource_path()
+            .map_err(|error| ClientError::Rejected {
+                what: uri.to_string(),
+                status: 400,
+                detail: error.to_string(),
+            })?;
+        match uri.host() {
+            "" => self.release(&path).await,
+            // A path of its own: guests that know no hosts do not have it, and another broker must not answer.
+            host => {
+                let path = format!("/cdh/resource-of/{host}/{path}");
+                self.released(&path, &uri.to_string()).await
+            }
+        }
     }
 
     /// The token that the guest's broker gave it, which is attested when there is none. The guest's private key, which
@@ -137,6 +163,15 @@ impl GuestApi {
         let answer = self.get("/aa/evidence", Some(&query)).await?;
         self.checked(answer, "evidence")
             .map(|answer| answer.body.to_vec())
+    }
+
+    async fn released(&self, path: &str, what: &str) -> Result<Released, ClientError> {
+        let answer = self.get(path, None).await?;
+        let answer = self.checked(answer, what)?;
+        Ok(Released {
+            secret: answer.body,
+            release: answer.release,
+        })
     }
 
     async fn get(&self, path: &str, query: Option<&str>) -> Result<Answer, ClientError> {

@@ -91,6 +91,15 @@ pub struct Endpoint {
     max_body: usize,
 }
 
+/// What somebody answers who was only asked whether they are there.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Probed {
+    /// The status.
+    pub status: u16,
+    /// The time that the other side gives (the `Date` header, RFC 9110 6.6.1), if it gives one.
+    pub date: Option<String>,
+}
+
 impl Endpoint {
     /// Prepares an endpoint; nothing is sent yet.
     ///
@@ -156,18 +165,20 @@ impl Endpoint {
         &self.peer
     }
 
-    /// Asks for the root, whatever the answer: whether somebody is there who proves to be whom the address names. Returns
-    /// the time that the other side gives (the `Date` header, RFC 9110 6.6.1), if it gives one.
+    /// Asks for the address itself, whatever the answer: whether somebody is there who proves to be whom it names. What is
+    /// answered is not read.
     ///
     /// # Errors
     /// [`ClientError::Unreachable`], [`ClientError::UntrustedPeer`].
-    pub async fn probe(&self) -> Result<Option<String>, ClientError> {
+    pub async fn probe(&self) -> Result<Probed, ClientError> {
         let asked = self.client.get(self.base.clone()).send().await;
         let answer = asked.map_err(|error| self.failure(&error))?;
         let date = answer.headers().get(reqwest::header::DATE);
-        Ok(date
-            .and_then(|date| date.to_str().ok())
-            .map(|date| one_line(date, 40)))
+        let date = date.and_then(|date| date.to_str().ok());
+        Ok(Probed {
+            status: answer.status().as_u16(),
+            date: date.map(|date| one_line(date, 40)),
+        })
     }
 
     /// Sends one request and reads its whole answer, whatever the status.

@@ -58,7 +58,7 @@ fn check_uris(named: &ResourceUri, kid: &KeyPlace) -> Result<(), SealError> {
         reason,
     })?;
     match kid {
-        KeyPlace::Broker(uri) => fetchable(uri).map_err(|reason| SealError::SigningKey {
+        KeyPlace::Broker(uri) => signing_key(uri).map_err(|reason| SealError::SigningKey {
             kid: uri.to_string(),
             reason,
         }),
@@ -126,7 +126,7 @@ impl FromStr for KeyPlace {
         let uri: ResourceUri = kid
             .parse()
             .map_err(|error: ResourceError| refuse(error.to_string()))?;
-        fetchable(&uri).map_err(refuse)?;
+        signing_key(&uri).map_err(refuse)?;
         Ok(Self::Broker(uri))
     }
 }
@@ -237,17 +237,22 @@ impl SecretWanted {
     }
 }
 
-/// The broker that a guest speaks to is the only one: a URI naming a host could mean another.
+/// What is signed may lie at any broker that the guest's measured configuration lists under the URI's host.
 fn fetchable(uri: &ResourceUri) -> Result<(), String> {
+    uri.to_resource_path()
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
+/// A signing key is the guest's own broker's: who writes a sealed secret names the key, and must not choose whose word it is.
+fn signing_key(uri: &ResourceUri) -> Result<(), String> {
     if !uri.host().is_empty() {
         return Err(format!(
             "it names the broker {:?}; write kbs:///repository/type/tag",
             shortened(uri.host())
         ));
     }
-    uri.to_resource_path()
-        .map(drop)
-        .map_err(|error| error.to_string())
+    fetchable(uri)
 }
 
 fn shortened(text: &str) -> String {
@@ -417,6 +422,17 @@ mod tests {
     }
 
     #[test]
+    fn secret_at_another_listed_broker_loses_its_host() {
+        let named = uri("kbs://models/default/key/k");
+        let key = SigningJwk::generate().unwrap();
+        let text = seal_vault(&named, &key, &uri(KEY)).unwrap();
+        let wanted = SigningKeyWanted::parse(&text).unwrap();
+        let public = key.public_json("any");
+        let wanted = wanted.on_signing_key(public.as_bytes(), STRICT).unwrap();
+        assert_eq!(*wanted.uri(), named);
+    }
+
+    #[test]
     fn unsigned_legacy_form_is_refused() {
         let (text, _) = sealed();
         let payload = text.split('.').nth(2).unwrap();
@@ -494,7 +510,7 @@ mod tests {
         let error = refused(|secret| {
             secret.content = sealed_envelope();
             if let Content::Envelope(envelope) = &mut secret.content {
-                envelope.key_id = "kbs://other/a/b/c".into();
+                envelope.key_id = "kbs:///a/b".into();
             }
         });
         assert!(matches!(error, SealError::Name { .. }), "{error}");

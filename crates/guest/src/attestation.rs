@@ -18,7 +18,7 @@ use strongroom_wire::resource::ResourceUri;
 use strongroom_wire::tee::Tee;
 use zeroize::Zeroizing;
 
-use crate::brokers::{BrokerAddress, Brokers};
+use crate::brokers::{Broker, BrokerAddress, Brokers};
 use crate::config::EventlogConfig;
 use crate::data::resource::Source;
 use crate::data::unseal::{UnsealOptions, Unsealer};
@@ -27,7 +27,7 @@ use crate::error::GuestError;
 /// What an agent needs to know.
 #[derive(Clone)]
 pub struct AgentConfig {
-    /// Where the broker is.
+    /// Where the broker is; without a URL there is none, and what would be asked of it is refused.
     pub broker: BrokerAddress,
     /// Further brokers, by the host that URIs name them with.
     pub named_brokers: BTreeMap<String, BrokerAddress>,
@@ -169,7 +169,7 @@ impl Agent {
     /// As [`KbsClient::token`].
     pub async fn token(&self) -> Result<Arc<Attested>, ClientError> {
         self.brokers
-            .own()
+            .own()?
             .ask(async |client| client.token().await)
             .await
     }
@@ -289,9 +289,14 @@ impl Agent {
         self.attester.additional_tees()
     }
 
-    /// Scheme, host and port of the broker, the address that answered last.
+    /// Scheme, host and port of the broker, the address that answered last; `none` where none is named.
     pub fn broker(&self) -> &str {
-        self.brokers.own().peer()
+        self.brokers.own().map_or("none", Broker::peer)
+    }
+
+    /// Whether a broker is named.
+    pub fn has_broker(&self) -> bool {
+        self.brokers.own().is_ok()
     }
 
     /// Devices answer when they like: they get a thread that may wait.

@@ -61,12 +61,12 @@ impl From<&NamedBroker> for BrokerAddress {
 
 /// The brokers of one guest.
 pub(crate) struct Brokers {
-    own: Broker,
+    own: Option<Broker>,
     named: BTreeMap<String, Broker>,
 }
 
 impl Brokers {
-    /// Prepares a client for each address; nothing is sent yet.
+    /// Prepares a client for each address; nothing is sent yet. An address without a URL is none.
     pub(crate) fn new(
         own: &BrokerAddress,
         named: &BTreeMap<String, BrokerAddress>,
@@ -83,26 +83,33 @@ impl Brokers {
         for (host, address) in named {
             brokers.insert(host.clone(), broker(address, Some(host))?);
         }
+        let own = Some(own).filter(|own| !own.url.is_empty());
         Ok(Self {
-            own: broker(own, None)?,
+            own: own.map(|own| broker(own, None)).transpose()?,
             named: brokers,
         })
     }
 
     /// The broker without a name.
-    pub(crate) fn own(&self) -> &Broker {
-        &self.own
+    pub(crate) fn own(&self) -> Result<&Broker, ClientError> {
+        self.own.as_ref().ok_or_else(|| ClientError::Rejected {
+            what: "this guest's broker".to_owned(),
+            status: 400,
+            detail: "none is named: write it into aa.toml ([token_configs.kbs] url) and cdh.toml ([kbc] name = \"cc_kbc\", \
+                     url) of the init-data"
+                .to_owned(),
+        })
     }
 
     /// The broker that a URI names.
     pub(crate) fn of(&self, uri: &ResourceUri) -> Result<&Broker, ClientError> {
         let host = uri.host();
         if host.is_empty() {
-            return Ok(&self.own);
+            return self.own();
         }
         let listed = self.named.get(host);
         listed
-            .or_else(|| Some(&self.own).filter(|own| own.is_at(host)))
+            .or_else(|| self.own.as_ref().filter(|own| own.is_at(host)))
             .ok_or_else(|| ClientError::Rejected {
                 what: uri.to_string(),
                 status: 400,
@@ -119,7 +126,7 @@ struct Listed<'a>(&'a Brokers);
 
 impl fmt::Display for Listed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.own.peer())?;
+        f.write_str(self.0.own.as_ref().map_or("none", Broker::peer))?;
         self.0
             .named
             .keys()

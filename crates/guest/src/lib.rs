@@ -33,6 +33,6 @@ pub use error::GuestError;
 pub use initdata::{Launched, Places, UnverifiedInitdata};
 pub use placement::{OnPlace, Placement};
 pub use serve::{
-    Exposure, Features, Limits, ServeOptions, Socket, Tokens, TtrpcLimits, TtrpcService,
+    Exposure, Features, Limits, Readiness, ServeOptions, Socket, Tokens, TtrpcLimits, TtrpcService,
     check_listener, serve, serve_ttrpc, serve_unix, serve_with,
 };

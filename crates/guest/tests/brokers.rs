@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use broker::{ScriptedBroker, error};
 use strongroom_attester::Attester;
-use strongroom_client::ClientError;
 use strongroom_client::session::RetryPolicy;
+use strongroom_client::{ClientError, GuestApi};
 use strongroom_guest::config::Credential;
 use strongroom_guest::data::credentials::place;
-use strongroom_guest::{Agent, AgentConfig, BrokerAddress, GuestError, Placement};
+use strongroom_guest::{
+    Agent, AgentConfig, BrokerAddress, GuestError, Placement, ServeOptions, Source,
+};
+use support::Guest;
 
 const KEY: &str = "default/key/one";
 
@@ -54,6 +57,31 @@ async fn host_of_a_uri_is_asked_and_no_other() {
     let address = own.url.trim_start_matches("http://");
     let by_address = get(&agent, &format!("kbs://{address}/{KEY}")).await;
     assert_eq!(by_address.unwrap(), b"own");
+}
+
+/// Over REST as in the process: what one listed host's broker has is not answered by another, nor without the list.
+#[test]
+fn host_of_a_uri_is_lost_over_rest() {
+    let (own, models) = (with(b"own"), with(b"models"));
+    let agent = agent(&[&own], &[("models:8080", &models)]);
+    let guest = Guest::start(agent, ServeOptions::default());
+    let source = Source::Rest(GuestApi::new(&guest.url()).unwrap());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let get = |uri: &str| runtime.block_on(source.resource(&uri.parse().unwrap()));
+    assert_eq!(
+        **get(&format!("kbs://models:8080/{KEY}")).unwrap(),
+        *b"models"
+    );
+    assert_eq!(own.gets(), 0);
+    assert_eq!(**get(&format!("kbs:///{KEY}")).unwrap(), *b"own");
+    let error = get(&format!("kbs://evil/{KEY}")).unwrap_err().to_string();
+    assert!(error.contains("no broker is listed"), "{error}");
+    let missing = get("kbs://models:8080/default/none/none").unwrap_err();
+    assert!(matches!(missing, ClientError::NotFound { .. }), "{missing}");
+    for path in ["models", "models/a/b", "/a/b/c", "models/a/b/c/d"] {
+        let answer = guest.get(&format!("/cdh/resource-of/{path}"));
+        assert_eq!(answer.status, 400, "{path}: {}", answer.text());
+    }
 }
 
 #[tokio::test]
@@ -131,12 +159,12 @@ async fn credentials_lie_on_a_disk_or_one_of_them_is_missing() {
         credential(&good, &format!("kbs:///{KEY}")),
         credential(&other, "kbs:///default/none/none"),
     ];
-    let error = place(&list, &agent, Placement::MemoryOnly)
+    let error = place(&list, &agent, Placement::MemoryOnly, Duration::ZERO)
         .await
         .unwrap_err();
     assert!(error.to_string().contains("other"), "{error}");
     assert!(!good.exists(), "all or none");
-    place(&list[..1], &agent, Placement::MemoryOnly)
+    place(&list[..1], &agent, Placement::MemoryOnly, Duration::ZERO)
         .await
         .unwrap();
     assert_eq!(std::fs::read(&good).unwrap(), b"secret");
@@ -144,6 +172,44 @@ async fn credentials_lie_on_a_disk_or_one_of_them_is_missing() {
     assert_eq!(mode & 0o777, 0o600);
     let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let on_disk = [credential(&disk.path().join("c"), &format!("kbs:///{KEY}"))];
-    let refused = place(&on_disk, &agent, Placement::MemoryOnly).await;
+    let refused = place(&on_disk, &agent, Placement::MemoryOnly, Duration::ZERO).await;
     assert!(matches!(refused, Err(GuestError::NotInMemory { .. })));
+}
+
+#[tokio::test]
+async fn broker_that_is_not_up_yet_ends_the_guest() {
+    let mut gone = with(b"");
+    let agent = agent(&[&gone], &[]);
+    let address: std::net::SocketAddr = gone.url.trim_start_matches("http://").parse().unwrap();
+    gone.stop();
+    // Who comes first finds nobody who answers, and only then there is a broker.
+    let closed = support::eventually(|| std::net::TcpListener::bind(address).ok());
+    let late = std::thread::spawn(move || {
+        drop(closed.accept().unwrap());
+        drop(closed);
+        support::eventually(|| ScriptedBroker::try_start_at(address)).with_resource(KEY, b"secret")
+    });
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = memory.path().join("credential");
+    let list = [credential(&path, &format!("kbs:///{KEY}"))];
+    let wait = Duration::from_secs(60);
+    let placed = place(&list, &agent, Placement::MemoryOnly, wait).await;
+    placed.unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"secret");
+    drop(late.join().unwrap());
+}
+
+#[tokio::test]
+async fn denied_credential_is_asked_for_again_and_again() {
+    let own = with(b"secret");
+    own.on_get([error(403, "PolicyDeny")]);
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let list = [credential(
+        &memory.path().join("c"),
+        &format!("kbs:///{KEY}"),
+    )];
+    let wait = Duration::from_secs(60);
+    let denied = place(&list, &agent(&[&own], &[]), Placement::MemoryOnly, wait).await;
+    assert!(denied.unwrap_err().to_string().contains("den"));
+    assert_eq!(own.gets(), 1);
 }

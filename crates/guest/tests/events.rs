@@ -30,7 +30,7 @@ fn tdx_machine() -> Option<Machine> {
 }
 
 fn guest(machine: &Machine, enabled: bool, log: &Path) -> Guest {
-    Guest::start(agent(machine, enabled, log), ServeOptions::default())
+    Guest::start(agent(machine, enabled, log), support::everything())
 }
 
 fn agent(machine: &Machine, enabled: bool, log: &Path) -> Agent {
@@ -101,7 +101,7 @@ fn container_fills_the_log_so_that_an_image_cannot_be_measured() {
     }
     let options = ServeOptions {
         tokens: Some(Tokens::load(tokens.path()).unwrap().into()),
-        ..ServeOptions::default()
+        ..support::everything()
     };
     let guest = Guest::start(agent.clone(), options);
     let long = "x".repeat(60_000);

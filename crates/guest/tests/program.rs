@@ -15,6 +15,7 @@ use std::process::{Child, Command, Stdio};
 use broker::ScriptedBroker;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use strongroom_wire::sealed_secret::{SealedSecret, SigningJwk, seal};
 use support::request;
 
 const KEY: &str = "default/key/one";
@@ -121,6 +122,22 @@ fn one_program_serves_rest_and_both_sockets_and_leaves_none_behind() {
     }
     let answer = get_resource(&paths[1], &format!("kbs:///{KEY}"));
     assert!(answer.ends_with(b"secret"));
+    // What programs of ocicrypt read, in the shapes of upstream's own file.
+    let told = std::fs::read(folder.path().join("cdh/ocicrypt_config.json")).unwrap();
+    let told: Value = serde_json::from_slice(&told).unwrap();
+    for name in [
+        "confidential-data-hub/hub/src/image/ocicrypt_config.json",
+        "image-rs/test_data/ocicrypt_keyprovider_ttrpc.conf",
+    ] {
+        let Some(upstreams) = support::fixture(&format!("guest/guest-components/{name}")) else {
+            continue;
+        };
+        let mut expected: Value = serde_json::from_str(&upstreams).unwrap();
+        let ttrpc = &mut expected["key-providers"]["attestation-agent"]["ttrpc"];
+        assert_eq!(*ttrpc, "unix:///run/confidential-containers/cdh.sock");
+        *ttrpc = named[1].as_str().into();
+        assert_eq!(told, expected, "{name}");
+    }
     let address = guest.address();
     let path = format!("/cdh/resource/{KEY}");
     let bearer = [
@@ -268,4 +285,77 @@ fn files_that_name_two_brokers_start_a_guest() {
         !output.status.success() && text.contains("different brokers"),
         "{text}"
     );
+}
+
+/// A sealed value that points to the broker of another host, over the REST API of a guest that lists it; signing key and
+/// value come from different brokers.
+#[test]
+fn application_does_not_get_what_another_listed_broker_holds() {
+    let own = ScriptedBroker::start().with_resource(KEY, b"own");
+    let models = ScriptedBroker::start().with_resource(KEY, b"models");
+    let signing = SigningJwk::generate().unwrap();
+    let public = signing.public_json("any");
+    own.put("default/signing/key", public.as_bytes());
+    let secret = SealedSecret::vault(&format!("kbs://models/{KEY}"));
+    let sealed = seal(&secret, &signing, "kbs:///default/signing/key").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let aa = folder.path().join("aa.toml");
+    let text = format!(
+        "[token_configs.kbs]\nurl = '{}'\n[[brokers]]\nhost = 'models'\nurl = '{}'\n",
+        own.url, models.url
+    );
+    std::fs::write(&aa, text).unwrap();
+    let guest = Running::start(&[
+        "run",
+        "--json",
+        "--platform",
+        "sample",
+        "--listen",
+        "127.0.0.1:0",
+        "--aa-config",
+        aa.to_str().unwrap(),
+    ]);
+    let url = format!("http://{}", guest.address());
+    let exec = |sealed: &str| {
+        command(&[
+            "exec", "--guest", &url, "--wait", "0", "--", "/bin/sh", "-c",
+        ])
+        .arg("printf %s \"$VALUE\"")
+        .env("VALUE", sealed)
+        .output()
+        .unwrap()
+    };
+    let done = exec(&sealed);
+    assert_eq!(
+        done.stdout,
+        b"models",
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    // A host that nobody listed is not asked, and the application does not start.
+    let evil = SealedSecret::vault(&format!("kbs://evil/{KEY}"));
+    let evil = seal(&evil, &signing, "kbs:///default/signing/key").unwrap();
+    let refused = exec(&evil);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        refused.stdout.is_empty() && said.contains("no broker is listed"),
+        "{said}"
+    );
+}
+
+#[test]
+fn program_says_nothing_of_the_machine_or_names_another_program() {
+    let output = command(&["attest", "--platform", "sample", "--explain"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("sample was named"), "{text}");
+    assert!(
+        text.contains("strongroom-guest attest --broker URL"),
+        "{text}"
+    );
+    for name in ["exec", "unseal-volumes", "pull", "scratch", "run", "attest"] {
+        let help = command(&[name, "--help"]).output().unwrap();
+        assert!(help.status.success(), "{name}");
+    }
 }

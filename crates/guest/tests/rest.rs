@@ -15,7 +15,7 @@ use broker::{ScriptedBroker, error, page};
 use serde_json::Value;
 use strongroom_client::GuestApi;
 use strongroom_guest::{
-    Agent, AgentConfig, Exposure, Features, GuestError, Limits, ServeOptions, Tokens,
+    Agent, AgentConfig, Exposure, Features, GuestError, Limits, Readiness, ServeOptions, Tokens,
     check_listener, serve, serve_unix,
 };
 use strongroom_wire::jwe::DecryptionKey;
@@ -26,7 +26,7 @@ const SECRET: &[u8] = b"0123456789abcdef\0\xff";
 
 fn started() -> (ScriptedBroker, Guest) {
     let broker = ScriptedBroker::start().with_resource(KEY, SECRET);
-    let guest = Guest::start(agent(&broker.url), ServeOptions::default());
+    let guest = Guest::start(agent(&broker.url), support::everything());
     (broker, guest)
 }
 
@@ -326,11 +326,46 @@ fn absolute_address_in_the_request_line_does_not_replace_the_host_header() {
 }
 
 #[test]
+fn token_with_its_key_is_given_out_unasked() {
+    let broker = ScriptedBroker::start().with_resource(KEY, SECRET);
+    let guest = Guest::start(agent(&broker.url), ServeOptions::default());
+    let answer = guest.get("/aa/token?token_type=kbs");
+    assert_eq!(answer.status, 404);
+    assert!(
+        answer.text().contains("--features attestation"),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(guest.get(&format!("/cdh/resource/{KEY}")).status, 200);
+    assert_eq!(broker.auths(), 1);
+}
+
+#[test]
+fn guest_that_is_starting_is_said_to_be_well() {
+    let broker = ScriptedBroker::start();
+    let readiness = Readiness::starting();
+    let options = ServeOptions {
+        readiness: readiness.clone(),
+        ..ServeOptions::default()
+    };
+    let guest = Guest::start(agent(&broker.url), options);
+    let answer = guest.get("/healthz");
+    assert_eq!(answer.status, 503);
+    assert!(
+        answer.text().contains("[[credentials]]"),
+        "{}",
+        answer.text()
+    );
+    readiness.reach();
+    assert_eq!(guest.get("/healthz").status, 200);
+}
+
+#[test]
 fn feature_that_is_off_says_so() {
     let broker = ScriptedBroker::start().with_resource(KEY, SECRET);
     let options = |features| ServeOptions {
         features,
-        ..ServeOptions::default()
+        ..support::everything()
     };
     let guest = Guest::start(agent(&broker.url), options(Features::Resource));
     assert_eq!(guest.get("/aa/token?token_type=kbs").status, 404);
@@ -363,7 +398,7 @@ fn exposure_by_name_answers_other_names() {
     let broker = ScriptedBroker::start().with_resource(KEY, SECRET);
     let options = ServeOptions {
         exposure: Exposure::InsecureNetwork,
-        ..ServeOptions::default()
+        ..support::everything()
     };
     let guest = Guest::start_at("0.0.0.0:0", agent(&broker.url), options);
     assert_eq!(
@@ -392,7 +427,7 @@ fn impatient(head: Duration, connections: usize) -> ServeOptions {
     };
     ServeOptions {
         limits,
-        ..ServeOptions::default()
+        ..support::everything()
     }
 }
 
@@ -522,7 +557,7 @@ fn more_connections_than_allowed_wait_and_are_served() {
 #[test]
 fn listener_is_judged_before_anything_says_that_it_serves() {
     let open = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
-    let options = ServeOptions::default();
+    let options = support::everything();
     let error = check_listener(&open, &options).unwrap_err();
     assert!(matches!(error, GuestError::NotLoopback { .. }), "{error}");
     let own = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -573,7 +608,7 @@ fn our_answers_say_at_least_as_much_as_upstreams() {
         return;
     };
     let broker = ScriptedBroker::start();
-    let guest = Guest::start(agent(&broker.url), ServeOptions::default());
+    let guest = Guest::start(agent(&broker.url), support::everything());
     for line in recorded.lines() {
         let theirs: Value = serde_json::from_str(line).unwrap();
         let path = theirs["path"].as_str().unwrap();
@@ -702,7 +737,7 @@ fn container_without_its_token_is_answered() {
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let options = ServeOptions {
         tokens: Some(std::sync::Arc::new(Tokens::load(folder.path()).unwrap())),
-        ..ServeOptions::default()
+        ..support::everything()
     };
     let guest = Guest::start(agent(&broker.url), options);
     let path = format!("/cdh/resource/{KEY}");

@@ -12,7 +12,7 @@ use crate::outcome::Outcome;
 /// Fetch one resource through a running guest.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// kbs:///repository/type/tag
+    /// kbs:///repository/type/tag, or kbs://HOST/repository/type/tag of a broker that the guest's configuration lists
     uri: KeySource,
 
     /// Where to write, readable by you alone; - for standard output.
@@ -28,13 +28,13 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let KeySource::Resource(path) = &args.uri else {
+    let KeySource::Resource(uri) = &args.uri else {
         anyhow::bail!(
             "{} is no resource: write kbs:///repository/type/tag",
             args.uri
         );
     };
-    let secret = args.guest.resource(path)?;
+    let secret = args.guest.resource(uri)?;
     hand_over("Wrote", &secret, &args.output, args.force)
 }
 

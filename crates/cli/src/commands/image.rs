@@ -1,21 +1,25 @@
 //! `strongroom image`: the owner's side of images, signed and encrypted before they go to a registry.
 
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use serde_json::json;
 use strongroom_guest::image::owner::{Access, Location, encrypt, sign};
+use strongroom_wire::image::key_provider::{self, WrapRequest};
+use strongroom_wire::image::ocicrypt::Packet;
 use strongroom_wire::image::reference::Reference;
 use strongroom_wire::image::signing_key::SigningKey;
-use strongroom_wire::resource::ResourcePath;
+use strongroom_wire::resource::{ResourcePath, ResourceUri};
+use zeroize::Zeroizing;
 
 use crate::commands::guest::{RegistryArgs, document};
 use crate::connect::block_on;
 use crate::files;
-use crate::keys::KeySource;
-use crate::outcome::Outcome;
+use crate::keys::{GuestArgs, KeySource};
+use crate::outcome::{self, Outcome};
 use crate::progress;
 
 /// Sign images and encrypt their layers, for guests that verify and open them.
@@ -29,6 +33,19 @@ pub(crate) struct Args {
 enum Action {
     Sign(SignArgs),
     Encrypt(Box<EncryptArgs>),
+    Keyprovider(KeyproviderArgs),
+}
+
+/// Wrap and unwrap the keys of layers for skopeo and other programs of ocicrypt, as their key provider of the kind cmd
+///
+/// Name it in the file that OCICRYPT_KEYPROVIDER_CONFIG names: {"key-providers": {"attestation-agent": {"cmd": {"path":
+/// "/usr/bin/strongroom", "args": ["image", "keyprovider"]}}}}. Then skopeo encrypts with --encryption-key
+/// provider:attestation-agent:keypath=FILE::keyid=kbs:///repository/type/tag, the key being the file's, else the broker's
+/// through the guest; it decrypts with --decryption-key provider:attestation-agent, with the broker's key.
+#[derive(clap::Args)]
+struct KeyproviderArgs {
+    #[command(flatten)]
+    guest: GuestArgs,
 }
 
 /// Sign an image in a registry with a key, so that cosign and policies with sigstoreSigned accept it
@@ -81,7 +98,54 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     match &args.action {
         Action::Sign(args) => run_sign(args),
         Action::Encrypt(args) => run_encrypt(args),
+        Action::Keyprovider(args) => run_keyprovider(args),
     }
+}
+
+/// One request on standard input, one answer on standard output.
+fn run_keyprovider(args: &KeyproviderArgs) -> anyhow::Result<Outcome> {
+    let request = files::read_limited(Path::new("-"), MAX_REQUEST)?;
+    let answer = match key_provider::is_wrap(&request) {
+        true => wrap(&request, &args.guest)?,
+        false => {
+            let packet = key_provider::parse_unwrap(&request)?;
+            let uri: ResourceUri = packet
+                .kid
+                .parse()
+                .context("the layer's key is no resource of a broker")?;
+            let key = args.guest.resource(&uri)?;
+            let options = packet
+                .open_with(&key)
+                .with_context(|| format!("the layer's key {uri}"))?;
+            key_provider::unwrapped(&options)
+        }
+    };
+    outcome::standard_output_is_taken();
+    let mut out = std::io::stdout().lock();
+    out.write_all(&answer)?;
+    out.flush()?;
+    Ok(Outcome::silent())
+}
+
+fn wrap(request: &[u8], guest: &GuestArgs) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let asked = WrapRequest::parse(request)?;
+    const FORM: &str = "write --encryption-key provider:attestation-agent:keypath=FILE::keyid=kbs:///repository/type/tag";
+    if let Some(other) = asked.parameter("algorithm")
+        && other != "A256GCM"
+    {
+        bail!("algorithm={other:?}: keys are wrapped by A256GCM");
+    }
+    let kid = asked.parameter("keyid").context(FORM)?;
+    let uri: ResourceUri = kid
+        .parse()
+        .with_context(|| format!("keyid={kid:?}; {FORM}"))?;
+    let key = match asked.parameter("keypath") {
+        Some(path) => files::read_limited(Path::new(path), MAX_KEY)?,
+        None => guest.resource(&uri)?,
+    };
+    let packet = Packet::wrap(&uri.to_string(), &key, &asked.options)
+        .with_context(|| format!("the key {uri}"))?;
+    Ok(key_provider::wrapped(&packet)?)
 }
 
 fn run_sign(args: &SignArgs) -> anyhow::Result<Outcome> {
@@ -128,12 +192,13 @@ fn run_sign(args: &SignArgs) -> anyhow::Result<Outcome> {
 }
 
 fn run_encrypt(args: &EncryptArgs) -> anyhow::Result<Outcome> {
-    let KeySource::Resource(kid) = &args.kid else {
+    let KeySource::Resource(uri) = &args.kid else {
         bail!(
             "--kid {} is no resource of a broker: write kbs:///repository/type/tag",
             args.kid
         );
     };
+    let kid = &uri.to_resource_path()?;
     let key = files::read_limited(&args.key, MAX_KEY)?;
     if key.len() != 32 {
         bail!(
@@ -146,16 +211,11 @@ fn run_encrypt(args: &EncryptArgs) -> anyhow::Result<Outcome> {
     let bar = progress::bytes(None)?;
     let shown = bar.clone();
     let on_bytes = Arc::new(move |bytes| shown.inc(bytes));
-    let uri = kid.clone().into();
-    let encrypted = block_on(encrypt(&args.from, &args.to, &uri, &key, &access, on_bytes))??;
+    let encrypted = block_on(encrypt(&args.from, &args.to, uri, &key, &access, on_bytes))??;
     bar.finish_and_clear();
     let mut text = format!(
         "Encrypted {} layers of {} to {}.\n  into    {}\n  digest  {}",
-        encrypted.layers,
-        args.from,
-        kid.to_uri(),
-        args.to,
-        encrypted.digest
+        encrypted.layers, args.from, uri, args.to, encrypted.digest
     );
     if encrypted.dropped > 0 {
         text += &format!(
@@ -166,7 +226,7 @@ fn run_encrypt(args: &EncryptArgs) -> anyhow::Result<Outcome> {
     let document = json!({
         "digest": encrypted.digest,
         "layers": encrypted.layers,
-        "kid": kid.to_uri(),
+        "kid": uri.to_string(),
         "dropped": encrypted.dropped,
     });
     Ok(Outcome::new(text, document)
@@ -174,7 +234,7 @@ fn run_encrypt(args: &EncryptArgs) -> anyhow::Result<Outcome> {
         .next(next_step(&args.to)))
 }
 
-fn put_key(kid: &ResourcePath, key: &std::path::Path) -> String {
+fn put_key(kid: &ResourcePath, key: &Path) -> String {
     format!("strongroom resource put {kid} {}", key.display())
 }
 
@@ -197,3 +257,4 @@ fn access(args: &RegistryArgs) -> anyhow::Result<Access> {
 }
 
 const MAX_KEY: u64 = 64 * 1024;
+const MAX_REQUEST: u64 = 256 * 1024;

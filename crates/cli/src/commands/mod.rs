@@ -1,7 +1,6 @@
 //! One file per command; this one lists them.
 
 mod admin;
-mod attest;
 mod audit;
 mod broker;
 mod decrypt;
@@ -28,6 +27,7 @@ mod verify;
 mod workshop;
 
 use clap::Subcommand;
+use strongroom_guest::cli::{Program, attest_once};
 
 use crate::outcome::Outcome;
 
@@ -58,7 +58,7 @@ pub(crate) enum Command {
     Image(image::Args),
 
     Guest(guest::Args),
-    Attest(attest::Args),
+    Attest(attest_once::Args),
     Get(get::Args),
     Score(Box<score::Args>),
     Report(Box<report::Args>),
@@ -76,7 +76,7 @@ impl Command {
     pub(crate) fn run(self, json: bool, verbose: u8) -> anyhow::Result<Outcome> {
         match self {
             Self::Admin(args) => admin::run(&args),
-            Self::Attest(args) => attest::run(&args),
+            Self::Attest(args) => args.run(Program::Strongroom),
             Self::Audit(args) => audit::run(&args),
             Self::Broker(args) => broker::run(args, json, verbose),
             Self::Decrypt(args) => decrypt::run(&args),

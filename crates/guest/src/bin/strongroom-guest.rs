@@ -6,17 +6,21 @@
 // Doc comments of arguments are help texts, which a terminal shows without Markdown.
 #![allow(clippy::doc_markdown, rustdoc::bare_urls)]
 
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{ArgAction, Parser, Subcommand};
-use serde_json::json;
-use strongroom_guest::cli::{AttestArgs, RunArgs};
-use strongroom_guest::image::{PullOptions, pull};
-use strongroom_guest::launch::Prepared;
-use strongroom_guest::{GuestError, Source};
-use tracing_subscriber::EnvFilter;
+use strongroom_guest::GuestError;
+use strongroom_guest::cli::components::{
+    self, ApiServerRestArgs, AttestationAgentArgs, DataHubArgs,
+};
+use strongroom_guest::cli::outcome::{self, Outcome};
+use strongroom_guest::cli::{
+    Program, RunArgs, attest_once, cleanup, exec, log, pull, scratch, unseal_volumes,
+};
 
 /// Secrets, verified images and measured configuration for applications that know nothing of attestation.
 #[derive(Parser)]
@@ -37,110 +41,73 @@ struct Args {
     /// Say more in the log: -v for what happens, -vv for how.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
+
+    /// Stop when this parent process ends.
+    #[arg(long, global = true, hide = true, value_name = "PID")]
+    exit_with_parent: Option<i32>,
 }
 
 #[derive(Subcommand)]
 enum Command {
     Run(Box<RunArgs>),
-    /// Attest to a broker once
-    Attest(Box<AttestArgs>),
-    /// Pull an image that the owner's policy lets run (cdh.toml, [image]), and unpack it
-    Pull(Box<PullArgs>),
-}
-
-#[derive(clap::Args)]
-struct PullArgs {
-    /// The image, such as registry.example.com/fraud/app:v1
-    image: String,
-
-    /// Where to unpack it: a folder that is new or empty. Plaintext of encrypted layers will lie there.
-    dest: PathBuf,
-
-    #[command(flatten)]
-    attest: AttestArgs,
+    Attest(Box<attest_once::Args>),
+    Exec(exec::Args),
+    UnsealVolumes(unseal_volumes::Args),
+    Pull(Box<pull::Args>),
+    Scratch(scratch::Args),
+    AttestationAgent(Box<AttestationAgentArgs>),
+    ConfidentialDataHub(DataHubArgs),
+    ApiServerRest(ApiServerRestArgs),
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    start_log(args.verbose);
-    match keep_memory_private().and_then(|()| run(&args)) {
-        Ok(()) => ExitCode::SUCCESS,
+    let args = Args::parse_from(arguments());
+    log::start(args.verbose);
+    let json = args.json;
+    match run(&args).and_then(|outcome| outcome.print(json)) {
+        Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            cleanup::hear_signals();
+            outcome::print_error(&error, json);
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(args: &Args) -> anyhow::Result<()> {
+fn run(args: &Args) -> anyhow::Result<Outcome> {
+    keep_memory_private()?;
     // Whoever links another provider in must not change ours.
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .ok()
         .context("another TLS provider is already installed in this process")?;
+    cleanup::install().context("signals cannot be handled here")?;
+    args.exit_with_parent.map_or(Ok(()), cleanup::follow)?;
+    let silent = |()| Outcome::silent();
     match &args.command {
-        Command::Run(run) => run.run(args.json, || {}),
-        Command::Attest(attest) => {
-            let agent = attest.agent()?;
-            block_on(async { Ok(agent.token().await?) })?;
-            match args.json {
-                true => println!(
-                    "{}",
-                    json!({ "broker": agent.broker(), "tee": agent.tee() })
-                ),
-                false => println!(
-                    "The broker {} believes this machine's evidence (platform {}).",
-                    agent.broker(),
-                    agent.tee()
-                ),
-            }
-            Ok(())
-        }
-        Command::Pull(wanted) => pull_image(wanted, args.json),
+        Command::Run(run) => run.run(args.json, cleanup::take_over).map(silent),
+        Command::Attest(attest) => attest.run(Program::Guest),
+        Command::Exec(exec) => exec.run(Program::Guest),
+        Command::UnsealVolumes(volumes) => volumes.run(args.json),
+        Command::Pull(pull) => pull.run(Arc::new(|_| {})),
+        Command::Scratch(scratch) => scratch.run(Program::Guest),
+        Command::AttestationAgent(agent) => agent.run(args.json).map(silent),
+        Command::ConfidentialDataHub(hub) => hub.run().map(silent),
+        Command::ApiServerRest(rest) => rest.run().map(silent),
     }
 }
 
-fn pull_image(args: &PullArgs, json: bool) -> anyhow::Result<()> {
-    let Prepared { agent, cdh, .. } = args.attest.prepared()?;
-    let options = PullOptions::from_config(&cdh.image).context("cdh.toml, [image]")?;
-    let source = Source::Agent(agent);
-    let pulled = block_on(async {
-        Ok::<_, anyhow::Error>(pull(&args.image, &args.dest, &options, Some(&source)).await?)
-    })?;
-    match json {
-        true => println!(
-            "{}",
-            json!({ "image": pulled.reference.to_string(), "manifest_digest": pulled.manifest_digest, "rootfs": pulled.rootfs })
-        ),
-        false => println!(
-            "Pulled {} ({}) into {}.",
-            pulled.reference,
-            pulled.manifest_digest,
-            args.dest.display()
-        ),
+/// The arguments; under the name of one of guest-components' programs, those of that command.
+fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let name = arguments.first().map(Path::new).and_then(Path::file_name);
+    let component = name
+        .and_then(OsStr::to_str)
+        .and_then(components::of_program);
+    if let Some(component) = component {
+        arguments.splice(..1, ["strongroom-guest".into(), component.into()]);
     }
-    Ok(())
-}
-
-fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(work)
-}
-
-fn start_log(verbose: u8) {
-    let level = match verbose {
-        0 => "warn",
-        1 => "info",
-        _ => "debug",
-    };
-    let filter =
-        EnvFilter::try_from_env("STRONGROOM_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    arguments
 }
 
 /// No core file and no debugger of the same user sees keys: a crash must not write them to a disk.

@@ -5,18 +5,22 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use strongroom_attester::{Attester, Devices};
+use strongroom_attester::{Attester, Devices, Found};
 use strongroom_wire::initdata::Initdata;
 
 use crate::attestation::Agent;
 use crate::brokers::BrokerAddress;
-use crate::config::{AaConfig, CdhConfig, Document};
+use crate::config::{AaConfig, CdhConfig, Document, Surroundings};
 use crate::initdata::{Launched, Places, UnverifiedInitdata};
 use crate::launch::{Prepared, Wanted};
 
 /// How this machine attests, and to whom.
 #[derive(clap::Args, Clone)]
 pub struct AttestArgs {
+    /// Start without a broker, too.
+    #[arg(skip)]
+    pub(super) broker_is_optional: bool,
+
     /// The broker's URL [default: the one in the init-data].
     #[arg(long, env = "STRONGROOM_BROKER", value_name = "URL")]
     broker: Option<String>,
@@ -28,15 +32,15 @@ pub struct AttestArgs {
     /// The init-data that this machine was launched with [default: on a TEE, what is found on the disk or in the files
     /// that Kata and peer pods hand it over in]. Nothing of it is used unless the hardware holds its digest.
     #[arg(long, value_name = "FILE")]
-    initdata: Option<PathBuf>,
+    pub(super) initdata: Option<PathBuf>,
 
     /// The attestation agent's aa.toml, for machines without init-data, which wins over it.
-    #[arg(long, alias = "config", value_name = "FILE")]
-    aa_config: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    pub(super) aa_config: Option<PathBuf>,
 
     /// The data hub's cdh.toml, for machines without init-data, which wins over it.
     #[arg(long, value_name = "FILE")]
-    cdh_config: Option<PathBuf>,
+    pub(super) cdh_config: Option<PathBuf>,
 
     /// The platform, when it is not to be looked for. `sample` and `development` prove nothing and must be named.
     /// `development` signs SNP evidence under a root of yours; so does development:tdx, :sgx, :tpm, :az-snp-vtpm or
@@ -77,14 +81,16 @@ impl AttestArgs {
     /// # Errors
     /// What [`Launched::verify`] and [`Wanted::prepare`] say, and what keeps a file from being read.
     pub fn prepared(&self) -> anyhow::Result<Prepared> {
-        let attester = self.attester()?;
-        let found = self.initdata(&attester)?;
+        let found = self.found()?;
+        let missed = found.warnings();
+        let attester = found.attester;
+        let initdata = self.initdata(&attester)?;
         let launched = match self.insecure_unbound_initdata {
-            true => Launched::insecure_verify_even_unbound(&attester, found)?,
-            false => Launched::verify(&attester, found)?,
+            true => Launched::insecure_verify_even_unbound(&attester, initdata)?,
+            false => Launched::verify(&attester, initdata)?,
         };
         let prepared = self.wanted()?.prepare(attester, launched)?;
-        for warning in &prepared.warnings {
+        for warning in missed.iter().chain(&prepared.warnings) {
             eprintln!("warning: {warning}");
         }
         Ok(prepared)
@@ -103,6 +109,8 @@ impl AttestArgs {
             cdh: loaded::<CdhConfig>(self.cdh_config.as_deref())?,
             insecure_override_measured_broker: self.insecure_override_measured_broker,
             insecure_http: self.insecure_http,
+            broker_is_optional: self.broker_is_optional,
+            surroundings: Surroundings::of_this_machine(),
         })
     }
 
@@ -130,10 +138,36 @@ impl AttestArgs {
     /// # Errors
     /// [`strongroom_attester::NoTee`] and [`strongroom_attester::AttestError`].
     pub fn attester(&self) -> anyhow::Result<Attester> {
+        Ok(self.found()?.attester)
+    }
+
+    /// The platform, and what was seen on this machine.
+    fn found(&self) -> anyhow::Result<Found> {
+        let devices = self.devices()?;
         Ok(match &self.platform {
-            Some(name) => Attester::named_with_root(name, self.development_root.as_deref())?,
-            None => Attester::detect(&Devices::default())?.attester,
+            Some(name) => Attester::find(name, self.development_root.as_deref(), &devices)?,
+            None => Attester::detect(&devices)?,
         })
+    }
+
+    /// This machine's devices, a TPM as upstream's environment names it.
+    ///
+    /// # Errors
+    /// When a variable of it is none.
+    pub fn devices(&self) -> anyhow::Result<Devices> {
+        let surroundings = Surroundings::of_this_machine();
+        let mut devices = Devices::default();
+        if let Some(path) = surroundings.tpm_device() {
+            devices.tpm = vec![path.into()];
+        }
+        let handle = surroundings.tpm_ak_handle().map_err(anyhow::Error::msg)?;
+        devices.tpm_ak = handle.unwrap_or(devices.tpm_ak);
+        Ok(devices)
+    }
+
+    /// Whether a broker is named.
+    pub(super) fn names_a_broker(&self) -> bool {
+        self.broker.is_some()
     }
 
     /// The platform's name, when it is not to be looked for.

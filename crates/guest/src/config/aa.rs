@@ -156,7 +156,7 @@ mod tests {
         };
         assert_eq!(all.token_configs.coco_as, url("http://127.0.0.1:8000"));
         assert_eq!(all.token_configs.kbs.unwrap().cert.unwrap(), "cert");
-        assert_eq!(all.log.level, "warn");
+        assert_eq!(all.log.level, Some(super::super::Level::Warn));
         assert_eq!(read(2).unwrap().token_configs.coco_as, None);
         assert_eq!(read(3).unwrap().token_configs.kbs.unwrap().cert, None);
         for number in [4, 5, 6] {

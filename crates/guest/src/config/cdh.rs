@@ -202,7 +202,7 @@ impl Document for CdhConfig {
 }
 
 impl Credential {
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         let shown = self.path.display();
         // `Path` passes over a `.`, so the bytes are looked at.
         let written = self.path.as_os_str().as_encoded_bytes();

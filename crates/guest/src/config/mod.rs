@@ -6,6 +6,7 @@
 
 mod aa;
 mod cdh;
+mod surroundings;
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
@@ -22,6 +23,7 @@ pub use aa::{AaConfig, CocoAs, EventlogConfig, Kbs, TokenConfigs};
 pub use cdh::{
     AaSocket, CdhConfig, Credential, ImageConfig, ImagePullProxy, Kbc, KbcName, MaxDownloads,
 };
+pub use surroundings::Surroundings;
 
 /// A configuration, and what its document says beyond it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -33,17 +35,41 @@ pub struct Read<T> {
 }
 
 /// The level of the log, which both files have.
-#[derive(Clone, Debug, serde::Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, serde::Deserialize, Eq, PartialEq)]
 #[serde(default)]
 pub struct Log {
-    /// `error`, `warn`, `info`, `debug` or `trace`.
-    pub level: String,
+    /// How much is logged; warnings and errors where it is not said.
+    pub level: Option<Level>,
 }
 
-impl Default for Log {
-    fn default() -> Self {
-        Self {
-            level: "info".to_owned(),
+/// How much is logged, the least first.
+#[derive(Clone, Copy, Debug, serde::Deserialize, Eq, Ord, PartialEq, PartialOrd)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Nothing.
+    Off,
+    /// What went wrong.
+    Error,
+    /// What may go wrong.
+    Warn,
+    /// What happens.
+    Info,
+    /// How.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Level {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
         }
     }
 }

@@ -4,16 +4,19 @@ use std::fs::DirBuilder;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::time::Duration;
 
 use strongroom_wire::resource::ResourceUri;
 use zeroize::Zeroizing;
 
 use crate::attestation::Agent;
 use crate::config::Credential;
+use crate::data::patience::{Patience, patiently};
 use crate::error::GuestError;
 use crate::placement::{Placement, check_filesystem, file_error, io_error};
 
-/// Fetches every one of them, then writes each, whole and with mode 0600.
+/// Fetches every one of them, then writes each, whole and with mode 0600. While the way to the broker fails it is tried
+/// again, for as long as `wait`; a denial is final.
 ///
 /// # Errors
 /// [`GuestError::File`], naming the file: the guest must not start without it. [`GuestError::NotInMemory`].
@@ -21,7 +24,9 @@ pub async fn place(
     credentials: &[Credential],
     agent: &Agent,
     placement: Placement,
+    wait: Duration,
 ) -> Result<(), GuestError> {
+    let patience = Patience::from_now(wait);
     let mut fetched = Vec::new();
     for credential in credentials {
         let path = &credential.path;
@@ -31,8 +36,9 @@ pub async fn place(
                 path.display()
             ))
         })?;
-        let bytes = agent.get_resource(&uri).await;
-        fetched.push((path, bytes.map_err(|error| file_error(path, error.into()))?));
+        let fetch = || async { Ok(agent.get_resource(&uri).await?) };
+        let bytes = patiently(patience, "not fetched yet; trying again", fetch).await;
+        fetched.push((path, bytes.map_err(|error| file_error(path, error))?));
     }
     for (path, bytes) in fetched {
         write(path, &bytes, placement).map_err(|error| file_error(path, error))?;

@@ -23,24 +23,7 @@ impl Source {
     pub async fn resource(&self, uri: &ResourceUri) -> Result<Zeroizing<Vec<u8>>, ClientError> {
         match self {
             Self::Agent(agent) => agent.get_resource(uri).await,
-            // Its paths name no host, and another broker must not answer.
-            Self::Rest(_) if !uri.host().is_empty() => Err(ClientError::Rejected {
-                what: uri.to_string(),
-                status: 400,
-                detail: "the guest's REST API asks the guest's own broker only; write kbs:///repository/type/tag, or ask its \
-                         data hub's socket (strongroom guest run --ttrpc)"
-                    .to_owned(),
-            }),
-            Self::Rest(guest) => {
-                let path = uri
-                    .to_resource_path()
-                    .map_err(|error| ClientError::Rejected {
-                        what: uri.to_string(),
-                        status: 400,
-                        detail: error.to_string(),
-                    })?;
-                guest.resource(&path).await
-            }
+            Self::Rest(guest) => guest.resource_at(uri).await,
         }
     }
 }

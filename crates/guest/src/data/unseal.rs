@@ -2,16 +2,15 @@
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
-use strongroom_client::jitter;
 use strongroom_client::seal::{KeyName, KeyPlace, SecretWanted, SigningKeyWanted};
-use strongroom_client::session::RetryPolicy;
 use strongroom_wire::sealed_secret::is_sealed;
 use zeroize::Zeroizing;
 
 use crate::config::CdhConfig;
+use crate::data::patience::{Patience, patiently};
 use crate::data::resource::Source;
 use crate::error::GuestError;
 
@@ -22,7 +21,7 @@ pub use strongroom_client::seal::CounterMode;
 pub struct Unsealer {
     source: Source,
     options: UnsealOptions,
-    patience: Option<(Instant, Duration)>,
+    patience: Option<Patience>,
 }
 
 impl Unsealer {
@@ -38,8 +37,7 @@ impl Unsealer {
     /// Tries again, from now on for this long in all, while the way to the broker fails. A denial is never tried again.
     #[must_use]
     pub fn waiting(mut self, patience: Duration) -> Self {
-        let now = Instant::now();
-        self.patience = now.checked_add(patience).map(|end| (end, patience));
+        self.patience = Patience::from_now(patience);
         self
     }
 
@@ -50,29 +48,8 @@ impl Unsealer {
     /// [`GuestError::SigningKeyFile`] and [`GuestError::SealedResource`] when what it points to is not had;
     /// [`GuestError::GaveUp`] after having waited.
     pub async fn unseal(&self, text: &str) -> Result<Zeroizing<Vec<u8>>, GuestError> {
-        let mut failed = 0u32;
-        loop {
-            let error = match self.unseal_once(text).await {
-                Err(error) if error.may_pass() => error,
-                outcome => return outcome,
-            };
-            let Some((end, patience)) = self.patience else {
-                return Err(error);
-            };
-            failed = failed.saturating_add(1);
-            let delay = WAITING.delay(failed, jitter()).unwrap_or(WAITING.cap);
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(GuestError::GaveUp {
-                    seconds: patience.as_secs(),
-                    source: Box::new(error),
-                });
-            }
-            if failed == 1 {
-                tracing::warn!(%error, seconds = left.as_secs(), "not unsealed yet; trying again");
-            }
-            tokio::time::sleep(delay.min(left)).await;
-        }
+        let unseal = || self.unseal_once(text);
+        patiently(self.patience, "not unsealed yet; trying again", unseal).await
     }
 
     async fn unseal_once(&self, text: &str) -> Result<Zeroizing<Vec<u8>>, GuestError> {
@@ -198,11 +175,6 @@ fn read_key(folder: &Path, name: &KeyName) -> io::Result<Zeroizing<Vec<u8>>> {
 /// Where upstream's data hub looks for the keys that sealed secrets name without a URI.
 pub const SIGNING_KEYS: &str = "/run/confidential-containers/cdh/sealed-secret";
 const MAX_KEY: u64 = 16 * 1024;
-const WAITING: RetryPolicy = RetryPolicy {
-    attempts: u32::MAX,
-    base: Duration::from_millis(500),
-    cap: Duration::from_secs(10),
-};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

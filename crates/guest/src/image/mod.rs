@@ -10,6 +10,7 @@ mod destination;
 mod error;
 pub(crate) mod fuzzing;
 mod layer;
+mod measured;
 mod options;
 pub mod owner;
 mod registry;
@@ -48,6 +49,7 @@ use verify::{Candidate, Verifier};
 
 pub use error::{ImageError, LayerError};
 pub use layer::unwrap_key;
+pub use measured::{MeasuredPullError, pull_and_measure};
 pub use options::{Document, Progress, PullOptions};
 pub use registry::Proxies;
 pub use unpack::{Devices, Limits};

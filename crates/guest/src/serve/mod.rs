@@ -9,7 +9,9 @@ pub(crate) mod ttrpc;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::pin::pin;
+use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::extract::ConnectInfo;
@@ -178,6 +180,35 @@ pub struct ServeOptions {
     pub tokens: Option<Arc<Tokens>>,
     /// How much of it clients may hold up.
     pub limits: Limits,
+    /// What `/healthz` says.
+    pub readiness: Readiness,
+}
+
+/// Whether the guest is ready: what applications rely on lies in its place. It is, unless it is said to be starting.
+#[derive(Clone, Debug)]
+pub struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    /// Of a guest that is starting.
+    pub fn starting() -> Self {
+        Self(Arc::new(AtomicBool::new(false)))
+    }
+
+    /// It is ready from now on.
+    pub fn reach(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it is.
+    pub fn is_reached(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
 }
 
 /// What bounds how much clients hold up, whatever they send or do not send.
@@ -212,12 +243,23 @@ impl Default for Limits {
 #[serde(rename_all = "lowercase")]
 pub enum Features {
     /// `/cdh/resource` only.
+    #[default]
     Resource,
     /// `/aa/...` only.
     Attestation,
     /// Both.
-    #[default]
     All,
+}
+
+impl FromStr for Features {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Resource, Self::Attestation, Self::All]
+            .into_iter()
+            .find(|features| features.as_str() == text)
+            .ok_or_else(|| "the parts are resource, attestation and all".to_owned())
+    }
 }
 
 impl Features {

@@ -29,7 +29,7 @@ use strongroom_attester::{AttestError, Event, EventError};
 use strongroom_client::session::DENIED_TOKEN_AGE;
 use strongroom_client::{ClientError, Released};
 use strongroom_wire::kbs::{EVENT_HEADER, TOKEN_ID_HEADER};
-use strongroom_wire::resource::ResourcePath;
+use strongroom_wire::resource::{ResourcePath, ResourceUri};
 use strongroom_wire::tee::Tee;
 use zeroize::Zeroizing;
 
@@ -45,13 +45,17 @@ pub fn router(agent: Agent, options: ServeOptions) -> Router {
         .route("/cdh/resource", resource.clone())
         .route("/cdh/resource/", resource.clone())
         .route("/cdh/resource/{*path}", resource)
+        .route(
+            "/cdh/resource-of/{*path}",
+            get(resource_of).head(wrong_method),
+        )
         .route("/aa/token", get(token).head(wrong_method))
         .route("/aa/evidence", get(evidence))
         .route("/aa/additional-evidence", get(additional_evidence))
         .route("/aa/initdata", get(initdata))
         .route("/aa/aael", post(aael))
         .route("/info", get(info))
-        .route("/healthz", get(async || "ok\n"))
+        .route("/healthz", get(healthz))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -202,7 +206,35 @@ async fn resource(State(guest): State<Guest>, uri: Uri) -> Result<Response, Fail
             format!("{error}; ask /cdh/resource/repository/type/tag"),
         )
     })?;
-    let released = guest.agent.release(&path.into()).await;
+    released(&guest, &path.into()).await
+}
+
+/// A resource of the broker that is listed under a host, `kbs://HOST/repository/type/tag`. Not of upstream, which has no
+/// such path and so never answers with its own broker's resource of the same name.
+async fn resource_of(State(guest): State<Guest>, uri: Uri) -> Result<Response, Failure> {
+    guest.needs(guest.options.features.resource(), "resource")?;
+    let rest = uri.path().strip_prefix("/cdh/resource-of/");
+    let asked = format!("kbs://{}", rest.unwrap_or_default()).parse::<ResourceUri>();
+    let wrong = |reason: String| {
+        Failure::new(
+            StatusCode::BAD_REQUEST,
+            format!(
+                "{reason}; ask /cdh/resource-of/HOST/repository/type/tag, of a HOST in [[brokers]]"
+            ),
+        )
+    };
+    let asked = asked.map_err(|error| wrong(error.to_string()))?;
+    let path = asked.to_resource_path();
+    path.map_err(|error| wrong(error.to_string()))?;
+    if asked.host().is_empty() {
+        return Err(wrong("no host is named".to_owned()));
+    }
+    released(&guest, &asked).await
+}
+
+/// What was released, and where the broker's record has it.
+async fn released(guest: &Guest, uri: &ResourceUri) -> Result<Response, Failure> {
+    let released = guest.agent.release(uri).await;
     let Released { secret, release } = released.map_err(GuestError::from)?;
     let mut answer = octets(secret);
     let named = [
@@ -215,6 +247,16 @@ async fn resource(State(guest): State<Guest>, uri: Uri) -> Result<Response, Fail
         }
     }
     Ok(answer)
+}
+
+async fn healthz(State(guest): State<Guest>) -> Result<&'static str, Failure> {
+    match guest.options.readiness.is_reached() {
+        true => Ok("ok\n"),
+        false => Err(Failure::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "starting: what cdh.toml wants in files ([[credentials]]) is being fetched",
+        )),
+    }
 }
 
 #[derive(Deserialize)]
@@ -232,7 +274,8 @@ async fn token(
         Some("coco_as") => {
             return Err(Failure::new(
                 StatusCode::NOT_IMPLEMENTED,
-                "tokens straight from an attestation service are not made here; ask for token_type=kbs",
+                "token_type=coco_as: tokens straight from an attestation service ([token_configs.coco_as]) are not made here, \
+                 for upstream's carry no nonce and no init-data; ask for token_type=kbs",
             ));
         }
         _ => {
@@ -434,7 +477,7 @@ impl Guest {
             return Ok(());
         }
         let text = format!(
-            "the feature {feature:?} is not enabled here; start the guest with it, or with \"all\""
+            "the feature {feature:?} is not enabled here; start the guest with --features {feature}, or with --features all"
         );
         Err(Failure::new(StatusCode::NOT_FOUND, text))
     }

@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -129,19 +129,19 @@ impl Mirror {
         }
         let at = open_folder(parent(to), placement)?;
         let wrong = |error: Errno| volume_error(to, format!("its lock cannot be opened: {error}"));
-        let lock = format!("{LOCK_PREFIX}{}", ending(name));
+        let kept = || volume_error(to, "another process keeps this mirror already");
+        let lock = lock_name(name);
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let record = openat(&at, lock, flags, Mode::RUSR | Mode::WUSR).map_err(wrong)?;
+        let record = openat(&at, &lock, flags, Mode::RUSR | Mode::WUSR).map_err(wrong)?;
         match flock(&record, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                return Err(volume_error(
-                    to,
-                    "another process keeps this mirror already",
-                ));
-            }
+            Err(Errno::WOULDBLOCK) => return Err(kept()),
             Err(error) => return Err(wrong(error)),
+        }
+        // Its keeper may have removed it meanwhile, and somebody else made another one.
+        if !is_named(&at, &lock, &record) {
+            return Err(kept());
         }
         let mirror = Self {
             at,
@@ -368,6 +368,23 @@ impl Mirror {
     }
 }
 
+impl Drop for Mirror {
+    /// Where no plaintext lies, no lock has to say whose it is.
+    fn drop(&mut self) {
+        let (Some(name), Some(record)) = (&self.file, &self.record) else {
+            return;
+        };
+        let lock = lock_name(name);
+        // Another process may keep it by now.
+        let is_kept = flock(record, FlockOperation::NonBlockingLockExclusive).is_ok();
+        let says_nothing = record.metadata().is_ok_and(|metadata| metadata.len() == 0)
+            || self.identity(name).is_none();
+        if is_kept && says_nothing && is_named(&self.at, &lock, record) {
+            unlinkat(&self.at, &lock, AtFlags::empty()).ok();
+        }
+    }
+}
+
 /// A version that is written and not in force. Dropping it removes it.
 pub(super) struct Staged<'a> {
     mirror: &'a Mirror,
@@ -572,6 +589,19 @@ fn ending(file: &OsStr) -> String {
     let mut hasher = DefaultHasher::new();
     file.hash(&mut hasher);
     format!("-file-{:016x}", hasher.finish())
+}
+
+fn lock_name(file: &OsStr) -> String {
+    format!("{LOCK_PREFIX}{}", ending(file))
+}
+
+/// Whether this very file still has the name.
+fn is_named(at: &OwnedFd, name: &str, file: impl AsFd) -> bool {
+    let there = rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW);
+    let (Ok(there), Ok(held)) = (there, rustix::fs::fstat(file)) else {
+        return false;
+    };
+    (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)
 }
 
 fn parent(path: &Path) -> &Path {

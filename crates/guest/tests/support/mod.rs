@@ -8,7 +8,15 @@ use std::time::Duration;
 
 use strongroom_attester::Attester;
 use strongroom_client::session::RetryPolicy;
-use strongroom_guest::{Agent, AgentConfig, GuestError, ServeOptions, serve_with};
+use strongroom_guest::{Agent, AgentConfig, Features, GuestError, ServeOptions, serve_with};
+
+/// All parts of the API, which a guest offers when it is told to.
+pub fn everything() -> ServeOptions {
+    ServeOptions {
+        features: Features::All,
+        ..ServeOptions::default()
+    }
+}
 
 pub fn agent(broker: &str) -> Agent {
     let mut config = AgentConfig::new(broker, Attester::named("sample").unwrap());

@@ -1,10 +1,13 @@
-//! What a program that opens images asks a key provider (ocicrypt's key provider protocol, `UnWrapKey`), and the answer.
+//! What a program that opens or encrypts images asks a key provider (ocicrypt's key provider protocol, `UnWrapKey` and
+//! `WrapKey`), and the answers.
+
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::ocicrypt::Packet;
+use super::ocicrypt::{PROVIDER, Packet, PrivateOptions, WrapError};
 use super::{FormatError, bounded_json};
 use crate::b64;
 
@@ -29,14 +32,80 @@ pub fn parse_unwrap(request: &[u8]) -> Result<Packet, FormatError> {
     Packet::parse(&packet)
 }
 
-/// Writes the answer: `{"keyunwrapresults":{"optsdata":[…]}}`, the private options as a list of numbers.
+/// Whether a request is one to wrap a key, `{"op":"keywrap",...}`; anything else is for [`parse_unwrap`] to refuse.
+pub fn is_wrap(request: &[u8]) -> bool {
+    let request: Result<Request, FormatError> = bounded_json(WHAT, request, MAX_REQUEST);
+    request.is_ok_and(|request| request.op == "keywrap")
+}
+
+/// A layer's key that is to be wrapped, and what the person who encrypts says about how.
+#[derive(Debug)]
+pub struct WrapRequest {
+    /// The layer's private options.
+    pub options: PrivateOptions,
+    /// The words behind `provider:attestation-agent:`.
+    pub parameters: String,
+}
+
+impl WrapRequest {
+    /// Parses a request to wrap:
+    /// `{"op":"keywrap","keywrapparams":{"ec":{"Parameters":{"attestation-agent":["<base64>"]}},"optsdata":"<base64>"}}`.
+    /// ocicrypt's Go writes bytes as base64, its Rust as lists of numbers.
+    ///
+    /// # Errors
+    /// [`FormatError`] when something else is asked for, or for another provider.
+    pub fn parse(request: &[u8]) -> Result<Self, FormatError> {
+        let invalid = |reason: &str| FormatError::invalid(WHAT, reason.to_owned());
+        let request: Request = bounded_json(WHAT, request, MAX_REQUEST)?;
+        let wrap = request
+            .keywrapparams
+            .filter(|_| request.op == "keywrap")
+            .ok_or_else(|| invalid("it does not ask to wrap a key"))?;
+        let named = wrap.ec.and_then(|ec| ec.parameters);
+        let words = named.and_then(|mut named| named.remove(PROVIDER));
+        let [words] = <[Bytes; 1]>::try_from(words.unwrap_or_default())
+            .map_err(|_| invalid("it has no parameters, or several, for attestation-agent"))?;
+        let parameters = String::from_utf8(words.decoded()?.to_vec())
+            .map_err(|_| invalid("its parameters are not UTF-8"))?;
+        let options = wrap
+            .optsdata
+            .ok_or_else(|| invalid("it has no options to wrap"))?
+            .decoded()?;
+        Ok(Self {
+            options: PrivateOptions::parse(&options)?,
+            parameters,
+        })
+    }
+
+    /// One of the parameters, which are written `keypath=FILE::keyid=kbs:///repository/type/tag::algorithm=A256GCM`.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        let mut pairs = self.parameters.split("::").filter_map(|pair| pair.split_once('='));
+        pairs.find_map(|(found, value)| (found == name).then_some(value))
+    }
+}
+
+/// Writes the answer to a request to wrap: `{"keywrapresults":{"annotation":[…]}}`, the packet as a list of numbers.
+///
+/// # Errors
+/// [`WrapError`] when the packet cannot be written.
+pub fn wrapped(packet: &Packet) -> Result<Zeroizing<Vec<u8>>, WrapError> {
+    let packet = serde_json::to_vec(packet).map_err(|_| WrapError::Encoding)?;
+    Ok(numbers(br#"{"keywrapresults":{"annotation":["#, &packet))
+}
+
+/// Writes the answer to a request to unwrap: `{"keyunwrapresults":{"optsdata":[…]}}`, the private options as a list of
+/// numbers.
 pub fn unwrapped(options: &[u8]) -> Zeroizing<Vec<u8>> {
+    numbers(br#"{"keyunwrapresults":{"optsdata":["#, options)
+}
+
+fn numbers(before: &[u8], bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     // Three digits and a comma each, so that nothing moves and leaves a copy behind.
     let mut answer = Zeroizing::new(Vec::with_capacity(
-        options.len().saturating_mul(4).saturating_add(64),
+        bytes.len().saturating_mul(4).saturating_add(64),
     ));
-    answer.extend_from_slice(br#"{"keyunwrapresults":{"optsdata":["#);
-    for (at, byte) in (0_usize..).zip(options) {
+    answer.extend_from_slice(before);
+    for (at, byte) in (0_usize..).zip(bytes) {
         if at > 0 {
             answer.push(b',');
         }
@@ -56,6 +125,37 @@ pub fn unwrapped(options: &[u8]) -> Zeroizing<Vec<u8>> {
 struct Request {
     op: String,
     keyunwrapparams: Option<Parameters>,
+    keywrapparams: Option<Wrap>,
+}
+
+#[derive(Deserialize)]
+struct Wrap {
+    ec: Option<Ec>,
+    optsdata: Option<Bytes>,
+}
+
+#[derive(Deserialize)]
+struct Ec {
+    #[serde(rename = "Parameters")]
+    parameters: Option<BTreeMap<String, Vec<Bytes>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Bytes {
+    Base64(String),
+    Numbers(Vec<u8>),
+}
+
+impl Bytes {
+    fn decoded(self) -> Result<Zeroizing<Vec<u8>>, FormatError> {
+        match self {
+            Self::Numbers(bytes) => Ok(Zeroizing::new(bytes)),
+            Self::Base64(text) => b64::std_decode(&Zeroizing::new(text))
+                .map(Zeroizing::new)
+                .map_err(|_| FormatError::invalid(WHAT, "bytes in it are not base64")),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -72,6 +172,7 @@ const MAX_REQUEST: usize = 256 * 1024;
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::image::digest::Digest;
 
     #[test]
     fn upstream_request_is_answered_as_upstream_does() {
@@ -112,5 +213,47 @@ mod tests {
         ] {
             assert!(parse_unwrap(bad.as_bytes()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn request_of_either_language_to_wrap_is_not_understood() {
+        let options = PrivateOptions {
+            key: Zeroizing::new([1; 32]),
+            nonce: [2; 16],
+            digest: Digest::sha256(b"layer"),
+        };
+        let options = options.to_json();
+        let words = "keypath=/k::keyid=kbs:///a/b/c::algorithm=A256GCM";
+        let request = |words: Value, options: Value| {
+            serde_json::json!({
+                "op": "keywrap",
+                "keywrapparams": {
+                    "ec": {"Parameters": {"attestation-agent": [words]}, "DecryptConfig": null},
+                    "optsdata": options,
+                },
+                "keyunwrapparams": {"dc": null, "annotation": null},
+            })
+            .to_string()
+        };
+        let go = request(b64::std_encode(words).into(), b64::std_encode(&*options).into());
+        let rust = request(
+            serde_json::to_value(words.as_bytes()).unwrap(),
+            serde_json::to_value(options.as_slice()).unwrap(),
+        );
+        for text in [go, rust] {
+            assert!(is_wrap(text.as_bytes()));
+            let asked = WrapRequest::parse(text.as_bytes()).unwrap();
+            assert_eq!(asked.parameter("keyid"), Some("kbs:///a/b/c"));
+            assert_eq!(asked.parameter("keypath"), Some("/k"));
+            assert_eq!(asked.parameter("key"), None);
+            let other = text.replace("attestation-agent", "other");
+            assert!(WrapRequest::parse(other.as_bytes()).is_err());
+            let packet = Packet::wrap("kbs:///a/b/c", &[7; 32], &asked.options).unwrap();
+            let answer: Value = serde_json::from_slice(&wrapped(&packet).unwrap()).unwrap();
+            let bytes: Vec<u8> =
+                serde_json::from_value(answer["keywrapresults"]["annotation"].clone()).unwrap();
+            assert!(Packet::parse(&bytes).unwrap().unwrap_with(&[7; 32]).is_ok());
+        }
+        assert!(!is_wrap(br#"{"op":"keyunwrap"}"#));
     }
 }

@@ -513,6 +513,9 @@ fn launch(name: &'static str, places: &Places, initdata: &Initdata) -> anyhow::R
             path,
             "--listen",
             &socket,
+            // A receipt needs evidence as well as secrets.
+            "--features",
+            "all",
         ],
         &places.logs,
     )

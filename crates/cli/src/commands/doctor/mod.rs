@@ -1,7 +1,10 @@
 //! `strongroom doctor`: the way from a guest to its secret, step by step.
 
+mod owner;
+mod storage;
 mod symptoms;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -37,9 +40,24 @@ pub(crate) struct Args {
     #[command(flatten)]
     attest: AttestArgs,
 
-    /// Only what the owner's side can see: no platform is looked for, and nothing attested.
-    #[arg(long, conflicts_with = "resources")]
+    /// Only what the owner's side can see: no platform is looked for, and nothing attested. With --admin-key the broker
+    /// is asked as well: whether each RESOURCE is there, whether a policy names this init-data, which reference values
+    /// have ended.
+    #[arg(long)]
     owner: bool,
+
+    /// The private key (PEM) of an admin of the broker, for what only admins may know.
+    #[arg(long, env = "STRONGROOM_ADMIN_KEY", value_name = "PEM")]
+    admin_key: Option<PathBuf>,
+
+    /// The admin's name, as the broker knows it.
+    #[arg(
+        long,
+        env = "STRONGROOM_ADMIN",
+        default_value = "admin",
+        value_name = "NAME"
+    )]
+    admin: String,
 
     /// Storage that encrypted data comes from: an https:// address, or a file. May be given several times.
     #[arg(long, value_name = "URL|FILE")]
@@ -174,7 +192,10 @@ impl Walk {
             }
         }
         self.policy(document.as_ref());
-        self.attestation(args, reached).await;
+        match args.owner {
+            true => self.owner(args, document.as_ref(), reached).await,
+            false => self.attestation(args, reached).await,
+        }
         for storage in &args.storage {
             self.storage(storage).await;
         }
@@ -295,7 +316,7 @@ impl Walk {
                     "strongroom broker run; strongroom broker health, on its machine; then from here: strongroom doctor");
                 Err("the broker is not reached")
             }
-            Ok((url, Ok(date))) => {
+            Ok((url, Ok(probed))) => {
                 self.pass("broker", format!("{url} answers"));
                 match url.starts_with("https:") {
                     true => self.pass(
@@ -304,7 +325,7 @@ impl Walk {
                     ),
                     false => self.skip("tls", "the address is http://: nothing proves who answers"),
                 }
-                Ok(date)
+                Ok(probed.date)
             }
         };
         match date {
@@ -419,12 +440,11 @@ impl Walk {
 
     async fn attestation(&mut self, args: &Args, reached: bool) {
         const NAME: &str = "attestation";
-        let why_not = match (args.owner, reached) {
-            (true, _) => Some(OWNER),
-            (false, false) => Some("the broker was not reached"),
-            (false, true) if self.failed("platform") => Some("there is no platform"),
-            (false, true) if self.failed(MEASURED) => Some("the init-data is not the measured one"),
-            (false, true) if self.to_be_measured => {
+        let why_not = match reached {
+            false => Some("the broker was not reached"),
+            true if self.failed("platform") => Some("there is no platform"),
+            true if self.failed(MEASURED) => Some("the init-data is not the measured one"),
+            true if self.to_be_measured => {
                 Some("the guest has not measured its init-data yet: strongroom guest run does")
             }
             _ => None,
@@ -467,39 +487,6 @@ impl Walk {
                     "on the owner's side: strongroom resource list; strongroom resource put repository/type/tag FILE"),
                 Err(error) => self.fail("resource", error.to_string(), "the broker could not be asked for it", "strongroom doctor again; on its machine: strongroom broker health"),
             }
-        }
-    }
-
-    async fn storage(&mut self, named: &str) {
-        const NAME: &str = "storage";
-        let path = named.strip_prefix("file://").unwrap_or(named);
-        if !named.starts_with("https:") && !named.starts_with("http:") {
-            return match std::fs::metadata(path) {
-                Ok(metadata) => self.pass(NAME, format!("{path}: {} bytes", metadata.len())),
-                Err(error) => self.fail(
-                    NAME,
-                    format!("{path}: {error}"),
-                    "the file is not there, or not for this user",
-                    "correct the path, or mount the volume",
-                ),
-            };
-        }
-        let options = EndpointOptions {
-            timeout: PATIENCE,
-            ..EndpointOptions::default()
-        };
-        let probed = match Endpoint::new(named, options) {
-            Ok(endpoint) => endpoint.probe().await,
-            Err(error) => Err(error),
-        };
-        match probed {
-            Ok(_) => self.pass(NAME, format!("{named}: its server answers")),
-            Err(error) => self.fail(
-                NAME,
-                error.to_string(),
-                "the guest has no way to the storage, or its certificate is not trusted here",
-                "open the way (NAT gateway, firewall), or correct the address",
-            ),
         }
     }
 

@@ -1,22 +1,16 @@
-//! `strongroom guest`: the agent beside applications, and the start of an application that needs unsealed values.
+//! `strongroom guest`: the agent beside applications, the start of an application that needs unsealed values, images and
+//! disks. The commands are those of the guest's own program.
 
-mod exec;
 mod pull;
-mod run;
-mod scratch;
-mod unseal_volumes;
-mod unsealing;
 
 use clap::Subcommand;
-
-use strongroom_guest::cli::RunArgs;
+use strongroom_guest::cli::{Program, RunArgs, exec, scratch, unseal_volumes};
 
 use crate::outcome::Outcome;
 
 pub(crate) use strongroom_guest::cli::AttestArgs;
-
-pub(crate) use pull::{RegistryArgs, document};
-pub(crate) use unsealing::UnsealArgs;
+pub(crate) use strongroom_guest::cli::pull::{RegistryArgs, document};
+pub(crate) use strongroom_guest::cli::unsealing::UnsealArgs;
 
 /// Run the guest: attests and serves secrets to applications beside it.
 #[derive(clap::Args)]
@@ -28,19 +22,21 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Action {
     Run(Box<RunArgs>),
-    /// Unseal environment values, files and volumes, then become APP; if one fails, APP does not start
     Exec(exec::Args),
-    Pull(Box<pull::Args>),
+    Pull(Box<strongroom_guest::cli::pull::Args>),
     UnsealVolumes(unseal_volumes::Args),
     Scratch(scratch::Args),
 }
 
 pub(crate) fn run(args: Args, json: bool) -> anyhow::Result<Outcome> {
     match args.action {
-        Action::Run(args) => run::run(&args, json),
-        Action::Exec(args) => exec::run(&args),
+        Action::Run(args) => {
+            args.run(json, crate::cleanup::take_over)?;
+            Ok(Outcome::silent())
+        }
+        Action::Exec(args) => args.run(Program::Strongroom),
         Action::Pull(args) => pull::run(&args),
-        Action::Scratch(args) => scratch::run(&args),
-        Action::UnsealVolumes(args) => unseal_volumes::run(&args, json),
+        Action::Scratch(args) => args.run(Program::Strongroom),
+        Action::UnsealVolumes(args) => args.run(json),
     }
 }

@@ -259,7 +259,7 @@ impl Verification {
         let Some(token) = &predicate.token else {
             self.skip(
                 TOKEN,
-                "the receipt has no token: nothing was released for the job",
+                "the receipt has no token: the guest's own broker released nothing for the job",
                 None,
             );
             return Ok(());
@@ -382,11 +382,22 @@ impl Verification {
             return Ok(());
         };
         let entries = record::entries(folder, key, &predicate.releases)?;
-        let agree = predicate
+        let (here, elsewhere): (Vec<_>, Vec<_>) = predicate
             .releases
             .iter()
+            .partition(|release| record::must_have(release, &entries));
+        let agree = here
+            .iter()
             .try_for_each(|release| record::agrees(release, &entries, self.token.as_ref()));
-        self.step(RELEASES, agree)
+        match (agree, elsewhere.first()) {
+            (Ok(()), Some(release)) => {
+                let named = shown(&release.resource);
+                let why = format!("the record of another broker would have the release of {named}");
+                self.skip(RELEASES, why, Some("--audit DIR of that broker"));
+                Ok(())
+            }
+            (agree, _) => self.step(RELEASES, agree),
+        }
     }
 
     fn step<T, E: ToString>(&mut self, kind: Kind, result: Result<T, E>) -> Result<T, Stop> {

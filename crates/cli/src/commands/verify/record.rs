@@ -7,6 +7,7 @@ use serde_json::Value;
 use strongroom_scoring::receipt::ReleasedKey;
 use strongroom_wire::ear::EarClaims;
 use strongroom_wire::jwk::TeePublicKey;
+use strongroom_wire::resource::ResourceUri;
 
 use super::token::of_the_cpu;
 use crate::commands::audit::{Source, named_verifier, verify_record};
@@ -32,6 +33,13 @@ pub(super) fn entries(
     Ok(found)
 }
 
+/// Whether a release must be in this record: all but those of other brokers that the guest lists, whose records have them.
+pub(super) fn must_have(release: &ReleasedKey, entries: &BTreeMap<String, Value>) -> bool {
+    let is_own = release.resource.starts_with("kbs:///");
+    let event = release.event.as_ref();
+    is_own || event.is_none_or(|event| entries.contains_key(event))
+}
+
 /// Whether the record has a release as the receipt has it: allowed, of this resource, on this token; and, where the
 /// receipt's own token is that one, to the key that this token binds.
 pub(super) fn agrees(
@@ -52,7 +60,9 @@ pub(super) fn agrees(
         ));
     };
     let said = |name: &str| entry[name].as_str().unwrap_or_default();
-    let path = release.resource.strip_prefix("kbs:///");
+    let uri = release.resource.parse::<ResourceUri>().ok();
+    let path = uri.and_then(|uri| uri.to_resource_path().ok());
+    let path = path.map(|path| path.to_string());
     let expect = |what: &str, expected: &str, actual: &str| match expected == actual {
         true => Ok(()),
         false => Err(format!(
@@ -63,7 +73,7 @@ pub(super) fn agrees(
     expect("outcome", "allowed", said("outcome"))?;
     expect(
         "resource",
-        path.unwrap_or(&release.resource),
+        path.as_deref().unwrap_or(&release.resource),
         said("resource"),
     )?;
     expect(

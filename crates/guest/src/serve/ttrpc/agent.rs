@@ -25,7 +25,8 @@ pub(super) async fn answer(
             "kbs" => Ok(answer.bytes(1, &agent.token_json().await?)),
             "coco_as" => Err(Refusal::new(
                 Code::Unimplemented,
-                "tokens straight from an attestation service are not made here; ask for the type kbs",
+                "coco_as: tokens straight from an attestation service ([token_configs.coco_as]) are not made here, for \
+                 upstream's carry no nonce and no init-data; ask for the type kbs",
             )),
             _ => Err(Refusal::new(
                 Code::InvalidArgument,

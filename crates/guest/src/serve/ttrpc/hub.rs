@@ -8,7 +8,7 @@ use super::protobuf::{Fields, Message};
 use super::{Code, Refusal, mount, unknown};
 use crate::attestation::Agent;
 use crate::data::resource::Source;
-use crate::image::{PullOptions, PulledImage, pull, unwrap_key};
+use crate::image::{MeasuredPullError, PullOptions, PulledImage, pull_and_measure, unwrap_key};
 
 pub(super) async fn answer(
     agent: &Agent,
@@ -52,7 +52,6 @@ pub(super) async fn answer(
     }
 }
 
-/// An image that cannot be measured where it has to be does not run: what was unpacked is taken away again.
 async fn pull_image(
     agent: &Agent,
     options: &PullOptions,
@@ -66,25 +65,9 @@ async fn pull_image(
         ));
     }
     let source = Source::Agent(agent.clone());
-    let pulled = pull(image, bundle, options, Some(&source)).await?;
-    let event = pulled.event();
-    let measured = agent
-        .measure(event.domain, event.operation, &event.content, None)
-        .await;
-    match measured {
-        Ok(measured) => {
-            tracing::info!(image, digest = %pulled.manifest_digest, ?measured, "an image was pulled");
-            Ok(pulled)
-        }
-        Err(error) => {
-            let removed = [
-                std::fs::remove_dir_all(&pulled.rootfs),
-                std::fs::remove_file(bundle.join("config.json")),
-            ];
-            if let Some(error) = removed.into_iter().find_map(Result::err) {
-                tracing::error!(%error, bundle = %bundle.display(), "an image that was not measured stays there");
-            }
-            Err(error.into())
-        }
+    match pull_and_measure(agent, image, bundle, options, &source).await {
+        Ok((pulled, _)) => Ok(pulled),
+        Err(MeasuredPullError::Image(error)) => Err(error.into()),
+        Err(MeasuredPullError::Event(error)) => Err(error.into()),
     }
 }

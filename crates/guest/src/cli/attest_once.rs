@@ -1,18 +1,17 @@
-//! `strongroom attest`: one handshake, and the verdict in it; or without a broker, what this machine is.
+//! `attest`: one handshake, and the verdict in it; or without a broker, what this machine is.
 
 use anyhow::Context as _;
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use strongroom_attester::{Attester, Devices, Outcome as Seen, Probe};
+use strongroom_attester::{Attester, Outcome as Seen, Probe};
 
-use crate::commands::guest::AttestArgs;
-use crate::connect::block_on;
-use crate::outcome::Outcome;
+use super::outcome::Outcome;
+use super::{AttestArgs, Program, block_on};
 
 /// Attest to a broker once and show what it says of this machine.
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub struct Args {
     #[command(flatten)]
     attest: AttestArgs,
 
@@ -21,10 +20,20 @@ pub(crate) struct Args {
     explain: bool,
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    if args.explain {
-        return explain(args);
+impl Args {
+    /// Attests, or says what this machine is.
+    ///
+    /// # Errors
+    /// Why the broker does not believe this machine.
+    pub fn run(&self, program: Program) -> anyhow::Result<Outcome> {
+        match self.explain {
+            true => explain(self, program),
+            false => attest(self, program),
+        }
     }
+}
+
+fn attest(args: &Args, program: Program) -> anyhow::Result<Outcome> {
     let agent = args.attest.agent()?;
     let attested = block_on(agent.token())??;
     let claims = unverified_claims(attested.token().expose())?;
@@ -63,15 +72,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         text,
         json!({ "broker": agent.broker(), "tee": agent.tee(), "claims": claims }),
     )
-    .next("strongroom guest run")
+    .next(format!("{} run", program.command()))
     .next("strongroom get kbs:///default/fraud-dataset/dataset_key --output KEYFILE"))
 }
 
 /// What this machine is, and how that is known.
-fn explain(args: &Args) -> anyhow::Result<Outcome> {
+fn explain(args: &Args, program: Program) -> anyhow::Result<Outcome> {
     let (attester, probes, devices) = match args.attest.named() {
         Some(_) => (Some(args.attest.attester()?), Vec::new(), Vec::new()),
-        None => match Attester::detect(&Devices::default()) {
+        None => match Attester::detect(&args.attest.devices()?) {
             Ok(found) => (Some(found.attester), found.probes, found.devices),
             Err(none) => (None, none.probes, Vec::new()),
         },
@@ -113,10 +122,11 @@ fn explain(args: &Args) -> anyhow::Result<Outcome> {
     }
     devices.iter().for_each(|probe| shown(probe, &mut text));
     Ok(match attester {
-        Some(_) => Outcome::new(text, document).next("strongroom attest --broker URL"),
-        None => Outcome::new(text, document)
-            .code(1)
-            .next("strongroom attest --platform development --development-root DIR --explain   # to try it out"),
+        Some(_) => Outcome::new(text, document).next(format!("{} --broker URL", program.attest())),
+        None => Outcome::new(text, document).code(1).next(format!(
+            "{} --platform development --development-root DIR --explain   # to try it out",
+            program.attest()
+        )),
     })
 }
 
@@ -156,7 +166,7 @@ fn initdata(args: &Args, attester: &Attester) -> (String, Value) {
         Ok(register) => register,
         Err(error) => return (error.to_string(), json!({ "error": error.to_string() })),
     };
-    let mut value = json!({ "register": held.name(), "value": hex::encode(held.value()) });
+    let mut value = json!({ "register": held.name(), "value": held.value().iter().map(|byte| format!("{byte:02x}")).collect::<String>() });
     // Only compared: it is the guest, when it starts, that extends a PCR.
     let compared = args.attest.initdata(attester).and_then(|found| {
         let from = found

@@ -1,19 +1,19 @@
-//! What `guest exec`, `guest unseal-volumes` and `unseal` are told alike: which sealed secrets are accepted, and which
+//! What `exec`, `unseal-volumes` and `unseal` are told alike: which sealed secrets are accepted, and which
 //! volumes are mirrored where.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::data::unseal::{CounterMode, Signature};
+use crate::volumes::{Access, Volume, Volumes};
+use crate::{Placement, Source, UnsealOptions, Unsealer};
 use anyhow::bail;
-use strongroom_guest::data::unseal::{CounterMode, Signature};
-use strongroom_guest::volumes::{Access, Volume, Volumes};
-use strongroom_guest::{Placement, Source, UnsealOptions, Unsealer};
 
-use crate::keys::GuestArgs;
+use super::GuestArgs;
 
 /// Which sealed secrets are accepted.
 #[derive(clap::Args)]
-pub(crate) struct UnsealArgs {
+pub struct UnsealArgs {
     /// The folder with the signing keys that sealed secrets name without a URI; upstream's is
     /// /run/confidential-containers/cdh/sealed-secret. Whoever can write to it can sign.
     #[arg(long, value_name = "DIR")]
@@ -34,7 +34,10 @@ pub(crate) struct UnsealArgs {
 
 impl UnsealArgs {
     /// Opens sealed secrets through the guest that runs beside this process.
-    pub(crate) fn unsealer(&self) -> anyhow::Result<Unsealer> {
+    ///
+    /// # Errors
+    /// As [`GuestArgs::api`].
+    pub fn unsealer(&self) -> anyhow::Result<Unsealer> {
         let options = UnsealOptions {
             signature: match self.insecure_skip_signature {
                 true => Signature::InsecureSkip,
@@ -51,11 +54,8 @@ impl UnsealArgs {
     }
 
     /// These options on another command line.
-    pub(crate) fn arguments(&self) -> Vec<PathBuf> {
-        let mut arguments = vec!["--guest".into(), PathBuf::from(&self.guest.guest)];
-        if let Some(token) = &self.guest.guest_token {
-            arguments.extend(["--guest-token".into(), token.clone()]);
-        }
+    pub(super) fn arguments(&self) -> Vec<PathBuf> {
+        let mut arguments = self.guest.arguments();
         if let Some(folder) = &self.signing_keys {
             arguments.extend(["--signing-keys".into(), folder.clone()]);
         }
@@ -71,14 +71,14 @@ impl UnsealArgs {
 
 /// How long to wait for the broker, at the start.
 #[derive(clap::Args)]
-pub(crate) struct WaitArgs {
+pub(super) struct WaitArgs {
     /// How long to try again while guest or broker cannot be reached, in seconds. A denial is never tried again.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     wait: u64,
 }
 
 impl WaitArgs {
-    pub(crate) fn patient(&self, unsealer: &Unsealer) -> Unsealer {
+    pub(super) fn patient(&self, unsealer: &Unsealer) -> Unsealer {
         match self.wait {
             0 => unsealer.clone(),
             seconds => unsealer.clone().waiting(Duration::from_secs(seconds)),
@@ -88,7 +88,7 @@ impl WaitArgs {
 
 /// Mounted volumes, and where they are mirrored.
 #[derive(clap::Args)]
-pub(crate) struct VolumeArgs {
+pub(super) struct VolumeArgs {
     /// A mounted volume, or a single file mounted with subPath. May be repeated; each has its --to.
     #[arg(long, value_name = "DIR|FILE")]
     from: Vec<PathBuf>,
@@ -107,11 +107,11 @@ pub(crate) struct VolumeArgs {
 }
 
 impl VolumeArgs {
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.from.is_empty() && self.to.is_empty()
     }
 
-    pub(crate) fn open(&self, placement: Placement) -> anyhow::Result<Volumes> {
+    pub(super) fn open(&self, placement: Placement) -> anyhow::Result<Volumes> {
         if self.from.len() != self.to.len() {
             bail!(
                 "each --from has its --to: there are {} and {}",
@@ -132,7 +132,7 @@ impl VolumeArgs {
     }
 
     /// These options on another command line.
-    pub(crate) fn arguments(&self) -> Vec<PathBuf> {
+    pub(super) fn arguments(&self) -> Vec<PathBuf> {
         let mut arguments = vec!["--mode".into(), PathBuf::from(format!("{:o}", self.mode))];
         if let Some((user, group)) = self.owner {
             arguments.extend(["--owner".into(), PathBuf::from(format!("{user}:{group}"))]);
@@ -145,7 +145,7 @@ impl VolumeArgs {
 }
 
 /// Where plaintext may lie.
-pub(crate) fn placement(insecure_any_filesystem: bool) -> Placement {
+pub(super) fn placement(insecure_any_filesystem: bool) -> Placement {
     match insecure_any_filesystem {
         true => Placement::InsecureAnyFilesystem,
         false => Placement::MemoryOnly,

@@ -1,24 +1,28 @@
-//! `strongroom guest scratch`: an encrypted disk for what does not fit into memory.
+//! `scratch`: an encrypted disk for what does not fit into memory.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use crate::Source;
+use crate::scratch::{
+    DEFAULT_FILESYSTEM, Existing, Scratch, ScratchKey, ScratchName, close, make_file,
+};
 use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::json;
-use strongroom_guest::scratch::{
-    DEFAULT_FILESYSTEM, Existing, Scratch, ScratchKey, ScratchName, close, make_file,
-};
 
-use crate::cleanup;
-use crate::keys::{GuestArgs, KeySource};
-use crate::outcome::Outcome;
+use strongroom_wire::resource::ResourceUri;
+
+use super::cleanup;
+use super::outcome::Outcome;
+use super::{GuestArgs, Program, block_on, files};
 
 /// Encrypt a disk that the host lends, as space for what does not fit into memory.
 ///
 /// LUKS2 by cryptsetup, with the header apart from the disk, in memory, where the host cannot change it. Needs root,
 /// dm-crypt and cryptsetup, and says which of them is missing.
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub struct Args {
     #[command(subcommand)]
     action: Action,
 }
@@ -47,7 +51,7 @@ struct OpenArgs {
     /// The key: one of the broker's (kbs:///repository/type/tag, 32 random bytes or more) when the data are to be opened
     /// again [default: a fresh one that is gone with the machine].
     #[arg(long, value_name = "URI")]
-    key: Option<KeySource>,
+    key: Option<Key>,
 
     /// The header's file. One that exists is opened, and DEVICE is not made anew; keep it where the host cannot change
     /// it, at the broker for instance [default: /run/strongroom/scratch/NAME.header].
@@ -75,6 +79,27 @@ struct OpenArgs {
     guest: GuestArgs,
 }
 
+/// A file, or `kbs:///repository/type/tag`.
+#[derive(Clone, Debug)]
+enum Key {
+    File(PathBuf),
+    Resource(ResourceUri),
+}
+
+impl FromStr for Key {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.starts_with("kbs:") || text.starts_with("kbs+") {
+            false => Ok(Self::File(PathBuf::from(text))),
+            true => text
+                .parse()
+                .map(Self::Resource)
+                .map_err(|error| format!("{error}")),
+        }
+    }
+}
+
 #[derive(clap::Args)]
 struct CloseArgs {
     /// The name of the plaintext device.
@@ -82,9 +107,19 @@ struct CloseArgs {
     name: ScratchName,
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+impl Args {
+    /// Opens or closes it.
+    ///
+    /// # Errors
+    /// What is missing here, or in the way.
+    pub fn run(&self, program: Program) -> anyhow::Result<Outcome> {
+        open_or_close(self, program)
+    }
+}
+
+fn open_or_close(args: &Args, program: Program) -> anyhow::Result<Outcome> {
     match &args.action {
-        Action::Open(args) => open(args),
+        Action::Open(args) => open(args, program),
         Action::Close(args) => {
             // One that was named at `open` is its owner's.
             close(&args.name, Some(&args.name.default_header()))?;
@@ -97,7 +132,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     }
 }
 
-fn open(args: &OpenArgs) -> anyhow::Result<Outcome> {
+fn open(args: &OpenArgs, program: Program) -> anyhow::Result<Outcome> {
     let header = args.header.clone();
     let header = header.unwrap_or_else(|| args.name.default_header());
     let is_new = !header.exists();
@@ -119,8 +154,12 @@ fn open(args: &OpenArgs) -> anyhow::Result<Outcome> {
     scratch.check_needs()?;
     let key = match &args.key {
         None => ScratchKey::ephemeral()?,
-        Some(source) => ScratchKey::held_elsewhere(args.guest.bytes(source)?)
-            .with_context(|| format!("the key {source}"))?,
+        Some(Key::File(path)) => ScratchKey::held_elsewhere(files::read_limited(path, MAX_KEY)?)
+            .with_context(|| format!("the key {}", path.display()))?,
+        Some(Key::Resource(uri)) => {
+            let key = block_on(Source::Rest(args.guest.api()?).resource(uri))??;
+            ScratchKey::held_elsewhere(key).with_context(|| format!("the key {uri}"))?
+        }
     };
     // What is begun from here on is finished or undone, whatever the signal: it takes moments.
     cleanup::take_over();
@@ -137,7 +176,7 @@ fn open(args: &OpenArgs) -> anyhow::Result<Outcome> {
         format!("Whatever is written to {} lies encrypted on {}.", place.display(), args.device.display()),
         json!({ "device": args.device, "mapped": mapped, "header": scratch.header, "mount": args.mount }),
     )
-    .next(format!("strongroom guest scratch close {}", args.name)))
+    .next(format!("{} scratch close {}", program.command(), args.name)))
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {
@@ -170,6 +209,8 @@ fn parse_filesystem(name: &str) -> Result<String, String> {
     let name = plain.then(|| name.to_owned());
     name.ok_or_else(|| "write the name of a file system such as ext4 or xfs".to_owned())
 }
+
+const MAX_KEY: u64 = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -1,21 +1,22 @@
-//! `strongroom guest exec`: an application whose environment, files and volumes are unsealed before it starts.
+//! `exec`: an application whose environment, files and volumes are unsealed before it starts.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::exec::{Prepared, SealedFile, prepare};
+use crate::volumes::Volumes;
 use anyhow::Context as _;
-use strongroom_guest::exec::{Prepared, SealedFile, prepare};
-use strongroom_guest::volumes::Volumes;
 
-use crate::cleanup;
-use crate::commands::guest::unsealing::{UnsealArgs, VolumeArgs, WaitArgs, placement};
-use crate::connect::block_on;
-use crate::outcome::Outcome;
+use super::cleanup;
+use super::outcome::Outcome;
+use super::unsealing::{UnsealArgs, VolumeArgs, WaitArgs, placement};
+use super::{Program, block_on};
 
+/// Unseal environment values, files and volumes, then become APP; if one fails, APP does not start
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub struct Args {
     /// A sealed file and the place of its plaintext, which must lie on tmpfs; may be repeated.
     #[arg(long, value_name = "SEALED=PLAINTEXT", value_parser = parse_file)]
     file: Vec<SealedFile>,
@@ -44,10 +45,20 @@ pub(crate) struct Args {
 
 fn parse_file(text: &str) -> Result<SealedFile, String> {
     text.parse()
-        .map_err(|error: strongroom_guest::GuestError| error.to_string())
+        .map_err(|error: crate::GuestError| error.to_string())
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+impl Args {
+    /// Becomes the application.
+    ///
+    /// # Errors
+    /// When something is not unsealed, and the application not started.
+    pub fn run(&self, program: Program) -> anyhow::Result<Outcome> {
+        become_app(self, program)
+    }
+}
+
+fn become_app(args: &Args, this: Program) -> anyhow::Result<Outcome> {
     let (program, arguments) = args
         .app
         .split_first()
@@ -55,7 +66,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let mut volumes = args.volumes.open(placement(args.insecure_any_filesystem))?;
     let prepared = unseal(args, &mut volumes).context("the application was not started")?;
     let watcher = match args.watch {
-        true => Some(watch(args, &volumes)),
+        true => Some(watch(args, this, &volumes)),
         false => None,
     };
     let failed = match watcher.transpose() {
@@ -93,19 +104,20 @@ fn unseal(args: &Args, volumes: &mut Volumes) -> anyhow::Result<Prepared> {
         )
         .await?;
         volumes.show(unsealed, &mut on_place)?;
-        Ok::<_, strongroom_guest::GuestError>(prepared)
+        Ok::<_, crate::GuestError>(prepared)
     })??;
     Ok(prepared)
 }
 
 /// Starts what keeps the mirrors: it ends with the application, which takes this process's place.
-fn watch(args: &Args, volumes: &Volumes) -> anyhow::Result<Child> {
+fn watch(args: &Args, this: Program, volumes: &Volumes) -> anyhow::Result<Child> {
     volumes.unlock();
     let mut command = Command::new(std::env::current_exe()?);
     command
         .arg("--exit-with-parent")
         .arg(std::process::id().to_string())
-        .args(["guest", "unseal-volumes"])
+        .args(this.words())
+        .arg("unseal-volumes")
         .args(args.volumes.arguments())
         .args(args.unsealing.arguments())
         // Standard output is the application's alone.

@@ -1,20 +1,20 @@
-//! `strongroom guest unseal-volumes`: mounted volumes with sealed secrets in them, mirrored in plaintext.
+//! `unseal-volumes`: mounted volumes with sealed secrets in them, mirrored in plaintext.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, UNIX_EPOCH};
 
+use super::told_to_stop;
+use crate::volumes::{Pace, VolumeStatus};
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
-use strongroom_guest::cli::told_to_stop;
-use strongroom_guest::volumes::{Pace, VolumeStatus};
 
-use crate::cleanup;
-use crate::commands::guest::unsealing::{UnsealArgs, VolumeArgs, WaitArgs, placement};
-use crate::files::{self, Existing};
-use crate::notify;
-use crate::outcome::Outcome;
+use super::cleanup;
+use super::files;
+use super::notify;
+use super::outcome::Outcome;
+use super::unsealing::{UnsealArgs, VolumeArgs, WaitArgs, placement};
 
 /// Mirror mounted volumes in memory, unsealed, and keep the mirrors so while the volumes change.
 ///
@@ -22,7 +22,7 @@ use crate::outcome::Outcome;
 /// unsealed, or not at all. When a Secret is updated, its mirror changes in one step when all of it is unsealed again;
 /// until then, and when that fails, the version before stays, and the log and --status say why.
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub struct Args {
     #[command(flatten)]
     volumes: VolumeArgs,
 
@@ -53,7 +53,17 @@ pub(crate) struct Args {
     unsealing: UnsealArgs,
 }
 
-pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
+impl Args {
+    /// Keeps the mirrors until told to stop.
+    ///
+    /// # Errors
+    /// When nothing is unsealed.
+    pub fn run(&self, json: bool) -> anyhow::Result<Outcome> {
+        keep(self, json)
+    }
+}
+
+fn keep(args: &Args, json: bool) -> anyhow::Result<Outcome> {
     ensure!(
         !args.volumes.is_empty(),
         "name the mounted volume with --from, and with --to where it appears in plaintext"
@@ -149,5 +159,5 @@ fn document(status: &[VolumeStatus]) -> Value {
 
 fn write_status(path: &Path, status: &[VolumeStatus]) -> anyhow::Result<()> {
     let text = format!("{}\n", document(status));
-    files::write(path, Existing::Replace, 0o644, text.as_bytes())
+    files::replace(path, 0o644, text.as_bytes())
 }

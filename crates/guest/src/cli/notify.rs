@@ -9,19 +9,19 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use rustix::time::{ClockId, clock_gettime};
 
 /// The service answers from now on.
-pub(crate) fn ready(status: &str) {
+pub fn ready(status: &str) {
     tell(&format!("READY=1\nSTATUS={status}"));
 }
 
 /// The service reads its configuration again; [`ready`] says that it has.
-pub(crate) fn reloading() {
+pub fn reloading() {
     let now = clock_gettime(ClockId::Monotonic);
     let now = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
     tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
 }
 
 /// The service ends what it has begun.
-pub(crate) fn stopping() {
+pub fn stopping() {
     tell("STOPPING=1");
 }
 

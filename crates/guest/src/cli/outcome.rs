@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 
 /// The end of a command that did what it was asked.
-pub(crate) struct Outcome {
+pub struct Outcome {
     text: String,
     document: Value,
     next: Vec<String>,
@@ -16,7 +16,7 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     /// An end that is worth these lines and this document.
-    pub(crate) fn new(text: impl Into<String>, document: Value) -> Self {
+    pub fn new(text: impl Into<String>, document: Value) -> Self {
         Self {
             text: text.into(),
             document,
@@ -26,24 +26,24 @@ impl Outcome {
     }
 
     /// An end that has said everything already.
-    pub(crate) fn silent() -> Self {
+    pub fn silent() -> Self {
         Self::new(String::new(), Value::Null)
     }
 
     /// Names a command that follows naturally.
-    pub(crate) fn next(mut self, command: impl Into<String>) -> Self {
+    pub fn next(mut self, command: impl Into<String>) -> Self {
         self.next.push(command.into());
         self
     }
 
     /// Makes the process exit with this code: for checks that answered "no".
-    pub(crate) fn code(mut self, code: u8) -> Self {
+    pub fn code(mut self, code: u8) -> Self {
         self.code = code;
         self
     }
 
     /// Prints the end in the form asked for.
-    pub(crate) fn print(self, json: bool) -> anyhow::Result<ExitCode> {
+    pub fn print(self, json: bool) -> anyhow::Result<ExitCode> {
         let mut out = std::io::stdout().lock();
         let written = if json && !self.document.is_null() {
             writeln!(out, "{}", self.document)
@@ -71,7 +71,7 @@ impl Outcome {
 
 /// A text from elsewhere as a terminal may show it: what would steer the terminal, begin a line or turn around what is
 /// written stands there by its number.
-pub(crate) fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     let is_plain = |c: char| {
         !c.is_control()
             && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
@@ -87,7 +87,7 @@ pub(crate) fn shown(text: &str) -> String {
 }
 
 /// As [`shown`], as code in Markdown: nothing in it is markup.
-pub(crate) fn code(text: &str) -> String {
+pub fn code(text: &str) -> String {
     let shown = shown(text);
     let longest = shown.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest + 1);
@@ -98,19 +98,19 @@ pub(crate) fn code(text: &str) -> String {
 }
 
 /// Prints a line of what goes on even when nobody reads it any more.
-pub(crate) fn say(line: &str) {
+pub fn say(line: &str) {
     writeln!(std::io::stdout(), "{line}").ok();
 }
 
 /// From here on standard output carries a file, and no document may mix with it.
-pub(crate) fn standard_output_is_taken() {
+pub fn standard_output_is_taken() {
     STANDARD_OUTPUT_IS_TAKEN.store(true, Ordering::SeqCst);
 }
 
 static STANDARD_OUTPUT_IS_TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// Prints an error with its causes, each on a line of its own.
-pub(crate) fn print_error(error: &anyhow::Error, json: bool) {
+pub fn print_error(error: &anyhow::Error, json: bool) {
     // Many errors already say what their cause says.
     let mut said = error.to_string();
     let mut causes: Vec<String> = Vec::new();

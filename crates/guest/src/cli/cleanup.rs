@@ -34,10 +34,10 @@ struct UnderWay {
 
 /// Something that is given up when the process is told to stop.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Abort(u64);
+pub struct Abort(u64);
 
 /// Starts the thread that waits for signals.
-pub(crate) fn install() -> io::Result<()> {
+pub fn install() -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -75,7 +75,7 @@ pub(crate) fn install() -> io::Result<()> {
 
 /// Returns when no signal has arrived that is still unheard; else the process ends by it. What fails after Ctrl-C often
 /// fails because of it, when a child or the other side of a pipe was faster to end.
-pub(crate) fn hear_signals() {
+pub fn hear_signals() {
     let (answer, answered) = sync_channel(1);
     if let Some(questions) = QUESTIONS.get()
         && questions.send(answer).is_ok()
@@ -120,12 +120,12 @@ impl Signals {
 
 /// From here on the command itself ends on a signal, as servers do that finish what they are answering. It must be
 /// listening already.
-pub(crate) fn take_over() {
+pub fn take_over() {
     TAKEN_OVER.store(true, Ordering::SeqCst);
 }
 
 /// Has this process told to stop when its parent ends, however that ends.
-pub(crate) fn follow(parent: i32) -> anyhow::Result<()> {
+pub fn follow(parent: i32) -> anyhow::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
     // The parent may have ended before the line above.
     let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
@@ -134,7 +134,7 @@ pub(crate) fn follow(parent: i32) -> anyhow::Result<()> {
 }
 
 /// Makes a file or folder that is removed when the process is told to stop.
-pub(crate) fn make<T>(make: impl FnOnce() -> io::Result<(T, PathBuf)>) -> io::Result<T> {
+pub fn make<T>(make: impl FnOnce() -> io::Result<(T, PathBuf)>) -> io::Result<T> {
     let mut under_way = under_way();
     let (made, path) = make()?;
     under_way.paths.push(path);
@@ -142,7 +142,7 @@ pub(crate) fn make<T>(make: impl FnOnce() -> io::Result<(T, PathBuf)>) -> io::Re
 }
 
 /// Finishes what was made at `path`: it stays.
-pub(crate) fn finish(path: &Path, finish: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+pub fn finish(path: &Path, finish: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let mut under_way = under_way();
     finish()?;
     under_way.paths.retain(|other| other != path);
@@ -150,14 +150,14 @@ pub(crate) fn finish(path: &Path, finish: impl FnOnce() -> io::Result<()>) -> io
 }
 
 /// Removes what was made at `path`.
-pub(crate) fn discard(path: &Path) {
+pub fn discard(path: &Path) {
     let mut under_way = under_way();
     remove(path);
     under_way.paths.retain(|other| other != path);
 }
 
 /// Has something given up when the process is told to stop: an upload, of which a storage would keep the parts.
-pub(crate) fn on_signal(abort: Box<dyn FnOnce() + Send>) -> Abort {
+pub fn on_signal(abort: Box<dyn FnOnce() + Send>) -> Abort {
     let mut under_way = under_way();
     under_way.numbered += 1;
     let number = Abort(under_way.numbered);
@@ -166,12 +166,12 @@ pub(crate) fn on_signal(abort: Box<dyn FnOnce() + Send>) -> Abort {
 }
 
 /// It is over, or has been given up.
-pub(crate) fn forget(abort: Abort) {
+pub fn forget(abort: Abort) {
     under_way().aborts.retain(|(other, _)| *other != abort);
 }
 
 /// Starts a child that ends when the process is told to stop.
-pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
+pub fn spawn(command: &mut Command) -> io::Result<Child> {
     let mut under_way = under_way();
     let child = command.spawn()?;
     under_way.children.push(Pid::from_child(&child));
@@ -179,7 +179,7 @@ pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
 }
 
 /// The child has ended.
-pub(crate) fn ended(child: &Child) {
+pub fn ended(child: &Child) {
     let ended = Pid::from_child(child);
     under_way().children.retain(|other| *other != ended);
 }
