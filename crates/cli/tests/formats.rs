@@ -27,7 +27,7 @@ fn same_rows_in_another_format_score_otherwise() {
     let Some(python) = python() else { return };
     let place = Place::new();
     place.ok(&["keygen", "data.key"]);
-    place.write("data.csv", &transactions(5000));
+    place.write("data.csv", transactions(5000));
     place.write("parquet.key", [b'k'; 32]);
     let converted = Command::new(python)
         .args(["-c", CONVERT])

@@ -25,7 +25,6 @@ use super::{AttestArgs, cleanup, log, told_to_stop};
 use crate::attestation::Agent;
 use crate::config::{CdhConfig, Document as _};
 use crate::error::GuestError;
-use crate::image::PullOptions;
 use crate::launch::socket_path;
 use crate::serve::{Features, ServeOptions, Socket, TtrpcService, check_listener, serve_with};
 
@@ -128,7 +127,7 @@ impl DataHubArgs {
         let socket = config.and_then(|read| read.config.socket);
         let path = match socket {
             Some(address) => socket_path("socket", &address)?,
-            None => TtrpcService::DataHub(Box::new(PullOptions::default())).default_socket(),
+            None => TtrpcService::DataHub(Box::default()).default_socket(),
         };
         stay(async || {
             let mut stream = connect(&path).await?;
@@ -335,7 +334,8 @@ async fn connect(path: &Path) -> anyhow::Result<UnixStream> {
 /// Resolves when the other side is gone: it sends nothing.
 async fn ended(stream: &mut UnixStream) {
     let mut byte = [0];
-    stream.read(&mut byte).await.ok();
+    // Whatever comes, or its end: the connection is over.
+    let _read = stream.read(&mut byte).await;
 }
 
 const PATIENCE: Duration = Duration::from_secs(60);

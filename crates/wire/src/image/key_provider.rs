@@ -79,7 +79,10 @@ impl WrapRequest {
 
     /// One of the parameters, which are written `keypath=FILE::keyid=kbs:///repository/type/tag::algorithm=A256GCM`.
     pub fn parameter(&self, name: &str) -> Option<&str> {
-        let mut pairs = self.parameters.split("::").filter_map(|pair| pair.split_once('='));
+        let mut pairs = self
+            .parameters
+            .split("::")
+            .filter_map(|pair| pair.split_once('='));
         pairs.find_map(|(found, value)| (found == name).then_some(value))
     }
 }
@@ -235,7 +238,10 @@ mod tests {
             })
             .to_string()
         };
-        let go = request(b64::std_encode(words).into(), b64::std_encode(&*options).into());
+        let go = request(
+            b64::std_encode(words).into(),
+            b64::std_encode(&*options).into(),
+        );
         let rust = request(
             serde_json::to_value(words.as_bytes()).unwrap(),
             serde_json::to_value(options.as_slice()).unwrap(),
