@@ -1,5 +1,5 @@
 //! Upstream's interface documents, read: each call and field of its `.proto` files against what the sockets answer, each
-//! path of its OpenAPI document against what the REST API does.
+//! path of its `OpenAPI` document against what the REST API does.
 
 #![allow(clippy::unwrap_used)]
 
