@@ -53,6 +53,7 @@ impl std::fmt::Display for KeySource {
 
 /// The guest that fetches `kbs:///` keys.
 #[derive(Args, Clone, Default)]
+#[group(skip)]
 pub(crate) struct GuestArgs {
     #[command(flatten)]
     asked: strongroom_guest::cli::GuestArgs,
