@@ -241,7 +241,7 @@ impl Place<'_> {
     }
 }
 
-/// Results that are being written. Dropped before [`ResultsFile::commit`], they are not there.
+/// Results that are being written. Dropped before [`Written::commit`], they are not there.
 pub(crate) struct ResultsFile {
     form: Form,
     manifest: Option<Sealed>,

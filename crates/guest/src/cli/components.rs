@@ -333,7 +333,9 @@ async fn connect(path: &Path) -> anyhow::Result<UnixStream> {
 
 /// Resolves when the other side is gone: it sends nothing.
 async fn ended(stream: &mut UnixStream) {
-    stream.read_u8().await.ok();
+    let mut byte = [0];
+    // Whatever comes, or its end: the connection is over.
+    let _read = stream.read(&mut byte).await;
 }
 
 const PATIENCE: Duration = Duration::from_secs(60);

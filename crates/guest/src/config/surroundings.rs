@@ -265,7 +265,10 @@ mod tests {
     const PATH: &str = "/run/confidential-containers/cdh/kbs/a";
 
     /// Each parameter alone, and what it changes.
-    fn table() -> Vec<(Surroundings, &'static str, fn(&CdhConfig) -> Option<String>)> {
+    /// What surrounds a guest, what it is called, and where its value arrives.
+    type Row = (Surroundings, &'static str, fn(&CdhConfig) -> Option<String>);
+
+    fn table() -> Vec<Row> {
         let kernel = |line: &str| Surroundings::new(line, []);
         vec![
             (

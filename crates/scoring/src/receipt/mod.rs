@@ -1,7 +1,7 @@
 //! A job's receipt: which model scored which bytes into which result, signed by a key that was made inside the job and
 //! that the machine's evidence vouches for.
 //!
-//! The form is a DSSE envelope (DSSE protocol 1.0, [`envelope`]) around an in-toto Statement v1. It says nothing of any
+//! The form is a DSSE envelope (DSSE protocol 1.0, `envelope.rs`) around an in-toto Statement v1. It says nothing of any
 //! row or score. What is in here runs nowhere: time, evidence and tokens come in as arguments.
 
 mod digest;
