@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::ocicrypt::{PROVIDER, Packet, PrivateOptions, WrapError};
+use super::ocicrypt::{Packet, PrivateOptions, WrapError};
 use super::{FormatError, bounded_json};
 use crate::b64;
 
@@ -62,7 +62,7 @@ impl WrapRequest {
             .filter(|_| request.op == "keywrap")
             .ok_or_else(|| invalid("it does not ask to wrap a key"))?;
         let named = wrap.ec.and_then(|ec| ec.parameters);
-        let words = named.and_then(|mut named| named.remove(PROVIDER));
+        let words = named.and_then(|mut named| named.remove(NAME));
         let [words] = <[Bytes; 1]>::try_from(words.unwrap_or_default())
             .map_err(|_| invalid("it has no parameters, or several, for attestation-agent"))?;
         let parameters = String::from_utf8(words.decoded()?.to_vec())
@@ -169,6 +169,9 @@ struct Parameters {
 }
 
 const WHAT: &str = "key provider's request";
+
+/// The provider, as the one who encrypts names it.
+const NAME: &str = "attestation-agent";
 const MAX_REQUEST: usize = 256 * 1024;
 
 #[cfg(test)]
