@@ -162,16 +162,7 @@ impl Connections {
                         .to_owned(),
                 )
             })?;
-        let store = Arc::new(store);
-        Ok(Target {
-            objects: store.clone(),
-            parts: Some(store),
-            path: path(key)?,
-            location: location.clone(),
-            patience: self.patience,
-            refuses_existing,
-            advice,
-        })
+        self.in_parts(store, location, key, refuses_existing, advice)
     }
 
     fn s3(
@@ -231,16 +222,7 @@ impl Connections {
         let store = builder
             .build()
             .map_err(|_| Cause::Settings("these settings of S3 do not go together".to_owned()))?;
-        let store = Arc::new(store);
-        Ok(Target {
-            objects: store.clone(),
-            parts: Some(store),
-            path: path(key)?,
-            location: location.clone(),
-            patience: self.patience,
-            refuses_existing: true,
-            advice,
-        })
+        self.in_parts(store, location, key, true, advice)
     }
 
     fn gcs(&self, location: &Location, bucket: &str, key: &str) -> Result<Target, Cause> {
@@ -273,17 +255,8 @@ impl Connections {
             .map_err(|_| {
                 Cause::Settings("the service account's JSON has no usable private key".to_owned())
             })?;
-        let store = Arc::new(store);
-        Ok(Target {
-            objects: store.clone(),
-            parts: Some(store),
-            path: path(key)?,
-            location: location.clone(),
-            patience: self.patience,
-            // Google's multipart uploads know no conditions.
-            refuses_existing: false,
-            advice,
-        })
+        // Google's multipart uploads know no conditions.
+        self.in_parts(store, location, key, false, advice)
     }
 
     fn http(&self, location: &Location, url: &Url, purpose: Use) -> Result<Target, Cause> {
@@ -316,6 +289,27 @@ impl Connections {
                 None => "nothing was sent to prove who asks: a signed address goes into two parts, the location and --https-query FILE|kbs:///…",
             }
             .to_owned(),
+        })
+    }
+
+    /// What is asked for a key of a store that takes uploads in parts.
+    fn in_parts(
+        &self,
+        store: impl ObjectStore + MultipartStore,
+        location: &Location,
+        key: &str,
+        refuses_existing: bool,
+        advice: String,
+    ) -> Result<Target, Cause> {
+        let store = Arc::new(store);
+        Ok(Target {
+            objects: store.clone(),
+            parts: Some(store),
+            path: path(key)?,
+            location: location.clone(),
+            patience: self.patience,
+            refuses_existing,
+            advice,
         })
     }
 
