@@ -302,20 +302,14 @@ fn job_digest(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::pipeline::PART;
-    use super::super::{Job, Results, ScoreError, Summary};
+pub(super) mod doubles {
     use super::*;
-    use crate::model::Bundle;
-
-    const HEADER: &str = "distance_from_last_transaction,ratio_to_median_purchase_price,\
-        used_chip,used_pin_number,online_order\n";
 
     /// Keeps files in memory, and fails once it was written to often enough.
     #[derive(Clone, Default)]
-    struct Memory {
-        files: BTreeMap<String, Vec<u8>>,
-        puts_left: Option<usize>,
+    pub(crate) struct Memory {
+        pub(crate) files: BTreeMap<String, Vec<u8>>,
+        pub(crate) puts_left: Option<usize>,
     }
 
     impl CheckpointStore for Memory {
@@ -336,6 +330,18 @@ mod tests {
             Ok(())
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pipeline::PART;
+    use super::super::{Job, Results, ScoreError, Summary};
+    use super::doubles::Memory;
+    use super::*;
+    use crate::model::Bundle;
+
+    const HEADER: &str = "distance_from_last_transaction,ratio_to_median_purchase_price,\
+        used_chip,used_pin_number,online_order\n";
 
     /// Rows of which some are flagged and some are bad, in two files.
     fn files() -> [String; 2] {

@@ -252,8 +252,6 @@ impl Commit<Part> for FileCommit<'_, '_, '_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::io;
     use std::num::NonZeroUsize;
     use std::sync::Arc;
     use std::time::Duration;
@@ -266,7 +264,8 @@ mod tests {
     use strongroom_cipherfile::FileKey;
 
     use super::*;
-    use crate::batch::{CheckpointStore, Checkpoints, Options, Results, score};
+    use crate::batch::checkpoint::doubles::Memory;
+    use crate::batch::{Checkpoints, Options, Results, score};
     use crate::columns::ParquetKeys;
     use crate::detect::Format;
     use crate::model::Bundle;
@@ -449,30 +448,6 @@ mod tests {
         }
     }
 
-    /// Keeps files in memory, and fails once it was written to often enough.
-    struct Memory {
-        files: BTreeMap<String, Vec<u8>>,
-        puts_left: usize,
-    }
-
-    impl CheckpointStore for Memory {
-        fn put(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
-            let left = self.puts_left.checked_sub(1);
-            self.puts_left = left.ok_or(io::ErrorKind::BrokenPipe)?;
-            self.files.insert(name.to_owned(), content.to_vec());
-            Ok(())
-        }
-
-        fn get(&mut self, name: &str) -> io::Result<Option<Vec<u8>>> {
-            Ok(self.files.get(name).cloned())
-        }
-
-        fn delete(&mut self, name: &str) -> io::Result<()> {
-            self.files.remove(name);
-            Ok(())
-        }
-    }
-
     #[test]
     fn job_that_went_on_gives_another_result() {
         let count = 150_000;
@@ -502,14 +477,14 @@ mod tests {
         let mut cuts = 0;
         for puts in 0.. {
             let mut store = Memory {
-                files: BTreeMap::new(),
-                puts_left: puts,
+                puts_left: Some(puts),
+                ..Memory::default()
             };
             if attempt(&mut store).is_ok() {
                 break;
             }
             cuts += 1;
-            store.puts_left = usize::MAX;
+            store.puts_left = None;
             assert!(attempt(&mut store).unwrap() == whole, "cut after {puts}");
         }
         assert!(cuts >= 6, "{cuts}");
