@@ -5,26 +5,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod support;
+
 use strongroom_testkit::fixtures::{peer, workspace_root};
 use strongroom_testkit::process::Program;
 
-/// What stands for the reader's hands: the servers of the other terminals, and waiting until they are ready.
-const PRELUDE: &str = r#"
-set -euo pipefail
-server() { # starts a command of another terminal and waits for its first line
-  local log=$1; shift
-  "$@" >"$log" 2>&1 &
-  pids+=($!)
-  for _ in $(seq 600); do
-    grep -q 'ready at\|serves' "$log" && return 0
-    kill -0 $! 2>/dev/null || break
-    sleep 0.05
-  done
-  cat "$log" >&2; return 1
-}
-pids=()
-trap 'kill "${pids[@]}" 2>/dev/null || true; wait' EXIT
-"#;
+use support::SERVERS;
 
 #[test]
 fn a_command_of_the_readme_does_not_work_as_written() {
@@ -40,7 +26,7 @@ fn a_command_of_the_readme_does_not_work_as_written() {
         "only {} shell blocks found",
         blocks.len()
     );
-    let mut script = PRELUDE.to_owned();
+    let mut script = SERVERS.to_owned();
     for block in &blocks {
         script.push_str(&translated(block));
     }
@@ -114,11 +100,7 @@ fn shell(script: &str) -> Program {
 
 /// The shell blocks, without those that build or check the project: CI runs these by themselves.
 fn shell_blocks() -> Vec<String> {
-    let readme = std::fs::read_to_string(workspace_root().join("README.md")).unwrap();
-    let blocks = readme
-        .split("```sh\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap().to_owned());
+    let blocks = support::shell_blocks("README.md").into_iter();
     let by_ci = ["cargo run --release -- demo", "./check", "export PATH="];
     let (named, others): (Vec<String>, Vec<String>) = blocks.partition(|block| {
         by_ci

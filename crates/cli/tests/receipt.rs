@@ -14,7 +14,7 @@ use strongroom_testkit::fixtures::{peer, workspace_root};
 use strongroom_testkit::process::{Program, Running};
 use strongroom_wire::canonical::HashAlgorithm;
 
-use support::{Place, binary, document, printed, transactions};
+use support::{Place, SERVERS, document, printed, transactions};
 
 const DATASET_KEY: &str = "kbs:///default/fraud-dataset/key";
 const OWNER_KEY: &str = "kbs:///default/fraud-results/owner";
@@ -654,20 +654,6 @@ fn job_that_fails_leaves_a_receipt() {
 
 /// What stands for the reader's hands before the first command.
 const PRELUDE: &str = r#"
-set -euo pipefail
-server() { # starts a command of another terminal and waits for its first line
-  local log=$1; shift
-  "$@" >"$log" 2>&1 &
-  pids+=($!)
-  for _ in $(seq 600); do
-    grep -q 'ready at\|serves' "$log" && return 0
-    kill -0 $! 2>/dev/null || break
-    sleep 0.05
-  done
-  cat "$log" >&2; return 1
-}
-pids=()
-trap 'kill "${pids[@]}" 2>/dev/null || true; wait' EXIT
 strongroom broker init broker --insecure-accept-sample-evidence
 server broker.log strongroom broker run --listen 127.0.0.1:0
 url=$(grep -o 'https://127.0.0.1:[0-9]*' broker.log | head -n 1)
@@ -688,26 +674,16 @@ server guest.log strongroom guest run --platform sample --initdata initdata.toml
 
 #[test]
 fn command_of_the_page_does_not_work_as_written() {
-    let page = std::fs::read_to_string(workspace_root().join("docs/receipts.md")).unwrap();
-    let blocks: Vec<&str> = page
-        .split("```sh\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap())
-        .collect();
+    let blocks = support::shell_blocks("docs/receipts.md");
     assert!(blocks.len() >= 4, "{}", blocks.len());
     let place = Place::new();
-    let bin = binary();
-    let path = std::env::var("PATH").unwrap();
-    let path = format!("{}:{path}", bin.parent().unwrap().display());
-    let finished = Program::new("bash")
-        .args([
-            "-c",
-            &[PRELUDE, &blocks.join("\n"), "\necho the page holds"].concat(),
-        ])
-        .folder(place.path())
-        .env("PATH", path)
-        .run()
-        .unwrap();
+    let script = [
+        SERVERS,
+        PRELUDE,
+        &blocks.join("\n"),
+        "\necho the page holds",
+    ];
+    let finished = place.script(&script.concat()).run().unwrap();
     let said = printed(&finished);
     assert!(
         finished.status.success() && said.contains("the page holds"),

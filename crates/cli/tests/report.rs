@@ -753,12 +753,7 @@ fn profile_of_another_model_or_of_none() {
 #[test]
 fn command_of_the_document_does_not_work_as_written() {
     let place = Place::new();
-    let text = std::fs::read_to_string(workspace_root().join("docs/report.md")).unwrap();
-    let blocks: Vec<&str> = text
-        .split("```sh\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap())
-        .collect();
+    let blocks = support::shell_blocks("docs/report.md");
     assert!(blocks.len() >= 4, "{}", blocks.len());
     // The reader's own model, and rows that it was trained on.
     std::fs::create_dir(place.join("fraud-model")).unwrap();
@@ -770,16 +765,8 @@ fn command_of_the_document_does_not_work_as_written() {
         .unwrap();
     }
     place.write("training.csv", support::transactions(500));
-    let path = format!(
-        "{}:{}",
-        support::binary().parent().unwrap().display(),
-        std::env::var("PATH").unwrap()
-    );
     let script = format!("set -euo pipefail\n{}", blocks.concat());
-    let finished = Program::new("bash")
-        .args(["-c", &script])
-        .folder(place.path())
-        .env("PATH", path);
+    let finished = place.script(&script);
     let finished = finished
         .limit(Duration::from_secs(120))
         .run()

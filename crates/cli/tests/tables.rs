@@ -12,11 +12,9 @@ use bytes::Bytes;
 use serde_json::Value;
 use strongroom_scoring::columns::ParquetKeys;
 use strongroom_scoring::results::{Manifest, ResultReader};
-use strongroom_testkit::fixtures::workspace_root;
-use strongroom_testkit::process::Program;
 use zeroize::Zeroizing;
 
-use support::{Place, binary, document, transactions};
+use support::{Place, document, transactions};
 
 const ROWS: u64 = 3000;
 
@@ -40,22 +38,11 @@ const ALL: [&str; 4] = ["--results-kind", "all", "--force", "--json"];
 
 #[test]
 fn command_of_the_page_does_not_work_as_written() {
-    let page = std::fs::read_to_string(workspace_root().join("docs/formats.md")).unwrap();
-    let blocks: Vec<&str> = page
-        .split("```sh\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap())
-        .collect();
+    let blocks = support::shell_blocks("docs/formats.md");
     assert!(blocks.len() >= 2, "{}", blocks.len());
     let place = Place::new();
-    let folder = binary().parent().unwrap().display().to_string();
-    let path = format!("{folder}:{}", std::env::var("PATH").unwrap());
-    let finished = Program::new("bash")
-        .args(["-c", &format!("set -euo pipefail\n{}", blocks.concat())])
-        .folder(place.path())
-        .env("PATH", path)
-        .run()
-        .unwrap();
+    let script = format!("set -euo pipefail\n{}", blocks.concat());
+    let finished = place.script(&script).run().unwrap();
     assert!(finished.status.success(), "{}", support::printed(&finished));
     let listing = place.listing();
     for name in [

@@ -229,3 +229,43 @@ pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
         std::thread::yield_now();
     }
 }
+
+/// The shell blocks of a document of the project, in their order.
+pub(crate) fn shell_blocks(document: &str) -> Vec<String> {
+    let text = fs::read_to_string(workspace_root().join(document)).unwrap();
+    let blocks = text.split("```sh\n").skip(1);
+    blocks
+        .map(|rest| rest.split("```").next().unwrap().to_owned())
+        .collect()
+}
+
+/// The beginning of a script that stands for a reader's hands: the servers of other terminals, and waiting until they
+/// are ready.
+pub(crate) const SERVERS: &str = r#"
+set -euo pipefail
+server() { # starts a command of another terminal and waits for its first line
+  local log=$1; shift
+  "$@" >"$log" 2>&1 &
+  pids+=($!)
+  for _ in $(seq 600); do
+    grep -q 'ready at\|serves' "$log" && return 0
+    kill -0 $! 2>/dev/null || break
+    sleep 0.05
+  done
+  cat "$log" >&2; return 1
+}
+pids=()
+trap 'kill "${pids[@]}" 2>/dev/null || true; wait' EXIT
+"#;
+
+impl Place {
+    /// A script in this folder that finds the program under test by its name.
+    pub(crate) fn script(&self, script: &str) -> Program {
+        let folder = binary().parent().unwrap().display().to_string();
+        let path = format!("{folder}:{}", std::env::var("PATH").unwrap());
+        Program::new("bash")
+            .args(["-c", script])
+            .folder(self.path())
+            .env("PATH", path)
+    }
+}
