@@ -75,7 +75,8 @@ class Cases:
         positive = preprocessing.get("positive_class")
         case = {
             "rows": [[None if np.isnan(value) else value for value in row] for row in rows.tolist()],
-            "scores": probabilities(session.run(None, feeds), positive),
+            # A score that is no number is null, as a value that is missing is.
+            "scores": [None if np.isnan(score) else score for score in probabilities(session.run(None, feeds), positive)],
             "fused": fused,
         }
         (folder / "case.json").write_text(json.dumps(case))
@@ -226,7 +227,7 @@ def operators(cases):
     def weights(*shape):
         return random.normal(0, 0.6, shape).astype(np.float32)
 
-    def case(name, nodes, constants, fused=False, width=6, element=TensorProto.FLOAT, opset=13):
+    def case(name, nodes, constants, fused=False, width=6, element=TensorProto.FLOAT, opset=13, rows=None, **preprocessing):
         dtype = helper.tensor_dtype_to_np_dtype(element)
         initializers = [numpy_helper.from_array(np.asarray(value), key) for key, value in constants.items()]
         graph = helper.make_graph(
@@ -234,8 +235,8 @@ def operators(cases):
             [helper.make_tensor_value_info("y", element, ["n", 1])], initializers,
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-        rows = random.normal(0, 1, (ROWS, width))
-        cases.add(f"operators_{name}", model, rows, {"x": rows.astype(dtype)}, fused=fused)
+        rows = random.normal(0, 1, (ROWS, width)) if rows is None else rows
+        cases.add(f"operators_{name}", model, rows, {"x": rows.astype(dtype)}, fused=fused, **preprocessing)
 
     node = helper.make_node
     for function, settings in [
@@ -291,6 +292,117 @@ def operators(cases):
     ], {
         "m": weights(6).astype(float), "w": weights(6, 4).astype(float), "v": weights(4, 1).astype(float), "t": weights(1).astype(float),
     }, element=TensorProto.DOUBLE)
+
+    def learned(name, settings, rows, post="LOGISTIC", width=3):
+        nodes = [
+            node("Normalizer", ["x"], ["n"], domain="ai.onnx.ml", **settings),
+            node("LinearRegressor", ["n"], ["z"], domain="ai.onnx.ml", coefficients=[0.7, -1.1, 0.4], intercepts=[0.2]),
+            node("Sigmoid", ["z"], ["y"]),
+        ]
+        case(name, nodes, {}, rows=rows, width=width)
+
+    tiny = np.vstack([random.normal(0, 2, (ROWS - 7, 3)), [
+        [0, 0, 0], [1e30, 1e30, 0], [1e-30, 0, 0], [1e-30, -1e-30, 1e-32], [-3, 0, 0], [1e18, 1e18, 0], [0, -1e-40, 0],
+    ]])
+    learned("normalizer_l1", {"norm": "L1"}, tiny)
+    learned("normalizer_l2", {"norm": "L2"}, tiny)
+
+    numbers_that_are_none(case)
+    choices_and_tables(case)
+
+
+def numbers_that_are_none(case):
+    """Logarithms and reciprocals of zero and of less: NaN and both infinities, into every function there is."""
+    node = helper.make_node
+    rows = np.resize([-2.75, -4, -3, 2, -7, 30, 1e30, 0.7, -2, -2.5], (ROWS, 1)).astype(float)
+    rows[10:] += random.normal(0, 0.1, (ROWS - 10, 1)) * (rows[10:] > 0)
+    # The average row is all zeros, and has to have a score.
+    before = [node("Add", ["x", "three"], ["h"]), node("Log", ["h"], ["l"]), node("Reciprocal", ["h"], ["r"]), node("Mul", ["r", "tenth"], ["s"]), node("Concat", ["l", "s"], ["c"], axis=1)]
+    after = [node("MatMul", ["f", "w"], ["z"]), node("Sigmoid", ["z"], ["y"])]
+    constants = {"w": np.array([[0.3], [0.2]], np.float32), "tenth": np.float32(0.1), "three": np.float32(3)}
+
+    for function, settings, opset in [
+        ("Relu", {}, 13), ("LeakyRelu", {"alpha": 0.3}, 13), ("Elu", {"alpha": 0.7}, 13), ("Selu", {}, 13), ("Softplus", {}, 13),
+        ("Exp", {}, 13), ("Log", {}, 13), ("Sqrt", {}, 13), ("Abs", {}, 13), ("Neg", {}, 13), ("Reciprocal", {}, 13), ("Erf", {}, 13),
+        ("Tanh", {}, 13), ("Sigmoid", {}, 13), ("Softmax", {"axis": -1}, 13), ("Softmax", {}, 11), ("Softsign", {}, 13),
+        ("HardSigmoid", {}, 13), ("HardSigmoid", {"alpha": 0.4, "beta": 0.1}, 13), ("HardSwish", {}, 14), ("Gelu", {}, 20),
+        ("Gelu", {"approximate": "tanh"}, 20), ("Identity", {}, 13),
+    ]:
+        name = "_".join([function, str(opset), *(str(value).replace(".", "_") for value in settings.values())])
+        case(f"none_{name}", [*before, node(function, ["c"], ["f"], **settings), *after], constants, width=1, opset=opset, rows=rows)
+    one, two = np.array([-0.7, 0.2], np.float32), np.float32(0.6)
+    for function, more, opset in [
+        ("Clip", {"low": np.float32(-0.2), "high": np.float32(0.7)}, 13), ("PRelu", {"slope": one}, 16), ("Pow", {"power": two}, 13),
+        ("Pow", {"whole": np.array([2, 3])}, 13), ("Max", {"one": one}, 13), ("Min", {"one": one}, 13), ("Sum", {"one": one}, 13), ("Mean", {"one": one}, 13),
+        ("Add", {"one": one}, 13), ("Sub", {"one": one}, 13), ("Mul", {"one": one}, 13), ("Mul", {"zero": np.array([0, 1], np.float32)}, 13), ("Div", {"one": one}, 13),
+        ("LayerNormalization", {"scale": one, "shift": one}, 17),
+    ]:
+        name = "_".join([function, *more])
+        case(f"none_{name}", [*before, node(function, ["c", *more], ["f"]), *after], {**constants, **more}, width=1, opset=opset, rows=rows)
+    for function in ["Sub", "Max", "Min", "Add", "Mul", "Div"]:
+        case(f"none_rows_{function}", [*before, node(function, ["c", "l"], ["f"]), *after], constants, width=1, rows=rows)
+    for function in ["ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"]:
+        case(f"none_{function}", [*before, node(function, ["c", "axes"], ["a"]), node("Concat", ["a", "l"], ["f"], axis=1), *after],
+             {**constants, "axes": np.array([1])}, width=1, opset=18, rows=rows)
+    for function in ["Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"]:
+        case(f"none_{function}", [
+            *before, node(function, ["c", "one"], ["t"]), node("Where", ["t", "three", "c"], ["f"]), *after,
+        ], {**constants, "one": np.array([0, 0.1], np.float32)}, width=1, opset=16, rows=rows)
+    case("none_is_replaced", [
+        *before, node("IsNaN", ["c"], ["t"]), node("Not", ["t"], ["u"]), node("Where", ["u", "c", "one"], ["f"]), *after,
+    ], {**constants, "one": one}, width=1, rows=rows)
+    missing = random.normal(0, 1, (ROWS, 2))
+    missing[::3, 0] = np.nan
+    case("missing_is_replaced", [
+        node("IsNaN", ["x"], ["t"]), node("Where", ["t", "one", "x"], ["f"]), *after,
+    ], {**constants, "one": one}, width=2, rows=missing, missing="nan")
+
+
+def choices_and_tables(case):
+    node = helper.make_node
+
+    def weights(*shape):
+        return random.normal(0, 0.6, shape).astype(np.float32)
+
+    end = [node("MatMul", ["f", "v"], ["z"]), node("Sigmoid", ["z"], ["y"])]
+    case("comparisons", [
+        node("Split", ["x"], ["a", "b"], axis=1), node("Greater", ["a", "b"], ["g"]), node("Less", ["a", "half"], ["l"]), node("And", ["g", "l"], ["n"]),
+        node("Or", ["n", "flags"], ["o"]), node("Not", ["o"], ["m"]), node("Where", ["m", "a", "row"], ["c"]), node("Where", ["g", "one", "b"], ["d"]),
+        node("Where", ["l", "one", "zero"], ["e"]), node("Cast", ["o"], ["h"], to=TensorProto.FLOAT), node("Concat", ["c", "d", "e", "h"], ["f"], axis=1), *end,
+    ], {
+        "half": np.float32(0.5), "one": np.float32(1), "zero": np.float32(0), "flags": np.array([False, True, False]), "row": weights(1, 3), "v": weights(12, 1),
+    }, opset=16)
+    case("several", [
+        node("Split", ["x"], ["a", "b"], axis=1), node("Sum", ["a", "b", "row"], ["s"]), node("Mean", ["a", "row", "b", "s"], ["m"]), node("Max", ["row", "a", "b"], ["h"]),
+        node("Min", ["a", "b", "half"], ["l"]), node("ReduceMean", ["x"], ["e"], axes=[-1], keepdims=1), node("Max", ["e", "a"], ["k"]), node("ReduceMax", ["x"], ["t"], axes=[1]),
+        node("ReduceMin", ["x"], ["u"], axes=[1]), node("Sum", ["t"], ["w"]), node("Concat", ["s", "m", "h", "l", "k", "w", "u"], ["f"], axis=1), *end,
+    ], {"half": np.float32(0.5), "row": weights(3), "v": weights(17, 1)})
+    case("normalized", [
+        node("MatMul", ["x", "w"], ["a"]), node("LayerNormalization", ["a", "scale", "shift"], ["b"], epsilon=1e-3), node("Gelu", ["b"], ["c"]), node("PRelu", ["c", "slope"], ["d"]),
+        node("LayerNormalization", ["d", "scale"], ["e"], axis=1), node("HardSwish", ["e"], ["g"]), node("Softsign", ["g"], ["h"]), node("HardSigmoid", ["h"], ["f"]), *end,
+    ], {"w": weights(6, 9), "scale": weights(9), "shift": weights(9), "slope": weights(1, 9), "v": weights(9, 1)}, opset=20)
+    case("normalized_by_hand", [
+        node("MatMul", ["x", "w"], ["a"]), node("ReduceMean", ["a"], ["m"], axes=[-1]), node("Sub", ["a", "m"], ["d"]), node("Pow", ["d", "two"], ["s"]),
+        node("ReduceMean", ["s"], ["t"], axes=[-1]), node("Add", ["t", "least"], ["u"]), node("Sqrt", ["u"], ["r"]), node("Div", ["d", "r"], ["n"]), node("Mul", ["n", "scale"], ["p"]),
+        node("Add", ["p", "shift"], ["f"]), *end,
+    ], {"w": weights(6, 9), "two": np.float32(2), "least": np.float32(1e-5), "scale": weights(9), "shift": weights(9), "v": weights(9, 1)})
+    case("transposed", [
+        node("Transpose", ["w"], ["t"], perm=[1, 0]), node("Identity", ["t"], ["i"]), node("MatMul", ["x", "i"], ["f"]), *end,
+    ], {"w": weights(4, 6), "v": weights(4, 1)}, fused=True)
+    case("opset_latest", [
+        node("Identity", ["w"], ["i"]), node("Cast", ["x"], ["c"], to=TensorProto.FLOAT), node("MatMul", ["c", "i"], ["g"]), node("Flatten", ["g"], ["h"], axis=1),
+        node("Reshape", ["h", "shape"], ["j"]), node("Tanh", ["j"], ["f"]), *end,
+    ], {"w": weights(6, 4), "shape": np.array([-1, 4]), "v": weights(4, 1)}, opset=25, fused=True)
+
+    # The first columns are categories, as whole numbers among the floats; one more category than the table has.
+    rows = np.column_stack([random.integers(-7, 7, (ROWS, 2)), random.normal(0, 1, (ROWS, 2))]).astype(float)
+    case("embedding", [
+        node("Slice", ["x", "from", "to", "axis"], ["a"]), node("Cast", ["a"], ["i"], to=TensorProto.INT64), node("Gather", ["table", "i"], ["e"]),
+        node("Flatten", ["e"], ["g"]), node("Gather", ["x", "place"], ["o"], axis=1), node("Cast", ["o"], ["j"], to=TensorProto.INT32), node("Gather", ["table", "j"], ["k"]),
+        node("Gather", ["list", "i"], ["m"]), node("Concat", ["g", "k", "x", "m"], ["f"], axis=1), *end,
+    ], {
+        "from": np.array([0]), "to": np.array([2]), "axis": np.array([1]), "place": np.array(1), "table": weights(7, 5), "list": weights(7), "v": weights(21, 1),
+    }, width=4, rows=rows)
 
 
 def main():

@@ -6,6 +6,7 @@ mod fused;
 mod graph;
 mod onnx;
 mod preprocessing;
+mod rowwise;
 mod scorer;
 mod tract;
 mod trees;

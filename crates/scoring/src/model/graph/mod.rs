@@ -7,9 +7,11 @@
 //! does not depend on (labels, the names of classes) is not looked at.
 
 mod attributes;
+mod combine;
 mod elements;
 mod learned;
 mod operators;
+mod reduce;
 mod weights;
 
 use std::collections::{HashMap, HashSet};
@@ -67,12 +69,13 @@ pub enum Element {
 }
 
 /// How the numbers of a value are held. Whole numbers are held in f64, which has all of them that a data set's columns
-/// do; no arithmetic is done on them before they are cast.
+/// do; no arithmetic is done on them before they are cast. Truth values are 0 and 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Float,
     Double,
     Whole,
+    Truth,
 }
 
 impl Element {
@@ -80,7 +83,8 @@ impl Element {
         match self {
             Self::Float => Kind::Float,
             Self::Double => Kind::Double,
-            Self::Int64 | Self::Int32 | Self::Bool => Kind::Whole,
+            Self::Int64 | Self::Int32 => Kind::Whole,
+            Self::Bool => Kind::Truth,
         }
     }
 
@@ -98,7 +102,7 @@ impl Element {
 
 /// One operation on whole values.
 pub(super) struct Step {
-    pub(super) operator: Operator,
+    pub(super) operator: Arc<Operator>,
     pub(super) of: Vec<ValueId>,
     pub(super) width: usize,
     pub(super) kind: Kind,
@@ -120,8 +124,20 @@ pub(super) enum Operator {
     Elementwise(Elementwise),
     /// Exponentials divided by their sum.
     Softmax,
-    /// The sum of a row.
-    Sum,
+    /// One number for each row.
+    Reduce(Reduction),
+    /// Each row divided by its norm.
+    Normalize(Norm),
+    /// Each row less its mean, divided by its deviation, scaled and shifted.
+    LayerNorm(LayerNorm),
+    /// By the truth values of the first value the numbers of one side or of the other. A side is constant, one number or
+    /// one for each column, or the next value.
+    Choose {
+        when: Option<Numbers>,
+        otherwise: Option<Numbers>,
+    },
+    /// For each whole number an entry of a table, whose entries are as long as said; no number where there is none.
+    Embed { table: Numbers, long: usize },
     /// Values side by side.
     Concat,
     /// Some numbers of a row, by their places.
@@ -131,15 +147,51 @@ pub(super) enum Operator {
     /// For each category whether the one number is it.
     OneHot(Vec<f64>),
     /// Decision trees.
-    Trees(Arc<Trees>),
+    Trees(Trees),
 }
 
+/// An operation on two numbers, of which comparisons make truth values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arithmetic {
     Add,
     Sub,
     Mul,
     Div,
+    Pow,
+    Max,
+    Min,
+    /// The second is the slope below zero.
+    PRelu,
+    Greater,
+    GreaterOrEqual,
+    Less,
+    LessOrEqual,
+    Equal,
+    And,
+    Or,
+}
+
+/// What a row's numbers become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reduction {
+    Sum,
+    Mean,
+    Max,
+    Min,
+}
+
+/// The length of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Norm {
+    L1,
+    L2,
+}
+
+/// What a layer normalization does after it has normalized; the shift is empty where there is none.
+pub(super) struct LayerNorm {
+    pub(super) epsilon: f64,
+    pub(super) scale: Numbers,
+    pub(super) shift: Numbers,
 }
 
 impl Graph {
@@ -203,7 +255,7 @@ impl Graph {
 }
 
 /// The operator sets in which the operators that are read mean the same.
-const OPSETS: std::ops::RangeInclusive<i64> = 9..=22;
+const OPSETS: std::ops::RangeInclusive<i64> = 9..=25;
 /// The same of `ai.onnx.ml`.
 const LEARNED_OPSETS: std::ops::RangeInclusive<i64> = 1..=4;
 const MAX_NODES: usize = 1024;
@@ -221,11 +273,22 @@ enum Known {
     Rows(Rows),
 }
 
-/// A value that depends on the rows. `flat` is one number a row that has no dimension of its own, `[rows]`.
+/// A value that depends on the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rows {
     value: ValueId,
-    flat: bool,
+    form: Form,
+}
+
+/// The dimensions of a value of a known width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// `[rows]`: one number a row that has no dimension of its own.
+    Flat,
+    /// `[rows, width]`
+    Matrix,
+    /// `[rows, n, width / n]`
+    Deep(usize),
 }
 
 /// The values known so far, by name. A name is given once.
@@ -299,7 +362,13 @@ impl<'a> Values<'a> {
             element,
         });
         let value = self.inputs.len() - 1;
-        self.name(&input.name, Known::Rows(Rows { value, flat: false }))
+        self.name(
+            &input.name,
+            Known::Rows(Rows {
+                value,
+                form: Form::Matrix,
+            }),
+        )
     }
 
     /// Adds a step, unless a row would take too much.
@@ -314,15 +383,11 @@ impl<'a> Values<'a> {
             return Err(format!("its output is not between 1 and {MAX_WIDTH} wide"));
         }
         self.account(width)?;
-        if let Operator::Dense { weights, .. } = &operator {
-            self.total_weights += weights.len();
-            if self.total_weights > MAX_TOTAL_WEIGHTS {
-                return Err(format!(
-                    "its layers have more than {MAX_TOTAL_WEIGHTS} weights"
-                ));
-            }
+        if let Operator::Dense { weights, .. } | Operator::Embed { table: weights, .. } = &operator
+        {
+            self.account_weights(weights.len())?;
         }
-        let of = of.to_vec();
+        let (operator, of) = (Arc::new(operator), of.to_vec());
         self.steps.push(Step {
             operator,
             of,
@@ -330,7 +395,10 @@ impl<'a> Values<'a> {
             kind,
         });
         let value = self.inputs.len() + self.steps.len() - 1;
-        Ok(Rows { value, flat: false })
+        Ok(Rows {
+            value,
+            form: Form::Matrix,
+        })
     }
 
     fn account(&mut self, width: usize) -> Result<(), String> {
@@ -338,6 +406,16 @@ impl<'a> Values<'a> {
         if self.total_width > MAX_TOTAL_WIDTH {
             return Err(format!(
                 "its values take more than {MAX_TOTAL_WIDTH} numbers a row"
+            ));
+        }
+        Ok(())
+    }
+
+    fn account_weights(&mut self, count: usize) -> Result<(), String> {
+        self.total_weights += count;
+        if self.total_weights > MAX_TOTAL_WEIGHTS {
+            return Err(format!(
+                "its layers have more than {MAX_TOTAL_WEIGHTS} weights"
             ));
         }
         Ok(())
@@ -408,6 +486,10 @@ fn opset(model: &ModelProto) -> Result<i64, String> {
         None => Ok(*OPSETS.start()),
     }
 }
+
+/// Of a node that is none of those that are read.
+const UNKNOWN: &str =
+    "not among the operators that docs/model.md names; export the model without it";
 
 /// The domain of operators of classical machine learning.
 const LEARNED: &str = "ai.onnx.ml";
@@ -491,7 +573,7 @@ fn score(
         return Err("its output does not depend on its input".into());
     };
     let (width, kind) = values.shape(*rows);
-    if kind == Kind::Whole {
+    if matches!(kind, Kind::Whole | Kind::Truth) {
         return Err("its output is a label, not a probability".into());
     }
     let place = match (positive, width) {

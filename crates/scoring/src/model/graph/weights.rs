@@ -7,7 +7,7 @@ use super::{Element, Kind, Numbers};
 
 /// A constant. Its numbers are held in f64, which has every number of the supported types but for whole ones beyond
 /// 2^53: where those stand for "to the end", the nearest does too.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Weight {
     pub(super) shape: Vec<usize>,
     pub(super) element: Element,
