@@ -26,11 +26,12 @@ from onnxmltools import convert_xgboost
 from onnxmltools.convert.common.data_types import FloatTensorType as XgboostFloats
 from skl2onnx import convert_sklearn
 from skl2onnx.common.data_types import BooleanTensorType, DoubleTensorType, FloatTensorType, Int64TensorType
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
     ExtraTreesClassifier, GradientBoostingClassifier, RandomForestClassifier, RandomForestRegressor,
 )
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, Normalizer, OneHotEncoder, RobustScaler, StandardScaler
@@ -117,6 +118,25 @@ def scikit_learn(cases):
         model.fit(train, fraud)
         cases.add(f"sklearn_{name}", floats(model), TEST, fused=fused)
         cases.add(f"sklearn_{name}_tensor", floats(model, options={"zipmap": False}), TEST, fused=fused)
+
+    # Trained with values missing, their thresholds may be infinite.
+    holes, holes_test = train.copy(), TEST.copy()
+    holes[random.random(holes.shape) < 0.15] = np.nan
+    holes_test[random.random(holes_test.shape) < 0.15] = np.nan
+    endless = 0
+    for name, model in [
+        ("forest", RandomForestClassifier(40, random_state=1)), ("tree", DecisionTreeClassifier(random_state=1)),
+        ("extra_trees", ExtraTreesClassifier(20, random_state=1)),
+    ]:
+        exported = floats(model.fit(holes, fraud))
+        thresholds = [attribute.floats for attribute in exported.graph.node[0].attribute if attribute.name == "nodes_values"]
+        endless += np.isinf(thresholds).sum()
+        cases.add(f"sklearn_{name}_missing", exported, holes_test, missing="nan")
+    assert endless > 0, "no threshold is infinite"
+    calibrated = CalibratedClassifierCV(RandomForestClassifier(8, max_depth=5, random_state=1), cv=2).fit(train, fraud)
+    cases.add("sklearn_calibrated", floats(calibrated), TEST)
+    descent = make_pipeline(StandardScaler(), SGDClassifier(loss="log_loss", random_state=1)).fit(train, fraud)
+    cases.add("sklearn_sgd", floats(descent, options={"zipmap": False}), TEST)
 
     forest = RandomForestRegressor(20, max_depth=6, random_state=1).fit(train, fraud)
     cases.add("sklearn_forest_regressor", floats(forest), TEST)
@@ -309,6 +329,7 @@ def operators(cases):
 
     numbers_that_are_none(case)
     choices_and_tables(case)
+    sums_of_trees(cases)
 
 
 def numbers_that_are_none(case):
@@ -403,6 +424,47 @@ def choices_and_tables(case):
     ], {
         "from": np.array([0]), "to": np.array([2]), "axis": np.array([1]), "place": np.array(1), "table": weights(7, 5), "list": weights(7), "v": weights(21, 1),
     }, width=4, rows=rows)
+
+
+def sums_of_trees(cases):
+    """What classifiers and regressors make of the sums of their leaves, in the combinations that are taken."""
+    node = helper.make_node
+    three = {"nodes_treeids": [0] * 5, "nodes_nodeids": [0, 1, 2, 3, 4], "nodes_featureids": [0, 0, 1, 0, 0], "nodes_values": [1.0, 0.0, 0.25, 0.0, 0.0],
+             "nodes_modes": ["BRANCH_LEQ", "LEAF", "BRANCH_LT", "LEAF", "LEAF"], "nodes_truenodeids": [1, 0, 3, 0, 0], "nodes_falsenodeids": [2, 0, 4, 0, 0]}
+    first, second, third = [(1, 0), (3, 0), (4, 0)], [(1, 1), (3, 1), (4, 1)], [(1, 2), (3, 2), (4, 2)]
+    rows = random.normal(0.5, 1.5, (ROWS, 2))
+    rows[:50] = np.round(rows[:50])
+    positive, signed = [0.1, 0.5, 0.9], [-0.4, 0.5, 0.9]
+
+    def case(name, leaves, weights, post, classes, regressor=False, **more):
+        kind = "target" if regressor else "class"
+        settings = {**three, f"{kind}_treeids": [0] * len(leaves), f"{kind}_nodeids": [at for at, _ in leaves], f"{kind}_ids": [of for _, of in leaves],
+                    f"{kind}_weights": weights, "post_transform": post, **more.pop("settings", {})}
+        if regressor:
+            made = node("TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=classes, **settings)
+        else:
+            made = node("TreeEnsembleClassifier", ["x"], ["label", "y"], domain="ai.onnx.ml", classlabels_int64s=list(range(classes)), **settings)
+        graph = helper.make_graph(
+            [made], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])], [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", classes])],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)], ir_version=8)
+        cases.add(f"trees_{name}_{post}", model, rows, {"x": rows.astype(np.float32)}, **more)
+
+    for post in ["NONE", "LOGISTIC"]:
+        weights = positive if post == "NONE" else signed
+        for at in (0, 1):
+            case(f"first_{at}", first, weights, post, 2, positive_class=at)
+            case(f"both_{at}", first + second, [0.9, 0.5, 0.2, 0.1, 0.5, 0.8], post, 2, positive_class=at)
+        case("first_base", first, [0.1, 0.4, 0.6], post, 2, settings={"base_values": [0.3]})
+    for post in ["NONE", "LOGISTIC", "SOFTMAX"]:
+        case("second", second, positive if post == "NONE" else signed, post, 2)
+        for at in range(3):
+            case(f"three_{at}", first + second + third, [0.9, 0.1, 0.3, 0.1, 0.5, 0.4, 0.2, 0.6, 0.3], post, 3, positive_class=at)
+        case("three_base", first + second + third, [0.6, 0.1, 0.3, 0.1, 0.5, 0.4, 0.2, 0.6, 0.3], post, 3, positive_class=0, settings={"base_values": [0.1, 0.2, 0.3]})
+        case("two_targets", first + second, [0.6, 0.1, 0.3, 0.1, 0.5, 0.4], post, 2, regressor=True, settings={"base_values": [0.1, 0.2]})
+    case("second_0", second, signed, "SOFTMAX", 2, positive_class=0)
+    case("both", first + second, [0.9, 0.5, 0.2, 0.1, 0.5, 0.8], "SOFTMAX", 2)
+    case("one_target", first, positive, "NONE", 1, regressor=True, settings={"base_values": [0.05], "aggregate_function": "AVERAGE"})
 
 
 def main():

@@ -9,7 +9,7 @@ use super::combine::with_constant;
 use super::elements::Elementwise;
 use super::operators::{elementwise, make, matrix, one_input, place, rows_of, select, to_kind};
 use super::{Arithmetic, Form, Kind, Known, Norm, Operator, Rows, Values};
-use crate::model::trees::{Ensemble, Transform, Trees};
+use crate::model::trees::{Ensemble, OTHERWISE, Transform, Trees};
 
 /// Reads a node of the domain.
 pub(super) fn read(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
@@ -128,7 +128,7 @@ fn linear_classifier(node: &NodeProto, values: &mut Values<'_>) -> Result<(), St
     let attributes = Attributes::of(node, &known)?;
     let outputs = attributes.floats("intercepts")?.map_or(0, <[f32]>::len);
     let classes = classes(&attributes, "classlabels_ints", "classlabels_strings")?;
-    if classes != outputs {
+    if classes != outputs || classes < 2 {
         return Err(format!("{outputs} scores for {classes} classes"));
     }
     let rows = linear(node, &attributes, outputs, values)?;
@@ -149,12 +149,14 @@ fn linear_regressor(node: &NodeProto, values: &mut Values<'_>) -> Result<(), Str
     ];
     let attributes = Attributes::of(node, &known)?;
     let targets = usize::try_from(attributes.integer("targets", 1)).unwrap_or(0);
+    let transform = Transform::of(attributes.text("post_transform"))?;
+    if targets == 1 && transform != Transform::None {
+        return Err(format!(
+            "its post_transform is one for several targets and it has one, {OTHERWISE}; give NONE and a Sigmoid after it"
+        ));
+    }
     let rows = linear(node, &attributes, targets, values)?;
-    let made = transformed(
-        Transform::of(attributes.text("post_transform"))?,
-        rows,
-        values,
-    )?;
+    let made = transformed(transform, rows, values)?;
     make(node, made, values)
 }
 
@@ -287,13 +289,14 @@ fn trees(
     values.step(Operator::Trees(trees), &[rows.value], width, Kind::Float)
 }
 
-/// Numbers that an attribute gives as f32, or as a tensor of f32 or f64 under a longer name.
+/// Numbers that an attribute gives as f32, or as a tensor of f32 or f64 under a longer name. Trees are trained to
+/// thresholds that are infinite; [`Trees::build`] says what may be.
 fn numbers(attributes: &Attributes<'_>, name: &str) -> Result<Option<super::Numbers>, String> {
     let as_tensor = attributes.tensor(&format!("{name}_as_tensor"));
-    match (attributes.floats(name)?, as_tensor) {
+    match (attributes.any_floats(name), as_tensor) {
         (Some(floats), None) => Ok(Some(widened(floats).into())),
         (None, Some(tensor)) => {
-            let weight = super::Weight::read(tensor).map_err(|why| format!("{name} {why}"))?;
+            let weight = super::Weight::read_any(tensor).map_err(|why| format!("{name} {why}"))?;
             if !matches!(weight.element.kind(), Kind::Float | Kind::Double)
                 || weight.shape.len() > 1
             {

@@ -15,8 +15,17 @@ pub(super) struct Weight {
 }
 
 impl Weight {
-    /// Reads a tensor of at most two dimensions.
+    /// Reads a tensor of at most two dimensions and of finite numbers.
     pub(super) fn read(tensor: &TensorProto) -> Result<Self, String> {
+        let weight = Self::read_any(tensor)?;
+        if weight.numbers.iter().any(|value| !value.is_finite()) {
+            return Err("holds a value that is not finite".into());
+        }
+        Ok(weight)
+    }
+
+    /// As [`Weight::read`], whatever its numbers are.
+    pub(super) fn read_any(tensor: &TensorProto) -> Result<Self, String> {
         let element = Element::of(tensor.data_type).ok_or("is of a type that is not understood")?;
         let external = tensor
             .data_location
@@ -43,9 +52,6 @@ impl Weight {
             .ok_or("is larger than memory")?;
         let numbers =
             numbers(tensor, element, count).ok_or("has another number of values than its shape")?;
-        if numbers.iter().any(|value| !value.is_finite()) {
-            return Err("holds a value that is not finite".into());
-        }
         Ok(Self {
             shape,
             element,
