@@ -10,12 +10,12 @@ use strongroom_scoring::batch::Results;
 use strongroom_scoring::report::{Confusion, GroupedBy, Labels, Options, Report, Side, TopRow};
 
 use crate::commands::model::ModelArgs;
-use crate::commands::score::thousands;
 use crate::files::{Existing, Output};
 use crate::input::{OpenArgs, bound_name};
 use crate::keys::KeySource;
-use crate::outcome::{Outcome, shown};
+use crate::outcome::{self, Outcome, shown};
 use crate::progress;
+use crate::progress::thousands;
 use crate::storage::{self, StorageArgs};
 
 /// Look at results as their owner: scores, counts, the most suspicious rows, and how good the scores are.
@@ -91,7 +91,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         .open
         .open_source(source, &bound_name(&args.results)?, guest)?;
     for warning in &opened.warnings {
-        eprintln!("warning: {warning}");
+        outcome::warn(warning);
     }
     let options = Options {
         top: usize::try_from(args.top)?,
