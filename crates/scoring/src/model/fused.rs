@@ -486,6 +486,7 @@ mod tests {
             steps: steps.collect(),
             output: "y".to_owned(),
             score,
+            uses_beside: false,
         }
     }
 

@@ -269,7 +269,7 @@ fn trees(
         tree_ids: integers("nodes_treeids")?,
         node_ids: integers("nodes_nodeids")?,
         features: integers("nodes_featureids")?,
-        thresholds: &numbers(attributes, "nodes_values")?.unwrap_or_default(),
+        thresholds: &numbers(attributes, "nodes_values", values)?.unwrap_or_default(),
         modes: attributes
             .texts("nodes_modes")
             .ok_or("has no nodes_modes")?,
@@ -278,11 +278,11 @@ fn trees(
         missing_is_true: attributes
             .integers("nodes_missing_value_tracks_true")
             .unwrap_or_default(),
-        base: &numbers(attributes, "base_values")?.unwrap_or_default(),
+        base: &numbers(attributes, "base_values", values)?.unwrap_or_default(),
         leaf_tree_ids: integers(&of_leaves("treeids"))?,
         leaf_node_ids: integers(&of_leaves("nodeids"))?,
         leaf_outputs: integers(&of_leaves("ids"))?,
-        leaf_weights: &numbers(attributes, &of_leaves("weights"))?.unwrap_or_default(),
+        leaf_weights: &numbers(attributes, &of_leaves("weights"), values)?.unwrap_or_default(),
     };
     let trees = Trees::build(&ensemble)?;
     let width = trees.outputs();
@@ -291,12 +291,17 @@ fn trees(
 
 /// Numbers that an attribute gives as f32, or as a tensor of f32 or f64 under a longer name. Trees are trained to
 /// thresholds that are infinite; [`Trees::build`] says what may be.
-fn numbers(attributes: &Attributes<'_>, name: &str) -> Result<Option<super::Numbers>, String> {
+fn numbers(
+    attributes: &Attributes<'_>,
+    name: &str,
+    values: &Values<'_>,
+) -> Result<Option<super::Numbers>, String> {
     let as_tensor = attributes.tensor(&format!("{name}_as_tensor"));
     match (attributes.any_floats(name), as_tensor) {
         (Some(floats), None) => Ok(Some(widened(floats).into())),
         (None, Some(tensor)) => {
-            let weight = super::Weight::read_any(tensor).map_err(|why| format!("{name} {why}"))?;
+            let weight = super::Weight::read_any(tensor, &values.beside)
+                .map_err(|why| format!("{name} {why}"))?;
             if !matches!(weight.element.kind(), Kind::Float | Kind::Double)
                 || weight.shape.len() > 1
             {

@@ -23,7 +23,7 @@ use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoPr
 use zeroize::Zeroizing;
 
 pub(super) use elements::Elementwise;
-use weights::Weight;
+use weights::{Beside, Weight};
 
 use super::trees::Trees;
 use crate::shown;
@@ -37,6 +37,8 @@ pub(super) struct Graph {
     pub(super) output: String,
     /// The value that holds it, and which of its numbers it is.
     pub(super) score: (ValueId, usize),
+    /// Whether a weight lies in the file beside the model.
+    pub(super) uses_beside: bool,
 }
 
 /// An input of the graph, or after the inputs the value that a step makes.
@@ -195,9 +197,13 @@ pub(super) struct LayerNorm {
 }
 
 impl Graph {
-    /// Checks a decoded model. `positive` is the place of the class that a score is the probability of, if the model
+    /// Checks a decoded model, whose weights may lie in a file beside it. `positive` is the place of the class that a score is the probability of, if the model
     /// gives several and it is not the second of two.
-    pub(super) fn check(model: &ModelProto, positive: Option<usize>) -> Result<Self, String> {
+    pub(super) fn check(
+        model: &ModelProto,
+        beside: Option<&[u8]>,
+        positive: Option<usize>,
+    ) -> Result<Self, String> {
         let opset = opset(model)?;
         if !model.functions.is_empty() {
             return Err("it defines functions of its own".into());
@@ -213,7 +219,7 @@ impl Graph {
         let output = output(graph)?;
         let needed = needed(graph, output);
 
-        let mut values = Values::new(graph, opset, &needed)?;
+        let mut values = Values::new(graph, opset, &needed, Beside::new(beside))?;
         for (node, _) in graph
             .node
             .iter()
@@ -231,6 +237,7 @@ impl Graph {
             steps: values.steps,
             output: output.to_owned(),
             score,
+            uses_beside: values.beside.is_used(),
         })
     }
 
@@ -294,6 +301,7 @@ enum Form {
 /// The values known so far, by name. A name is given once.
 struct Values<'a> {
     opset: i64,
+    beside: Beside<'a>,
     initializers: HashMap<&'a str, &'a TensorProto>,
     by_name: HashMap<String, Known>,
     inputs: Vec<Input>,
@@ -303,13 +311,19 @@ struct Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    fn new(graph: &'a GraphProto, opset: i64, needed: &Needed<'_>) -> Result<Self, String> {
+    fn new(
+        graph: &'a GraphProto,
+        opset: i64,
+        needed: &Needed<'_>,
+        beside: Beside<'a>,
+    ) -> Result<Self, String> {
         let weights = graph.initializer.iter();
         let initializers: HashMap<_, _> = weights
             .map(|weight| (weight.name.as_str(), weight))
             .collect();
         let mut values = Self {
             opset,
+            beside,
             initializers,
             by_name: HashMap::new(),
             inputs: Vec::new(),
@@ -319,7 +333,7 @@ impl<'a> Values<'a> {
         };
         for (name, weight) in values.initializers.clone() {
             if needed.names.contains(name) {
-                let weight = Weight::read(weight)
+                let weight = Weight::read(weight, &values.beside)
                     .map_err(|why| format!("weight \"{}\" {why}", shown(name)))?;
                 values.name(name, Known::Weight(weight))?;
             }

@@ -366,7 +366,10 @@ fn constant(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
         return Err("needs one value".into());
     };
     let weight = match attribute.name.as_str() {
-        "value" => Weight::read(attributes.tensor("value").ok_or("has no value")?)?,
+        "value" => Weight::read(
+            attributes.tensor("value").ok_or("has no value")?,
+            &values.beside,
+        )?,
         "value_float" => Weight::new(vec![], Element::Float, vec![f64::from(attribute.f)]),
         "value_int" => Weight::new(vec![], Element::Int64, vec![attribute.i as f64]),
         "value_floats" => {

@@ -16,7 +16,9 @@ fn good() -> ModelProto {
 fn refusal(change: impl FnOnce(&mut ModelProto)) -> String {
     let mut model = good();
     change(&mut model);
-    Graph::check(&model, None).err().expect("taken for a graph")
+    Graph::check(&model, None, None)
+        .err()
+        .expect("taken for a graph")
 }
 
 fn graph_refusal(change: impl FnOnce(&mut GraphProto)) -> String {
@@ -82,7 +84,7 @@ fn assert_has(error: &str, why: &str) {
 
 #[test]
 fn tutorial_form_is_refused() {
-    let graph = Graph::check(&good(), None).unwrap();
+    let graph = Graph::check(&good(), None, None).unwrap();
     assert_eq!(
         (graph.inputs[0].name.as_str(), graph.output.as_str()),
         ("dense_input", "dense_3")
@@ -109,6 +111,78 @@ fn weight_names_a_file_of_the_machine() {
     assert_has(&error, "is in another file");
 }
 
+/// A model whose first weight lies beside it, after some other bytes.
+fn beside(location: &str, offset: &str, length: &str) -> (ModelProto, Vec<u8>) {
+    let mut model = good();
+    let weight = &mut model.graph.as_mut().unwrap().initializer[0];
+    let entry = |key: &str, value: &str| StringStringEntryProto {
+        key: key.to_owned(),
+        value: value.to_owned(),
+    };
+    weight.data_location = Some(DataLocation::External as i32);
+    weight.external_data = vec![
+        entry("location", location),
+        entry("offset", offset),
+        entry("length", length),
+    ];
+    let bytes = [&[7; 16], &std::mem::take(&mut weight.raw_data)[..]].concat();
+    (model, bytes)
+}
+
+#[test]
+fn weight_beside_the_model_is_lost() {
+    let dense = |graph: &Graph| match &*graph.steps[0].operator {
+        Operator::Dense { weights, .. } => weights.to_vec(),
+        _ => panic!("a dense layer"),
+    };
+    let plain = Graph::check(&good(), None, None).unwrap();
+    assert!(!plain.uses_beside);
+    let (model, bytes) = beside("model.onnx.data", "16", "640");
+    let graph = Graph::check(&model, Some(&bytes), None).unwrap();
+    assert!(graph.uses_beside);
+    assert_eq!(dense(&graph), dense(&plain));
+    let error = Graph::check(&model, None, None).err().unwrap();
+    assert_has(&error, "save_as_external_data=False");
+}
+
+#[test]
+fn weight_leaves_the_file_beside_the_model() {
+    for location in [
+        "/etc/passwd",
+        "../model.onnx.data",
+        "./model.onnx.data",
+        "weights.bin",
+        "",
+    ] {
+        let (model, bytes) = beside(location, "16", "640");
+        let error = Graph::check(&model, Some(&bytes), None).err().unwrap();
+        assert_has(&error, "is in another file");
+    }
+    for (offset, length) in [
+        ("17", "640"),
+        ("18446744073709551615", "640"),
+        ("99999999999999999999", "640"),
+        ("-1", "640"),
+        ("16", "639"),
+        ("16", "641"),
+        ("16", ""),
+        ("0", "656"),
+    ] {
+        let (model, bytes) = beside("model.onnx.data", offset, length);
+        let error = Graph::check(&model, Some(&bytes), None).err().unwrap();
+        assert_has(&error, "lies beyond model.onnx.data");
+    }
+    let (mut model, bytes) = beside("model.onnx.data", "16", "640");
+    let weight = &mut model.graph.as_mut().unwrap().initializer[0];
+    weight.external_data.push(weight.external_data[0].clone());
+    let error = Graph::check(&model, Some(&bytes), None).err().unwrap();
+    assert_has(&error, "not understood");
+    let (mut model, bytes) = beside("model.onnx.data", "16", "640");
+    model.graph.as_mut().unwrap().initializer[0].raw_data = vec![0; 640];
+    let error = Graph::check(&model, Some(&bytes), None).err().unwrap();
+    assert_has(&error, "and in this one");
+}
+
 #[test]
 fn weight_shorter_than_its_shape() {
     let error = graph_refusal(|graph| {
@@ -124,7 +198,7 @@ fn weight_shorter_than_its_shape() {
 #[test]
 fn weight_of_a_shape_that_overflows() {
     for (dims, why) in [
-        (vec![i64::MAX, i64::MAX], "larger than memory"),
+        (vec![i64::MAX, i64::MAX], "larger than a model may be"),
         (vec![-5, -32], "negative"),
         (vec![0, 32], "is empty"),
         (vec![1, 5, 32], "more than 2 dimensions"),
@@ -208,7 +282,7 @@ fn operator_set_is_named_again() {
     let mut model = good();
     let again = model.opset_import[0].clone();
     model.opset_import.push(again);
-    Graph::check(&model, None).unwrap();
+    Graph::check(&model, None, None).unwrap();
 }
 
 #[test]
@@ -328,7 +402,7 @@ fn label_is_looked_at() {
     };
     tensor.elem_type = DataType::Int64 as i32;
     graph.output.insert(0, output);
-    assert_eq!(Graph::check(&model, None).unwrap().output, "dense_3");
+    assert_eq!(Graph::check(&model, None, None).unwrap().output, "dense_3");
 }
 
 #[test]
@@ -372,9 +446,11 @@ fn output_of_several_numbers_a_row() {
     assert_has(&graph_refusal(several), "32 numbers a row; positive_class");
     let mut model = good();
     several(model.graph.as_mut().unwrap());
-    assert_eq!(Graph::check(&model, Some(31)).unwrap().score.1, 31);
-    assert!(Graph::check(&model, Some(32)).is_err_and(|why| why.contains("positive_class is 32")));
-    assert!(Graph::check(&good(), Some(1)).is_err());
+    assert_eq!(Graph::check(&model, None, Some(31)).unwrap().score.1, 31);
+    assert!(
+        Graph::check(&model, None, Some(32)).is_err_and(|why| why.contains("positive_class is 32"))
+    );
+    assert!(Graph::check(&good(), None, Some(1)).is_err());
 }
 
 #[test]
