@@ -481,7 +481,7 @@ fn opset(model: &ModelProto) -> Result<i64, String> {
         };
         if !versions.contains(&set.version) {
             return Err(format!(
-                "operator set {} of \"{}\"; {} to {} are understood",
+                "operator set {} of \"{}\"; {} to {} are understood: name one of them when you export it (docs/model.md)",
                 set.version,
                 shown(&set.domain),
                 versions.start(),

@@ -230,6 +230,30 @@ fn weight_of_another_type() {
 }
 
 #[test]
+fn page_names_an_operator_that_is_not_read() {
+    let page = include_str!("../../../../../docs/model.md");
+    let lists = |from: &str, to: &str| {
+        let (_, rest) = page.split_once(from).unwrap();
+        rest.split_once(to).unwrap().0.to_owned()
+    };
+    let plain = lists(
+        "- **Operators** of operator sets",
+        "- **Operators of `ai.onnx.ml`**",
+    );
+    let learned = lists("- **Operators of `ai.onnx.ml`**", "\n\n");
+    for (domain, list, least) in [("", plain, 60), (LEARNED, learned, 9)] {
+        let names: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+        assert!(names.len() >= least, "{names:?}");
+        for name in names.into_iter().filter(|name| *name != "ZipMap") {
+            let mut node = node(name, &["nothing"]);
+            node.domain = domain.to_owned();
+            let error = first_refusal(node, &[]);
+            assert!(!error.contains(UNKNOWN), "{error}");
+        }
+    }
+}
+
+#[test]
 fn unknown_operator() {
     let error = graph_refusal(|graph| graph.node[2].op_type = "Loop".to_owned());
     assert_has(&error, "(Loop): not among the operators");
