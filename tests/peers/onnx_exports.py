@@ -60,11 +60,11 @@ class Cases:
     def __init__(self, out):
         self.out = out
 
-    def add(self, name, model, rows, feeds=None, fused=False, **preprocessing):
-        """`feeds` are the inputs for onnxruntime; by default all rows as f32."""
+    def add(self, name, model, rows, feeds=None, fused=False, beside=False, **preprocessing):
+        """`feeds` are the inputs for onnxruntime; by default all rows as f32. Weights may lie in a file beside the model."""
         folder = self.out / name
         folder.mkdir()
-        onnx.save(model, folder / "model.onnx")
+        onnx.save(model, folder / "model.onnx", save_as_external_data=beside, location="model.onnx.data", size_threshold=0)
         if feeds is None:
             feeds = {model.graph.input[0].name: rows.astype(np.float32)}
         columns = [f"c{at}" for at in range(rows.shape[1])]
@@ -372,6 +372,10 @@ def numbers_that_are_none(case):
     case("none_is_replaced", [
         *before, node("IsNaN", ["c"], ["t"]), node("Not", ["t"], ["u"]), node("Where", ["u", "c", "one"], ["f"]), *after,
     ], {**constants, "one": one}, width=1, rows=rows)
+    # The average row is all zeros, of which a logarithm is none.
+    case("none_on_average", [
+        node("Log", ["x"], ["l"]), node("Neg", ["l"], ["n"]), node("Concat", ["l", "n"], ["f"], axis=1), *after,
+    ], constants, width=1, rows=np.abs(rows))
     missing = random.normal(0, 1, (ROWS, 2))
     missing[::3, 0] = np.nan
     case("missing_is_replaced", [
@@ -410,6 +414,9 @@ def choices_and_tables(case):
     case("transposed", [
         node("Transpose", ["w"], ["t"], perm=[1, 0]), node("Identity", ["t"], ["i"]), node("MatMul", ["x", "i"], ["f"]), *end,
     ], {"w": weights(4, 6), "v": weights(4, 1)}, fused=True)
+    case("weights_beside", [
+        node("Gemm", ["x", "w", "b"], ["h"]), node("Relu", ["h"], ["f"]), *end,
+    ], {"w": weights(6, 9), "b": weights(9), "v": weights(9, 1)}, fused=True, beside=True)
     case("opset_latest", [
         node("Identity", ["w"], ["i"]), node("Cast", ["x"], ["c"], to=TensorProto.FLOAT), node("MatMul", ["c", "i"], ["g"]), node("Flatten", ["g"], ["h"], axis=1),
         node("Reshape", ["h", "shape"], ["j"]), node("Tanh", ["j"], ["f"]), *end,

@@ -130,6 +130,8 @@ impl Network {
         Scorer::general(preprocessing, self)?.score(&tile, &mut scores)?;
         let probability = |score: f32| (0.0..=1.0).contains(&score);
         match scores[..] {
+            // Without a scaler the average row is all zeros, of which a logarithm is none. Other rows tell.
+            [average, _] if average.is_nan() => self.attempt_others(preprocessing),
             [average, _] if !probability(average) => Err(refused(
                 "it does not give a probability for the average row; one that ends in logits is exported with a Sigmoid after \
                  them (docs/model.md)",
@@ -139,6 +141,19 @@ impl Network {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Fails when no row has a score.
+    fn attempt_others(&self, preprocessing: &Preprocessing) -> Result<(), ModelError> {
+        let tile = self.made_up_rows(preprocessing);
+        let mut scores = Zeroizing::new(Vec::new());
+        Scorer::general(preprocessing, self)?.score(&tile, &mut scores)?;
+        if scores.iter().all(|score| score.is_nan()) {
+            return Err(refused(
+                "its scores are no numbers, whatever the row: what it calculates overflows",
+            ));
+        }
+        Ok(())
     }
 
     /// Whether the fused kernel gives the general engine's scores on rows like those to come, and on wilder ones.
