@@ -171,7 +171,9 @@ pub enum ScoreError {
     #[error("the threshold must lie between 0 and 1")]
     Threshold,
     /// The model gave a number that is not a probability.
-    #[error("{file}: row {row}: the model gives a score that is not between 0 and 1")]
+    #[error(
+        "{file}: row {row}: the model gives a score that is not between 0 and 1; one that ends in logits is exported with a Sigmoid after them (docs/model.md)"
+    )]
     NotAProbability {
         /// The data set.
         file: String,

@@ -630,7 +630,7 @@ mod tests {
             let error = run_with(&bare_bundle(&IDENTITY), csv.as_bytes(), &options()).unwrap_err();
             assert_eq!(
                 error.to_string(),
-                "rows.csv: row 2: the model gives a score that is not between 0 and 1"
+                "rows.csv: row 2: the model gives a score that is not between 0 and 1; one that ends in logits is exported with a Sigmoid after them (docs/model.md)"
             );
         }
     }
