@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use strongroom_cipherfile::tink_stream::Segments;
 use strongroom_cipherfile::{Format, openssl_enc, sealed, tink_stream};
 use strongroom_scoring::detect as data_set;
+use strongroom_scoring::receipt::{KeyFrom, Protection};
 use strongroom_scoring::storage::{ReadAt, Reader};
 
 use crate::files;
@@ -61,10 +62,18 @@ pub(crate) struct OpenArgs {
 pub(crate) struct Opened {
     pub(crate) reader: Box<dyn Read + Send>,
     pub(crate) encrypted: bool,
+    /// What kept others from changing it unnoticed.
+    pub(crate) protection: Protection,
     pub(crate) warnings: Vec<String>,
 }
 
 impl OpenArgs {
+    /// Where the key came from that opens what is encrypted.
+    pub(crate) fn key_from(&self) -> Option<KeyFrom> {
+        let identity = self.identity.as_ref().map(|_| KeyFrom::File);
+        identity.or_else(|| self.key.as_ref().map(KeySource::origin))
+    }
+
     /// Opens `path`. A plain file passes through only when nothing asked for decryption.
     pub(crate) fn open(&self, path: &Path, guest: &GuestArgs) -> anyhow::Result<Opened> {
         let source = files::open(path)?;
@@ -184,9 +193,15 @@ impl OpenArgs {
             ),
             _ => bail!("{label} is in a form that this version does not read"),
         };
+        let protection = match (encrypted, format) {
+            (false, _) => Protection::None,
+            (true, Format::OpensslSalted) => Protection::Unauthenticated,
+            (true, _) => Protection::Authenticated,
+        };
         Ok(Opened {
             reader,
             encrypted,
+            protection,
             warnings,
         })
     }
