@@ -633,7 +633,8 @@ fn weaker_inputs(house: &House) {
         let enc = "enc -aes-256-cfb -pbkdf2 -kfile pass.txt -in data.csv -out data.openssl";
         let made = Program::new(openssl).folder(place.path());
         let made = made.args(enc.split(' ').collect::<Vec<_>>().as_slice());
-        let _ = made.run().unwrap().expect_success();
+        let made = made.run().unwrap();
+        assert!(made.status.success(), "{}", printed(&made));
         let how = ["--key", "pass.txt", "--openssl-cipher", "cfb"];
         score(&[&["data.openssl"], &how[..]].concat(), "openssl.json");
         check(
