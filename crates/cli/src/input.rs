@@ -14,6 +14,7 @@ use strongroom_scoring::storage::{ReadAt, Reader};
 
 use crate::files;
 use crate::keys::{GuestArgs, KeySource, identity};
+use crate::outcome::{quoted, shown};
 use crate::storage::Source;
 
 /// The cipher of an `openssl enc` file, which the file itself does not name.
@@ -74,12 +75,30 @@ impl OpenArgs {
         identity.or_else(|| self.key.as_ref().map(KeySource::origin))
     }
 
+    /// The options that open the same file, for a command that is to be copied.
+    pub(crate) fn asked(&self) -> String {
+        let key = self.key.as_ref().map(|key| ("--key", key.to_string()));
+        let identity = self.identity.as_ref();
+        let identity = identity.map(|path| ("--identity", path.display().to_string()));
+        let name = self.name.clone().map(|name| ("--name", name));
+        let cipher = self.openssl_cipher.map(|cipher| match cipher {
+            OpensslCipher::Cfb => ("--openssl-cipher", "cfb".to_owned()),
+            OpensslCipher::Cbc => ("--openssl-cipher", "cbc".to_owned()),
+        });
+        let words: Vec<String> = [key, identity, name, cipher]
+            .into_iter()
+            .flatten()
+            .map(|(option, value)| format!("{option} {}", quoted(&value)))
+            .collect();
+        words.join(" ")
+    }
+
     /// Opens `path`. A plain file passes through only when nothing asked for decryption.
     pub(crate) fn open(&self, path: &Path, guest: &GuestArgs) -> anyhow::Result<Opened> {
         let source = files::open(path)?;
         self.open_stream(
             source,
-            &path.display().to_string(),
+            &shown(&path.display().to_string()),
             &bound_name(path)?,
             guest,
         )

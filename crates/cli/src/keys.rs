@@ -137,6 +137,23 @@ impl GuestArgs {
         }
     }
 
+    /// Reads what a storage is asked with. Whoever gives the secret itself in place of its file must not find it in a log.
+    pub(crate) fn credential(
+        &self,
+        option: &str,
+        source: &KeySource,
+    ) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        let KeySource::File(path) = source else {
+            return self.bytes(source).with_context(|| option.to_owned());
+        };
+        if let Err(error) = std::fs::metadata(path) {
+            bail!(
+                "{option} names no file that can be read: {error}. What was given is not repeated here: the option takes the name of a file with the secret, or kbs:///repository/type/tag, not the secret itself"
+            );
+        }
+        self.bytes(source).with_context(|| option.to_owned())
+    }
+
     /// Reads a data key: 32 raw bytes.
     pub(crate) fn file_key(&self, source: &KeySource) -> anyhow::Result<FileKey> {
         let bytes = self.bytes(source)?;

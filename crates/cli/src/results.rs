@@ -20,6 +20,7 @@ use strongroom_wire::jwk::TeePublicKey;
 use crate::files::{self, Existing, Output};
 use crate::input::bound_name;
 use crate::keys::{GuestArgs, KeySource};
+use crate::outcome::quoted;
 use crate::storage::StorageArgs;
 
 /// What the owner gets, and how.
@@ -222,15 +223,15 @@ impl ResultsArgs {
             FormatArg::Csv | FormatArg::Parquet => manifest_of(results).ok(),
         };
         let files = [Some(results), manifest.as_ref()].into_iter().flatten();
-        let options = files.map(|file| format!("--result {}", file.display()));
+        let options = files.map(|file| format!("--result {}", quoted(&file.display().to_string())));
         Some(options.collect::<Vec<_>>().join(" "))
     }
 
     /// The command that shows them to their owner.
     pub(crate) fn reported_by(&self) -> Option<String> {
-        let results = self.results.as_ref()?.display();
+        let results = quoted(&self.results.as_ref()?.display().to_string());
         let key = match &self.results_key {
-            Some(key) => format!("--key {key}"),
+            Some(key) => format!("--key {}", quoted(&key.to_string())),
             None => "--identity OWNER.pem".to_owned(),
         };
         Some(format!(

@@ -298,7 +298,7 @@ fn honest(house: &House) {
         predicate["options"],
         json!({"results": "flagged", "results_format": "jsonl", "results_for": "recipient",
             "results_key": "broker", "skip_bad_rows": false, "header_row": "present",
-            "insecure_plain_columns": false, "aad_prefix": false})
+            "ignore_unknown_columns": false, "insecure_plain_columns": false, "aad_prefix": false})
     );
     assert_eq!(verdict["token_status"], json!({"cpu0": "affirming"}));
     assert_eq!(verdict["warnings"], json!([]));

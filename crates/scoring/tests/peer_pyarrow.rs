@@ -149,6 +149,24 @@ fn plain_parquet_in_every_compression_and_encoding() {
 }
 
 #[test]
+fn times_name_rows() {
+    let Some(folder) = written() else { return };
+    for unit in ["s-none", "ms-zone", "us-none", "us-zone", "ns-none"] {
+        for ending in ["parquet", "arrow"] {
+            let path = folder.join(format!("times-{unit}.{ending}"));
+            let rows = read(&path, &ParquetKeys::default()).unwrap();
+            let zone = if unit.ends_with("zone") { "Z" } else { "" };
+            assert_eq!(
+                rows[61].name,
+                format!("1970-01-01T00:01:01{zone}"),
+                "{unit}"
+            );
+            assert_eq!(rows.len(), ROWS);
+        }
+    }
+}
+
+#[test]
 fn parquet_under_one_key() {
     let Some(folder) = written() else { return };
     for (name, length) in [

@@ -17,12 +17,11 @@ use strongroom_scoring::storage::ReadAt;
 use zeroize::Zeroizing;
 
 use crate::commands::model::ModelArgs;
-use crate::commands::score::thousands;
 use crate::files::{Existing, Output};
 use crate::input::{OpenArgs, bound_name};
 use crate::keys::KeySource;
-use crate::outcome::{Outcome, shown};
-use crate::progress;
+use crate::outcome::{self, Outcome, shown};
+use crate::progress::{self, thousands};
 use crate::results::manifest_of;
 use crate::rows::head;
 use crate::storage::{self, StorageArgs};
@@ -140,7 +139,7 @@ impl Args {
         let bar = progress::bytes(source.length)?;
         let opened = self.open.open_source(source, &name, guest)?;
         for warning in &opened.warnings {
-            eprintln!("warning: {warning}");
+            outcome::warn(warning);
         }
         let mut reader = bar.wrap_read(opened.reader);
         let mut head = Vec::new();

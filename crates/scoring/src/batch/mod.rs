@@ -144,7 +144,10 @@ pub enum ScoreError {
         source: HeaderError,
     },
     /// A row that cannot be scored, and bad rows are not skipped.
-    #[error("{file}: {row}")]
+    #[error(
+        "{}{row}; mend it, or count such rows and go on with --skip-bad-rows",
+        before(file, row)
+    )]
     Row {
         /// The data set.
         file: String,
@@ -184,6 +187,14 @@ pub enum ScoreError {
     /// The results could not be written.
     #[error("the results cannot be written: {0}")]
     Write(#[source] io::Error),
+}
+
+/// What a row's place does not say itself.
+fn before(file: &str, row: &BadRow) -> String {
+    match row.file {
+        Some(_) => String::new(),
+        None => format!("{file}: "),
+    }
 }
 
 /// A line that no row could need.

@@ -135,7 +135,7 @@ pub enum ColumnsError {
     },
     /// The key column cannot name rows.
     #[error(
-        "the key column \"{column}\" is of the type {kind}; rows are named by text or whole numbers"
+        "the key column \"{column}\" is of the type {kind}; rows are named by text, whole numbers, dates or times"
     )]
     NotAKey {
         /// Which column.

@@ -11,7 +11,7 @@ use tar::{Archive, Builder, EntryType, Header};
 use zeroize::Zeroizing;
 
 use super::onnx::fuse;
-use super::{ModelError, Network, Preprocessing, Scorer};
+use super::{ModelError, Network, Preprocessing, Scorer, UnknownColumns};
 use crate::profile::Profile;
 use crate::shown;
 
@@ -165,6 +165,11 @@ impl Bundle {
     pub fn fused_scorer(&self, path: strongroom_kernel::Path) -> Result<Scorer<'_>, ModelError> {
         let fused = fuse(&self.files.model, &self.preprocessing, path)?;
         Ok(Scorer::fused(&self.preprocessing, Arc::new(fused)))
+    }
+
+    /// Says what becomes of columns of a data set that the bundle does not know. Its digest stays.
+    pub fn set_unknown_columns(&mut self, unknown: UnknownColumns) {
+        self.preprocessing.set_unknown_columns(unknown);
     }
 
     /// What happens to a row before the network.

@@ -17,7 +17,7 @@ pub use bundle::Bundle;
 pub use graph::Element;
 pub(crate) use onnx::read_unbound;
 pub use onnx::{Engine, Network};
-pub use preprocessing::Preprocessing;
+pub use preprocessing::{Preprocessing, UnknownColumns};
 pub use scorer::Scorer;
 pub use strongroom_kernel::Path;
 

@@ -32,6 +32,8 @@ pub struct OptionsUsed {
     /// The column whose text names a row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_column: Option<String>,
+    /// Whether columns were passed over that the model does not know.
+    pub ignore_unknown_columns: bool,
     /// Whether columns would have been read that an encrypted file holds unencrypted.
     pub insecure_plain_columns: bool,
     /// Whether the job said what its Parquet files were encrypted as, instead of believing them.
@@ -47,6 +49,8 @@ pub struct Handling {
     pub results_for: ResultsFor,
     /// Where the key for them came from.
     pub results_key: KeyFrom,
+    /// Whether columns are passed over that the model does not know.
+    pub ignore_unknown_columns: bool,
     /// Whether columns are read that an encrypted file holds unencrypted.
     pub insecure_plain_columns: bool,
     /// Whether the job says what its Parquet files were encrypted as.

@@ -184,6 +184,7 @@ impl Predicate {
                 skip_bad_rows: options.skip_bad_rows,
                 header_row: options.header_row,
                 key_column: options.key_column.clone(),
+                ignore_unknown_columns: handling.ignore_unknown_columns,
                 insecure_plain_columns: handling.insecure_plain_columns,
                 aad_prefix: handling.aad_prefix,
             },
@@ -507,6 +508,7 @@ mod tests {
             results_format: ResultsFormat::Jsonl,
             results_for: ResultsFor::Recipient,
             results_key: KeyFrom::Broker,
+            ignore_unknown_columns: false,
             insecure_plain_columns: false,
             aad_prefix: false,
         }
