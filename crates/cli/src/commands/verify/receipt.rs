@@ -488,7 +488,11 @@ impl Verification {
 
     fn releases(&mut self, args: &VerifyReceipt, predicate: &Predicate) -> Result<(), Stop> {
         if predicate.releases.is_empty() {
-            self.skip(RELEASES, "the receipt names no release", None);
+            const NONE: &str = "the receipt names no release";
+            self.skip(RELEASES, NONE, None);
+            if args.release_policy.is_some() {
+                self.skip(RELEASE_POLICY, NONE, None);
+            }
             return Ok(());
         }
         let (Some(folder), Some(key)) = (&args.audit, &args.audit_key) else {
@@ -504,10 +508,13 @@ impl Verification {
         let agree = here
             .iter()
             .try_for_each(|release| record::agrees(release, &entries, self.token.as_ref()));
-        let policies = here
-            .iter()
-            .filter_map(|release| record::policy(release, &entries));
-        self.policies = policies.collect();
+        let mut nameless = None;
+        for release in &here {
+            match record::policy(release, &entries) {
+                Some((event, policy)) => drop(self.policies.insert(event, policy)),
+                None => nameless = Some(shown(&release.resource)),
+            }
+        }
         match (agree, elsewhere.first()) {
             (Ok(()), Some(release)) => {
                 let named = shown(&release.resource);
@@ -517,10 +524,14 @@ impl Verification {
             }
             (agree, _) => self.step(RELEASES, agree),
         }?;
-        self.release_policy(args)
+        self.release_policy(args, nameless)
     }
 
-    fn release_policy(&mut self, args: &VerifyReceipt) -> Result<(), Stop> {
+    fn release_policy(
+        &mut self,
+        args: &VerifyReceipt,
+        nameless: Option<String>,
+    ) -> Result<(), Stop> {
         let Some(policy) = &args.release_policy else {
             return Ok(());
         };
@@ -529,12 +540,12 @@ impl Verification {
             None => digest_of(Path::new(policy))?.sha256,
         };
         let mut other = self.policies.iter().filter(|(_, found)| **found != wanted);
-        let outcome = match other.next() {
-            None if self.policies.is_empty() => {
-                StepOutcome::Failed("the record names no policy of any release".to_owned())
-            }
-            None => StepOutcome::Passed,
-            Some((event, found)) => StepOutcome::Failed(format!(
+        let outcome = match (other.next(), nameless) {
+            (None, Some(resource)) => StepOutcome::Failed(format!(
+                "the record names no policy that released {resource}"
+            )),
+            (None, None) => StepOutcome::Passed,
+            (Some((event, found)), _) => StepOutcome::Failed(format!(
                 "event {event} was allowed by the policy sha256:{found}, and the one named is sha256:{wanted}"
             )),
         };
