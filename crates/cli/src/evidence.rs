@@ -148,11 +148,17 @@ impl Examined {
         claims.map_or(Value::Null, |(_, claims)| Value::Object(claims.clone()))
     }
 
-    /// What mends evidence of a development root that is none of those given.
+    /// What mends evidence of a development root that is none of those given. AMD's chains name the root that they lack;
+    /// of others there is a digest, or nothing.
     pub(crate) fn development_hint(&self) -> Option<&'static str> {
-        let error = self.examination.error.as_ref()?.to_string();
-        error.contains(DEVELOPMENT).then_some(
-            "The machine is one for development, and its root is none of those that were given: if it is yours, name the root's folder with --development-root DIR",
+        let error = self.examination.error.as_ref()?;
+        let is_likely = match error.check() {
+            Check::SnpChain => error.to_string().contains(DEVELOPMENT),
+            Check::IntelRoot | Check::TpmAkCertificate => true,
+            _ => false,
+        };
+        is_likely.then_some(
+            "If the machine is one for development, its root is none of those that were given: name the root's folder with --development-root DIR",
         )
     }
 
