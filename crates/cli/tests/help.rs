@@ -63,6 +63,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("initdata show", "what a document or annotation holds"),
     ("keygen", "32 random bytes"),
     ("model", "encrypted and checked together"),
+    ("model new", "first preprocessing.json"),
     ("model pack", "model.onnx and preprocessing.json"),
     ("model show", "what a model expects"),
     ("policy", "which attested machines get which secrets"),
