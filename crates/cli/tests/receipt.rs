@@ -555,7 +555,10 @@ fn several_files(house: &House) {
     let to = ["--results", "both.enc", "--results-to", OWNER_KEY];
     let receipt = ["--receipt", "both.json", "--guest", &house.socket];
     place.ok(&[&args[..], &to, &receipt].concat());
-    let inputs = house.read("both.json").statement.predicate.inputs;
+    let predicate = house.read("both.json").statement.predicate;
+    // One key of both: it is released once.
+    assert_eq!(predicate.releases.len(), 2);
+    let inputs = predicate.inputs;
     let names: Vec<&str> = inputs.iter().map(|input| &*input.name).collect();
     assert_eq!(names, ["data.csv.enc", "many.csv.enc"]);
     let size = place.read("many.csv.enc").len() as u64;
