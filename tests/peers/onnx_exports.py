@@ -136,7 +136,7 @@ def scikit_learn(cases):
     calibrated = CalibratedClassifierCV(RandomForestClassifier(8, max_depth=5, random_state=1), cv=2).fit(train, fraud)
     cases.add("sklearn_calibrated", floats(calibrated), TEST)
     descent = make_pipeline(StandardScaler(), SGDClassifier(loss="log_loss", random_state=1)).fit(train, fraud)
-    cases.add("sklearn_sgd", floats(descent, options={"zipmap": False}), TEST)
+    cases.add("sklearn_sgd", floats(descent, options={"zipmap": False}), TEST, fused=True)
 
     forest = RandomForestRegressor(20, max_depth=6, random_state=1).fit(train, fraud)
     cases.add("sklearn_forest_regressor", floats(forest), TEST)
@@ -372,6 +372,17 @@ def numbers_that_are_none(case):
     case("none_is_replaced", [
         *before, node("IsNaN", ["c"], ["t"]), node("Not", ["t"], ["u"]), node("Where", ["u", "c", "one"], ["f"]), *after,
     ], {**constants, "one": one}, width=1, rows=rows)
+    # The same overflow within the fused kernel: infinity less infinity before each activation that it has.
+    wide = random.normal(0, 1, (ROWS, 3))
+    wide[::7] *= 1e30
+    for function, settings in [("Relu", {}), ("LeakyRelu", {"alpha": 0.3}), ("Tanh", {}), ("Sigmoid", {}), ("Identity", {})]:
+        case(f"none_fused_{function}", [
+            node("MatMul", ["x", "large"], ["a"]), node("Relu", ["a"], ["b"]), node("MatMul", ["b", "less"], ["c"]), node(function, ["c"], ["d"], **settings),
+            node("MatMul", ["d", "few"], ["z"]), node("Sigmoid", ["z"], ["y"]),
+        ], {
+            "large": np.diag([1e9, 1e9, 0.5]).astype(np.float32),
+            "less": np.array([[1e-9, -1e-9], [-1e-9, 1e-9], [1, 0.5]], np.float32), "few": np.array([[0.6], [-0.4]], np.float32),
+        }, fused=True, width=3, rows=wide)
     # The average row is all zeros, of which a logarithm is none.
     case("none_on_average", [
         node("Log", ["x"], ["l"]), node("Neg", ["l"], ["n"]), node("Concat", ["l", "n"], ["f"], axis=1), *after,
