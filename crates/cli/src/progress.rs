@@ -55,7 +55,7 @@ impl RowsBar {
 
     /// Shows how far the job is.
     pub(crate) fn show(&mut self, progress: Progress) {
-        let before = *self.before.get_or_insert(Progress {
+        let before = *self.before.get_or_insert_with(|| Progress {
             bytes: progress.bytes.saturating_sub(PART),
             ..progress
         });

@@ -652,3 +652,36 @@ fn option_stands_under_the_heading_of_others() {
         }
     }
 }
+
+#[test]
+fn drafted_preprocessing_does_not_fit_the_model() {
+    let place = place();
+    let model = std::fs::read(workspace_root().join("models/fraud/model.onnx")).unwrap();
+    place.write("m/model.onnx", model);
+    place.write(
+        "data.csv",
+        [HEADER.trim_end(), ",fraud\n", CERTAIN.trim_end(), ",1\n"].concat(),
+    );
+    let said = place.refused(&["model", "new", "m", "data.csv"]);
+    assert!(
+        said.contains("takes 5 columns, and the header leaves 6"),
+        "{said}"
+    );
+    let new = ["model", "new", "m", "data.csv", "--ignore", "fraud"];
+    let said = printed(&place.ok(&new));
+    assert!(said.contains("scaler: there is none"), "{said}");
+    assert!(
+        said.contains("strongroom score data.csv --model m"),
+        "{said}"
+    );
+    let made: Value = serde_json::from_slice(&place.read("m/preprocessing.json")).unwrap();
+    assert_eq!(made["ignored_columns"], json!(["fraud"]));
+    let said = place.refused(&new);
+    assert!(said.contains("--force"), "{said}");
+    let finished = place.ok(&["score", "data.csv", "--model", "m", "--json"]);
+    assert_eq!(counts(&finished)[0], 1);
+    place.ok(&["profile", "data.csv", "--model", "m"]);
+    place.write("no.csv", "1,2,3\n");
+    let said = place.refused(&["model", "new", "m", "no.csv", "--force"]);
+    assert!(said.contains("line 1 holds numbers"), "{said}");
+}

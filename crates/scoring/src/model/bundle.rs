@@ -468,20 +468,20 @@ mod tests {
     fn file_is_missing() {
         assert_eq!(
             refusal(Bundle::from_tar(&tar(&GOOD[..1]))),
-            "the bundle has no preprocessing.json; it holds model.onnx and preprocessing.json, which docs/model.md describes"
+            "the bundle has no preprocessing.json; it holds model.onnx and preprocessing.json, which docs/model.md describes and `strongroom model new` begins"
         );
         assert_eq!(
             refusal(Bundle::from_tar(&tar(&GOOD[1..]))),
-            "the bundle has no model.onnx; it holds model.onnx and preprocessing.json, which docs/model.md describes"
+            "the bundle has no model.onnx; it holds model.onnx and preprocessing.json, which docs/model.md describes and `strongroom model new` begins"
         );
         assert_eq!(
             refusal(Bundle::from_tar(b"")),
-            "the bundle has no model.onnx; it holds model.onnx and preprocessing.json, which docs/model.md describes"
+            "the bundle has no model.onnx; it holds model.onnx and preprocessing.json, which docs/model.md describes and `strongroom model new` begins"
         );
         let empty = tempfile::tempdir().unwrap();
         assert_eq!(
             refusal(Bundle::from_dir(empty.path())),
-            "the bundle has no model.onnx; it holds model.onnx and preprocessing.json, which docs/model.md describes"
+            "the bundle has no model.onnx; it holds model.onnx and preprocessing.json, which docs/model.md describes and `strongroom model new` begins"
         );
     }
 
