@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use strongroom_cipherfile::tink_stream::Segments;
 use strongroom_cipherfile::{Format, openssl_enc, sealed, tink_stream};
 use strongroom_scoring::detect as data_set;
+use strongroom_scoring::receipt::{KeyFrom, Protection};
 use strongroom_scoring::storage::{ReadAt, Reader};
 
 use crate::files;
@@ -62,10 +63,18 @@ pub(crate) struct OpenArgs {
 pub(crate) struct Opened {
     pub(crate) reader: Box<dyn Read + Send>,
     pub(crate) encrypted: bool,
+    /// What kept others from changing it unnoticed.
+    pub(crate) protection: Protection,
     pub(crate) warnings: Vec<String>,
 }
 
 impl OpenArgs {
+    /// Where the key came from that opens what is encrypted.
+    pub(crate) fn key_from(&self) -> Option<KeyFrom> {
+        let identity = self.identity.as_ref().map(|_| KeyFrom::File);
+        identity.or_else(|| self.key.as_ref().map(KeySource::origin))
+    }
+
     /// The options that open the same file, for a command that is to be copied.
     pub(crate) fn asked(&self) -> String {
         let key = self.key.as_ref().map(|key| ("--key", key.to_string()));
@@ -203,9 +212,15 @@ impl OpenArgs {
             ),
             _ => bail!("{label} is in a form that this version does not read"),
         };
+        let protection = match (encrypted, format) {
+            (false, _) => Protection::None,
+            (true, Format::OpensslSalted) => Protection::Unauthenticated,
+            (true, _) => Protection::Authenticated,
+        };
         Ok(Opened {
             reader,
             encrypted,
+            protection,
             warnings,
         })
     }

@@ -132,6 +132,18 @@ impl StorageArgs {
         })
     }
 
+    /// What an input is called once it is open.
+    pub(crate) fn label(&self, text: &Path, guest: &GuestArgs) -> anyhow::Result<String> {
+        let Some(url) = url(text) else {
+            return Ok(text.display().to_string());
+        };
+        let location = self.storage_for(url, guest)?.location(url)?;
+        Ok(match location.as_path() {
+            Some(path) => path.display().to_string(),
+            None => location.to_string(),
+        })
+    }
+
     /// The inputs that are meant: of a folder its files, of a pattern those that it fits, in the order of their names.
     pub(crate) fn expand(
         &self,

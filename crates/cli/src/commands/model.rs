@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::json;
-use strongroom_scoring::model::{Bundle, Engine, Network};
+use strongroom_scoring::batch::header_names;
+use strongroom_scoring::model::{Bundle, DraftOptions, Engine, Network};
 use strongroom_scoring::profile::Profile;
 
 use crate::files::{self, Existing};
 use crate::input::OpenArgs;
 use crate::keys::{GuestArgs, KeySource};
-use crate::outcome::{Outcome, quoted};
+use crate::outcome::{Outcome, quoted, shown};
 use crate::progress::thousands;
 
 const MAX_BUNDLE: u64 = 256 * 1024 * 1024;
@@ -25,6 +26,25 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Action {
+    /// Write a first preprocessing.json for a model, from a data set's header
+    New {
+        /// The folder with model.onnx; preprocessing.json goes beside it.
+        dir: PathBuf,
+        /// A CSV with the columns that the model was trained on, in that order.
+        data: PathBuf,
+        /// A column of it that the model does not read, such as the label. May be given several times.
+        #[arg(long, value_name = "COLUMN")]
+        ignore: Vec<String>,
+        /// Flag rows above this probability.
+        #[arg(long, value_name = "P", default_value_t = 0.5)]
+        threshold: f64,
+        /// Which of the model's classes the score is of, counted from 0 [default: the second of two].
+        #[arg(long, value_name = "N")]
+        positive_class: Option<usize>,
+        /// Replace an existing preprocessing.json.
+        #[arg(long)]
+        force: bool,
+    },
     /// Pack a folder with model.onnx and preprocessing.json
     Pack {
         /// The folder.
@@ -120,8 +140,73 @@ impl ModelArgs {
     }
 }
 
+/// Drafts a preprocessing.json, and says what only the model's maker knows.
+fn new(
+    dir: &Path,
+    data: &Path,
+    options: &DraftOptions,
+    existing: Existing,
+) -> anyhow::Result<Outcome> {
+    let named = shown(&data.display().to_string());
+    let mut csv = files::open(data)?;
+    let header = header_names(&mut csv).with_context(|| format!("cannot read {named}"))?;
+    let draft = Bundle::draft(dir, &header, options)
+        .with_context(|| format!("cannot use the model in {}", dir.display()))?;
+    let target = dir.join("preprocessing.json");
+    let mut json = serde_json::to_vec_pretty(&draft.json)?;
+    json.push(b'\n');
+    files::write(&target, existing, 0o644, &json)?;
+    let loaded = Bundle::from_dir(dir).with_context(|| {
+        format!(
+            "{} is written, and the model does not go with it",
+            target.display()
+        )
+    });
+    let check: String = draft
+        .to_check
+        .iter()
+        .map(|what| format!("\n  {what}"))
+        .collect();
+    let text = format!(
+        "Wrote {}\nThe model reads {}{}\n\nLook at it before you believe a score; what a model does not say of itself:{check}",
+        target.display(),
+        draft.columns.join(", "),
+        match draft.ignored.is_empty() {
+            true => String::new(),
+            false => format!("; it does not read {}", draft.ignored.join(", ")),
+        },
+    );
+    loaded?;
+    let (folder, data) = (
+        quoted(&dir.display().to_string()),
+        quoted(&data.display().to_string()),
+    );
+    let document = json!({
+        "output": target, "columns": draft.columns, "ignored_columns": draft.ignored, "to_check": draft.to_check,
+    });
+    Ok(Outcome::new(text, document)
+        .next(format!("strongroom score {data} --model {folder}"))
+        .next(format!("strongroom profile {data} --model {folder} --write {folder}/profile.json   # of the training rows: then drift is seen"))
+        .next(format!("strongroom model pack {folder} --output model.tar")))
+}
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     match &args.action {
+        Action::New {
+            dir,
+            data,
+            ignore,
+            threshold,
+            positive_class,
+            force,
+        } => {
+            let options = DraftOptions {
+                ignored: ignore.clone(),
+                positive_class: *positive_class,
+                threshold: *threshold,
+            };
+            new(dir, data, &options, Existing::from_force(*force))
+        }
         Action::Pack { dir, output, force } => {
             let tar =
                 Bundle::pack(dir).with_context(|| format!("cannot pack {}", dir.display()))?;

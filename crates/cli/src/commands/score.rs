@@ -14,6 +14,7 @@ use strongroom_scoring::batch::{
     self, Checkpoints, HeaderRow, Job, Options, Results, Summary, clear_checkpoints,
 };
 use strongroom_scoring::model::{Bundle, UnknownColumns};
+use strongroom_scoring::receipt::{Handling, Protection};
 
 use crate::commands::model::ModelArgs;
 use crate::commands::workshop;
@@ -23,7 +24,7 @@ use crate::keys::KeySource;
 use crate::outcome::{self, Outcome, quoted};
 use crate::progress::{RowsBar, thousands};
 use crate::receipt::Receipting;
-use crate::results::{ResultsArgs, RowsArg};
+use crate::results::{ReceiptedAs, ResultsArgs, RowsArg};
 use crate::rows::{Opening, ParquetArgs, Rows};
 use crate::storage::{self, Source, StorageArgs};
 
@@ -196,6 +197,10 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
         },
         threads: args.threads(),
     };
+    let handling = args.handling();
+    if receipting.is_some() {
+        Receipting::check(&args.names(&inputs)?, &args.results.names()?)?;
+    }
     let mut job = Files {
         args,
         bundle: &bundle,
@@ -227,11 +232,19 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
             inputs,
         }),
     )?;
-    let results = results.finish()?;
-    let name = args.results.results.as_deref().map(files::base_name);
-    let receipt = match (receipting, &results.digest, name.transpose()?) {
-        (Some(receipting), Some(digest), Some(name)) => {
-            Some(receipting.sign((&name, digest), &scored.summary, &options)?)
+    let read = receipting.as_mut().map(Receipting::take_inputs);
+    let read = read.transpose()?;
+    let mut results = results.finish(match (&args.receipt, &read) {
+        (Some(receipt), Some(inputs)) => Some(ReceiptedAs {
+            name: files::base_name(receipt)?,
+            inputs,
+        }),
+        _ => None,
+    })?;
+    let receipt = match (receipting, results.subjects.take(), read) {
+        (Some(receipting), Some(subjects), Some(inputs)) => {
+            let options = (&options, &handling);
+            Some(receipting.sign(subjects, inputs, &scored.summary, options)?)
         }
         _ => None,
     };
@@ -263,6 +276,28 @@ impl Args {
             .memory
             .map_or(most, |memory| memory.get() / MIB_OF_A_THREAD);
         NonZeroUsize::new(most.min(fitting).max(1))
+    }
+
+    /// What a receipt says of the job beside its batch's options.
+    fn handling(&self) -> Handling {
+        let (results_format, results_for, results_key) = self.results.written();
+        Handling {
+            results_format,
+            results_for,
+            results_key,
+            ignore_unknown_columns: self.ignore_unknown_columns,
+            insecure_plain_columns: self.parquet.insecure_plain_columns,
+            aad_prefix: self.parquet.aad_prefix.is_some(),
+        }
+    }
+
+    /// What the inputs will be called.
+    fn names(&self, inputs: &[PathBuf]) -> anyhow::Result<Vec<String>> {
+        if inputs.is_empty() {
+            return Ok(vec![called(inputs)]);
+        }
+        let label = |path: &PathBuf| self.storage.label(path, &self.model.guest);
+        inputs.iter().map(label).collect()
     }
 
     fn checkpoint_key(&self) -> anyhow::Result<FileKey> {
@@ -406,6 +441,7 @@ impl Files<'_> {
             outcome::warn(warning);
         }
         if let Some(receipting) = &mut self.receipting {
+            receipting.opened(opened.protection, &opened.keys);
             receipting.key_was_fetched()?;
         }
         let mut show = |progress| bar.show(progress);
@@ -417,7 +453,7 @@ impl Files<'_> {
             Rows::Columns { input, size } => job.columns(&label, &input, size, &mut show)?,
         }
         bar.finish();
-        Ok(opened.encrypted)
+        Ok(opened.protection > Protection::None)
     }
 
     /// What tells the inputs from others of the same names: their length, their version where the storage has one, and
@@ -488,11 +524,10 @@ fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
         text.push_str("\nThere is a header and no row below it.");
     }
     let outcome = Outcome::new(text, document);
-    let outcome = match (&args.receipt, &args.results.results) {
+    let outcome = match (&args.receipt, args.results.compared_by()) {
         (Some(receipt), Some(results)) => outcome.next(format!(
-            "strongroom verify receipt {} --result {}",
-            receipt.display(),
-            results.display()
+            "strongroom verify receipt {} {results}",
+            receipt.display()
         )),
         _ => outcome,
     };

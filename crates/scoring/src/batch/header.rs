@@ -1,6 +1,10 @@
 //! Which field of a row is which column of the model: by the names in a header row, or by order.
 
+use std::io::{self, Read};
+
+use super::HeaderRow;
 use super::record::Record;
+use super::score::{Beginning, HeaderFault};
 use crate::model::{Preprocessing, UnknownColumns};
 use crate::results::BadReason;
 use crate::shown;
@@ -29,23 +33,7 @@ impl Layout {
         preprocessing: &Preprocessing,
         key: Option<&str>,
     ) -> Result<Self, HeaderError> {
-        let mut record = Record::new(MAX_COLUMNS);
-        let count = record.split(line).map_err(|reason| match reason {
-            BadReason::OpenQuote => HeaderError::OpenQuote,
-            _ => HeaderError::NotText,
-        })?;
-        let names = (0..count)
-            .map(|at| {
-                let name = std::str::from_utf8(record.field(at)).ok()?.trim();
-                let printable = !name.chars().any(|c| c.is_control() && c != '\t');
-                printable.then(|| name.to_owned())
-            })
-            .collect::<Option<Vec<_>>>()
-            .ok_or(HeaderError::NotText)?;
-        if names.iter().any(|name| name.parse::<f64>().is_ok()) {
-            return Err(HeaderError::NoHeaderRow);
-        }
-        Self::of_names(&names, preprocessing, key)
+        Self::of_names(&names_of(line)?, preprocessing, key)
     }
 
     /// Finds the columns of the model among `names`. Every name must be known.
@@ -102,6 +90,44 @@ impl Layout {
     pub(crate) fn fields(&self) -> &[Field] {
         &self.fields
     }
+}
+
+/// The names in a header row, without its line end.
+fn names_of(line: &[u8]) -> Result<Vec<String>, HeaderError> {
+    let mut record = Record::new(MAX_COLUMNS);
+    let count = record.split(line).map_err(|reason| match reason {
+        BadReason::OpenQuote => HeaderError::OpenQuote,
+        _ => HeaderError::NotText,
+    })?;
+    let names = (0..count)
+        .map(|at| {
+            let name = std::str::from_utf8(record.field(at)).ok()?.trim();
+            let printable = !name.chars().any(|c| c.is_control() && c != '\t');
+            printable.then(|| name.to_owned())
+        })
+        .collect::<Option<Vec<_>>>()
+        .ok_or(HeaderError::NotText)?;
+    if names.iter().any(|name| name.parse::<f64>().is_ok()) {
+        return Err(HeaderError::NoHeaderRow);
+    }
+    Ok(names)
+}
+
+/// Reads the names of a CSV's columns, and no more of it than its beginning.
+///
+/// # Errors
+/// When it does not begin with a header row, or cannot be read.
+pub fn header_names(csv: &mut dyn Read) -> io::Result<Vec<String>> {
+    let mut beginning = Vec::new();
+    csv.take(MAX_COLUMNS as u64 + 4)
+        .read_to_end(&mut beginning)?;
+    let begin = Beginning::of(&beginning, HeaderRow::Present);
+    let names = match begin {
+        Ok(begin) => names_of(begin.header.unwrap_or_default()),
+        Err(HeaderFault::Refused(error)) => Err(error),
+        Err(HeaderFault::LineTooLong(_)) => Err(HeaderError::NotText),
+    };
+    names.map_err(io::Error::other)
 }
 
 /// Columns of a header at most: a line cannot hold more.

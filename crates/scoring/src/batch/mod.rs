@@ -18,8 +18,8 @@ use std::num::NonZeroUsize;
 use serde::{Deserialize, Serialize};
 
 pub use checkpoint::{CheckpointError, CheckpointStore, Checkpoints, clear_checkpoints};
-pub use header::HeaderError;
 pub(crate) use header::{Field, Layout};
+pub use header::{HeaderError, header_names};
 pub(crate) use part::MAX_KEY;
 pub use profile::profile;
 pub use score::{Job, score};

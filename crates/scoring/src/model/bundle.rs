@@ -10,8 +10,10 @@ use serde_json::{Map, Value};
 use tar::{Archive, Builder, EntryType, Header};
 use zeroize::Zeroizing;
 
-use super::onnx::{Source, fuse};
-use super::{ModelError, Network, Preprocessing, Scorer, UnknownColumns, WEIGHTS_BESIDE};
+use super::onnx::{Source, fuse, guarded};
+use super::{
+    Draft, DraftOptions, ModelError, Network, Preprocessing, Scorer, UnknownColumns, WEIGHTS_BESIDE,
+};
 use crate::profile::Profile;
 use crate::shown;
 
@@ -55,6 +57,25 @@ impl Bundle {
             metrics: read(folder, METRICS, MAX_METRICS)?,
             profile: read(folder, PROFILE, Profile::MAX_BYTES)?,
         })
+    }
+
+    /// Makes a first `preprocessing.json` for the `model.onnx` of a folder, from the names of a data set's header.
+    ///
+    /// # Errors
+    /// When there is no model, or it takes another number of columns than the header has for it.
+    pub fn draft(
+        folder: &Path,
+        header: &[String],
+        options: &DraftOptions,
+    ) -> Result<Draft, ModelError> {
+        let model = read(folder, MODEL, Network::MAX_BYTES)?.ok_or(ModelError::Missing(MODEL))?;
+        let model = Zeroizing::new(model);
+        let beside = read(folder, WEIGHTS_BESIDE, Network::MAX_BYTES)?.map(Zeroizing::new);
+        let source = Source {
+            onnx: &model,
+            beside: beside.as_deref().map(Vec::as_slice),
+        };
+        guarded(source, |source| Draft::of(source, header, options))
     }
 
     /// Reads the tar form. It holds the files by their bare names and nothing else.

@@ -2,6 +2,7 @@
 
 mod budget;
 mod bundle;
+mod draft;
 mod fused;
 mod graph;
 mod onnx;
@@ -15,6 +16,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use bundle::Bundle;
+pub use draft::{Draft, DraftOptions};
 pub use graph::Element;
 pub(crate) use onnx::read_unbound;
 pub use onnx::{Engine, Network};
@@ -39,7 +41,7 @@ pub enum ModelError {
     },
     /// A bundle lacks one of its files.
     #[error(
-        "the bundle has no {0}; it holds model.onnx and preprocessing.json, which docs/model.md describes"
+        "the bundle has no {0}; it holds model.onnx and preprocessing.json, which docs/model.md describes and `strongroom model new` begins"
     )]
     Missing(&'static str),
     /// Something is longer than it may be.

@@ -305,7 +305,7 @@ fn refused(why: impl Into<String>) -> ModelError {
 }
 
 /// Does something with a model of others.
-fn guarded<T>(
+pub(super) fn guarded<T>(
     source: Source<'_>,
     load: impl FnOnce(Source<'_>) -> Result<T, ModelError>,
 ) -> Result<T, ModelError> {

@@ -1,5 +1,5 @@
 //! Constants of a graph: all their numbers in the file or in the one beside it, finite, as many as their shape says
-//! (ONNX, "External Data").
+//! (onnx.proto, `TensorProto`; ONNX, "External Data").
 
 use std::cell::Cell;
 
