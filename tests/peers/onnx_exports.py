@@ -362,6 +362,10 @@ def numbers_that_are_none(case):
         case(f"none_{name}", [*before, node(function, ["c", *more], ["f"]), *after], {**constants, **more}, width=1, opset=opset, rows=rows)
     for function in ["Sub", "Max", "Min", "Add", "Mul", "Div"]:
         case(f"none_rows_{function}", [*before, node(function, ["c", "l"], ["f"]), *after], constants, width=1, rows=rows)
+    for at, weights in enumerate([[[0.0, 0.3], [0.2, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]):
+        case(f"none_no_weight_{at}", [
+            *before, node("MatMul", ["c", "no"], ["d"]), node("Add", ["d", "s"], ["f"]), *after,
+        ], {**constants, "no": np.array(weights, np.float32)}, width=1, rows=rows)
     for function in ["ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"]:
         case(f"none_{function}", [*before, node(function, ["c", "axes"], ["a"]), node("Concat", ["a", "l"], ["f"], axis=1), *after],
              {**constants, "axes": np.array([1])}, width=1, opset=18, rows=rows)

@@ -311,8 +311,12 @@ pub(super) fn guarded<T>(
 ) -> Result<T, ModelError> {
     let length = source.onnx.len() + source.beside.map_or(0, <[u8]>::len);
     if length > Network::MAX_BYTES {
+        let what = match source.beside {
+            Some(_) => "model.onnx with model.onnx.data",
+            None => "model.onnx",
+        };
         return Err(ModelError::TooLarge {
-            what: "model.onnx",
+            what,
             limit: Network::MAX_BYTES,
         });
     }

@@ -266,6 +266,8 @@ const OPSETS: std::ops::RangeInclusive<i64> = 9..=25;
 /// The same of `ai.onnx.ml`.
 const LEARNED_OPSETS: std::ops::RangeInclusive<i64> = 1..=4;
 const MAX_NODES: usize = 1024;
+/// A node of several inputs takes a step for each.
+const MAX_STEPS: usize = 4 * MAX_NODES;
 const MAX_INPUTS: usize = 256;
 const MAX_WIDTH: usize = 4096;
 /// Of all values together: what one row may take in memory, in numbers.
@@ -396,6 +398,9 @@ impl<'a> Values<'a> {
         if !(1..=MAX_WIDTH).contains(&width) {
             return Err(format!("its output is not between 1 and {MAX_WIDTH} wide"));
         }
+        if self.steps.len() == MAX_STEPS {
+            return Err(format!("it takes more than {MAX_STEPS} steps"));
+        }
         self.account(width)?;
         if let Operator::Dense { weights, .. } | Operator::Embed { table: weights, .. } = &operator
         {
@@ -426,8 +431,14 @@ impl<'a> Values<'a> {
     }
 
     fn account_weights(&mut self, count: usize) -> Result<(), String> {
+        self.check_weights(count)?;
         self.total_weights += count;
-        if self.total_weights > MAX_TOTAL_WEIGHTS {
+        Ok(())
+    }
+
+    /// Whether so many more weights may be, before they take memory.
+    fn check_weights(&self, count: usize) -> Result<(), String> {
+        if self.total_weights.saturating_add(count) > MAX_TOTAL_WEIGHTS {
             return Err(format!(
                 "its layers have more than {MAX_TOTAL_WEIGHTS} weights"
             ));

@@ -199,6 +199,7 @@ fn product(
     if inputs != width {
         return Err(does_not_fit());
     }
+    values.check_weights(weight.numbers.len())?;
     let mut weights = Numbers::new(Vec::with_capacity(weight.numbers.len()));
     if scales.transposed {
         for input in 0..inputs {
@@ -575,6 +576,7 @@ fn embedding(
         ([_, long], Form::Matrix) => (*long, Form::Deep(count)),
         _ => return Err("its table has not one or two dimensions".into()),
     };
+    values.check_weights(table.numbers.len())?;
     let table = table.numbers.clone();
     let width = count.checked_mul(long).ok_or("is larger than memory")?;
     let made = values.step(
@@ -594,6 +596,7 @@ fn identity(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
     let known = match values.of(input)? {
         Known::Rows(rows) => Known::Rows(*rows),
         Known::Weight(weight) => {
+            values.check_weights(weight.numbers.len())?;
             let weight = weight.clone();
             values.account_weights(weight.numbers.len())?;
             Known::Weight(weight)
@@ -611,6 +614,7 @@ fn transpose(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
     let Known::Weight(weight) = values.of(input)? else {
         return Err("transposes its rows".into());
     };
+    values.check_weights(weight.numbers.len())?;
     let made = match (&weight.shape[..], attributes.integers("perm")) {
         ([_, _], Some([0, 1])) | ([] | [_], None) | ([], Some([])) | ([_], Some([0])) => {
             weight.clone()

@@ -387,6 +387,37 @@ fn more_nodes_than_a_network_has() {
 }
 
 #[test]
+fn sum_of_more_than_a_network_has() {
+    let error = graph_refusal(|graph| {
+        let mut sum = node("Sum", &["dense_3"; MAX_STEPS + 1]);
+        sum.output = vec!["sum".to_owned()];
+        graph.node.push(sum);
+        graph.output[0].name = "sum".to_owned();
+    });
+    assert_has(&error, "steps");
+}
+
+#[test]
+fn constant_is_copied_without_end() {
+    for op_type in ["Identity", "Transpose"] {
+        let error = graph_refusal(|graph| {
+            graph
+                .initializer
+                .push(weight("vast", &[2000, 2000], 2000 * 2000));
+            let mut nodes = Vec::new();
+            for at in 0..5 {
+                let mut copy = node(op_type, &["vast"]);
+                copy.output = vec![format!("copy {at}")];
+                graph.node[0].input.push(format!("copy {at}"));
+                nodes.push(copy);
+            }
+            graph.node.splice(0..0, nodes);
+        });
+        assert_has(&error, "weights");
+    }
+}
+
+#[test]
 fn value_used_before_it_is_made() {
     let error = graph_refusal(|graph| graph.node.swap(0, 1));
     assert_has(&error, "is not made before it");
