@@ -109,6 +109,11 @@ impl OpenArgs {
         Ok(Some(segments))
     }
 
+    /// Whether something asks for decryption.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.key.is_some() || self.identity.is_some()
+    }
+
     /// Whether what begins so is opened segment by segment, each of which only that beginning opens.
     pub(crate) fn is_in_segments(&self, beginning: &[u8]) -> bool {
         match Format::detect(beginning) {

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use strongroom_cipherfile::FileKey;
 use strongroom_cipherfile::sealed::Sealer;
 use strongroom_cipherfile::tink_stream::Encryptor;
-use strongroom_scoring::batch::HandedOut;
+use strongroom_scoring::batch::{HandedOut, PlacedFile};
 use strongroom_scoring::receipt::{Digest, DigestingWriter};
 use strongroom_scoring::results::{
     ConvertOptions, Features, TableConverter, TableFormat, TableKey,
@@ -99,13 +99,32 @@ impl ResultsArgs {
         }
     }
 
-    /// Begins the results; none where they are not wanted.
+    /// What they are written in, and for whom.
+    pub(crate) fn form(&self) -> String {
+        let for_whom = self.results_to.as_ref().or(self.results_key.as_ref());
+        let for_whom = for_whom.map_or_else(String::new, ToString::to_string);
+        format!("{:?} for {for_whom}", self.results_format)
+    }
+
+    /// Their files, in the order in which they are put in place.
+    pub(crate) fn places(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let Some(target) = &self.results else {
+            return Ok(Vec::new());
+        };
+        Ok(match self.results_format {
+            FormatArg::Jsonl => vec![target.clone()],
+            FormatArg::Csv | FormatArg::Parquet => vec![target.clone(), manifest_of(target)?],
+        })
+    }
+
+    /// Begins the results; none where they are not wanted. Those files that are `ours` are replaced.
     pub(crate) fn begin(
         &self,
         storage: &StorageArgs,
         guest: &GuestArgs,
         keys: bool,
         hashes: bool,
+        ours: &[PathBuf],
     ) -> anyhow::Result<Option<ResultsFile>> {
         let Some(target) = &self.results else {
             return Ok(None);
@@ -127,6 +146,7 @@ impl ResultsArgs {
             storage,
             guest,
             existing: self.existing(),
+            ours,
             hashes,
         };
         // Both files, so that one that is there already is told before the work.
@@ -219,15 +239,20 @@ struct Place<'a> {
     storage: &'a StorageArgs,
     guest: &'a GuestArgs,
     existing: Existing,
-    /// Whether a receipt names what is written.
+    /// What this very job put in place before.
+    ours: &'a [PathBuf],
+    /// Whether a receipt or a checkpoint names what is written.
     hashes: bool,
 }
 
 impl Place<'_> {
     fn output(&self, target: &Path) -> anyhow::Result<Digested> {
-        let output = self
-            .storage
-            .create(target, self.existing, 0o644, self.guest)?;
+        let existing = if self.ours.iter().any(|ours| ours == target) {
+            Existing::Replace
+        } else {
+            self.existing
+        };
+        let output = self.storage.create(target, existing, 0o644, self.guest)?;
         Ok(DigestingWriter::new(output, self.hashes))
     }
 
@@ -265,11 +290,18 @@ impl ResultsFile {
         };
         let (results, digest) = sealed.finish().context(WRITE)?.finish();
         let mut outputs = vec![results];
+        let mut digests = vec![digest.clone()];
         if let Some((mut file, manifest)) = self.manifest.zip(manifest) {
             file.write_all(&manifest.to_json()).context(WRITE)?;
-            outputs.push(file.finish().context(WRITE)?.finish().0);
+            let (manifest, digest) = file.finish().context(WRITE)?.finish();
+            outputs.push(manifest);
+            digests.push(digest);
         }
-        Ok(Written { outputs, digest })
+        Ok(Written {
+            outputs,
+            digest,
+            digests,
+        })
     }
 }
 
@@ -278,9 +310,20 @@ pub(crate) struct Written {
     outputs: Vec<Output>,
     /// What a receipt calls them by, where there is to be one.
     pub(crate) digest: Option<Digest>,
+    /// Those of all files, where they are hashed.
+    digests: Vec<Option<Digest>>,
 }
 
 impl Written {
+    /// What a checkpoint knows the files by.
+    pub(crate) fn files(&self) -> Vec<PlacedFile> {
+        let files = self.digests.iter().flatten().map(|digest| PlacedFile {
+            bytes: digest.bytes,
+            sha256: digest.sha256.clone(),
+        });
+        files.collect()
+    }
+
     /// Makes them appear, a table's manifest last: without it the table is not taken for whole.
     pub(crate) fn commit(self) -> anyhow::Result<()> {
         self.outputs.into_iter().try_for_each(Output::commit)
