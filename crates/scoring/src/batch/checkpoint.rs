@@ -248,6 +248,8 @@ impl Keeper {
             let sealed = self.get(&file)?;
             let expected = self.state.pieces.get(number);
             let Some(sealed) = sealed.filter(|there| expected == Some(&digest_of(there))) else {
+                // Who has the job now may have removed it with good reason.
+                self.check_ours()?;
                 return Err(CheckpointError::NotTheOne { file });
             };
             if let Err(error) = each(&self.opened(&file, &ANY_RUN, &sealed)?) {
