@@ -198,17 +198,17 @@ impl Keeper {
     /// # Errors
     /// When the place fails.
     pub fn clear(mut self) -> Result<(), CheckpointError> {
-        // The state goes first: pieces without it are nothing.
-        self.delete(STATE)?;
         // A process that was killed may have stored one that no state names.
         let mut count = self.state.pieces.len();
         while self.get(&piece(count))?.is_some() {
             count += 1;
         }
-        // From the last one on: what a kill leaves has no gap, and the next job finds it.
-        (0..count)
-            .rev()
-            .try_for_each(|number| self.delete(&piece(number)))
+        // From the last one on: what a kill leaves has no gap. And the state after them: while it is
+        // there, the results are known again.
+        for number in (0..count).rev() {
+            self.delete(&piece(number))?;
+        }
+        self.delete(STATE)
     }
 
     /// Makes the job this process's own, and says how far it is.
