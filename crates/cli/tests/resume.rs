@@ -352,7 +352,9 @@ fn two_processes_mix_up_one_job() {
     assert_eq!(older.status.code(), Some(1), "{}", printed(&older));
     let said = older.stderr_text();
     assert!(
-        said.contains("another process goes on with this job from the same checkpoint, or has ended it"),
+        said.contains(
+            "another process goes on with this job from the same checkpoint, or has ended it"
+        ),
         "{said}"
     );
     assert!(place.read("results.enc") == results);

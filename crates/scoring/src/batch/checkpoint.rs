@@ -131,6 +131,13 @@ pub enum CheckpointError {
     FewerInputs,
 }
 
+impl CheckpointError {
+    /// The state opens, and does not say what one says.
+    pub(super) fn of_state() -> Self {
+        changed(STATE)
+    }
+}
+
 /// A job's use of its checkpoints.
 pub struct Keeper {
     checkpoints: Checkpoints,

@@ -22,7 +22,7 @@ impl<'a> ResultWriter<'a> {
     pub(super) fn new(out: &'a mut (dyn Write + Send), is_kept: bool) -> Self {
         Self {
             out: BufWriter::with_capacity(BUFFER, out),
-            kept: is_kept.then(Zeroizing::default),
+            kept: is_kept.then(|| Zeroizing::new(Vec::with_capacity(KEPT))),
             rows: 0,
         }
     }
@@ -111,6 +111,9 @@ impl<'a> ResultWriter<'a> {
 }
 
 const BEGIN_OF_ROW: &[u8] = b"{\"kind\":\"row\",";
+
+/// Room for what is not handed on yet: more than is ever in hand, as a rule, for memory that grows leaves copies behind.
+const KEPT: usize = 12 << 20;
 
 const BUFFER: usize = 64 * 1024;
 

@@ -276,7 +276,7 @@ impl<'a> Job<'a> {
         let mut carry = Zeroizing::new(Vec::with_capacity(MAX_CARRY));
         carry.resize((within.carry.len() / 2).min(MAX_CARRY), 0);
         if hex::decode_to_slice(&*within.carry, &mut carry).is_err() {
-            return Err(CheckpointError::OtherJob.into());
+            return Err(CheckpointError::of_state().into());
         }
 
         let threads = self
