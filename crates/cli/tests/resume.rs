@@ -8,12 +8,14 @@ mod support;
 use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use strongroom_testkit::process::Running;
 use strongroom_testkit::storage::{
-    AZURITE_ACCOUNT, StorageServer, azure_container_sas, azure_create_container, request,
+    AZURITE_ACCOUNT, Step, StorageServer, WebServer, azure_container_sas, azure_create_container,
+    request, served,
 };
 
 use support::{Place, document, printed, transactions};
@@ -405,6 +407,58 @@ fn rows_that_changed_within_a_plain_file_are_mixed_with_the_old_ones() {
         "{}",
         printed(&refusal)
     );
+}
+
+#[test]
+fn file_of_a_server_that_tells_no_tag_is_taken_for_the_same() {
+    let place = place();
+    place.write("bad.csv", format!("{}x\n", support::HEADER));
+    // Without a date all of the file counts; with one, its beginning and its end, and the date.
+    for date in ["", "Last-Modified: Mon, 02 Nov 2026 01:00:00 GMT\r\n"] {
+        let rows = transactions(4500).into_bytes();
+        let middle = rows.len() / 2;
+        let object = Arc::new(Mutex::new((rows, date.to_owned())));
+        let shared = Arc::clone(&object);
+        let server = WebServer::start(move |seen| {
+            let (rows, date) = &*shared.lock().unwrap();
+            let Step::Send(answer) = served(seen, rows, "x").remove(0) else {
+                unreachable!("it answers at once");
+            };
+            let tag = b"ETag: x\r\n";
+            let at = answer.windows(tag.len()).position(|there| there == tag);
+            let Some(at) = at else {
+                return vec![Step::Send(answer)];
+            };
+            let (before, behind) = (&answer[..at], &answer[at + tag.len()..]);
+            vec![Step::Send([before, date.as_bytes(), behind].concat())]
+        });
+        let url = format!("{}/a.csv", server.url());
+        let args = [
+            "score",
+            &url,
+            "bad.csv",
+            "--results-to",
+            "owner.pem.pub.json",
+        ];
+        let key = ["--results", "r.enc", "--checkpoint-key", "data.key"];
+        let args = [&args[..], &key, &CHECKPOINTS].concat();
+        // The second file ends the job, and the first is in its checkpoint: this very file.
+        for _ in 0..2 {
+            let refused = place.run(&args);
+            let said = refused.stderr_text();
+            assert!(said.contains("row 1 (line 2)"), "{said}");
+        }
+        {
+            let (rows, date) = &mut *object.lock().unwrap();
+            let digit = rows[middle..].iter().position(u8::is_ascii_digit).unwrap();
+            rows[middle + digit] ^= 1;
+            *date = date.replace("01:00:00", "01:00:01");
+        }
+        let refused = place.run(&args);
+        let said = refused.stderr_text();
+        assert!(said.contains("is of another job"), "{date}: {said}");
+        std::fs::remove_dir_all(place.join("checkpoints")).unwrap();
+    }
 }
 
 #[test]
