@@ -69,7 +69,7 @@ pub enum CipherfileError {
 
     /// The first segment did not authenticate, so nothing is known of the file yet.
     #[error(
-        "segment 0 failed authentication: the key or the name is wrong, \
+        "segment 0 failed authentication: the key or the name is wrong (a renamed file opens with --name and its old name), \
          or the file was changed or cut"
     )]
     FirstSegment,

@@ -148,6 +148,20 @@ impl Examined {
         claims.map_or(Value::Null, |(_, claims)| Value::Object(claims.clone()))
     }
 
+    /// What mends evidence of a development root that is none of those given. AMD's chains name the root that they lack;
+    /// of others there is a digest, or nothing.
+    pub(crate) fn development_hint(&self) -> Option<&'static str> {
+        let error = self.examination.error.as_ref()?;
+        let is_likely = match error.check() {
+            Check::SnpChain => error.to_string().contains(DEVELOPMENT),
+            Check::IntelRoot | Check::TpmAkCertificate => true,
+            _ => false,
+        };
+        is_likely.then_some(
+            "If the machine is one for development, its root is none of those that were given: name the root's folder with --development-root DIR",
+        )
+    }
+
     /// The command that fetches what is missing.
     pub(crate) fn fetch(&self, file: &Path) -> String {
         let folder = self.given.as_deref().unwrap_or_else(|| Path::new("DIR"));
@@ -330,6 +344,9 @@ pub(crate) fn parse_time(text: &str) -> anyhow::Result<u64> {
         .context("write the time as 2026-01-31T12:00:00Z, or in seconds since 1970")?;
     u64::try_from(moment.unix_timestamp()).context("the time lies before 1970")
 }
+
+/// In the names of all certificates that the development platform makes.
+const DEVELOPMENT: &str = "Strongroom development";
 
 /// The certificate in a development root's folder.
 const DEVELOPMENT_ROOT: &str = "root.pem";

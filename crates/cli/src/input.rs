@@ -9,10 +9,12 @@ use clap::{Args, ValueEnum};
 use strongroom_cipherfile::tink_stream::Segments;
 use strongroom_cipherfile::{Format, openssl_enc, sealed, tink_stream};
 use strongroom_scoring::detect as data_set;
+use strongroom_scoring::receipt::{KeyFrom, Protection};
 use strongroom_scoring::storage::{ReadAt, Reader};
 
 use crate::files;
 use crate::keys::{GuestArgs, KeySource, identity};
+use crate::outcome::{quoted, shown};
 use crate::storage::Source;
 
 /// The cipher of an `openssl enc` file, which the file itself does not name.
@@ -61,16 +63,42 @@ pub(crate) struct OpenArgs {
 pub(crate) struct Opened {
     pub(crate) reader: Box<dyn Read + Send>,
     pub(crate) encrypted: bool,
+    /// What kept others from changing it unnoticed.
+    pub(crate) protection: Protection,
     pub(crate) warnings: Vec<String>,
 }
 
 impl OpenArgs {
+    /// Where the key came from that opens what is encrypted.
+    pub(crate) fn key_from(&self) -> Option<KeyFrom> {
+        let identity = self.identity.as_ref().map(|_| KeyFrom::File);
+        identity.or_else(|| self.key.as_ref().map(KeySource::origin))
+    }
+
+    /// The options that open the same file, for a command that is to be copied.
+    pub(crate) fn asked(&self) -> String {
+        let key = self.key.as_ref().map(|key| ("--key", key.to_string()));
+        let identity = self.identity.as_ref();
+        let identity = identity.map(|path| ("--identity", path.display().to_string()));
+        let name = self.name.clone().map(|name| ("--name", name));
+        let cipher = self.openssl_cipher.map(|cipher| match cipher {
+            OpensslCipher::Cfb => ("--openssl-cipher", "cfb".to_owned()),
+            OpensslCipher::Cbc => ("--openssl-cipher", "cbc".to_owned()),
+        });
+        let words: Vec<String> = [key, identity, name, cipher]
+            .into_iter()
+            .flatten()
+            .map(|(option, value)| format!("{option} {}", quoted(&value)))
+            .collect();
+        words.join(" ")
+    }
+
     /// Opens `path`. A plain file passes through only when nothing asked for decryption.
     pub(crate) fn open(&self, path: &Path, guest: &GuestArgs) -> anyhow::Result<Opened> {
         let source = files::open(path)?;
         self.open_stream(
             source,
-            &path.display().to_string(),
+            &shown(&path.display().to_string()),
             &bound_name(path)?,
             guest,
         )
@@ -201,9 +229,15 @@ impl OpenArgs {
             ),
             _ => bail!("{label} is in a form that this version does not read"),
         };
+        let protection = match (encrypted, format) {
+            (false, _) => Protection::None,
+            (true, Format::OpensslSalted) => Protection::Unauthenticated,
+            (true, _) => Protection::Authenticated,
+        };
         Ok(Opened {
             reader,
             encrypted,
+            protection,
             warnings,
         })
     }

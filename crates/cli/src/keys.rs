@@ -1,14 +1,15 @@
 //! Where keys come from: a file, or a resource that a running guest fetches after it has attested.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use strongroom_cipherfile::FileKey;
 use strongroom_client::guest_api::GuestApi;
-use strongroom_scoring::receipt::ReleasedKey;
+use strongroom_scoring::receipt::{KeyFrom, ReleasedKey};
 use strongroom_wire::jwe::DecryptionKey;
 use strongroom_wire::jwk::TeePublicKey;
 use strongroom_wire::resource::ResourceUri;
@@ -25,6 +26,16 @@ pub(crate) enum KeySource {
     File(PathBuf),
     /// Of the guest's own broker, or of the one that is listed under the URI's host.
     Resource(ResourceUri),
+}
+
+impl KeySource {
+    /// Where the key comes from, as a receipt says it.
+    pub(crate) fn origin(&self) -> KeyFrom {
+        match self {
+            Self::File(_) => KeyFrom::File,
+            Self::Resource(_) => KeyFrom::Broker,
+        }
+    }
 }
 
 impl FromStr for KeySource {
@@ -63,9 +74,23 @@ pub(crate) struct GuestArgs {
     released: Released,
 }
 
-/// What a guest fetched for this process, in order. Clones share it.
+/// What a guest fetched for this process. Clones share it.
 #[derive(Clone, Default)]
-struct Released(Arc<Mutex<Vec<ReleasedKey>>>);
+struct Released(Arc<Mutex<Fetched>>);
+
+impl Released {
+    fn lock(&self) -> MutexGuard<'_, Fetched> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Default)]
+struct Fetched {
+    /// In the order in which they were released.
+    releases: Vec<ReleasedKey>,
+    /// The secrets themselves: a job over ten thousand files under one key has that released once.
+    secrets: BTreeMap<String, Zeroizing<Vec<u8>>>,
+}
 
 impl GuestArgs {
     /// The guest's client.
@@ -78,18 +103,21 @@ impl GuestArgs {
         self.asked.url()
     }
 
-    /// Fetches a resource through the guest.
+    /// Fetches a resource through the guest, once.
     pub(crate) fn resource(&self, uri: &ResourceUri) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        let resource = uri.to_string();
+        if let Some(secret) = self.released.lock().secrets.get(&resource) {
+            return Ok(secret.clone());
+        }
         let guest = self.api()?;
         let released = block_on(guest.release_at(uri))?
             .with_context(|| format!("cannot fetch {uri} from the guest at {}", self.url()))?;
-        let mut all = self
-            .released
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        all.push(ReleasedKey {
-            resource: uri.to_string(),
+        let mut fetched = self.released.lock();
+        fetched
+            .secrets
+            .insert(resource.clone(), released.secret.clone());
+        fetched.releases.push(ReleasedKey {
+            resource,
             event: released.release.event,
             token: released.release.token,
         });
@@ -98,8 +126,7 @@ impl GuestArgs {
 
     /// What was fetched so far, in order.
     pub(crate) fn released(&self) -> Vec<ReleasedKey> {
-        let all = self.released.0.lock();
-        all.unwrap_or_else(PoisonError::into_inner).clone()
+        self.released.lock().releases.clone()
     }
 
     /// Reads a key from where it is.
@@ -108,6 +135,23 @@ impl GuestArgs {
             KeySource::File(path) => files::read_limited(path, MAX_KEY),
             KeySource::Resource(uri) => self.resource(uri),
         }
+    }
+
+    /// Reads what a storage is asked with. Whoever gives the secret itself in place of its file must not find it in a log.
+    pub(crate) fn credential(
+        &self,
+        option: &str,
+        source: &KeySource,
+    ) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        let KeySource::File(path) = source else {
+            return self.bytes(source).with_context(|| option.to_owned());
+        };
+        if let Err(error) = std::fs::metadata(path) {
+            bail!(
+                "{option} names no file that can be read: {error}. What was given is not repeated here: the option takes the name of a file with the secret, or kbs:///repository/type/tag, not the secret itself"
+            );
+        }
+        self.bytes(source).with_context(|| option.to_owned())
     }
 
     /// Reads a data key: 32 raw bytes.

@@ -1,5 +1,6 @@
 //! A receipt in the making: the key and its evidence first, digests while the job runs, the signature last.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use strongroom_client::ClientError;
 use strongroom_scoring::batch::{Options, Summary};
 use strongroom_scoring::read_at::ReadAt;
 use strongroom_scoring::receipt::{
-    Attestation, Digest, Digesting, DigestingAt, Input, Predicate, ReceiptKey, ReleasedKey,
-    Statement, StreamDigest,
+    Attestation, Digesting, DigestingAt, Handling, Input, KeyFrom, MAX_RELEASES, Predicate,
+    Protection, ReceiptKey, ReleasedKey, Statement, StreamDigest, Subject, check_names,
 };
 
 use crate::connect::block_on;
@@ -60,6 +61,15 @@ impl Receipting {
         })
     }
 
+    /// Whether there can be a receipt of a job over inputs and results of these names.
+    pub(crate) fn check(inputs: &[String], results: &[String]) -> anyhow::Result<()> {
+        let checked = check_names(
+            inputs.iter().map(String::as_str),
+            results.iter().map(String::as_str),
+        );
+        checked.context("no receipt can be made of this job, so nothing was scored")
+    }
+
     /// Has an input hashed as it is read from storage, by whichever of its two ways it will be.
     pub(crate) fn input(&mut self, source: Source) -> Source {
         let (reader, stream) = Digesting::new(source.reader);
@@ -68,6 +78,8 @@ impl Receipting {
             name: source.label.clone(),
             stream,
             at: at.clone(),
+            protection: Protection::None,
+            keys: BTreeSet::new(),
         });
         Source {
             reader: Box::new(reader),
@@ -76,10 +88,21 @@ impl Receipting {
         }
     }
 
+    /// Says of the last input how it was opened.
+    pub(crate) fn opened(&mut self, protection: Protection, keys: &BTreeSet<KeyFrom>) {
+        if let Some(input) = self.inputs.last_mut() {
+            (input.protection, input.keys) = (protection, keys.clone());
+        }
+    }
+
     /// Takes the token under which the first key was released, while it is in force.
     pub(crate) fn key_was_fetched(&mut self) -> anyhow::Result<()> {
         // What other brokers released has no token of the guest's own broker.
         let released = self.guest.released();
+        anyhow::ensure!(
+            released.len() <= MAX_RELEASES,
+            "no receipt can be made of this job: it names at most {MAX_RELEASES} releases of keys"
+        );
         let is_own = |release: &ReleasedKey| release.resource.starts_with("kbs:///");
         if self.token.is_some() || !released.iter().any(is_own) {
             return Ok(());
@@ -90,28 +113,35 @@ impl Receipting {
         Ok(())
     }
 
-    /// Signs, once the results are sealed. Nothing appears before [`Signed::commit`].
-    pub(crate) fn sign(
-        self,
-        (result_name, result): (&str, &Digest),
-        summary: &Summary,
-        options: &Options,
-    ) -> anyhow::Result<Signed> {
-        let mut inputs = Vec::new();
-        for Hashing { name, stream, at } in self.inputs {
+    /// The inputs, once all of them were read.
+    pub(crate) fn take_inputs(&mut self) -> anyhow::Result<Vec<Input>> {
+        let digested = |hashing: Hashing| -> anyhow::Result<Input> {
+            let name = hashing.name;
             let unread = || format!("no receipt can name {name}");
-            let digest = match (stream.finish().with_context(unread)?, at) {
+            let digest = match (hashing.stream.finish().with_context(unread)?, hashing.at) {
                 (Some(digest), _) => digest,
                 (None, Some(at)) => at.finish().with_context(unread)?,
                 (None, None) => anyhow::bail!("{}: it was not read", unread()),
             };
-            inputs.push(Input::new(name, &digest));
-        }
+            let input = Input::new(name, &digest);
+            Ok(input.opened(hashing.protection, hashing.keys))
+        };
+        self.inputs.drain(..).map(digested).collect()
+    }
+
+    /// Signs, once the results are sealed. Nothing appears before [`Signed::commit`].
+    pub(crate) fn sign(
+        self,
+        results: Vec<Subject>,
+        inputs: Vec<Input>,
+        summary: &Summary,
+        (options, handling): (&Options, &Handling),
+    ) -> anyhow::Result<Signed> {
         let times = (self.started, now()?);
-        let mut predicate = Predicate::of(summary, options, inputs, SOFTWARE, times);
+        let mut predicate = Predicate::of(summary, options, handling, inputs, SOFTWARE, times);
         predicate.releases = self.guest.released();
         predicate.token = self.token;
-        let statement = Statement::new(result_name, result, predicate);
+        let statement = Statement::new(results, predicate);
         let receipt = self.key.sign(&statement, self.attestation);
         let mut output = self.output;
         output.write_all(&receipt.context("no receipt can be made of this job")?)?;
@@ -124,6 +154,8 @@ struct Hashing {
     name: String,
     stream: StreamDigest,
     at: Option<Arc<DigestingAt>>,
+    protection: Protection,
+    keys: BTreeSet<KeyFrom>,
 }
 
 /// A receipt that waits for its results to be in place.

@@ -9,15 +9,18 @@ use strongroom_cipherfile::FileKey;
 use strongroom_cipherfile::sealed::Sealer;
 use strongroom_cipherfile::tink_stream::Encryptor;
 use strongroom_scoring::batch::{HandedOut, PlacedFile};
-use strongroom_scoring::receipt::{Digest, DigestingWriter};
+use strongroom_scoring::receipt::{
+    Digest, DigestingWriter, Input, KeyFrom, ResultsFor, ResultsFormat, Subject,
+};
 use strongroom_scoring::results::{
     ConvertOptions, Features, TableConverter, TableFormat, TableKey,
 };
 use strongroom_wire::jwk::TeePublicKey;
 
-use crate::files::{Existing, Output};
+use crate::files::{self, Existing, Output};
 use crate::input::bound_name;
 use crate::keys::{GuestArgs, KeySource};
+use crate::outcome::quoted;
 use crate::storage::StorageArgs;
 
 /// What the owner gets, and how.
@@ -76,9 +79,10 @@ pub(crate) enum RowsArg {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum FormatArg {
-    /// JSON lines, which `strongroom report` reads
+    /// JSON lines
     Jsonl,
-    /// CSV: file, row, probability
+    /// CSV: file, row, probability. Names of files and keys stand in it as they are: where others choose them, import
+    /// them as text, for a spreadsheet takes what begins with = + - or @ for a formula
     Csv,
     /// Parquet, with the same columns
     Parquet,
@@ -194,18 +198,65 @@ impl ResultsArgs {
                 )))
             }
         };
-        Ok(Some(ResultsFile { form, manifest }))
+        Ok(Some(ResultsFile {
+            form,
+            manifest,
+            names: self.names()?,
+        }))
     }
 
-    /// The command that shows them to their owner, where it reads them.
+    /// What the files of the results are called: the results, then a table's manifest.
+    pub(crate) fn names(&self) -> anyhow::Result<Vec<String>> {
+        let Some(target) = &self.results else {
+            return Ok(Vec::new());
+        };
+        let mut names = vec![files::base_name(target)?];
+        if self.results_format != FormatArg::Jsonl {
+            names.push(files::base_name(&manifest_of(target)?)?);
+        }
+        Ok(names)
+    }
+
+    /// What a receipt says of how they are written.
+    pub(crate) fn written(&self) -> (ResultsFormat, ResultsFor, KeyFrom) {
+        let format = match self.results_format {
+            FormatArg::Jsonl => ResultsFormat::Jsonl,
+            FormatArg::Csv => ResultsFormat::Csv,
+            FormatArg::Parquet => ResultsFormat::Parquet,
+        };
+        let (for_whom, key) = match &self.results_to {
+            Some(recipient) => (ResultsFor::Recipient, Some(recipient)),
+            None => (ResultsFor::Key, self.results_key.as_ref()),
+        };
+        (
+            format,
+            for_whom,
+            key.map_or(KeyFrom::File, KeySource::origin),
+        )
+    }
+
+    /// The options with which `strongroom verify receipt` compares them.
+    pub(crate) fn compared_by(&self) -> Option<String> {
+        let results = self.results.as_ref()?;
+        let manifest = match self.results_format {
+            FormatArg::Jsonl => None,
+            FormatArg::Csv | FormatArg::Parquet => manifest_of(results).ok(),
+        };
+        let files = [Some(results), manifest.as_ref()].into_iter().flatten();
+        let options = files.map(|file| format!("--result {}", quoted(&file.display().to_string())));
+        Some(options.collect::<Vec<_>>().join(" "))
+    }
+
+    /// The command that shows them to their owner.
     pub(crate) fn reported_by(&self) -> Option<String> {
-        let results = self.results.as_ref()?.display();
+        let results = quoted(&self.results.as_ref()?.display().to_string());
         let key = match &self.results_key {
-            Some(key) => format!("--key {key}"),
+            Some(key) => format!("--key {}", quoted(&key.to_string())),
             None => "--identity OWNER.pem".to_owned(),
         };
-        let lines = self.results_format == FormatArg::Jsonl;
-        lines.then(|| format!("strongroom report {results} {key}   # on the owner's machine"))
+        Some(format!(
+            "strongroom report {results} {key}   # on the owner's machine"
+        ))
     }
 
     /// The command that opens the results.
@@ -222,7 +273,7 @@ impl ResultsArgs {
 }
 
 /// `NAME.manifest.json.enc` beside `NAME` or `NAME.enc`.
-fn manifest_of(target: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn manifest_of(target: &Path) -> anyhow::Result<PathBuf> {
     let text = target
         .to_str()
         .context("the name of the results is not UTF-8 text")?;
@@ -270,6 +321,15 @@ impl Place<'_> {
 pub(crate) struct ResultsFile {
     form: Form,
     manifest: Option<Sealed>,
+    names: Vec<String>,
+}
+
+/// What a table's manifest says of the receipt that names it.
+pub(crate) struct ReceiptedAs<'a> {
+    /// What the receipt is called.
+    pub(crate) name: String,
+    /// The inputs as it has them.
+    pub(crate) inputs: &'a [Input],
 }
 
 enum Form {
@@ -279,7 +339,7 @@ enum Form {
 
 impl ResultsFile {
     /// Ends them; what is left is to make them appear.
-    pub(crate) fn finish(self) -> anyhow::Result<Written> {
+    pub(crate) fn finish(self, receipt: Option<ReceiptedAs<'_>>) -> anyhow::Result<Written> {
         const WRITE: &str = "cannot write the results";
         let (sealed, manifest) = match self.form {
             Form::Lines(sealed) => (*sealed, None),
@@ -288,18 +348,21 @@ impl ResultsFile {
                 (sealed, Some(manifest))
             }
         };
-        let (results, digest) = sealed.finish().context(WRITE)?.finish();
-        let mut outputs = vec![results];
-        let mut digests = vec![digest.clone()];
-        if let Some((mut file, manifest)) = self.manifest.zip(manifest) {
+        let mut finished = vec![sealed.finish().context(WRITE)?.finish()];
+        if let Some((mut file, mut manifest)) = self.manifest.zip(manifest) {
+            if let Some(receipt) = receipt {
+                manifest.sources = receipt.inputs.to_vec();
+                manifest.receipt = Some(receipt.name);
+            }
             file.write_all(&manifest.to_json()).context(WRITE)?;
-            let (manifest, digest) = file.finish().context(WRITE)?.finish();
-            outputs.push(manifest);
-            digests.push(digest);
+            finished.push(file.finish().context(WRITE)?.finish());
         }
+        let (outputs, digests): (Vec<_>, Vec<_>) = finished.into_iter().unzip();
+        let named = digests.iter().zip(&self.names);
+        let named = named.map(|(digest, name)| Some(Subject::new(name, digest.as_ref()?)));
         Ok(Written {
             outputs,
-            digest,
+            subjects: named.collect(),
             digests,
         })
     }
@@ -309,8 +372,8 @@ impl ResultsFile {
 pub(crate) struct Written {
     outputs: Vec<Output>,
     /// What a receipt calls them by, where there is to be one.
-    pub(crate) digest: Option<Digest>,
-    /// Those of all files, where they are hashed.
+    pub(crate) subjects: Option<Vec<Subject>>,
+    /// The digests of all files, where they are hashed.
     digests: Vec<Option<Digest>>,
 }
 

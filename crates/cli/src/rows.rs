@@ -1,6 +1,6 @@
 //! Opens a data set: decrypts it, decompresses it, and tells CSV from Parquet and Arrow by how it begins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Cursor, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use strongroom_scoring::decompress::{Decompressor, Limits};
 use strongroom_scoring::detect::Format;
 use strongroom_scoring::model::Preprocessing;
 use strongroom_scoring::plain_at::PlainAt;
+use strongroom_scoring::receipt::{KeyFrom, Protection};
 use strongroom_scoring::storage::{ReadAt, Reader};
 use strongroom_wire::resource::ResourceUri;
 use zeroize::Zeroizing;
@@ -39,18 +40,44 @@ pub(crate) struct ParquetArgs {
 
     /// What the file was encrypted as: its AAD prefix, so that another file under the same key is refused.
     #[arg(long, value_name = "TEXT")]
-    aad_prefix: Option<String>,
+    pub(crate) aad_prefix: Option<String>,
 
     /// Read columns that an encrypted file holds unencrypted, which whoever stores the file can change.
     #[arg(long)]
-    insecure_plain_columns: bool,
+    pub(crate) insecure_plain_columns: bool,
 }
 
 /// A data set that was opened.
 pub(crate) struct Opened {
     pub(crate) rows: Rows,
-    pub(crate) encrypted: bool,
+    /// What kept others from changing it unnoticed.
+    pub(crate) protection: Protection,
+    /// Where the keys came from that opened it.
+    pub(crate) keys: BTreeSet<KeyFrom>,
     pub(crate) warnings: Vec<String>,
+}
+
+impl Opened {
+    /// What a cipherfile around it adds to what the file itself has.
+    fn new(rows: Rows, around: Protection, key: Option<KeyFrom>, own: &ParquetArgs) -> Self {
+        let mut keys = BTreeSet::new();
+        let inside = match &rows {
+            Rows::Columns { input, .. } => input.protection(),
+            Rows::Stream(_) | Rows::Segments { .. } => Protection::None,
+        };
+        if inside > Protection::None {
+            keys.extend(own.origins());
+        }
+        if inside.max(around) > Protection::None {
+            keys.extend(key);
+        }
+        Self {
+            rows,
+            protection: inside.max(around),
+            keys,
+            warnings: Vec::new(),
+        }
+    }
 }
 
 /// Rows, by how they are read.
@@ -93,21 +120,15 @@ impl Opening<'_> {
                 let plain = plain.with_context(|| format!("cannot decrypt {label}"))?;
                 self.by_position(Arc::new(plain), format, &label, Key::Spent)?
             };
-            return Ok(Opened {
-                rows,
-                encrypted: true,
-                warnings: Vec::new(),
-            });
+            let (key, own) = (self.open.key_from(), self.parquet);
+            return Ok(Opened::new(rows, Protection::Authenticated, key, own));
         }
         let format = head(&*at).with_context(|| format!("cannot read {label}"))?;
         if format.needs_random_access() {
             self.check_bare(format, &label)?;
-            return Ok(Opened {
-                rows: self.by_position(at, format, &label, Key::OfTheFooter)?,
-                // A plain file is refused when one of these was given.
-                encrypted: self.open.key.is_some() || self.parquet.names_keys(),
-                warnings: Vec::new(),
-            });
+            let rows = self.by_position(at, format, &label, Key::OfTheFooter)?;
+            let (key, own) = (self.open.key_from(), self.parquet);
+            return Ok(Opened::new(rows, Protection::None, key, own));
         }
         self.stream(source, &name)
     }
@@ -158,10 +179,10 @@ impl Opening<'_> {
         } else {
             Rows::Stream(decompressed(stream, format)?)
         };
+        let (key, own) = (self.open.key_from(), self.parquet);
         Ok(Opened {
-            rows,
-            encrypted: opened.encrypted,
             warnings: opened.warnings,
+            ..Opened::new(rows, opened.protection, key, own)
         })
     }
 
@@ -235,8 +256,14 @@ enum Key {
 }
 
 impl ParquetArgs {
-    fn names_keys(&self) -> bool {
-        !self.column_key.is_empty() || self.keys_named_below.is_some()
+    /// Where the keys come from that these options name.
+    fn origins(&self) -> impl Iterator<Item = KeyFrom> {
+        let columns = self.column_key.iter().filter_map(|given| {
+            let (_, source) = given.split_once('=')?;
+            Some(source.parse::<KeySource>().ok()?.origin())
+        });
+        let named = self.keys_named_below.as_ref().map(|_| KeyFrom::Broker);
+        columns.chain(named)
     }
 }
 
@@ -310,7 +337,8 @@ impl ReadAt for FirstSegment {
     }
 }
 
-fn head(at: &dyn ReadAt) -> std::io::Result<Format> {
+/// What a file is, by how it begins.
+pub(crate) fn head(at: &dyn ReadAt) -> std::io::Result<Format> {
     let length = usize::try_from(at.size()).unwrap_or(usize::MAX);
     let mut head = vec![0; length.min(Format::DETECT_LEN)];
     at.read_at(0, &mut head)?;

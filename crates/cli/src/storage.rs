@@ -17,7 +17,7 @@ use strongroom_scoring::storage::{
 use crate::connect::read_pem;
 use crate::files::{self, Existing, Output};
 use crate::keys::{GuestArgs, KeySource};
-use crate::progress;
+use crate::{outcome, progress};
 
 /// How storages are reached. Secrets come from files or a guest, or from the variables that the storages' own tools read.
 #[derive(Args, Clone, Default)]
@@ -113,7 +113,7 @@ impl StorageArgs {
                 at: LocalFile::open(text)
                     .ok()
                     .map(|file| Arc::new(file) as Arc<dyn ReadAt>),
-                label: text.display().to_string(),
+                label: outcome::shown(&text.display().to_string()),
                 length: progress::length_of(text),
             });
         };
@@ -130,6 +130,18 @@ impl StorageArgs {
             at: Some(Arc::clone(reader.source())),
             reader: Box::new(reader),
             label: location.to_string(),
+        })
+    }
+
+    /// What an input is called once it is open.
+    pub(crate) fn label(&self, text: &Path, guest: &GuestArgs) -> anyhow::Result<String> {
+        let Some(url) = url(text) else {
+            return Ok(text.display().to_string());
+        };
+        let location = self.storage_for(url, guest)?.location(url)?;
+        Ok(match location.as_path() {
+            Some(path) => path.display().to_string(),
+            None => location.to_string(),
         })
     }
 
@@ -250,8 +262,8 @@ impl StorageArgs {
                 let Some(source) = source else {
                     return Ok(None);
                 };
-                let bytes = guest.bytes(source).with_context(|| format!("--{option}"))?;
-                Ok(Some(Credential::from_bytes(&source.to_string(), &bytes)?))
+                let bytes = guest.credential(option, source)?;
+                Ok(Some(Credential::from_bytes(option, &bytes)?))
             };
         let mut credentials = Credentials {
             azure_account: self.azure_account.clone(),
@@ -266,26 +278,27 @@ impl StorageArgs {
                 for given in &self.azure_sas {
                     let (beginning, source) = scoped(given);
                     let source: KeySource = source.parse().map_err(anyhow::Error::msg)?;
-                    let sas = secret("azure-sas", &Some(source))?;
+                    let sas = secret("--azure-sas", &Some(source))?;
                     credentials
                         .azure_sas
                         .extend(sas.map(|sas| (beginning, sas)));
                 }
-                credentials.azure_key = secret("azure-key", &self.azure_key)?;
+                credentials.azure_key = secret("--azure-key", &self.azure_key)?;
             }
             "s3" => {
-                credentials.s3_secret_key = secret("s3-secret-key", &self.s3_secret_key)?;
-                credentials.s3_session_token = secret("s3-session-token", &self.s3_session_token)?;
+                credentials.s3_secret_key = secret("--s3-secret-key", &self.s3_secret_key)?;
+                credentials.s3_session_token =
+                    secret("--s3-session-token", &self.s3_session_token)?;
             }
             "gs" => {
                 let variable = std::env::var_os("GOOGLE_APPLICATION_CREDENTIALS");
                 let variable = variable.filter(|path| !path.is_empty());
                 let source = self.gcs_credentials.clone();
                 let source = source.or_else(|| variable.map(|path| KeySource::File(path.into())));
-                credentials.gcs_credentials = secret("gcs-credentials", &source)?;
+                credentials.gcs_credentials = secret("--gcs-credentials", &source)?;
             }
             "https" | "http" => {
-                credentials.https_query = secret("https-query", &self.https_query)?;
+                credentials.https_query = secret("--https-query", &self.https_query)?;
             }
             _ => {}
         }

@@ -87,6 +87,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("reference-value set", "NAME=VALUE"),
     ("report", "the most suspicious rows"),
     ("report", "holds rows in plaintext"),
+    ("report", "--manifest <FILE|URL>"),
     ("resource", "the broker's secrets"),
     ("resource delete", "Delete a secret"),
     ("resource history", "who stored each"),
@@ -119,6 +120,10 @@ const COMMANDS: &[(&str, &str)] = &[
     ("verify", "Check what was recorded, offline"),
     ("verify evidence", "a skip is not a pass"),
     ("verify receipt", "the machine behind its key"),
+    ("verify receipt", "--measurement <[CLAIM=]HEX>"),
+    ("verify receipt", "--require-authenticated"),
+    ("verify receipt", "--require-broker-keys"),
+    ("verify receipt", "--release-policy <FILE|DIGEST>"),
     ("verify token", "that the broker signed it"),
 ];
 

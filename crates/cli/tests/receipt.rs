@@ -9,7 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use strongroom_client::GuestApi;
-use strongroom_scoring::receipt::{Attestation, Receipt, ReceiptKey, Statement, UnverifiedReceipt};
+use strongroom_scoring::receipt::{
+    Attestation, KeyFrom, Protection, Receipt, ReceiptKey, Statement, UnverifiedReceipt,
+};
+use strongroom_scoring::results::Manifest;
 use strongroom_testkit::fixtures::{peer, workspace_root};
 use strongroom_testkit::process::{Program, Running};
 use strongroom_wire::canonical::HashAlgorithm;
@@ -159,7 +162,9 @@ impl House {
         let mut args = vec!["--json", "verify", "receipt", receipt];
         for (name, value) in &options {
             match (*name, *value) {
-                ("--no-initdata", _) => args.push(name),
+                ("--no-initdata" | "--require-authenticated" | "--require-broker-keys", _) => {
+                    args.push(name);
+                }
                 // Without a value it is left out.
                 (_, "") => {}
                 _ => args.extend([name, value]),
@@ -257,6 +262,9 @@ fn changed_receipt_or_file_is_verified() {
     changed_files(&house);
     changed_statement(&house);
     several_files(&house);
+    weaker_inputs(&house);
+    what_was_launched(&house);
+    table_and_its_manifest(&house);
     machine_of_somebody_else(&house);
     house.stop();
 }
@@ -284,6 +292,16 @@ fn honest(house: &House) {
         .collect();
     released.sort_unstable();
     assert_eq!(released, [DATASET_KEY, OWNER_KEY]);
+    assert_eq!(predicate["inputs"][0]["protection"], "authenticated");
+    assert_eq!(predicate["inputs"][0]["keys"], json!(["broker"]));
+    assert_eq!(
+        predicate["options"],
+        json!({"results": "flagged", "results_format": "jsonl", "results_for": "recipient",
+            "results_key": "broker", "skip_bad_rows": false, "header_row": "present",
+            "ignore_unknown_columns": false, "insecure_plain_columns": false, "aad_prefix": false})
+    );
+    assert_eq!(verdict["token_status"], json!({"cpu0": "affirming"}));
+    assert_eq!(verdict["warnings"], json!([]));
     // No row, no score.
     let said = verdict["statement"].to_string();
     for word in ["probability", "histogram", "mean", "max"] {
@@ -332,9 +350,20 @@ fn honest(house: &House) {
         last.starts_with("NOT VERIFIED: skipped Configuration (--initdata FILE"),
         "{last}"
     );
+    for text in [
+        "protection: authenticated, key from broker",
+        "results   flagged rows as JSON lines, sealed to a recipient, key from broker",
+        "launched  measurement ",
+    ] {
+        assert!(said.contains(text), "{text} is not in {said}");
+    }
     // Without the root's name, the machine is nobody's.
     let stranger = house.verify("receipt.json", &[("--development-root", "")]);
     assert_eq!(failing(&stranger).0, "SnpChain");
+    let said = house.place.run(&["verify", "receipt", "receipt.json"]);
+    let said = said.stdout_text();
+    assert!(said.contains("with --development-root DIR"), "{said}");
+    assert!(!said.contains("collateral fetch"), "{said}");
     openssl_agrees(house);
 }
 
@@ -562,6 +591,179 @@ fn several_files(house: &House) {
     assert_eq!(failing(&swapped).0, "Inputs");
 }
 
+/// A plain file, one of `openssl enc`, and keys from files have receipts that say so, and that fail where it is required.
+fn weaker_inputs(house: &House) {
+    let place = &house.place;
+    let check = |name: &str, protection: &str, keys: Value, why: &str| {
+        let verdict = house.verify(name, WEAK);
+        assert_eq!(verdict["verdict"], "verified", "{verdict}");
+        let input = &verdict["statement"]["predicate"]["inputs"][0];
+        assert_eq!(
+            (&input["protection"], &input["keys"]),
+            (&json!(protection), &keys)
+        );
+        let warned = verdict["warnings"][0].as_str().unwrap_or_default();
+        assert!(warned.contains(why), "{verdict}");
+        let required = [WEAK, &[("--require-authenticated", "")]].concat();
+        let (check, said) = failing(&house.verify(name, &required));
+        assert_eq!(check, "Protection");
+        assert!(said.contains(why), "{said}");
+    };
+    let score = |input: &[&str], receipt: &str| {
+        let to = [
+            "--results",
+            "weak.enc",
+            "--results-to",
+            OWNER_KEY,
+            "--force",
+        ];
+        let receipt = ["--receipt", receipt, "--guest", &house.socket];
+        place.ok(&[&["score"], input, &to, &receipt].concat())
+    };
+    score(&["data.csv"], "plain.json");
+    check(
+        "plain.json",
+        "none",
+        Value::Null,
+        "data.csv was not encrypted",
+    );
+    if let Some(openssl) = peer("openssl") {
+        let passphrase = place.read("data.key");
+        place.write("pass.txt", hex::encode(passphrase));
+        let enc = "enc -aes-256-cfb -pbkdf2 -kfile pass.txt -in data.csv -out data.openssl";
+        let made = Program::new(openssl).folder(place.path());
+        let made = made.args(enc.split(' ').collect::<Vec<_>>().as_slice());
+        let made = made.run().unwrap();
+        assert!(made.status.success(), "{}", printed(&made));
+        let how = ["--key", "pass.txt", "--openssl-cipher", "cfb"];
+        score(&[&["data.openssl"], &how[..]].concat(), "openssl.json");
+        check(
+            "openssl.json",
+            "unauthenticated",
+            json!(["file"]),
+            "`openssl enc`",
+        );
+    }
+    // Authenticated, under a key that lay on the machine.
+    score(&["data.csv.enc", "--key", "data.key"], "file.json");
+    let verdict = house.verify("file.json", WEAK);
+    assert_eq!(verdict["verdict"], "verified", "{verdict}");
+    let warned = verdict["warnings"][0].as_str().unwrap();
+    assert!(warned.contains("a key from a file"), "{warned}");
+    let required = [
+        ("--require-authenticated", ""),
+        ("--require-broker-keys", ""),
+    ];
+    let (check, why) = failing(&house.verify("file.json", &[WEAK, &required].concat()));
+    assert_eq!(check, "Keys");
+    assert!(
+        why.contains("data.csv.enc was opened with a key from a file"),
+        "{why}"
+    );
+    let verdict = house.verify("receipt.json", &required);
+    assert_eq!(verdict["verdict"], "verified", "{verdict}");
+    // One member of one input decides.
+    house.signed_otherwise(|statement| {
+        statement.predicate.inputs[0].protection = Protection::PlainColumns;
+    });
+    assert_eq!(
+        failing(&house.verify("forged.json", &required)).0,
+        "Protection"
+    );
+    house.signed_otherwise(|statement| statement.predicate.options.results_key = KeyFrom::File);
+    let (check, why) = failing(&house.verify("forged.json", &required));
+    assert_eq!(check, "Keys");
+    assert!(why.contains("the results are under"), "{why}");
+}
+
+/// What is compared of a receipt whose files and releases are others.
+const WEAK: &[(&str, &str)] = &[
+    ("--result", ""),
+    ("--input", ""),
+    ("--audit", ""),
+    ("--audit-key", ""),
+    ("--allow-skipped", "Result,Inputs,Releases"),
+];
+
+fn what_was_launched(house: &House) {
+    let good = house.verify("receipt.json", &[]);
+    let measured = good["measurements"]["measurement"].as_str().unwrap();
+    let with = |value: &str| house.verify("receipt.json", &[("--measurement", value)]);
+    assert_eq!(with(measured)["verdict"], "verified");
+    assert_eq!(
+        with(&format!("measurement={measured}"))["verdict"],
+        "verified"
+    );
+    let (check, why) = failing(&with(&"00".repeat(48)));
+    assert_eq!(check, "Measurement");
+    assert!(why.contains(measured), "{why}");
+    let (check, why) = failing(&with(&format!("rtmr_1={measured}")));
+    assert_eq!(check, "Measurement");
+    assert!(why.contains("no claim rtmr_1"), "{why}");
+    // Nobody who vouches for what was launched: a skip, and not a pass.
+    let alone = house.verify("receipt.json", &[("--broker-key", "")]);
+    let skipped = |step: &&Value| step["check"] == "Measurement" && step["outcome"] == "SKIPPED";
+    let steps = alone["steps"].as_array().unwrap();
+    assert!(steps.iter().any(|step| skipped(&step)), "{alone}");
+    // The policy behind each release, by the record.
+    let policies = good["policies"].as_object().unwrap();
+    assert_eq!(policies.len(), 2, "{good}");
+    let policy = policies.values().next().unwrap().as_str().unwrap();
+    let with = |digest: &str| {
+        let named = format!("sha256:{digest}");
+        house.verify("receipt.json", &[("--release-policy", &named)])
+    };
+    assert_eq!(with(policy)["verdict"], "verified");
+    let (check, why) = failing(&with(&"0".repeat(64)));
+    assert_eq!(check, "ReleasePolicy");
+    assert!(why.contains(policy), "{why}");
+}
+
+/// A table's manifest says what is in the table, so the receipt is for both.
+fn table_and_its_manifest(house: &House) {
+    let place = &house.place;
+    let args = ["score", "data.csv.enc", "--key", DATASET_KEY];
+    let to = ["--results", "table.csv.enc", "--results-to", OWNER_KEY];
+    let how = ["--results-format", "csv", "--results-kind", "all"];
+    let receipt = ["--receipt", "table.json", "--guest", &house.socket];
+    let said = place.ok(&[&args[..], &to, &how, &receipt].concat());
+    let said = said.stdout_text();
+    const BOTH: &str = "--result table.csv.enc --result table.csv.manifest.json.enc";
+    assert!(said.contains(BOTH), "{said}");
+    let verify = |results: &[&str]| {
+        let base = ["--json", "verify", "receipt", "table.json"];
+        let more = ["--development-root", "root", "--initdata", "initdata.toml"];
+        let broker = ["--broker-key", "broker/token.crt"];
+        let less = ["--allow-skipped", "Model,Inputs,Releases"];
+        let results: Vec<&str> = results.iter().flat_map(|it| ["--result", it]).collect();
+        document(&place.run(&[&base[..], &more, &broker, &less, &results].concat()))
+    };
+    let manifest = "table.csv.manifest.json.enc";
+    assert_eq!(verify(&["table.csv.enc", manifest])["verdict"], "verified");
+    for (given, missing) in [("table.csv.enc", manifest), (manifest, "table.csv.enc")] {
+        let verdict = verify(&[given]);
+        assert_eq!(verdict["verdict"], "incomplete", "{verdict}");
+        let steps = verdict["steps"].as_array().unwrap();
+        let step = steps.iter().find(|step| step["check"] == "Result").unwrap();
+        assert_eq!(step["detail"], format!("not given: {missing}"));
+    }
+    let mut bytes = place.read(manifest);
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    place.write("other", bytes);
+    let other = format!("{manifest}=other");
+    let (check, why) = failing(&verify(&["table.csv.enc", &other]));
+    assert_eq!(check, "Result");
+    assert!(why.starts_with("other has the SHA-256"), "{why}");
+    // It names what the receipt names, and the receipt.
+    let open = ["decrypt", manifest, "--identity", "owner.pem", "-o", "-"];
+    let manifest = Manifest::parse(&place.ok(&open).stdout).unwrap();
+    assert_eq!(manifest.receipt.as_deref(), Some("table.json"));
+    let statement = house.read("table.json").statement;
+    assert_eq!(manifest.sources, statement.predicate.inputs);
+    assert_eq!(manifest.sources.len(), 1);
+}
+
 fn machine_of_somebody_else(house: &House) {
     let text = String::from_utf8(house.place.read("initdata.toml")).unwrap();
     house
@@ -580,6 +782,23 @@ fn machine_of_somebody_else(house: &House) {
     let (check, why) = failing(&house.verify("forged.json", &[]));
     assert_eq!(check, "TokenMachine");
     assert!(why.contains("init-data"), "{why}");
+    // A machine that the broker knows, and does not affirm.
+    let expect = |value: &str| {
+        let value = format!("snp_launch_measurement=[\"{value}\"]");
+        let set = ["reference-value", "set", "--broker", &house.url];
+        house.place.ok(&[&set[..], &[value.as_str()]].concat());
+    };
+    expect(&"00".repeat(48));
+    let (guest, socket) = start_guest(&house.place, "initdata.toml", "unknown.sock");
+    let api = GuestApi::new(&socket).unwrap();
+    let unknown = block_on(api.attestation_token()).unwrap();
+    guest.terminate().unwrap();
+    let good = house.verify("receipt.json", &[]);
+    expect(good["measurements"]["measurement"].as_str().unwrap());
+    house.signed_otherwise(|statement| statement.predicate.token = Some(unknown));
+    let (check, why) = failing(&house.verify("forged.json", &[]));
+    assert_eq!(check, "TokenStatus");
+    assert!(why.contains("ear.status of cpu0 is "), "{why}");
     // The token of another broker.
     house.place.ok(&["broker", "init", "stranger"]);
     let verdict = house.verify("receipt.json", &[("--broker-key", "stranger/token.crt")]);
@@ -641,6 +860,16 @@ fn job_that_fails_leaves_a_receipt() {
     assert!(said.contains("--features all"), "{said}");
     assert!(said.contains("\"attestation\" is not enabled"), "{said}");
     secrets.terminate().unwrap();
+    // What no receipt can name, before a row is read: the second input is not even there.
+    let mut twice = house.score(&[]);
+    twice.insert(2, "data.csv.enc".to_owned());
+    twice.insert(3, "missing.csv.enc".to_owned());
+    let said = refused(&twice);
+    assert!(
+        said.contains("two inputs are called \"data.csv.enc\""),
+        "{said}"
+    );
+    assert!(said.contains("nothing was scored"), "{said}");
     // The results would be written, and are not good.
     let said = run(&["--threshold", "7"]);
     assert!(said.contains("threshold"), "{said}");

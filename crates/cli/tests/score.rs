@@ -285,6 +285,14 @@ fn skipped_row_is_not_counted() {
     let csv = [&[HEADER, HARMLESS], &bad[..], &[CERTAIN]].concat();
     place.write("data.csv", csv.concat());
     let skip = ["score", "data.csv", "--skip-bad-rows"];
+    // Four of six: that is no data set with a few bad rows.
+    let said = place.refused(&[&skip[..], &TO_OWNER].concat());
+    assert!(
+        said.contains("4 of 6 rows cannot be read, more than the 50 %"),
+        "{said}"
+    );
+    assert!(!place.join("results.jsonl.enc").exists());
+    let skip = [&skip[..], &["--max-bad-rows", "4"]].concat();
     let finished = place.ok(&[&skip[..], &["--json"], &TO_OWNER].concat());
     assert_eq!(counts(&finished), [6, 1, 4]);
     assert_eq!(
@@ -530,4 +538,117 @@ fn threshold_is_no_probability() {
     assert_eq!(finished.status.code(), Some(2));
     let all = counts(&place.ok(&["score", "--threshold", "0", "--json"]));
     assert!(all[1] > 200, "{all:?}");
+}
+
+#[test]
+fn name_of_a_file_steers_the_terminal() {
+    let place = place();
+    place.write("in/\u{1b}]0;x\u{7}\u{1b}[31mred.csv", "garbage\n");
+    let wild = "\u{1b}[31mout.enc";
+    let owner = "owner.pem.pub.json";
+    place.write("good.csv", [HEADER, CERTAIN].concat());
+    for args in [
+        &["score", "in/"][..],
+        &["profile", "in/"],
+        &["score", "in/", "--json"],
+        &[
+            "score",
+            "good.csv",
+            "--results",
+            wild,
+            "--results-to",
+            owner,
+        ],
+        &[
+            "score",
+            "good.csv",
+            "--results",
+            wild,
+            "--results-to",
+            owner,
+        ],
+    ] {
+        let said = printed(&place.run(args));
+        assert!(!said.contains(['\u{1b}', '\u{7}']), "{said:?}");
+        assert!(said.contains("u{1b}") || said.contains("u001b"), "{said}");
+    }
+}
+
+#[test]
+fn suggested_command_scores_by_another_model() {
+    let place = place();
+    write_identity_model(&place.join("a model"));
+    place.write("some rows.csv", "x\n0.25\n0.75\n");
+    let said = printed(&place.ok(&["score", "some rows.csv", "--model", "a model"]));
+    let next = "strongroom score 'some rows.csv' --model 'a model' --results";
+    assert!(said.contains(next), "{said}");
+    let said = printed(&place.ok(&["profile", "some rows.csv", "--model", "a model"]));
+    assert!(
+        said.contains("strongroom score 'some rows.csv' --model 'a model'"),
+        "{said}"
+    );
+    let said = printed(&place.ok(&["model", "show", "--model", "a model"]));
+    assert!(
+        said.contains("strongroom score DATA.csv --model 'a model'"),
+        "{said}"
+    );
+}
+
+#[test]
+fn column_that_nobody_reads_stops_the_job_for_good() {
+    let place = place();
+    place.write("data.csv", format!("txid,{HEADER}tx-1,{CERTAIN}"));
+    let said = place.refused(&["score", "data.csv"]);
+    assert!(said.contains("column 1 (\"txid\") is unknown"), "{said}");
+    assert!(said.contains("--ignore-unknown-columns"), "{said}");
+    let finished = place.ok(&["score", "data.csv", "--ignore-unknown-columns", "--json"]);
+    assert_eq!(counts(&finished), [1, 1, 0]);
+    place.ok(&["profile", "data.csv", "--ignore-unknown-columns"]);
+}
+
+#[test]
+fn folder_of_a_cluster_is_refused() {
+    let place = place();
+    place.write("day/part-0.csv", [HEADER, CERTAIN].concat());
+    place.write("day/_SUCCESS", "");
+    assert_eq!(counts(&place.ok(&["score", "day/", "--json"])), [1, 1, 0]);
+    place.write("all/day=1/part-0.csv", [HEADER, CERTAIN].concat());
+    let said = place.refused(&["score", "all/"]);
+    assert!(said.contains("NAME/**"), "{said}");
+    assert_eq!(counts(&place.ok(&["score", "all/**", "--json"])), [1, 1, 0]);
+}
+
+#[test]
+fn truth_value_is_no_number() {
+    let place = place();
+    place.write(
+        "data.csv",
+        [HEADER, "10000.0,1000.0,False,false,True\n"].concat(),
+    );
+    assert_eq!(
+        counts(&place.ok(&["score", "data.csv", "--json"])),
+        [1, 1, 0]
+    );
+}
+
+#[test]
+fn option_stands_under_the_heading_of_others() {
+    let place = Place::new();
+    for (command, first) in [("score", "Results:"), ("profile", "Storage (az://")] {
+        let help = printed(&place.ok(&[command, "--help"]));
+        let (own, groups) = help.split_once(first).unwrap();
+        assert!(own.contains("--ignore-unknown-columns"), "{own}");
+        for option in [
+            "--threshold",
+            "--skip-bad-rows",
+            "--receipt",
+            "--fail-on-drift",
+            "--json",
+        ] {
+            assert!(
+                !groups.contains(&format!("      {option}")),
+                "{option}: {groups}"
+            );
+        }
+    }
 }

@@ -349,6 +349,33 @@ fn credential_in_an_argument_is_used_or_repeated() {
 }
 
 #[test]
+fn credential_in_place_of_its_file_is_repeated() {
+    let place = place();
+    for (location, option) in [
+        ("s3://bucket/b.csv", "--s3-secret-key"),
+        ("az://bank/c/b.csv", "--azure-sas"),
+        ("az://bank/c/b.csv", "--azure-key"),
+        ("gs://bucket/b.csv", "--gcs-credentials"),
+        ("https://localhost/b.csv", "--https-query"),
+    ] {
+        for given in [
+            SECRET.to_owned(),
+            format!("sv=1&sig={SECRET}"),
+            format!("{{\"private_key\": \"{SECRET}\"}}"),
+            format!("{SECRET}/{}", "x".repeat(5000)),
+        ] {
+            let mut args = vec!["score", location, option, &given];
+            if option == "--s3-secret-key" {
+                args.extend(["--s3-access-key-id", "ID"]);
+            }
+            let said = place.refused(&args);
+            assert!(!said.contains(SECRET), "{said}");
+            assert!(said.contains(&format!("{option} names no file")), "{said}");
+        }
+    }
+}
+
+#[test]
 fn results_appear_though_the_input_broke_off() {
     let Some(server) = StorageServer::moto() else {
         return;

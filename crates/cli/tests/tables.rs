@@ -208,3 +208,97 @@ fn results_of_another_run_are_written_over_or_half_of_a_table_stays() {
     let document: Value = document(&place.ok(&["score", "rows.csv", "--json"]));
     assert_eq!(document["results"], Value::Null);
 }
+
+#[test]
+fn report_of_a_table_is_another_one_than_that_of_the_lines() {
+    let place = place();
+    let score = |name: &str, more: &[&str]| {
+        let args = ["score", "rows.csv", "--results", name, "--force"];
+        let kind = ["--results-kind", "all"];
+        place.ok(&[&args[..], &kind, more].concat()).stdout_text()
+    };
+    let owner = ["--results-to", "owner.pem.pub.json"];
+    let key = ["--results-key", "data.key"];
+    score("lines.enc", &owner);
+    let of = |name: &str, open: &[&str]| {
+        document(&place.ok(&[&["report", name, "--json"], open].concat()))
+    };
+    let (identity, under) = (["--identity", "owner.pem"], ["--key", "data.key"]);
+    let mut expected = of("lines.enc", &identity);
+    assert_eq!(expected["summary"]["rows"], ROWS);
+    expected["output"].take();
+    for (name, format, whom, open) in [
+        ("a.csv.enc", "csv", owner, identity),
+        ("b.csv.enc", "csv", key, under),
+        ("c.parquet.enc", "parquet", owner, identity),
+        ("d.parquet", "parquet", key, under),
+    ] {
+        let said = score(name, &[&whom[..], &["--results-format", format]].concat());
+        assert!(
+            said.contains(&format!("strongroom report {name} ")),
+            "{said}"
+        );
+        let mut found = of(name, &open);
+        found["output"].take();
+        assert_eq!(found, expected, "{name}");
+    }
+    // The page too.
+    let page = [&["report", "d.parquet", "--output", "d.html"], &under[..]].concat();
+    place.ok(&page);
+    assert!(place.read("d.html").len() > 10_000);
+    // As decrypted files, the manifest beside the table.
+    let decrypt = |name: &str| place.ok(&["decrypt", name, "--identity", "owner.pem"]);
+    decrypt("a.csv.enc");
+    decrypt("a.csv.manifest.json.enc");
+    assert_eq!(of("a.csv", &[])["summary"], expected["summary"]);
+}
+
+#[test]
+fn report_reads_a_table_without_its_manifest_or_with_another_ones() {
+    let place = place();
+    let score = |input: &str, name: &str, format: &str| {
+        let args = [
+            "score",
+            input,
+            "--results",
+            name,
+            "--results-format",
+            format,
+        ];
+        place.ok(&[
+            &args[..],
+            &["--results-key", "data.key", "--results-kind", "all"],
+        ]
+        .concat());
+    };
+    let refused = |name: &str, more: &[&str]| {
+        place.refused(&[&["report", name, "--key", "data.key"], more].concat())
+    };
+    place.write("other.csv", transactions(10));
+    for (name, other, format) in [
+        ("t.csv.enc", "o.csv.enc", "csv"),
+        ("t.parquet", "o.parquet", "parquet"),
+    ] {
+        score("rows.csv", name, format);
+        score("other.csv", other, format);
+        let beside = |name: &str| format!("{}.manifest.json.enc", name.trim_end_matches(".enc"));
+        // Under the table's name, or it would not open.
+        let renamed = ["--manifest", &beside(other)];
+        let said = refused(name, &renamed);
+        assert!(said.contains("the results disagree"), "{format}: {said}");
+        std::fs::rename(place.join(&beside(name)), place.join("elsewhere")).unwrap();
+        let said = refused(name, &[]);
+        assert!(said.contains("name that with --manifest"), "{said}");
+        assert!(said.contains(&beside(name)), "{said}");
+        let cut = place.read(name);
+        place.write("cut", &cut[..cut.len() / 2]);
+        std::fs::copy(place.join("elsewhere"), place.join(&beside(name))).unwrap();
+        let named = name.trim_end_matches(".enc");
+        let said = refused("cut", &["--name", named, "--manifest", &beside(name)]);
+        assert!(said.contains("cut"), "{said}");
+        // The manifest of a table that is another file.
+        std::fs::copy(place.join(other), place.join(name)).unwrap();
+        let said = refused(name, &[]);
+        assert!(said.contains("cannot"), "{said}");
+    }
+}

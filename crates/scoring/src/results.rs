@@ -508,7 +508,7 @@ pub enum ResultsError {
     #[error("the results disagree: {0}")]
     Disagreement(&'static str),
     /// What should be a table's manifest is none.
-    #[error("not a manifest of results of the format strongroom-manifest/1")]
+    #[error("not a manifest of results of the format strongroom-manifest/2")]
     NoManifest,
     /// A table in Parquet that cannot be read.
     #[error("the results cannot be read: {0}")]

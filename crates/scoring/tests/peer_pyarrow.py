@@ -111,6 +111,15 @@ def write(folder: str):
     for name in ["x", "s", "id"]:
         place = encoded.column_names.index(name)
         encoded = encoded.set_column(place, name, encoded.column(name).dictionary_encode().unify_dictionaries())
+    seconds = pa.array(range(ROWS), pa.int64())
+    for unit, zone in [("s", None), ("ms", "UTC"), ("us", None), ("us", "Europe/Berlin"), ("ns", None)]:
+        per = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[unit]
+        times = pa.array([second * per for second in seconds.to_pylist()], pa.int64()).cast(pa.timestamp(unit, zone))
+        data = plain.set_column(plain.column_names.index("id"), "id", times)
+        name = f"times-{unit}-{'zone' if zone else 'none'}"
+        pq.write_table(data, at(f"{name}.parquet"))
+        with pa.ipc.new_file(at(f"{name}.arrow"), data.schema) as out:
+            out.write_table(data)
     views = plain.set_column(4, "id", plain.column("id").cast(pa.string_view()))
     for compression in [None, "lz4", "zstd"]:
         options = pa.ipc.IpcWriteOptions(compression=compression)

@@ -20,6 +20,7 @@ use strongroom_scoring::columns::{
 };
 use strongroom_scoring::detect::Format;
 use strongroom_scoring::model::{Bundle, Preprocessing};
+use strongroom_scoring::receipt::Protection;
 use strongroom_scoring::results::{
     BadReason, ConvertOptions, Features, TableConverter, TableFormat, TableKey, top,
 };
@@ -44,7 +45,7 @@ fn expected(row: usize) -> [f64; 8] {
 }
 
 /// The whole of a file: each row's values and name, and its fault.
-fn read(path: &Path, keys: &ParquetKeys) -> Result<Vec<Row>, ColumnsError> {
+fn open(path: &Path, keys: &ParquetKeys) -> Result<ColumnsInput, ColumnsError> {
     let file = Bytes::from(fs::read(path).unwrap());
     let format = Format::detect(&file);
     let zeros = [0.0; COLUMNS.len()];
@@ -52,7 +53,11 @@ fn read(path: &Path, keys: &ParquetKeys) -> Result<Vec<Row>, ColumnsError> {
     let preprocessing = json!({"format": 1, "columns": COLUMNS,
         "ignored_columns": ["note"], "scaler": {"mean": zeros, "scale": ones}, "threshold": 0.5});
     let preprocessing = Preprocessing::parse(preprocessing.to_string().as_bytes()).unwrap();
-    let input = ColumnsInput::open(format, Arc::new(file), &preprocessing, Some("id"), keys)?;
+    ColumnsInput::open(format, Arc::new(file), &preprocessing, Some("id"), keys)
+}
+
+fn read(path: &Path, keys: &ParquetKeys) -> Result<Vec<Row>, ColumnsError> {
+    let input = open(path, keys)?;
     let mut rows = Vec::new();
     for part in 0..input.parts() {
         assert_eq!(input.rows_before(part), rows.len() as u64);
@@ -144,6 +149,24 @@ fn plain_parquet_in_every_compression_and_encoding() {
 }
 
 #[test]
+fn times_name_rows() {
+    let Some(folder) = written() else { return };
+    for unit in ["s-none", "ms-zone", "us-none", "us-zone", "ns-none"] {
+        for ending in ["parquet", "arrow"] {
+            let path = folder.join(format!("times-{unit}.{ending}"));
+            let rows = read(&path, &ParquetKeys::default()).unwrap();
+            let zone = if unit.ends_with("zone") { "Z" } else { "" };
+            assert_eq!(
+                rows[61].name,
+                format!("1970-01-01T00:01:01{zone}"),
+                "{unit}"
+            );
+            assert_eq!(rows.len(), ROWS);
+        }
+    }
+}
+
+#[test]
 fn parquet_under_one_key() {
     let Some(folder) = written() else { return };
     for (name, length) in [
@@ -192,6 +215,10 @@ fn plain_columns_of_an_encrypted_file_are_read_only_on_demand() {
         ..named()
     };
     check("columns-some", &read(&path, &keys).unwrap(), false);
+    // What a receipt says of such a file is what was read, not what was allowed.
+    let protection = |name: &str| open(&file(folder, name), &keys).unwrap().protection();
+    assert_eq!(protection("columns-some"), Protection::PlainColumns);
+    assert_eq!(protection("columns-all"), Protection::Authenticated);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::files::Existing;
 use crate::input::{OpenArgs, bound_name};
 use crate::keys::GuestArgs;
-use crate::outcome::Outcome;
+use crate::outcome::{self, Outcome};
 use crate::progress;
 use crate::storage::{self, StorageArgs};
 
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let mut opened = args.open.open_source(source, &default_name, &args.guest)?;
     anyhow::ensure!(opened.encrypted, "{input} is not encrypted in a known form");
     for warning in &opened.warnings {
-        eprintln!("warning: {warning}");
+        outcome::warn(warning);
     }
     let existing = Existing::from_force(args.force);
     let mut output = args.storage.create(&target, existing, 0o600, &args.guest)?;

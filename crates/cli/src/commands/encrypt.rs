@@ -11,7 +11,7 @@ use strongroom_cipherfile::{openssl_enc, sealed, tink_stream};
 use crate::files::{self, Existing, Output};
 use crate::input::bound_name;
 use crate::keys::{GuestArgs, KeySource};
-use crate::outcome::Outcome;
+use crate::outcome::{self, Outcome, quoted};
 use crate::progress;
 use crate::storage::{self, StorageArgs};
 
@@ -125,7 +125,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     };
     bar.finish_and_clear();
     for warning in &warnings {
-        eprintln!("warning: {warning}");
+        outcome::warn(warning);
     }
     if target == Path::new("-") {
         return Ok(Outcome::silent());
@@ -148,15 +148,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         next.push_str(&format!(" --name {}", quoted(&name)));
     }
     Ok(Outcome::new(text, document).next(next))
-}
-
-/// Writes a word as a shell reads it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Copies everything through the encryptor and names the file only when its end is sealed.

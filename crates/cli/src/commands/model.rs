@@ -8,11 +8,11 @@ use serde_json::json;
 use strongroom_scoring::model::{Bundle, Engine, Network};
 use strongroom_scoring::profile::Profile;
 
-use crate::commands::score::thousands;
 use crate::files::{self, Existing};
 use crate::input::OpenArgs;
 use crate::keys::{GuestArgs, KeySource};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, quoted};
+use crate::progress::thousands;
 
 const MAX_BUNDLE: u64 = 256 * 1024 * 1024;
 
@@ -60,6 +60,26 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// The options that name this model, for a command that is to be copied.
+    pub(crate) fn asked(&self) -> String {
+        let model = self.model.as_ref();
+        let mut words: Vec<String> = model
+            .map(|path| format!("--model {}", quoted(&path.display().to_string())))
+            .into_iter()
+            .collect();
+        words.extend(
+            self.model_key
+                .as_ref()
+                .map(|key| format!("--model-key {}", quoted(&key.to_string()))),
+        );
+        words.extend(
+            self.model_name
+                .as_ref()
+                .map(|name| format!("--model-name {}", quoted(name))),
+        );
+        words.join(" ")
+    }
+
     /// Loads the model, decrypting it in memory.
     pub(crate) fn load(&self) -> anyhow::Result<Bundle> {
         let Some(path) = &self.model else {
@@ -147,7 +167,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
                 "engine": engine, "not_fused": why,
                 "profile_rows": profile.map(Profile::rows),
             });
-            Ok(Outcome::new(text, document).next("strongroom score DATA.csv"))
+            let next = format!("strongroom score DATA.csv {}", model.asked());
+            Ok(Outcome::new(text, document).next(next.trim_end()))
         }
     }
 }

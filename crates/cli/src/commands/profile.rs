@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde_json::json;
 use strongroom_scoring::batch;
-use strongroom_scoring::model::Bundle;
+use strongroom_scoring::model::{Bundle, UnknownColumns};
 use strongroom_scoring::profile::{ColumnStatistics, DriftLevel, ProfileBuilder, Statistics};
 
 use crate::commands::model::ModelArgs;
-use crate::commands::score::thousands;
 use crate::files::{self, Existing};
 use crate::input::{OpenArgs, bound_name};
-use crate::outcome::{Outcome, shown};
+use crate::outcome::{self, Outcome, quoted, shown};
 use crate::progress;
+use crate::progress::thousands;
 use crate::storage::{self, StorageArgs};
 
 /// Look at a data set before it is scored: ranges, missing values, and how far it has drifted from what the model was
@@ -37,9 +37,6 @@ pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
 
-    #[command(flatten)]
-    storage: StorageArgs,
-
     /// Write the profile that belongs beside a model as profile.json, made of these rows. It is part of what the
     /// model's digest names.
     #[arg(long, value_name = "FILE")]
@@ -56,6 +53,13 @@ pub(crate) struct Args {
     /// Exit with 1 when a column has drifted this far, or farther
     #[arg(long, value_enum, value_name = "LEVEL")]
     fail_on_drift: Option<LevelArg>,
+
+    /// Read a data set that has columns besides those of the model.
+    #[arg(long)]
+    ignore_unknown_columns: bool,
+
+    #[command(flatten)]
+    storage: StorageArgs,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -79,7 +83,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     for place in &args.input {
         storage::check(place)?;
     }
-    let bundle = args.model.load()?;
+    let mut bundle = args.model.load()?;
+    if args.ignore_unknown_columns {
+        bundle.set_unknown_columns(UnknownColumns::Ignore);
+    }
     anyhow::ensure!(
         args.fail_on_drift.is_none() || bundle.profile().is_some(),
         "the model has no profile.json to compare with: make one of its training rows with `strongroom profile TRAIN.csv --model FOLDER --write FOLDER/profile.json`"
@@ -122,7 +129,7 @@ impl Args {
         let (label, bar) = (source.label.clone(), progress::bytes(source.length)?);
         let mut opened = self.open.open_source(source, &bound_name(input)?, guest)?;
         for warning in &opened.warnings {
-            eprintln!("warning: {warning}");
+            outcome::warn(warning);
         }
         let read = batch::profile(
             &mut opened.reader,
@@ -187,14 +194,17 @@ fn outcome(args: &Args, statistics: &Statistics, withheld: usize) -> Outcome {
             Outcome::new(text, document)
                 .next(format!("strongroom model pack {folder} --output model.tar"))
         }
-        (None, _) => Outcome::new(text, document).next(format!(
-            "strongroom score {input}{}",
-            args.open
-                .key
-                .as_ref()
-                .map(|key| format!(" --key {key}"))
-                .unwrap_or_default()
-        )),
+        (None, _) => {
+            let inputs = args
+                .input
+                .iter()
+                .map(|path| quoted(&path.display().to_string()));
+            let words = std::iter::once("strongroom score".to_owned())
+                .chain(inputs)
+                .chain([args.model.asked(), args.open.asked()]);
+            let words: Vec<String> = words.filter(|word| !word.is_empty()).collect();
+            Outcome::new(text, document).next(words.join(" "))
+        }
     };
     let failed = args
         .fail_on_drift

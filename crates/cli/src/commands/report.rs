@@ -1,21 +1,29 @@
 //! `strongroom report`: results opened by their owner, as a page and as a few lines.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{Cursor, Read as _, Write as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde_json::json;
 use strongroom_scoring::batch::Results;
+use strongroom_scoring::columns::ParquetKeys;
+use strongroom_scoring::detect::Format;
+use strongroom_scoring::plain_at::PlainAt;
 use strongroom_scoring::report::{Confusion, GroupedBy, Labels, Options, Report, Side, TopRow};
+use strongroom_scoring::results::{Manifest, ResultReader};
+use strongroom_scoring::storage::ReadAt;
+use zeroize::Zeroizing;
 
 use crate::commands::model::ModelArgs;
-use crate::commands::score::thousands;
 use crate::files::{Existing, Output};
 use crate::input::{OpenArgs, bound_name};
 use crate::keys::KeySource;
-use crate::outcome::{Outcome, shown};
-use crate::progress;
+use crate::outcome::{self, Outcome, shown};
+use crate::progress::{self, thousands};
+use crate::results::manifest_of;
+use crate::rows::head;
 use crate::storage::{self, StorageArgs};
 
 /// Look at results as their owner: scores, counts, the most suspicious rows, and how good the scores are.
@@ -25,11 +33,15 @@ use crate::storage::{self, StorageArgs};
 /// to keep or delete. Without --output no row and no feature leaves the program, unless --show-rows asks for them.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The results that `strongroom score` wrote: a path or a storage's URL, - for standard input.
+    /// The results that `strongroom score` wrote, JSON lines or a table: a path or a storage's URL, - for standard input.
     results: PathBuf,
 
     #[command(flatten)]
     open: OpenArgs,
+
+    /// The manifest of a table, opened as the table is [default: NAME.manifest.json.enc beside it].
+    #[arg(long, value_name = "FILE|URL")]
+    manifest: Option<PathBuf>,
 
     /// Where to write the page, in plaintext; - for standard output.
     #[arg(short, long, value_name = "FILE")]
@@ -68,7 +80,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    for place in args.labels.iter().chain([&args.results]) {
+    for place in args
+        .labels
+        .iter()
+        .chain(&args.manifest)
+        .chain([&args.results])
+    {
         storage::check(place)?;
     }
     anyhow::ensure!(
@@ -77,7 +94,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             .is_none_or(|output| !output.display().to_string().contains("://")),
         "the page holds rows in plaintext: write it to a file of this machine"
     );
-    let guest = &args.model.guest;
     let output = args
         .output
         .as_ref()
@@ -85,22 +101,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         .transpose()?;
     let bundle = args.model.load()?;
     let labels = args.labels()?;
-    let source = args.storage.open(&args.results, guest)?;
-    let bar = progress::bytes(source.length)?;
-    let opened = args
-        .open
-        .open_source(source, &bound_name(&args.results)?, guest)?;
-    for warning in &opened.warnings {
-        eprintln!("warning: {warning}");
-    }
     let options = Options {
         top: usize::try_from(args.top)?,
         labels: labels.as_ref(),
         bundle: Some(&bundle),
     };
-    let report = Report::read(bar.wrap_read(opened.reader), &options)
-        .with_context(|| format!("cannot read {}", args.results.display()))?;
-    bar.finish_and_clear();
+    let report = args.read(&options)?;
     anyhow::ensure!(
         args.model.model.is_none() || report.was_scored_by(&bundle),
         "{} was scored by the model {}, and the one given is {}: name the other with --model, or leave it out",
@@ -116,6 +122,107 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
 }
 
 impl Args {
+    /// Reads the results in whatever form they are; a table only together with its manifest.
+    fn read(&self, options: &Options<'_>) -> anyhow::Result<Report> {
+        let unread = || format!("cannot read {}", self.results.display());
+        let guest = &self.model.guest;
+        let source = self.storage.open(&self.results, guest)?;
+        let name = bound_name(&self.results)?;
+        if let Some(at) = source.at.clone()
+            && let Some((at, keys)) = self.parquet(at, &source.label, &name)?
+        {
+            let manifest = self.manifest(true)?;
+            let reader = ResultReader::open_parquet(at, &keys, &manifest);
+            let reader = reader.with_context(unread)?;
+            return Report::of(reader, options).with_context(unread);
+        }
+        let bar = progress::bytes(source.length)?;
+        let opened = self.open.open_source(source, &name, guest)?;
+        for warning in &opened.warnings {
+            outcome::warn(warning);
+        }
+        let mut reader = bar.wrap_read(opened.reader);
+        let mut head = Vec::new();
+        let length = u64::try_from(Format::DETECT_LEN.max(TABLE.len()))?;
+        let read = reader.by_ref().take(length).read_to_end(&mut head);
+        read.with_context(unread)?;
+        anyhow::ensure!(
+            !Format::detect(&head).needs_random_access(),
+            "{} is a table in Parquet, which is read at many places: name it as a file or in a storage",
+            self.results.display()
+        );
+        let is_table = head.starts_with(TABLE);
+        let reader = Cursor::new(head).chain(reader);
+        let report = if is_table {
+            let manifest = self.manifest(opened.encrypted)?;
+            let reader = ResultReader::open_csv(reader, &manifest).with_context(unread)?;
+            Report::of(reader, options)
+        } else {
+            Report::read(reader, options)
+        };
+        bar.finish_and_clear();
+        report.with_context(unread)
+    }
+
+    /// A table in Parquet, with what opens it: the file's own encryption, or what is around it.
+    fn parquet(
+        &self,
+        at: Arc<dyn ReadAt>,
+        label: &str,
+        name: &str,
+    ) -> anyhow::Result<Option<(Arc<dyn ReadAt>, ParquetKeys)>> {
+        let guest = &self.model.guest;
+        let unread = || format!("cannot read {label}");
+        if head(&*at).with_context(unread)? == Format::Parquet {
+            let key = self.open.key.as_ref().map(|key| guest.bytes(key));
+            let footer = key.transpose()?;
+            // What it is encrypted as is what binds it to its name.
+            let named = self.open.name.as_deref().unwrap_or(name);
+            let aad_prefix = footer.as_ref().map(|_| named.as_bytes().to_vec());
+            let keys = ParquetKeys {
+                footer,
+                aad_prefix,
+                ..ParquetKeys::default()
+            };
+            return Ok(Some((at, keys)));
+        }
+        let Some(segments) = self.open.segments(&at, label, name, guest)? else {
+            return Ok(None);
+        };
+        let plain = PlainAt::new(at, segments);
+        let plain = plain.with_context(|| format!("cannot decrypt {label}"))?;
+        let is_parquet = head(&plain).with_context(unread)? == Format::Parquet;
+        Ok(is_parquet.then(|| (Arc::new(plain) as Arc<dyn ReadAt>, ParquetKeys::default())))
+    }
+
+    /// What belongs to the table. Without it nothing says that the table is whole.
+    fn manifest(&self, encrypted: bool) -> anyhow::Result<Manifest> {
+        let guest = &self.model.guest;
+        let beside = || match (encrypted, manifest_of(&self.results)) {
+            // Of a table that was decrypted, the manifest was too.
+            (false, Ok(path)) => Ok(path.with_extension("")),
+            (_, found) => found,
+        };
+        let path = self.manifest.clone().map_or_else(beside, Ok)?;
+        let source = self.storage.open(&path, guest).with_context(|| {
+            format!(
+                "{} is a table, and says nothing without its manifest: name that with --manifest",
+                self.results.display()
+            )
+        })?;
+        let table = self.open.name.as_deref();
+        let open = OpenArgs {
+            name: table.map(|name| format!("{name}.manifest.json")),
+            ..self.open.clone()
+        };
+        let opened = open.open_source(source, &bound_name(&path)?, guest)?;
+        let most = u64::try_from(Manifest::MAX_BYTES)? + 1;
+        let mut json = Zeroizing::new(Vec::new());
+        let read = opened.reader.take(most).read_to_end(&mut json);
+        read.with_context(|| format!("cannot read {}", path.display()))?;
+        Manifest::parse(&json).with_context(|| format!("cannot use {}", path.display()))
+    }
+
     fn labels(&self) -> anyhow::Result<Option<Labels>> {
         let Some(path) = &self.labels else {
             return Ok(None);
@@ -336,3 +443,6 @@ fn features(top: &TopRow, columns: &[String]) -> Vec<String> {
 fn percent(part: u64, whole: u64) -> String {
     format!("{:.2} %", 100.0 * part as f64 / whole.max(1) as f64)
 }
+
+/// How the header of a table in CSV begins.
+const TABLE: &[u8] = b"file,row,";

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -11,9 +12,10 @@ use serde_json::json;
 use strongroom_cipherfile::FileKey;
 use strongroom_scoring::DEFAULT_DATA;
 use strongroom_scoring::batch::{
-    self, Checkpoints, HeaderRow, Job, Keeper, Options, Placement, Progress, Results, Summary,
+    self, Checkpoints, HeaderRow, Job, Keeper, Options, Placement, Results, Summary,
 };
-use strongroom_scoring::model::Bundle;
+use strongroom_scoring::model::{Bundle, UnknownColumns};
+use strongroom_scoring::receipt::{Handling, Protection};
 use strongroom_wire::image::digest::Digest;
 
 use crate::cleanup;
@@ -22,11 +24,11 @@ use crate::commands::workshop;
 use crate::files;
 use crate::input::OpenArgs;
 use crate::keys::KeySource;
-use crate::outcome::Outcome;
+use crate::outcome::{self, Outcome, quoted};
 use crate::placed::Placed;
-use crate::progress;
+use crate::progress::{RowsBar, thousands};
 use crate::receipt::Receipting;
-use crate::results::{ResultsArgs, RowsArg};
+use crate::results::{ReceiptedAs, ResultsArgs, RowsArg};
 use crate::rows::{Opening, ParquetArgs, Rows};
 use crate::storage::{self, Source, StorageArgs};
 
@@ -49,12 +51,6 @@ pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
 
-    #[command(flatten)]
-    storage: StorageArgs,
-
-    #[command(flatten)]
-    parquet: ParquetArgs,
-
     /// Flag rows above this probability [default: the model's own threshold].
     #[arg(long, value_name = "P")]
     threshold: Option<f64>,
@@ -62,6 +58,21 @@ pub(crate) struct Args {
     /// Count rows that cannot be read instead of stopping at the first.
     #[arg(long)]
     skip_bad_rows: bool,
+
+    /// With --skip-bad-rows: when more rows than this cannot be read, the job fails and has no results. A number, or a
+    /// share such as 1%.
+    #[arg(
+        long,
+        value_name = "N|P%",
+        default_value = "50%",
+        requires = "skip_bad_rows"
+    )]
+    max_bad_rows: MostBadRows,
+
+    /// Read a data set that has columns besides those of the model; without it, one whose name the model does not list is
+    /// refused.
+    #[arg(long)]
+    ignore_unknown_columns: bool,
 
     /// The column whose text names a row in the results, beside its number.
     #[arg(long, value_name = "COLUMN")]
@@ -89,12 +100,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NUMBER")]
     threads: Option<NonZeroUsize>,
 
-    /// Memory for rows under way, at most: fewer threads where it is short. In MiB, 4 for each thread.
+    /// Memory for rows under way, at most: fewer threads where it is short. In MiB, 4 for each thread. A batch of Arrow, and
+    /// Parquet or Arrow through a pipe, come on top: they are held whole.
     #[arg(long, value_name = "MIB")]
     memory: Option<NonZeroUsize>,
-
-    #[command(flatten)]
-    results: ResultsArgs,
 
     /// Write a receipt of the job: which model scored which bytes into which results, signed by a key that the guest's
     /// evidence vouches for. `strongroom verify receipt` checks it.
@@ -114,6 +123,16 @@ pub(crate) struct Args {
     /// With --workshop: print a line for every row, as the container does. Logs are read by who runs the cluster.
     #[arg(long, requires = "workshop")]
     insecure_print_rows: bool,
+
+    // Groups with a heading come last: what follows one would stand under it.
+    #[command(flatten)]
+    results: ResultsArgs,
+
+    #[command(flatten)]
+    parquet: ParquetArgs,
+
+    #[command(flatten)]
+    storage: StorageArgs,
 }
 
 impl From<RowsArg> for Results {
@@ -141,7 +160,10 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
         Some(path) => Some(Receipting::begin(path, existing, &args.model.guest)?),
         None => None,
     };
-    let bundle = args.model.load()?;
+    let mut bundle = args.model.load()?;
+    if args.ignore_unknown_columns {
+        bundle.set_unknown_columns(UnknownColumns::Ignore);
+    }
     if args.workshop {
         return workshop::run(
             &bundle,
@@ -179,6 +201,10 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
         },
         threads: args.threads(),
     };
+    let handling = args.handling();
+    if receipting.is_some() {
+        Receipting::check(&args.names(&inputs)?, &args.results.names()?)?;
+    }
     let mut job = Files {
         args,
         bundle: &bundle,
@@ -214,11 +240,19 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
         return Ok(report(args, &scored, encrypted));
     };
     let (scored, encrypted) = job.score(&mut results, keeper.as_mut())?;
-    let results = results.finish()?;
-    let name = args.results.results.as_deref().map(files::base_name);
-    let receipt = match (receipting, &results.digest, name.transpose()?) {
-        (Some(receipting), Some(digest), Some(name)) => {
-            Some(receipting.sign((&name, digest), &scored.summary, &options)?)
+    let read = receipting.as_mut().map(Receipting::take_inputs);
+    let read = read.transpose()?;
+    let mut results = results.finish(match (&args.receipt, &read) {
+        (Some(receipt), Some(inputs)) => Some(ReceiptedAs {
+            name: files::base_name(receipt)?,
+            inputs,
+        }),
+        _ => None,
+    })?;
+    let receipt = match (receipting, results.subjects.take(), read) {
+        (Some(receipting), Some(subjects), Some(inputs)) => {
+            let options = (&options, &handling);
+            Some(receipting.sign(subjects, inputs, &scored.summary, options)?)
         }
         _ => None,
     };
@@ -260,6 +294,28 @@ impl Args {
         NonZeroUsize::new(most.min(fitting).max(1))
     }
 
+    /// What a receipt says of the job beside its batch's options.
+    fn handling(&self) -> Handling {
+        let (results_format, results_for, results_key) = self.results.written();
+        Handling {
+            results_format,
+            results_for,
+            results_key,
+            ignore_unknown_columns: self.ignore_unknown_columns,
+            insecure_plain_columns: self.parquet.insecure_plain_columns,
+            aad_prefix: self.parquet.aad_prefix.is_some(),
+        }
+    }
+
+    /// What the inputs will be called.
+    fn names(&self, inputs: &[PathBuf]) -> anyhow::Result<Vec<String>> {
+        if inputs.is_empty() {
+            return Ok(vec![called(inputs)]);
+        }
+        let label = |path: &PathBuf| self.storage.label(path, &self.model.guest);
+        inputs.iter().map(label).collect()
+    }
+
     fn checkpoint_key(&self) -> anyhow::Result<FileKey> {
         let guest = &self.model.guest;
         match (&self.checkpoint_key, &self.open.key) {
@@ -271,6 +327,54 @@ impl Args {
                 "checkpoints hold rows, so they are encrypted: give --checkpoint-key FILE or kbs:///repository/type/tag (`strongroom keygen` makes one)"
             ),
         }
+    }
+}
+
+/// How many rows may be bad before it is the data set that is.
+#[derive(Clone, Copy, Debug)]
+enum MostBadRows {
+    Rows(u64),
+    Percent(f64),
+}
+
+impl FromStr for MostBadRows {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted = || "a number of rows, or a share such as 1%".to_owned();
+        let Some(percent) = text.strip_suffix('%') else {
+            return text.parse().map(Self::Rows).map_err(|_| wanted());
+        };
+        let percent = percent.trim_end().parse().map_err(|_| wanted())?;
+        match (0.0..=100.0).contains(&percent) {
+            true => Ok(Self::Percent(percent)),
+            false => Err(wanted()),
+        }
+    }
+}
+
+impl MostBadRows {
+    fn check(self, summary: &Summary) -> anyhow::Result<()> {
+        let (bad, all) = (summary.bad_rows, summary.rows);
+        let (holds, most) = match self {
+            Self::Rows(most) => (bad <= most, thousands(most)),
+            Self::Percent(most) => (bad as f64 * 100.0 <= most * all as f64, format!("{most} %")),
+        };
+        if holds {
+            return Ok(());
+        }
+        let reasons = summary.bad_rows_by_reason.iter();
+        let reasons: Vec<String> = reasons
+            .map(|(reason, count)| format!("{}: {reason}", thousands(*count)))
+            .collect();
+        let first = summary.first_bad_rows.first();
+        let first = first.map_or_else(String::new, |row| format!("; the first is {row}"));
+        bail!(
+            "{} of {} rows cannot be read, more than the {most} of --max-bad-rows, so there are no results ({}{first}). `strongroom profile` shows which columns are at fault",
+            thousands(bad),
+            thousands(all),
+            reasons.join(", ")
+        )
     }
 }
 
@@ -337,9 +441,11 @@ impl Files<'_> {
         for path in &inputs[job.inputs_done().min(inputs.len())..] {
             encrypted |= self.score_file(&mut job, path)?;
         }
+        let summary = job.finish()?;
+        self.args.max_bad_rows.check(&summary)?;
         Ok((
             Scored {
-                summary: job.finish()?,
+                summary,
                 rows_before,
                 seconds: started.elapsed().as_secs_f64(),
             },
@@ -358,8 +464,12 @@ impl Files<'_> {
     fn score_file(&mut self, job: &mut Job<'_>, path: &Path) -> anyhow::Result<bool> {
         let guest = &self.args.model.guest;
         let source = self.hashed(self.args.storage.open(path, guest)?);
-        let bar = progress::bytes(source.length)?;
         let label = source.label.clone();
+        let what = match self.inputs.len() {
+            0 | 1 => label.clone(),
+            all => format!("{label} ({} of {all})", job.inputs_done() + 1),
+        };
+        let mut bar = RowsBar::new(what, source.length)?;
         let opening = Opening {
             open: &self.args.open,
             parquet: &self.args.parquet,
@@ -369,18 +479,13 @@ impl Files<'_> {
         };
         let opened = opening.rows(source, path)?;
         for warning in &opened.warnings {
-            eprintln!("warning: {warning}");
+            outcome::warn(warning);
         }
         if let Some(receipting) = &mut self.receipting {
+            receipting.opened(opened.protection, &opened.keys);
             receipting.key_was_fetched()?;
         }
-        let mut before = None;
-        let mut show = |progress: Progress| {
-            // The bar is this file's, and the job counts bytes of all.
-            let before = *before.get_or_insert_with(|| progress.bytes.saturating_sub(PART));
-            bar.set_position(progress.bytes - before);
-            bar.set_message(format!("{} rows", thousands(progress.rows)));
-        };
+        let mut show = |progress| bar.show(progress);
         match opened.rows {
             Rows::Stream(mut reader) => job.csv(&label, &mut *reader, &mut show)?,
             Rows::Segments { at, segments } => {
@@ -388,8 +493,8 @@ impl Files<'_> {
             }
             Rows::Columns { input, size } => job.columns(&label, &input, size, &mut show)?,
         }
-        bar.finish_and_clear();
-        Ok(opened.encrypted)
+        bar.finish();
+        Ok(opened.protection > Protection::None)
     }
 
     /// What tells the inputs from others of the same names. An encrypted file that is opened segment by segment is told by
@@ -443,9 +548,6 @@ const EDGE: u64 = 64 << 10;
 /// How much of a file is in memory at once to tell it from others.
 const STEP: usize = 1 << 20;
 
-/// The first step of a file's progress.
-const PART: u64 = 1 << 20;
-
 fn parse_seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| "a number of seconds".to_owned())?;
     if (0.0..=86_400.0).contains(&seconds) {
@@ -482,11 +584,10 @@ fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
         text.push_str("\nThere is a header and no row below it.");
     }
     let outcome = Outcome::new(text, document);
-    let outcome = match (&args.receipt, &args.results.results) {
+    let outcome = match (&args.receipt, args.results.compared_by()) {
         (Some(receipt), Some(results)) => outcome.next(format!(
-            "strongroom verify receipt {} --result {}",
-            receipt.display(),
-            results.display()
+            "strongroom verify receipt {} {results}",
+            receipt.display()
         )),
         _ => outcome,
     };
@@ -495,11 +596,36 @@ fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
         (Some(opened), None) => outcome.next(opened),
         // Which rows were flagged goes to their owner alone.
         (None, _) => outcome.next(format!(
-            "strongroom score {}{} --results results.jsonl.enc --results-to OWNER.pub.json   # for the flagged rows, sealed to their owner",
-            args.input.first().map_or_else(|| "DATA.csv.enc".to_owned(), |input| input.display().to_string()),
-            args.open.key.as_ref().map(|key| format!(" --key {key}")).unwrap_or_default(),
+            "{} --results results.jsonl.enc --results-to OWNER.pub.json   # for the flagged rows, sealed to their owner",
+            again(args),
         )),
     }
+}
+
+/// The command that scores the same rows by the same model once more.
+fn again(args: &Args) -> String {
+    let mut words = vec!["strongroom score".to_owned()];
+    let input = args.input.iter().map(|input| input.display().to_string());
+    words.extend(input.map(|input| quoted(&input)));
+    if args.input.is_empty() {
+        words.push("DATA.csv.enc".to_owned());
+    }
+    words.push(args.model.asked());
+    words.push(args.open.asked());
+    if let Some(threshold) = args.threshold {
+        words.push(format!("--threshold {threshold}"));
+    }
+    for (given, option) in [
+        (args.skip_bad_rows, "--skip-bad-rows"),
+        (args.no_header, "--no-header"),
+        (args.ignore_unknown_columns, "--ignore-unknown-columns"),
+    ] {
+        if given {
+            words.push(option.to_owned());
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words.join(" ")
 }
 
 /// A finished batch.
@@ -539,13 +665,12 @@ pub(crate) fn score(
     out: &mut (dyn Write + Send),
     length: Option<u64>,
 ) -> anyhow::Result<Scored> {
-    let bar = progress::bytes(length)?;
+    let mut bar = RowsBar::new(options.file_name.clone(), length)?;
     let started = Instant::now();
     let summary = batch::score(&mut input, bundle, options, out, &mut |progress| {
-        bar.set_position(progress.bytes);
-        bar.set_message(format!("{} rows", thousands(progress.rows)));
+        bar.show(progress);
     });
-    bar.finish_and_clear();
+    bar.finish();
     Ok(Scored {
         summary: summary?,
         rows_before: 0,
@@ -553,28 +678,36 @@ pub(crate) fn score(
     })
 }
 
-/// Prints 1234567 as 1,234,567.
-pub(crate) fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
-    fn thousands_are_separated() {
-        assert_eq!(
-            [0, 999, 1000, 1_234_567].map(thousands),
-            ["0", "999", "1,000", "1,234,567"]
-        );
+    fn broken_feed_passes() {
+        let check = |most: &str, bad_rows, rows| {
+            let summary = Summary {
+                rows,
+                bad_rows,
+                bad_rows_by_reason: BTreeMap::new(),
+                first_bad_rows: Vec::new(),
+                flagged: 0,
+                threshold: 0.5,
+                histogram: [0; 20],
+                max: None,
+                mean: None,
+                bytes: 0,
+                model_digest: String::new(),
+                rows_outside_training_range: None,
+                outside_training_range: BTreeMap::new(),
+            };
+            most.parse::<MostBadRows>().unwrap().check(&summary).is_ok()
+        };
+        assert!(check("50%", 1, 2) && !check("50%", 2, 3) && check("50%", 0, 0));
+        assert!(check("2", 2, 3) && !check("1", 2, 3) && check("100%", 3, 3));
+        for text in ["", "-1", "x%", "101%", "NaN%"] {
+            assert!(text.parse::<MostBadRows>().is_err(), "{text}");
+        }
     }
 }

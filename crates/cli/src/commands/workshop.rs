@@ -225,7 +225,7 @@ impl Source {
             }
         };
         for warning in opened.warnings {
-            eprintln!("warning: {warning}");
+            outcome::warn(warning);
         }
         Ok((name, opened.reader))
     }

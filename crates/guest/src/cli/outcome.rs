@@ -60,7 +60,7 @@ impl Outcome {
             } else {
                 format!("\n\nNext:{next}")
             };
-            writeln!(out, "{}{next}", self.text.trim_end())
+            writeln!(out, "{}", lines(&format!("{}{next}", self.text.trim_end())))
         };
         match written {
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -72,18 +72,37 @@ impl Outcome {
 /// A text from elsewhere as a terminal may show it: what would steer the terminal, begin a line or turn around what is
 /// written stands there by its number.
 pub fn shown(text: &str) -> String {
-    let is_plain = |c: char| {
-        !c.is_control()
-            && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    let mut shown = String::with_capacity(text.len());
+    escaped(text, is_plain)
+}
+
+/// Lines of our own with words of others in them, such as a file's name: a terminal shows them and is not steered.
+pub fn lines(text: &str) -> String {
+    escaped(text, |c| is_plain(c) || matches!(c, '\n' | '\t'))
+}
+
+fn is_plain(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+fn escaped(text: &str, is_plain: impl Fn(char) -> bool) -> String {
+    let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match is_plain(c) {
-            true => shown.push(c),
-            false => shown.extend(c.escape_unicode()),
+            true => escaped.push(c),
+            false => escaped.extend(c.escape_unicode()),
         }
     }
-    shown
+    escaped
+}
+
+/// A word as a shell reads it, for a command that is to be copied.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "_-./:=,@+%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// As [`shown`], as code in Markdown: nothing in it is markup.
@@ -124,10 +143,15 @@ pub fn print_error(error: &anyhow::Error, json: bool) {
         let document = json!({ "error": error.to_string(), "causes": causes });
         return say(&document.to_string());
     }
-    eprintln!("error: {error}");
+    eprintln!("error: {}", lines(&error.to_string()));
     for cause in causes {
-        eprintln!("  because: {cause}");
+        eprintln!("  because: {}", lines(&cause));
     }
+}
+
+/// Says what to look out for.
+pub fn warn(warning: impl std::fmt::Display) {
+    eprintln!("warning: {}", lines(&warning.to_string()));
 }
 
 #[cfg(test)]
@@ -145,8 +169,17 @@ mod tests {
             "\\u{202e}x\\u{feff}\\u{2028}"
         );
         assert_eq!(shown("plain \u{e4} `text`"), "plain \u{e4} `text`");
+        assert_eq!(lines("a\n\tb\u{1b}c\r"), "a\n\tb\\u{1b}c\\u{d}");
         assert_eq!(code("**x** <b>"), "`**x** <b>`");
         assert_eq!(code("a ``` b"), "```` a ``` b ````");
         assert_eq!(code(""), "`  `");
+    }
+
+    #[test]
+    fn copied_command_is_read_otherwise_by_a_shell() {
+        assert_eq!(quoted("az://bank/day=1/a.csv"), "az://bank/day=1/a.csv");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
+        assert_eq!(quoted("*.csv"), "'*.csv'");
     }
 }

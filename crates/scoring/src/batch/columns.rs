@@ -441,11 +441,8 @@ mod tests {
             };
             let file = parquet(70_000, &[40_000, 69_000], 30_000);
             let error = run(&file, &options).unwrap_err().to_string();
-            assert_eq!(
-                error,
-                "rows: row 40001, column \"ratio_to_median_purchase_price\": nothing where a \
-                 number belongs"
-            );
+            let place = "rows: row 40001, column \"ratio_to_median_purchase_price\": nothing where";
+            assert!(error.starts_with(place), "{error}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Which field of a row is which column of the model: by the names in a header row, or by order.
 
 use super::record::Record;
-use crate::model::Preprocessing;
+use crate::model::{Preprocessing, UnknownColumns};
 use crate::results::BadReason;
 use crate::shown;
 
@@ -37,7 +37,7 @@ impl Layout {
         let names = (0..count)
             .map(|at| {
                 let name = std::str::from_utf8(record.field(at)).ok()?.trim();
-                let printable = !name.chars().any(char::is_control);
+                let printable = !name.chars().any(|c| c.is_control() && c != '\t');
                 printable.then(|| name.to_owned())
             })
             .collect::<Option<Vec<_>>>()
@@ -73,7 +73,9 @@ impl Layout {
                 Field::Column(column)
             } else if key == Some(name) {
                 Field::Key
-            } else if preprocessing.ignored_columns().contains(name) {
+            } else if preprocessing.ignored_columns().contains(name)
+                || preprocessing.unknown_columns() == UnknownColumns::Ignore
+            {
                 Field::Ignored
             } else {
                 return Err(unknown_column(at + 1, name, known()));
@@ -113,16 +115,20 @@ pub enum HeaderError {
     #[error("the file is empty; a header row is needed")]
     Empty,
     /// Something else than CSV, such as a file that is still encrypted.
-    #[error("line 1 is not text; is the file still encrypted?")]
+    #[error(
+        "line 1 is not text: the file is still encrypted, or packed or encoded otherwise (CSV in UTF-8, plain or packed by gzip or zstd, is read; so are Parquet and Arrow)"
+    )]
     NotText,
     /// The first row holds numbers. They are values, so they are not shown.
-    #[error("line 1 holds numbers; a header row with the names of the columns is needed")]
+    #[error(
+        "line 1 holds numbers; a header row with the names of the columns is needed (or --no-header, where the file has the model's columns and no other, in the model's order)"
+    )]
     NoHeaderRow,
     /// Quotes that do not end.
     #[error("line 1: a quoted name does not end")]
     OpenQuote,
     /// A column that neither the model nor its list of ignored columns knows.
-    #[error("column {number} ({name}) is unknown{}", suggestion_text(suggestion.as_deref()))]
+    #[error("column {number} ({name}) is unknown{}", next_step(name, suggestion.as_deref()))]
     UnknownColumn {
         /// The place of the column, the first being 1.
         number: usize,
@@ -151,17 +157,31 @@ pub enum HeaderError {
     },
 }
 
-fn suggestion_text(suggestion: Option<&str>) -> String {
-    suggestion.map_or_else(String::new, |name| {
-        format!("; did you mean \"{}\"?", shown(name))
-    })
+fn next_step(name: &str, suggestion: Option<&str>) -> String {
+    match suggestion {
+        Some(suggestion) => format!("; did you mean \"{}\"?", shown(suggestion)),
+        None if name == SEPARATED_OTHERWISE => {
+            ": it holds several names, and CSV separates them by commas".to_owned()
+        }
+        None => ": the model does not read it and does not list it as ignored_columns; --ignore-unknown-columns reads the file without it".to_owned(),
+    }
 }
+
+/// Stands for the name of a column that is no name but several.
+const SEPARATED_OTHERWISE: &str = "separated by semicolons or tabs";
 
 fn unknown_column<'a>(
     number: usize,
     name: &str,
     known: impl Iterator<Item = &'a String>,
 ) -> HeaderError {
+    if name.contains([';', '\t']) {
+        return HeaderError::UnknownColumn {
+            number,
+            name: SEPARATED_OTHERWISE.to_owned(),
+            suggestion: None,
+        };
+    }
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ' ');
     if name.is_empty() || name.len() > 64 || !name.chars().all(is_name) {
         let name = "its name is not shown".to_owned();

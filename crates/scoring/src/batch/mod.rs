@@ -152,7 +152,10 @@ pub enum ScoreError {
         source: HeaderError,
     },
     /// A row that cannot be scored, and bad rows are not skipped.
-    #[error("{file}: {row}")]
+    #[error(
+        "{}{row}; mend it, or count such rows and go on with --skip-bad-rows",
+        before(file, row)
+    )]
     Row {
         /// The data set.
         file: String,
@@ -176,7 +179,9 @@ pub enum ScoreError {
     #[error("the threshold must lie between 0 and 1")]
     Threshold,
     /// The model gave a number that is not a probability.
-    #[error("{file}: row {row}: the model gives a score that is not between 0 and 1")]
+    #[error(
+        "{file}: row {row}: the model gives a score that is not between 0 and 1; one that ends in logits is exported with a Sigmoid after them (docs/model.md)"
+    )]
     NotAProbability {
         /// The data set.
         file: String,
@@ -192,6 +197,14 @@ pub enum ScoreError {
     /// The results could not be written.
     #[error("the results cannot be written: {0}")]
     Write(#[source] io::Error),
+}
+
+/// What a row's place does not say itself.
+fn before(file: &str, row: &BadRow) -> String {
+    match row.file {
+        Some(_) => String::new(),
+        None => format!("{file}: "),
+    }
 }
 
 /// A line that no row could need.

@@ -57,14 +57,19 @@ impl Record {
     }
 }
 
-/// A field as the nearest f64. Spaces around it are nothing.
+/// A field as the nearest f64, or a truth value as 1 or 0, as columns of booleans are read everywhere. Spaces around it
+/// are nothing.
 pub(super) fn number(field: &[u8]) -> Result<f64, BadReason> {
     let text = field.trim_ascii();
     if text.is_empty() {
         return Err(BadReason::Empty);
     }
     let text = std::str::from_utf8(text).map_err(|_| BadReason::NotANumber)?;
-    let value: f64 = text.parse().map_err(|_| BadReason::NotANumber)?;
+    let value: f64 = match text {
+        "true" | "True" | "TRUE" => 1.0,
+        "false" | "False" | "FALSE" => 0.0,
+        text => text.parse().map_err(|_| BadReason::NotANumber)?,
+    };
     if value.is_finite() {
         Ok(value)
     } else {
@@ -95,7 +100,9 @@ mod tests {
 
     #[test]
     fn number_in_another_notation_is_guessed() {
-        for text in ["1,5", "0x10", "1_000", "1 000", "true", "½", "1.0\0", "--1"] {
+        for text in [
+            "1,5", "0x10", "1_000", "1 000", "yes", "tRUE", "½", "1.0\0", "--1",
+        ] {
             assert_eq!(
                 number(text.as_bytes()),
                 Err(BadReason::NotANumber),
@@ -103,6 +110,13 @@ mod tests {
             );
         }
         assert_eq!(number(b"\xff"), Err(BadReason::NotANumber));
+    }
+
+    #[test]
+    fn boolean_is_no_value() {
+        for (text, value) in [("True", 1.0), ("false", 0.0), (" TRUE ", 1.0)] {
+            assert_eq!(number(text.as_bytes()), Ok(value), "{text}");
+        }
     }
 
     #[test]

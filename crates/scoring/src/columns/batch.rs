@@ -4,12 +4,15 @@ use std::borrow::Cow;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    ArrowPrimitiveType, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
-    UInt32Type, UInt64Type,
+    ArrowPrimitiveType, Date32Type, Date64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+    TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{AnyDictionaryArray, Array, ArrayRef};
 use arrow_buffer::ScalarBuffer;
-use arrow_schema::DataType;
+use arrow_schema::{DataType, TimeUnit};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::batch::MAX_KEY;
 use crate::results::BadReason;
@@ -95,6 +98,7 @@ impl Batch {
 pub(super) fn is_name(kind: &DataType) -> bool {
     match kind {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Date32 | DataType::Date64 | DataType::Timestamp(..) => true,
         DataType::Dictionary(_, values) => {
             !matches!(**values, DataType::Dictionary(..)) && is_name(values)
         }
@@ -142,8 +146,43 @@ fn name(array: &dyn Array, row: usize) -> Option<Cow<'_, str>> {
             let value = dictionary_key(dictionary, row)?;
             name(dictionary.values(), value)
         }
-        _ => None,
+        kind => moment(array, kind, row).map(Cow::Owned),
     }
+}
+
+/// A date as `2026-11-23`, a time as `2026-11-23T07:59:03.25` (RFC 3339) and with `Z` where the file says that it is one of
+/// UTC. None for what lies beyond the years that have four digits.
+fn moment(array: &dyn Array, kind: &DataType, row: usize) -> Option<String> {
+    fn at<T: ArrowPrimitiveType<Native = i64>>(array: &dyn Array, row: usize) -> i128 {
+        array.as_primitive::<T>().value(row).into()
+    }
+    const MILLI: i128 = 1_000_000;
+    let nanoseconds = match kind {
+        DataType::Date32 => {
+            let days = array.as_primitive::<Date32Type>().value(row);
+            i128::from(days) * 86_400_000 * MILLI
+        }
+        DataType::Date64 => at::<Date64Type>(array, row) * MILLI,
+        DataType::Timestamp(TimeUnit::Second, _) => {
+            at::<TimestampSecondType>(array, row) * 1000 * MILLI
+        }
+        DataType::Timestamp(TimeUnit::Millisecond, _) => {
+            at::<TimestampMillisecondType>(array, row) * MILLI
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            at::<TimestampMicrosecondType>(array, row) * 1000
+        }
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => at::<TimestampNanosecondType>(array, row),
+        _ => return None,
+    };
+    let moment = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()?;
+    let mut text = moment.format(&Rfc3339).ok()?;
+    match kind {
+        DataType::Date32 | DataType::Date64 => text.truncate("2026-11-23".len()),
+        DataType::Timestamp(_, None) => text.truncate(text.len() - "Z".len()),
+        _ => {}
+    }
+    Some(text)
 }
 
 /// The place of a row's value among those of a dictionary.
@@ -174,7 +213,8 @@ mod tests {
     use std::sync::Arc;
 
     use arrow_array::{
-        DictionaryArray, Int64Array, LargeStringArray, StringArray, StringViewArray, UInt8Array,
+        Date32Array, DictionaryArray, Int64Array, LargeStringArray, StringArray, StringViewArray,
+        TimestampMicrosecondArray, TimestampNanosecondArray, TimestampSecondArray, UInt8Array,
     };
 
     use super::*;
@@ -209,7 +249,39 @@ mod tests {
         assert_eq!(name(&numbers, 0).unwrap(), "-9223372036854775808");
         let numbers: ArrayRef = Arc::new(UInt8Array::from(vec![255]));
         assert_eq!(name(&numbers, 0).unwrap(), "255");
-        assert!(!is_name(&DataType::Float64) && !is_name(&DataType::Date32));
+        assert!(!is_name(&DataType::Float64) && !is_name(&DataType::Boolean));
+    }
+
+    #[test]
+    fn time_as_a_name_is_another_time() {
+        let times = |array: ArrayRef| {
+            assert!(is_name(array.data_type()));
+            let names = (0..array.len()).map(|row| name(&array, row).map(Cow::into_owned));
+            names.collect::<Vec<_>>()
+        };
+        let named = |text: &str| Some(text.to_owned());
+        let array = TimestampMicrosecondArray::from(vec![Some(1_795_420_743_250_000), None]);
+        let zoned = array.clone().with_timezone("Europe/Berlin");
+        assert_eq!(
+            times(Arc::new(array)),
+            [named("2026-11-23T07:59:03.25"), None]
+        );
+        assert_eq!(
+            times(Arc::new(zoned)),
+            [named("2026-11-23T07:59:03.25Z"), None]
+        );
+        assert_eq!(
+            times(Arc::new(TimestampSecondArray::from(vec![-1, i64::MAX]))),
+            [named("1969-12-31T23:59:59"), None]
+        );
+        assert_eq!(
+            times(Arc::new(TimestampNanosecondArray::from(vec![i64::MIN]))),
+            [named("1677-09-21T00:12:43.145224192")]
+        );
+        assert_eq!(
+            times(Arc::new(Date32Array::from(vec![20_780, i32::MAX]))),
+            [named("2026-11-23"), None]
+        );
     }
 
     #[test]

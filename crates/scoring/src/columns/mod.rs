@@ -34,6 +34,7 @@ use crate::batch::{Field, HeaderError, Layout};
 use crate::detect::Format;
 use crate::model::Preprocessing;
 use crate::read_at::ReadAt;
+use crate::receipt::Protection;
 use crate::shown;
 
 /// An open file of columns. Several threads may read its parts.
@@ -66,6 +67,14 @@ impl ColumnsInput {
                 ArrowInput::open(source, preprocessing, key_column).map(Self::Arrow)
             }
             _ => Err(ColumnsError::Unsupported("this is no file of columns")),
+        }
+    }
+
+    /// What keeps the columns that are read from being changed unnoticed: the file's own encryption, if it has one.
+    pub fn protection(&self) -> Protection {
+        match self {
+            Self::Parquet(input) => input.protection(),
+            Self::Arrow(_) => Protection::None,
         }
     }
 
@@ -126,7 +135,7 @@ pub enum ColumnsError {
     },
     /// The key column cannot name rows.
     #[error(
-        "the key column \"{column}\" is of the type {kind}; rows are named by text or whole numbers"
+        "the key column \"{column}\" is of the type {kind}; rows are named by text, whole numbers, dates or times"
     )]
     NotAKey {
         /// Which column.

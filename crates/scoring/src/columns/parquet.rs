@@ -12,6 +12,7 @@ use super::parquet_file::{Group, ParquetFile};
 use super::{ColumnsError, Wanted};
 use crate::model::Preprocessing;
 use crate::read_at::ReadAt;
+use crate::receipt::Protection;
 
 /// An open Parquet file.
 pub struct ParquetInput {
@@ -77,6 +78,11 @@ impl ParquetInput {
             input.parts += group.rows.div_ceil(PART);
         }
         Ok(input)
+    }
+
+    /// What keeps the columns that are read from being changed unnoticed.
+    pub fn protection(&self) -> Protection {
+        self.file.protection()
     }
 
     /// How many parts there are: row groups, the large ones cut.

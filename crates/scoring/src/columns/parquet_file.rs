@@ -24,6 +24,7 @@ use super::modular::{ParquetKeys, PlainColumns};
 use super::pages::{Chunk, Pages, Window};
 use super::{ColumnsError, guarded};
 use crate::read_at::ReadAt;
+use crate::receipt::Protection;
 use crate::shown;
 
 /// An open file, of which some columns are read.
@@ -33,6 +34,7 @@ pub(crate) struct ParquetFile {
     /// The places of the columns that are read, in rising order.
     places: Vec<usize>,
     groups: Vec<Group>,
+    protection: Protection,
 }
 
 /// A row group that has rows.
@@ -83,14 +85,20 @@ impl ParquetFile {
         let options = options.with_schema(Arc::new(text_as_views(arrow.schema(), &places)));
         let arrow =
             ArrowReaderMetadata::try_new(Arc::clone(&metadata), options).map_err(|_| damaged())?;
-        let file = Self {
+        let mut file = Self {
             groups: groups(&metadata)?,
             source,
             metadata: arrow,
             places,
+            protection: Protection::None,
         };
-        file.check_columns(encrypted, keys.plain_columns)?;
+        file.protection = file.check_columns(encrypted, keys.plain_columns)?;
         Ok(file)
+    }
+
+    /// What keeps the columns that are read from being changed unnoticed.
+    pub(crate) fn protection(&self) -> Protection {
+        self.protection
     }
 
     /// The row groups that have rows.
@@ -169,14 +177,25 @@ impl ParquetFile {
     }
 
     /// Checks once what each row group says of the wanted columns.
-    fn check_columns(&self, encrypted: bool, plain: PlainColumns) -> Result<(), ColumnsError> {
+    fn check_columns(
+        &self,
+        encrypted: bool,
+        plain: PlainColumns,
+    ) -> Result<Protection, ColumnsError> {
+        let mut protection = match encrypted {
+            true => Protection::Authenticated,
+            false => Protection::None,
+        };
         let metadata = self.metadata.metadata();
         for group in &self.groups {
             for (column, chunk) in self.wanted_chunks(metadata, group.index) {
-                if encrypted && plain == PlainColumns::Refuse && chunk.crypto_metadata().is_none() {
-                    return Err(ColumnsError::PlainColumn {
-                        column: shown(column),
-                    });
+                if encrypted && chunk.crypto_metadata().is_none() {
+                    if plain == PlainColumns::Refuse {
+                        return Err(ColumnsError::PlainColumn {
+                            column: shown(column),
+                        });
+                    }
+                    protection = Protection::PlainColumns;
                 }
                 if chunk.file_path().is_some() {
                     return Err(ColumnsError::Unsupported(
@@ -195,7 +214,7 @@ impl ParquetFile {
             }
             self.chunks(group.index)?;
         }
-        Ok(())
+        Ok(protection)
     }
 
     fn wanted_chunks<'a>(

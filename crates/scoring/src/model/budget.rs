@@ -17,12 +17,16 @@ const MAX_MESSAGES: usize = 32 * 1024;
 const MAX_FIELDS: usize = 16 << 20;
 /// Fields that decode to text or bytes: one for each node of trees.
 const MAX_TEXTS: usize = 1 << 20;
+/// What packed numbers decode to, in bytes: a file of them at its longest, and whole numbers of one byte that become
+/// eight for all nodes of trees.
+const MAX_NUMBERS: usize = 96 << 20;
 
 #[derive(Default)]
 struct Spent {
     messages: usize,
     fields: usize,
     texts: usize,
+    numbers: usize,
 }
 
 /// The messages of onnx.proto that a model of the supported kinds is made of.
@@ -44,7 +48,7 @@ enum Message {
 impl Message {
     /// What a length-delimited field of this message holds.
     fn holds(self, field: u64) -> Holds {
-        use Holds::{Bytes, Refused, Within};
+        use Holds::{Bytes, Numbers, Refused, Within};
         match (self, field) {
             (Self::Model, 7) => Within(Self::Graph),
             (Self::Model, 8 | 14) => Within(Self::Flat),
@@ -59,6 +63,8 @@ impl Message {
             (Self::Attribute, 5 | 10) => Within(Self::Tensor),
             (Self::Attribute, 6 | 11) => Refused("a node holds a graph"),
             (Self::Attribute, 15 | 22 | 23) => Refused("an attribute is of no known type"),
+            (Self::Attribute, 7) | (Self::Tensor, 4 | 10) => Numbers(Packed::Fixed),
+            (Self::Attribute, 8) | (Self::Tensor, 1 | 5 | 7 | 11) => Numbers(Packed::Varints),
             (Self::Tensor, 3 | 13) => Within(Self::Flat),
             (Self::ValueInfo, 2) => Within(Self::Type),
             (Self::Type, 1) => Within(Self::TensorType),
@@ -72,8 +78,17 @@ impl Message {
 enum Holds {
     Within(Message),
     Refused(&'static str),
-    /// A string, bytes, packed numbers, or a field that the decoder skips.
+    Numbers(Packed),
+    /// A string, bytes, or a field that the decoder skips.
     Bytes,
+}
+
+/// How numbers lie in a field.
+enum Packed {
+    /// As they are decoded.
+    Fixed,
+    /// Of one byte or more, each decoded to eight.
+    Varints,
 }
 
 impl Spent {
@@ -105,10 +120,26 @@ impl Spent {
                         Holds::Within(inner) => self.walk(inner, content)?,
                         Holds::Refused(why) => return Err(why.to_owned()),
                         Holds::Bytes => self.text()?,
+                        Holds::Numbers(Packed::Fixed) => self.numbers(content.len())?,
+                        Holds::Numbers(Packed::Varints) => {
+                            let ends = content.iter().filter(|byte| **byte & 0x80 == 0);
+                            self.numbers(ends.count() * size_of::<i64>())?;
+                        }
                     }
                 }
                 _ => return Err(NOT_ONNX.to_owned()),
             }
+        }
+        Ok(())
+    }
+
+    fn numbers(&mut self, bytes: usize) -> Result<(), String> {
+        self.text()?;
+        self.numbers += bytes;
+        if self.numbers > MAX_NUMBERS {
+            return Err(format!(
+                "its numbers take more than {MAX_NUMBERS} bytes; weights take the least as raw data"
+            ));
         }
         Ok(())
     }
@@ -210,6 +241,27 @@ mod tests {
         let numbers = [8 << 3, 0].repeat(MAX_FIELDS);
         let node = field(1, &field(5, &numbers));
         assert!(check(&field(7, &node)).unwrap_err().contains("fields"));
+    }
+
+    #[test]
+    fn numbers_of_one_byte_become_gigabytes() {
+        let whole = vec![1; MAX_NUMBERS / 8 + 1];
+        for (message, number) in [(5, 7), (5, 5), (5, 1)] {
+            let tensor = field(message, &field(number, &whole));
+            assert!(
+                check(&field(7, &tensor))
+                    .unwrap_err()
+                    .contains("numbers take")
+            );
+            let tensor = field(message, &field(number, &whole[1..]));
+            check(&field(7, &tensor)).unwrap();
+        }
+        let node = field(1, &field(5, &field(8, &whole)));
+        assert!(
+            check(&field(7, &node))
+                .unwrap_err()
+                .contains("numbers take")
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A bundle: the two files and the two that may be there, from a folder or a tar, checked against each other and given a digest.
+//! A bundle: the two files and the three that may be there, from a folder or a tar, checked against each other and given a digest.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use tar::{Archive, Builder, EntryType, Header};
 use zeroize::Zeroizing;
 
-use super::onnx::fuse;
-use super::{ModelError, Network, Preprocessing, Scorer};
+use super::onnx::{Source, fuse};
+use super::{ModelError, Network, Preprocessing, Scorer, UnknownColumns, WEIGHTS_BESIDE};
 use crate::profile::Profile;
 use crate::shown;
 
@@ -30,6 +30,7 @@ impl Bundle {
     pub fn built_in() -> Self {
         Self::from_files(Files {
             model: Zeroizing::new(BUILT_IN_MODEL.to_vec()),
+            beside: None,
             preprocessing: BUILT_IN_PREPROCESSING.to_vec(),
             metrics: Some(BUILT_IN_METRICS.to_vec()),
             profile: Some(BUILT_IN_PROFILE.to_vec()),
@@ -38,7 +39,8 @@ impl Bundle {
     }
 
     /// Reads `model.onnx`, `preprocessing.json` and, when they are there, `metrics.json` and
-    /// `profile.json` of a folder. Other files of the folder are not part of the bundle.
+    /// `profile.json` of a folder, and `model.onnx.data` when the model has weights in it. Other files of the folder are
+    /// not part of the bundle.
     ///
     /// # Errors
     /// When a file is missing, too long, or says what cannot be.
@@ -47,6 +49,7 @@ impl Bundle {
             model: Zeroizing::new(
                 read(folder, MODEL, Network::MAX_BYTES)?.ok_or(ModelError::Missing(MODEL))?,
             ),
+            beside: read(folder, WEIGHTS_BESIDE, Network::MAX_BYTES)?.map(Zeroizing::new),
             preprocessing: read(folder, PREPROCESSING, Preprocessing::MAX_BYTES)?
                 .ok_or(ModelError::Missing(PREPROCESSING))?,
             metrics: read(folder, METRICS, MAX_METRICS)?,
@@ -67,7 +70,7 @@ impl Bundle {
         }
         // The reader's own words quote the bytes, which may be somebody's rows.
         let malformed = |_: std::io::Error| ModelError::Tar("it is not a tar archive".to_owned());
-        let (mut model, mut preprocessing) = (None, None);
+        let (mut model, mut beside, mut preprocessing) = (None, None, None);
         let (mut metrics, mut profile) = (None, None);
         let mut archive = Archive::new(tar);
         // Raw: an entry that changes the meaning of the next one is an unexpected entry.
@@ -76,6 +79,7 @@ impl Bundle {
             let name = entry.path_bytes().into_owned();
             let (file, limit) = match &name[..] {
                 name if name == MODEL.as_bytes() => (&mut model, Network::MAX_BYTES),
+                name if name == WEIGHTS_BESIDE.as_bytes() => (&mut beside, Network::MAX_BYTES),
                 name if name == PREPROCESSING.as_bytes() => {
                     (&mut preprocessing, Preprocessing::MAX_BYTES)
                 }
@@ -110,6 +114,7 @@ impl Bundle {
         }
         Self::from_files(Files {
             model: model.ok_or(ModelError::Missing(MODEL))?,
+            beside,
             preprocessing: preprocessing
                 .ok_or(ModelError::Missing(PREPROCESSING))?
                 .to_vec(),
@@ -163,8 +168,13 @@ impl Bundle {
     /// # Errors
     /// When the kernel does not compute such networks, or the processor has no such path.
     pub fn fused_scorer(&self, path: strongroom_kernel::Path) -> Result<Scorer<'_>, ModelError> {
-        let fused = fuse(&self.files.model, &self.preprocessing, path)?;
+        let fused = fuse(self.files.source(), &self.preprocessing, path)?;
         Ok(Scorer::fused(&self.preprocessing, Arc::new(fused)))
+    }
+
+    /// Says what becomes of columns of a data set that the bundle does not know. Its digest stays.
+    pub fn set_unknown_columns(&mut self, unknown: UnknownColumns) {
+        self.preprocessing.set_unknown_columns(unknown);
     }
 
     /// What happens to a row before the network.
@@ -182,7 +192,7 @@ impl Bundle {
         self.profile.as_ref()
     }
 
-    fn from_files(files: Files) -> Result<Self, ModelError> {
+    fn from_files(mut files: Files) -> Result<Self, ModelError> {
         let mut preprocessing = Preprocessing::parse(&files.preprocessing)?;
         let metrics = match &files.metrics {
             Some(json) => {
@@ -195,7 +205,10 @@ impl Bundle {
             .as_deref()
             .map(|json| Profile::parse(json, preprocessing.columns()))
             .transpose()?;
-        let network = Network::load(&files.model, &mut preprocessing)?;
+        let network = Network::load(files.source(), &mut preprocessing)?;
+        if !network.uses_beside() {
+            files.beside = None;
+        }
         let digest = format!("sha256:{}", hex::encode(digest(&SHA256, &files.to_tar())));
         Ok(Self {
             files,
@@ -238,15 +251,27 @@ const BUILT_IN_PROFILE: &[u8] = include_bytes!(concat!(
 /// The files as they are, for packing.
 struct Files {
     model: Zeroizing<Vec<u8>>,
+    /// Weights beside the model, if it has any there.
+    beside: Option<Zeroizing<Vec<u8>>>,
     preprocessing: Vec<u8>,
     metrics: Option<Vec<u8>>,
     profile: Option<Vec<u8>>,
 }
 
 impl Files {
+    fn source(&self) -> Source<'_> {
+        Source {
+            onnx: &self.model,
+            beside: self.beside.as_ref().map(|beside| &beside[..]),
+        }
+    }
+
     fn to_tar(&self) -> Zeroizing<Vec<u8>> {
         let files: Vec<(&str, &[u8])> = [
             Some((MODEL, &self.model[..])),
+            self.beside
+                .as_ref()
+                .map(|beside| (WEIGHTS_BESIDE, &beside[..])),
             Some((PREPROCESSING, &self.preprocessing[..])),
             self.metrics.as_deref().map(|metrics| (METRICS, metrics)),
             self.profile.as_deref().map(|profile| (PROFILE, profile)),
@@ -295,6 +320,10 @@ fn read(folder: &Path, name: &'static str, limit: usize) -> Result<Option<Vec<u8
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+    use tract_onnx::pb::tensor_proto::DataLocation;
+    use tract_onnx::pb::{ModelProto, StringStringEntryProto};
+
     use super::*;
 
     const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/fraud");
@@ -418,20 +447,65 @@ mod tests {
     fn file_is_missing() {
         assert_eq!(
             refusal(Bundle::from_tar(&tar(&GOOD[..1]))),
-            "the bundle has no preprocessing.json"
+            "the bundle has no preprocessing.json; it holds model.onnx and preprocessing.json, which docs/model.md describes"
         );
         assert_eq!(
             refusal(Bundle::from_tar(&tar(&GOOD[1..]))),
-            "the bundle has no model.onnx"
+            "the bundle has no model.onnx; it holds model.onnx and preprocessing.json, which docs/model.md describes"
         );
         assert_eq!(
             refusal(Bundle::from_tar(b"")),
-            "the bundle has no model.onnx"
+            "the bundle has no model.onnx; it holds model.onnx and preprocessing.json, which docs/model.md describes"
         );
         let empty = tempfile::tempdir().unwrap();
         assert_eq!(
             refusal(Bundle::from_dir(empty.path())),
-            "the bundle has no model.onnx"
+            "the bundle has no model.onnx; it holds model.onnx and preprocessing.json, which docs/model.md describes"
+        );
+    }
+
+    /// The shipped model, its first weight in the file beside it.
+    fn split() -> (Vec<u8>, Vec<u8>) {
+        let mut model = ModelProto::decode(BUILT_IN_MODEL).unwrap();
+        let weight = &mut model.graph.as_mut().unwrap().initializer[0];
+        let entry = StringStringEntryProto {
+            key: "location".to_owned(),
+            value: WEIGHTS_BESIDE.to_owned(),
+        };
+        weight.data_location = Some(DataLocation::External as i32);
+        weight.external_data = vec![entry];
+        let beside = std::mem::take(&mut weight.raw_data);
+        (model.encode_to_vec(), beside)
+    }
+
+    #[test]
+    fn weights_beside_the_model_are_not_packed() {
+        let (model, beside) = split();
+        let folder = tempfile::tempdir().unwrap();
+        let write =
+            |name, content: &[u8]| std::fs::write(folder.path().join(name), content).unwrap();
+        write(MODEL, &model);
+        write(PREPROCESSING, BUILT_IN_PREPROCESSING);
+        let error = refusal(Bundle::from_dir(folder.path()));
+        assert!(error.contains("save_as_external_data=False"), "{error}");
+        write(WEIGHTS_BESIDE, &beside);
+        let whole = Bundle::from_dir(folder.path()).unwrap();
+        let packed = Bundle::from_tar(&whole.to_tar()).unwrap();
+        assert_eq!(packed.digest(), whole.digest());
+        assert!(packed.fused_scorer(strongroom_kernel::Path::Scalar).is_ok());
+        // Other weights are another model.
+        write(WEIGHTS_BESIDE, &vec![0; beside.len()]);
+        let other = Bundle::from_dir(folder.path()).unwrap();
+        assert_ne!(other.digest(), whole.digest());
+        write(WEIGHTS_BESIDE, &beside[1..]);
+        let error = refusal(Bundle::from_dir(folder.path()));
+        assert!(error.contains("lies beyond model.onnx.data"), "{error}");
+        // A model that does not name the file does not have it.
+        write(MODEL, BUILT_IN_MODEL);
+        let plain = Bundle::from_dir(folder.path()).unwrap();
+        assert_eq!(
+            plain.digest(),
+            Bundle::from_tar(&tar(&GOOD)).unwrap().digest()
         );
     }
 

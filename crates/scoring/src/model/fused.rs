@@ -83,7 +83,7 @@ fn trace(graph: &Graph) -> Result<(Vec<Operation>, Vec<Entry>), String> {
             break;
         }
         in_f32(step)?;
-        match &step.operator {
+        match &*step.operator {
             Operator::Dense { weights, bias } => {
                 let (weights, bias) = match place.take() {
                     Some(place) => {
@@ -151,7 +151,7 @@ fn is_entry(graph: &Graph, value: ValueId) -> bool {
     let Some(step) = graph.step(value) else {
         return true;
     };
-    match step.operator {
+    match *step.operator {
         Operator::Cast | Operator::Concat | Operator::Select(_) | Operator::Constant { .. } => {
             step.of.iter().all(|&of| is_entry_of(graph, of))
         }
@@ -162,7 +162,7 @@ fn is_entry(graph: &Graph, value: ValueId) -> bool {
 /// As [`is_entry`], for what a value is made of: steps take earlier ones only, so the chain of first inputs ends.
 fn is_entry_of(graph: &Graph, mut value: ValueId) -> bool {
     while let Some(step) = graph.step(value) {
-        match step.operator {
+        match *step.operator {
             Operator::Cast | Operator::Select(_) | Operator::Constant { .. } => value = step.of[0],
             // Whatever is beside the first piece is found out when its numbers are followed.
             Operator::Concat => value = step.of[0],
@@ -176,7 +176,7 @@ fn is_entry_of(graph: &Graph, mut value: ValueId) -> bool {
 fn entry(graph: &Graph, mut value: ValueId, mut place: usize) -> Result<Entry, String> {
     let (mut centre, mut factor) = (0.0, 1.0);
     while let Some(step) = graph.step(value) {
-        match &step.operator {
+        match &*step.operator {
             Operator::Cast => {}
             Operator::Select(places) => place = places[place],
             Operator::Concat => {
@@ -200,6 +200,7 @@ fn entry(graph: &Graph, mut value: ValueId, mut place: usize) -> Result<Entry, S
                         (centre, factor) = (centre * number, factor / number)
                     }
                     (Arithmetic::Div, true) => return Err("it divides by a column".into()),
+                    _ => return Err(format!("it has the operator {operation:?}")),
                 }
                 let fits = |number: f64| (number as f32).is_finite();
                 if !fits(centre) || !fits(factor) {
@@ -251,6 +252,7 @@ fn affine(operation: Arithmetic, constant: &Numbers, first: bool) -> Result<Oper
         (Arithmetic::Mul, _) => (numbers(&|constant| constant), numbers(&|_| 0.0)),
         (Arithmetic::Div, false) => (numbers(&|constant| 1.0 / constant), numbers(&|_| 0.0)),
         (Arithmetic::Div, true) => return Err("it divides by a value".into()),
+        _ => return Err(format!("it has the operator {operation:?}")),
     };
     Ok(Operation::Affine {
         scale: scale.into(),
@@ -282,7 +284,10 @@ fn named(operator: &Operator) -> &'static str {
         Operator::Trees(_) => "decision trees",
         Operator::OneHot(_) => "categories",
         Operator::Arithmetic(_) => "arithmetic between values",
-        Operator::Sum => "sums of rows",
+        Operator::Reduce(_) => "sums of rows or the like",
+        Operator::Normalize(_) | Operator::LayerNorm(_) => "rows that are normalized",
+        Operator::Choose { .. } => "choices between values",
+        Operator::Embed { .. } => "tables of entries",
         Operator::Cast => "a cast between its layers",
         Operator::Select(_) | Operator::Concat => "values joined or taken apart between its layers",
         Operator::Dense { .. }
@@ -467,7 +472,7 @@ mod tests {
     /// Two columns through some steps, each of the width and on the values that are named.
     fn graph(steps: Vec<(Operator, &[ValueId], usize)>, score: (ValueId, usize)) -> Graph {
         let steps = steps.into_iter().map(|(operator, of, width)| Step {
-            operator,
+            operator: operator.into(),
             of: of.to_vec(),
             width,
             kind: Kind::Float,
@@ -481,6 +486,7 @@ mod tests {
             steps: steps.collect(),
             output: "y".to_owned(),
             score,
+            uses_beside: false,
         }
     }
 
@@ -577,7 +583,7 @@ mod tests {
         ];
         // The constants of a step are as many as its columns.
         let mut graph = graph(steps, (4, 0));
-        graph.steps[1].operator = constant(Arithmetic::Sub, &[1.0, 1.0], true);
+        graph.steps[1].operator = constant(Arithmetic::Sub, &[1.0, 1.0], true).into();
         assert_eq!(
             score(&graph, [2.0, 3.0]),
             3.0 + 20.0 + 300.0 - 1000.0 - 20_000.0

@@ -6,6 +6,7 @@ mod fused;
 mod graph;
 mod onnx;
 mod preprocessing;
+mod rowwise;
 mod scorer;
 mod tract;
 mod trees;
@@ -17,9 +18,12 @@ pub use bundle::Bundle;
 pub use graph::Element;
 pub(crate) use onnx::read_unbound;
 pub use onnx::{Engine, Network};
-pub use preprocessing::Preprocessing;
+pub use preprocessing::{Preprocessing, UnknownColumns};
 pub use scorer::Scorer;
 pub use strongroom_kernel::Path;
+
+/// The one other file that weights may lie in.
+const WEIGHTS_BESIDE: &str = "model.onnx.data";
 
 /// Why a bundle is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +38,9 @@ pub enum ModelError {
         source: io::Error,
     },
     /// A bundle lacks one of its files.
-    #[error("the bundle has no {0}")]
+    #[error(
+        "the bundle has no {0}; it holds model.onnx and preprocessing.json, which docs/model.md describes"
+    )]
     Missing(&'static str),
     /// Something is longer than it may be.
     #[error("{what} is longer than {limit} bytes")]

@@ -25,6 +25,20 @@ pub struct Network {
     places: Vec<Vec<usize>>,
     kinds: Vec<Kind>,
     output: String,
+    uses_beside: bool,
+}
+
+/// The bytes of a model: `model.onnx`, and the file of weights beside it if there is one.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) onnx: &'a [u8],
+    pub(super) beside: Option<&'a [u8]>,
+}
+
+impl<'a> From<&'a [u8]> for Source<'a> {
+    fn from(onnx: &'a [u8]) -> Self {
+        Self { onnx, beside: None }
+    }
 }
 
 /// What computes a network's scores.
@@ -41,13 +55,16 @@ pub enum Engine {
 }
 
 impl Network {
-    /// The longest `model.onnx` that is read.
+    /// The longest `model.onnx` that is read, with the weights beside it.
     pub const MAX_BYTES: usize = 64 << 20;
 
     /// Decodes, checks and prepares a model, binds its preprocessing to its inputs, and tries it.
-    pub(super) fn load(onnx: &[u8], preprocessing: &mut Preprocessing) -> Result<Self, ModelError> {
-        guarded(onnx, |onnx| {
-            let graph = read(onnx, preprocessing.positive_class())?;
+    pub(super) fn load<'a>(
+        source: impl Into<Source<'a>>,
+        preprocessing: &mut Preprocessing,
+    ) -> Result<Self, ModelError> {
+        guarded(source.into(), |source| {
+            let graph = read(source, preprocessing.positive_class())?;
             let places = places(&graph, preprocessing)?;
             let mut elements = vec![Element::Float; preprocessing.columns().len()];
             for (input, columns) in graph.inputs.iter().zip(&places) {
@@ -80,6 +97,7 @@ impl Network {
             inputs: graph.inputs.clone(),
             places,
             output: graph.output.clone(),
+            uses_beside: graph.uses_beside,
         };
         network.attempt(preprocessing)?;
         if let Some(fused) = network.fused() {
@@ -112,14 +130,30 @@ impl Network {
         Scorer::general(preprocessing, self)?.score(&tile, &mut scores)?;
         let probability = |score: f32| (0.0..=1.0).contains(&score);
         match scores[..] {
+            // Without a scaler the average row is all zeros, of which a logarithm is none. Other rows tell.
+            [average, _] if average.is_nan() => self.attempt_others(preprocessing),
             [average, _] if !probability(average) => Err(refused(
-                "it does not give a probability for the average row",
+                "it does not give a probability for the average row; one that ends in logits is exported with a Sigmoid after \
+                 them (docs/model.md)",
             )),
             [_, empty] if missing && !probability(empty) => Err(refused(
                 "it does not give a probability where values are missing; leave \"missing\" out of preprocessing.json",
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Fails when no row has a score.
+    fn attempt_others(&self, preprocessing: &Preprocessing) -> Result<(), ModelError> {
+        let tile = self.made_up_rows(preprocessing);
+        let mut scores = Zeroizing::new(Vec::new());
+        Scorer::general(preprocessing, self)?.score(&tile, &mut scores)?;
+        if scores.iter().all(|score| score.is_nan()) {
+            return Err(refused(
+                "its scores are no numbers, whatever the row: what it calculates overflows",
+            ));
+        }
+        Ok(())
     }
 
     /// Whether the fused kernel gives the general engine's scores on rows like those to come, and on wilder ones.
@@ -190,6 +224,11 @@ impl Network {
         }
     }
 
+    /// Whether weights lie in the file beside the model.
+    pub(super) fn uses_beside(&self) -> bool {
+        self.uses_beside
+    }
+
     pub(super) fn fused(&self) -> Option<&Arc<Fused>> {
         self.fused.as_ref().ok()
     }
@@ -209,12 +248,12 @@ impl Network {
 
 /// Fuses a model for a path, whether or not it would be chosen.
 pub(super) fn fuse(
-    onnx: &[u8],
+    source: Source<'_>,
     preprocessing: &Preprocessing,
     path: Path,
 ) -> Result<Fused, ModelError> {
-    guarded(onnx, |onnx| {
-        let graph = read(onnx, preprocessing.positive_class())?;
+    guarded(source, |source| {
+        let graph = read(source, preprocessing.positive_class())?;
         let places = places(&graph, preprocessing)?;
         Fused::new(&graph, &places, preprocessing, path).map_err(refused)
     })
@@ -223,8 +262,11 @@ pub(super) fn fuse(
 /// Reads a model without a `preprocessing.json`, its columns in the order of its inputs, and scores some rows: everything
 /// that bytes of others can reach.
 pub(crate) fn read_unbound(onnx: &[u8]) -> Result<(), ModelError> {
-    let graph = guarded(onnx, |onnx| {
-        read(onnx, None).or_else(|_| read(onnx, Some(0)))
+    // The same bytes beside it: what a model says of that file, it says of itself.
+    let beside = Some(onnx).filter(|onnx| onnx.len() <= Network::MAX_BYTES / 2);
+    let source = Source { onnx, beside };
+    let graph = guarded(source, |source| {
+        read(source, None).or_else(|_| read(source, Some(0)))
     })?;
     let columns: Vec<String> = (0..graph.width())
         .map(|column| format!("c{column}"))
@@ -241,7 +283,7 @@ pub(crate) fn read_unbound(onnx: &[u8]) -> Result<(), ModelError> {
             "format": 1, "columns": columns, "inputs": inputs, "positive_class": positive, "threshold": 0.5,
         });
         let mut preprocessing = Preprocessing::parse(json.to_string().as_bytes())?;
-        let Ok(network) = Network::load(onnx, &mut preprocessing) else {
+        let Ok(network) = Network::load(source, &mut preprocessing) else {
             continue;
         };
         let tile = network.made_up_rows(&preprocessing);
@@ -264,10 +306,11 @@ fn refused(why: impl Into<String>) -> ModelError {
 
 /// Does something with a model of others.
 fn guarded<T>(
-    onnx: &[u8],
-    load: impl FnOnce(&[u8]) -> Result<T, ModelError>,
+    source: Source<'_>,
+    load: impl FnOnce(Source<'_>) -> Result<T, ModelError>,
 ) -> Result<T, ModelError> {
-    if onnx.len() > Network::MAX_BYTES {
+    let length = source.onnx.len() + source.beside.map_or(0, <[u8]>::len);
+    if length > Network::MAX_BYTES {
         return Err(ModelError::TooLarge {
             what: "model.onnx",
             limit: Network::MAX_BYTES,
@@ -276,15 +319,19 @@ fn guarded<T>(
     // tract plans only what was written here, yet it asserts in many places what a model ought to be, and a panic must
     // not take down a server that loads models of others. Nothing outlives the closure but its result and a
     // preprocessing that is dropped with a failure, so no broken state can be seen.
-    catch_unwind(AssertUnwindSafe(|| load(onnx))).unwrap_or_else(|_| Err(refused(UNPLANNED)))
+    catch_unwind(AssertUnwindSafe(|| load(source))).unwrap_or_else(|_| Err(refused(UNPLANNED)))
 }
 
 /// Decodes and checks a graph.
-pub(super) fn read(mut onnx: &[u8], positive: Option<usize>) -> Result<Graph, ModelError> {
+pub(super) fn read<'a>(
+    source: impl Into<Source<'a>>,
+    positive: Option<usize>,
+) -> Result<Graph, ModelError> {
+    let Source { mut onnx, beside } = source.into();
     budget::check(onnx).map_err(refused)?;
     let proto = tract_onnx::onnx().proto_model_for_read(&mut onnx);
     let proto = proto.map_err(|_| refused(budget::NOT_ONNX))?;
-    Graph::check(&proto, positive).map_err(refused)
+    Graph::check(&proto, beside, positive).map_err(refused)
 }
 
 /// For each input of a graph its columns.
@@ -512,7 +559,8 @@ mod tests {
     fn kernel_that_scores_otherwise_is_used() {
         let mut ours = preprocessing(json!({}));
         let network = Network::load(MODEL, &mut ours).unwrap();
-        let fuse = |preprocessing| Arc::new(fuse(MODEL, preprocessing, Path::Scalar).unwrap());
+        let fuse =
+            |preprocessing| Arc::new(fuse(MODEL.into(), preprocessing, Path::Scalar).unwrap());
         assert!(network.agrees(fuse(&ours), &ours).unwrap());
         let scaler = json!({"scaler": {"mean": [0, 0, 0, 0, 0.001], "scale": [1, 1, 1, 1, 1]}});
         let other = preprocessing(scaler);

@@ -10,11 +10,22 @@ use super::ModelError;
 use super::graph::Element;
 use crate::shown;
 
+/// What becomes of a column of a data set that neither the model nor its list of ignored columns knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UnknownColumns {
+    /// The data set is refused: a name may be misspelt, or the file another.
+    #[default]
+    Refuse,
+    /// It is not read. Every column that the model reads must still be there.
+    Ignore,
+}
+
 /// The checked content of `preprocessing.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preprocessing {
     columns: Vec<String>,
     ignored_columns: Vec<String>,
+    unknown_columns: UnknownColumns,
     /// Means and scales; 0 and 1 where there is no scaler.
     mean: Vec<f64>,
     scale: Vec<f64>,
@@ -90,6 +101,7 @@ impl Preprocessing {
             elements: vec![Element::Float; columns.len()],
             columns,
             ignored_columns,
+            unknown_columns: UnknownColumns::Refuse,
             mean,
             scale,
             scaled,
@@ -150,6 +162,16 @@ impl Preprocessing {
     /// Columns that a data set may have and that the model does not read.
     pub fn ignored_columns(&self) -> &[String] {
         &self.ignored_columns
+    }
+
+    /// What becomes of a column that is in neither list.
+    pub fn unknown_columns(&self) -> UnknownColumns {
+        self.unknown_columns
+    }
+
+    /// Says what becomes of a column that is in neither list: a matter of the data set, not of the model's digest.
+    pub(super) fn set_unknown_columns(&mut self, unknown: UnknownColumns) {
+        self.unknown_columns = unknown;
     }
 
     /// A row is flagged when its probability is above this.

@@ -99,7 +99,9 @@ impl General {
         let run = plan.run().map_err(|_| failed())?;
         let inputs = places.iter().zip(kinds).map(|(columns, kind)| match kind {
             Kind::Float => Rows::Single(vec![0.0; columns.len() * BATCH]),
-            Kind::Double | Kind::Whole => Rows::Double(vec![0.0; columns.len() * BATCH]),
+            Kind::Double | Kind::Whole | Kind::Truth => {
+                Rows::Double(vec![0.0; columns.len() * BATCH])
+            }
         });
         Ok(Self {
             run,

@@ -1,5 +1,5 @@
-//! Runs a checked graph on tract. What tract gets is a model written here from the steps of [`Graph`]: a dozen operators
-//! of ONNX's operator set 13 on matrices of known sizes, and trees as an operator of our own.
+//! Runs a checked graph on tract. What tract gets is a model written here from the steps of [`Graph`]: products of matrices
+//! of known sizes and what moves numbers about, in operators of ONNX's set 13; all else as operators of our own.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -16,9 +16,10 @@ use tract_onnx::prelude::{
     TypedSimpleState,
 };
 use tract_onnx::tract_hir::internal::*;
+use zeroize::Zeroizing;
 
-use super::graph::{Arithmetic, Elementwise, Graph, Kind, Operator, Step, ValueId};
-use super::trees::Trees;
+use super::graph::{Graph, Kind, Operator, Step, ValueId};
+use super::rowwise::Block;
 
 /// Rows that tract takes at a time. It is fastest near this size, and with a known one twice as fast as without; a rest
 /// is padded.
@@ -36,12 +37,12 @@ impl Plan {
         let proto = written.write(graph);
         let mut model = tract_onnx::onnx().model_for_proto_model(&proto)?;
         for node in model.nodes_mut() {
-            let trees = node
+            let own = node
                 .name
-                .strip_prefix(TREES)
+                .strip_prefix(OWN)
                 .and_then(|at| at.parse::<usize>().ok());
-            if let Some(trees) = trees.and_then(|at| written.trees.get(at)) {
-                node.op = expand(trees.clone());
+            if let Some(own) = own.and_then(|at| written.own.get(at)) {
+                node.op = expand(own.clone());
             }
         }
         let plan = model.into_optimized()?.into_runnable()?;
@@ -88,8 +89,8 @@ impl Run {
     }
 }
 
-/// The name of a node that stands for trees, before their number.
-const TREES: &str = "trees ";
+/// The name of a node that stands for an operator of our own, before its number.
+const OWN: &str = "own ";
 const SCORE: &str = "score";
 const OPSET: i64 = 13;
 
@@ -98,7 +99,7 @@ const OPSET: i64 = 13;
 struct Written {
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
-    trees: Vec<TreesOp>,
+    own: Vec<Own>,
 }
 
 impl Written {
@@ -141,46 +142,14 @@ impl Written {
 
     fn step(&mut self, step: &Step, made: &str, graph: &Graph) {
         let of: Vec<String> = step.of.iter().map(|&id| value(id)).collect();
-        let (of_width, of_kind) = step
-            .of
-            .first()
-            .map_or((0, Kind::Float), |&id| graph.shape(id));
-        match &step.operator {
+        let of_width = step.of.first().map_or(0, |&id| graph.shape(id).0);
+        match &*step.operator {
             Operator::Dense { weights, bias } => {
                 let weights = self.constant(&[of_width, step.width], weights, step.kind);
                 let bias = self.constant(&[1, step.width], bias, step.kind);
                 let product = format!("{made} product");
                 self.node("MatMul", &[&of[0], &weights], &product);
                 self.node("Add", &[&product, &bias], made);
-            }
-            Operator::Constant {
-                operation,
-                constant,
-                first,
-            } => {
-                let constant = self.constant(&[1, step.width], constant, step.kind);
-                let inputs = [&of[0], &constant];
-                let [a, b] = if *first {
-                    [inputs[1], inputs[0]]
-                } else {
-                    inputs
-                };
-                self.node(arithmetic(*operation), &[a, b], made);
-            }
-            Operator::Arithmetic(operation) => {
-                self.node(arithmetic(*operation), &[&of[0], &of[1]], made)
-            }
-            Operator::Elementwise(function) => {
-                self.in_f32(&of[0], step.kind, made, |written, of, made| {
-                    written.elementwise(*function, of, made);
-                })
-            }
-            Operator::Softmax => self.in_f32(&of[0], step.kind, made, |written, of, made| {
-                written.attributed("Softmax", &[of], made, integer("axis", -1));
-            }),
-            Operator::Sum => {
-                let axes = self.whole(&[1]);
-                self.attributed("ReduceSum", &[&of[0], &axes], made, integer("keepdims", 1));
             }
             Operator::Concat => {
                 let of: Vec<&str> = of.iter().map(String::as_str).collect();
@@ -192,83 +161,22 @@ impl Written {
                 self.attributed("Gather", &[&of[0], &places], made, integer("axis", 1));
             }
             Operator::Cast => self.cast(&of[0], step.kind, made),
-            Operator::OneHot(categories) => {
-                let categories = self.constant(&[1, step.width], categories, of_kind);
-                let is_it = format!("{made} is it");
-                self.node("Equal", &[&of[0], &categories], &is_it);
-                self.cast(&is_it, step.kind, made);
-            }
-            Operator::Trees(trees) => {
+            _ => {
                 self.nodes.push(NodeProto {
-                    name: format!("{TREES}{}", self.trees.len()),
-                    op_type: "Trees".to_owned(),
+                    name: format!("{OWN}{}", self.own.len()),
+                    op_type: "Own".to_owned(),
                     input: of,
                     output: vec![made.to_owned()],
                     ..NodeProto::default()
                 });
-                let trees = Arc::clone(trees);
-                self.trees.push(TreesOp {
-                    trees,
-                    width: of_width,
+                self.own.push(Own {
+                    operator: Arc::clone(&step.operator),
+                    of: step.of.iter().map(|&id| graph.shape(id).0).collect(),
+                    width: step.width,
+                    kind: step.kind,
                 });
             }
         }
-    }
-
-    /// A function by way of f32, because tract has few of them for f64.
-    fn in_f32(
-        &mut self,
-        of: &str,
-        kind: Kind,
-        made: &str,
-        function: impl FnOnce(&mut Self, &str, &str),
-    ) {
-        if kind == Kind::Float {
-            return function(self, of, made);
-        }
-        let (before, after) = (format!("{made} before"), format!("{made} after"));
-        self.cast(of, Kind::Float, &before);
-        function(self, &before, &after);
-        self.cast(&after, kind, made);
-    }
-
-    fn elementwise(&mut self, function: Elementwise, of: &str, made: &str) {
-        let plain = match function {
-            Elementwise::LeakyRelu(alpha) => {
-                return self.attributed("LeakyRelu", &[of], made, float("alpha", alpha));
-            }
-            Elementwise::Elu(alpha) => {
-                return self.attributed("Elu", &[of], made, float("alpha", alpha));
-            }
-            Elementwise::Selu { alpha, gamma } => {
-                self.attributed("Selu", &[of], made, float("alpha", alpha));
-                if let Some(node) = self.nodes.last_mut() {
-                    node.attribute.push(float("gamma", gamma));
-                }
-                return;
-            }
-            Elementwise::Clip(low, high) => {
-                let low = low
-                    .map(|low| self.constant(&[], &[low], Kind::Float))
-                    .unwrap_or_default();
-                let high = high
-                    .map(|high| self.constant(&[], &[high], Kind::Float))
-                    .unwrap_or_default();
-                return self.node("Clip", &[of, &low, &high], made);
-            }
-            Elementwise::Relu => "Relu",
-            Elementwise::Sigmoid => "Sigmoid",
-            Elementwise::Tanh => "Tanh",
-            Elementwise::Softplus => "Softplus",
-            Elementwise::Exp => "Exp",
-            Elementwise::Log => "Log",
-            Elementwise::Sqrt => "Sqrt",
-            Elementwise::Abs => "Abs",
-            Elementwise::Neg => "Neg",
-            Elementwise::Reciprocal => "Reciprocal",
-            Elementwise::Erf => "Erf",
-        };
-        self.node(plain, &[of], made);
     }
 
     fn cast(&mut self, of: &str, kind: Kind, made: &str) {
@@ -304,7 +212,7 @@ impl Written {
             Kind::Float => {
                 tensor.float_data = numbers.iter().map(|&number| number as f32).collect()
             }
-            Kind::Double | Kind::Whole => tensor.double_data = numbers.to_vec(),
+            Kind::Double | Kind::Whole | Kind::Truth => tensor.double_data = numbers.to_vec(),
         }
         let name = tensor.name.clone();
         self.constants.push(tensor);
@@ -329,19 +237,10 @@ fn value(id: ValueId) -> String {
     format!("value {id}")
 }
 
-fn arithmetic(operation: Arithmetic) -> &'static str {
-    match operation {
-        Arithmetic::Add => "Add",
-        Arithmetic::Sub => "Sub",
-        Arithmetic::Mul => "Mul",
-        Arithmetic::Div => "Div",
-    }
-}
-
 fn data_type(kind: Kind) -> DataType {
     match kind {
         Kind::Float => DataType::Float,
-        Kind::Double | Kind::Whole => DataType::Double,
+        Kind::Double | Kind::Whole | Kind::Truth => DataType::Double,
     }
 }
 
@@ -373,45 +272,126 @@ fn integer(name: &str, value: i64) -> AttributeProto {
     }
 }
 
-fn float(name: &str, value: f64) -> AttributeProto {
-    AttributeProto {
-        name: name.to_owned(),
-        r#type: AttributeType::Float as i32,
-        f: value as f32,
-        ..AttributeProto::default()
-    }
-}
-
-/// Trees as an operator of tract.
+/// An operator of our own within tract: trees, and what is evaluated row by row.
 #[derive(Clone)]
-struct TreesOp {
-    trees: Arc<Trees>,
+struct Own {
+    operator: Arc<Operator>,
+    /// How wide the values are that it takes.
+    of: Vec<usize>,
     width: usize,
+    kind: Kind,
 }
 
-impl PartialEq for TreesOp {
+impl PartialEq for Own {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.trees, &other.trees)
+        Arc::ptr_eq(&self.operator, &other.operator)
     }
 }
 
-impl Eq for TreesOp {}
+impl Eq for Own {}
 
-impl Hash for TreesOp {
+impl Hash for Own {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        Arc::as_ptr(&self.trees).hash(state);
+        Arc::as_ptr(&self.operator).hash(state);
     }
 }
 
-impl std::fmt::Debug for TreesOp {
+impl std::fmt::Debug for Own {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TreesOp")
+        f.write_str("Own")
     }
 }
 
-impl Expansion for TreesOp {
+impl Own {
+    fn made_type(&self) -> DatumType {
+        match self.kind {
+            Kind::Float => f32::datum_type(),
+            Kind::Double | Kind::Whole | Kind::Truth => f64::datum_type(),
+        }
+    }
+
+    /// Evaluates some rows at a time, which stay in the first cache.
+    fn evaluate<T: Datum + Copy>(
+        &self,
+        inputs: &[TValue],
+        narrow: impl Fn(f64) -> T,
+    ) -> TractResult<Tensor> {
+        let inputs: Vec<Input<'_>> = inputs.iter().map(Input::of).collect::<TractResult<_>>()?;
+        let rows = match (inputs.first(), self.of.first()) {
+            (Some(input), Some(&width)) => input.len() / width,
+            _ => 0,
+        };
+        let widest = self.of.iter().copied().fold(self.width, usize::max);
+        let at_once = (BLOCK / widest).max(1);
+        let mut widened: Vec<Zeroizing<Vec<f64>>> = vec![Zeroizing::default(); self.of.len()];
+        let mut made = Zeroizing::new(vec![0.0; at_once * self.width]);
+        let mut narrowed: Vec<T> = Vec::with_capacity(rows * self.width);
+        for from in (0..rows).step_by(at_once) {
+            let count = at_once.min(rows - from);
+            for ((widened, input), &width) in widened.iter_mut().zip(&inputs).zip(&self.of) {
+                input.widen(from * width, count * width, widened)?;
+            }
+            let blocks: Vec<Block<'_>> = widened
+                .iter()
+                .zip(&self.of)
+                .map(|(numbers, &width)| Block { numbers, width })
+                .collect();
+            let made = &mut made[..count * self.width];
+            self.operator.evaluate(&blocks, self.width, made);
+            narrowed.extend(made.iter().map(|&number| narrow(number)));
+        }
+        Tensor::from_shape(&[rows, self.width], &narrowed)
+    }
+}
+
+/// Numbers of all inputs of an operator that are held in f64 at once: 8 KiB each.
+const BLOCK: usize = 1024;
+
+/// The numbers of a value, row by row.
+enum Input<'a> {
+    Single(&'a [f32]),
+    Double(&'a [f64]),
+}
+
+impl<'a> Input<'a> {
+    fn of(value: &'a TValue) -> TractResult<Self> {
+        const SCATTERED: &str = "rows that do not lie one after the other";
+        if value.datum_type() == f64::datum_type() {
+            let view = value.to_plain_array_view::<f64>()?;
+            Ok(Self::Double(view.to_slice().context(SCATTERED)?))
+        } else {
+            let view = value.to_plain_array_view::<f32>()?;
+            Ok(Self::Single(view.to_slice().context(SCATTERED)?))
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Single(numbers) => numbers.len(),
+            Self::Double(numbers) => numbers.len(),
+        }
+    }
+
+    fn widen(&self, from: usize, count: usize, widened: &mut Vec<f64>) -> TractResult<()> {
+        const SHORT: &str = "fewer rows than the first value has";
+        let range = from..from + count;
+        widened.clear();
+        match self {
+            Self::Single(numbers) => {
+                let numbers = numbers.get(range).context(SHORT)?;
+                widened.extend(numbers.iter().copied().map(f64::from));
+            }
+            Self::Double(numbers) => {
+                widened.extend_from_slice(numbers.get(range).context(SHORT)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Expansion for Own {
     fn name(&self) -> StaticName {
-        "Trees".into()
+        "Own".into()
     }
 
     fn rules<'r, 'p: 'r, 's: 'r>(
@@ -420,12 +400,12 @@ impl Expansion for TreesOp {
         inputs: &'p [TensorProxy],
         outputs: &'p [TensorProxy],
     ) -> InferenceResult {
-        check_input_arity(inputs, 1)?;
+        check_input_arity(inputs, self.of.len())?;
         check_output_arity(outputs, 1)?;
-        solver.equals(&outputs[0].datum_type, f32::datum_type())?;
+        solver.equals(&outputs[0].datum_type, self.made_type())?;
         solver.equals(&outputs[0].rank, 2)?;
         solver.equals(&outputs[0].shape[0], &inputs[0].shape[0])?;
-        solver.equals(&outputs[0].shape[1], self.trees.outputs().to_dim())
+        solver.equals(&outputs[0].shape[1], self.width.to_dim())
     }
 
     fn wire(
@@ -438,46 +418,44 @@ impl Expansion for TreesOp {
     }
 }
 
-impl Op for TreesOp {
+impl Op for Own {
     fn name(&self) -> StaticName {
-        "Trees".into()
+        "Own".into()
     }
 
     op_as_typed_op!();
 }
 
-impl EvalOp for TreesOp {
+impl EvalOp for Own {
     op_out_of_plan!();
 
     fn eval(&self, _context: &EvalContext<'_>, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let input = args_1!(inputs);
-        let rows = input.len() / self.width;
-        let mut scores = vec![0.0_f32; rows * self.trees.outputs()];
-        if input.datum_type() == f64::datum_type() {
-            let view = input.to_plain_array_view::<f64>()?;
-            let view = view
-                .as_slice()
-                .context("rows that do not lie one after the other")?;
-            self.trees.evaluate(view, self.width, &mut scores);
-        } else {
-            let view = input.to_plain_array_view::<f32>()?;
-            let view = view
-                .as_slice()
-                .context("rows that do not lie one after the other")?;
-            self.trees.evaluate(view, self.width, &mut scores);
-        }
-        let scores = Tensor::from_shape(&[rows, self.trees.outputs()], &scores)?;
-        Ok(tvec!(scores.into_tvalue()))
+        let made = match (&*self.operator, self.kind) {
+            (Operator::Trees(trees), _) => {
+                let input = args_1!(inputs);
+                let input = Input::of(&input)?;
+                let (width, made) = (self.of[0], self.width);
+                let mut scores = vec![0.0_f32; input.len() / width * made];
+                match input {
+                    Input::Single(rows) => trees.evaluate(rows, width, &mut scores),
+                    Input::Double(rows) => trees.evaluate(rows, width, &mut scores),
+                }
+                Tensor::from_shape(&[scores.len() / made, made], &scores)?
+            }
+            (_, Kind::Float) => self.evaluate(&inputs, |number| number as f32)?,
+            (_, Kind::Double | Kind::Whole | Kind::Truth) => {
+                self.evaluate(&inputs, |number| number)?
+            }
+        };
+        Ok(tvec!(made.into_tvalue()))
     }
 }
 
-impl TypedOp for TreesOp {
+impl TypedOp for Own {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let rows = &inputs[0].shape[0];
-        Ok(tvec!(f32::fact(&[
-            rows.clone(),
-            self.trees.outputs().into()
-        ])))
+        let shape = [rows.clone(), self.width.into()];
+        Ok(tvec!(self.made_type().fact(&shape)))
     }
 
     as_op!();

@@ -62,6 +62,8 @@ pub(super) struct Trees {
     share: f64,
     /// Sums that are made of leaves: one for two classes whose leaves name only one.
     sums: usize,
+    /// Where two classes have one sum: whether its leaves name the second.
+    of_second: bool,
     outputs: usize,
     transform: Transform,
 }
@@ -104,6 +106,9 @@ impl Mode {
     }
 }
 
+/// Why something is refused that has a meaning: a score would not be the one of whoever trained the model.
+pub(super) const OTHERWISE: &str = "which engines compute in different ways (docs/model.md)";
+
 const MAX_NODES: usize = 1 << 20;
 const MAX_TREES: usize = 1 << 14;
 /// Trees that are grown until nothing is left to split reach some dozens.
@@ -139,6 +144,13 @@ impl Trees {
                 ensemble.outputs
             ));
         }
+        if ensemble.thresholds.iter().any(|number| number.is_nan()) {
+            return Err("nodes_values holds a NaN".into());
+        }
+        let added = ensemble.leaf_weights.iter().chain(ensemble.base);
+        if added.into_iter().any(|number| !number.is_finite()) {
+            return Err("a weight or a base value is not finite".into());
+        }
         let mut builder = Builder {
             ensemble,
             places: HashMap::with_capacity(count),
@@ -151,12 +163,14 @@ impl Trees {
                 base: Zeroizing::default(),
                 share: 1.0,
                 sums: ensemble.outputs,
+                of_second: false,
                 outputs: ensemble.outputs,
                 transform: ensemble.transform,
             },
         };
         builder.read_leaves()?;
         builder.read_base()?;
+        builder.check_transform()?;
         builder.grow()?;
         Ok(builder.trees)
     }
@@ -230,13 +244,17 @@ impl Trees {
     fn finish(&self, sums: &mut [f64], scores: &mut [f32]) {
         let logistic = |sum: f64| 1.0 / (1.0 + (-sum).exp());
         if let ([sum], [negative, positive]) = (&*sums, &mut *scores) {
-            let sum = *sum;
-            // Of two classes with one sum, the sum is the second's.
-            let probability = match self.transform {
-                Transform::None => sum,
-                Transform::Logistic | Transform::Softmax => logistic(sum),
+            // Of two classes with one sum, the sum is the second's. Where its leaves name the second, the first has a sum
+            // too, of nothing.
+            let (first, second) = match (self.transform, self.of_second) {
+                (Transform::None, false) => (1.0 - sum, *sum),
+                (Transform::None, true) => (0.0, *sum),
+                (Transform::Logistic, true) => (logistic(0.0), logistic(*sum)),
+                (Transform::Logistic, false) | (Transform::Softmax, _) => {
+                    (logistic(-sum), logistic(*sum))
+                }
             };
-            (*negative, *positive) = ((1.0 - probability) as f32, probability as f32);
+            (*negative, *positive) = (first as f32, second as f32);
             return;
         }
         match self.transform {
@@ -293,15 +311,13 @@ impl Builder<'_> {
         if ids.iter().any(|ids| ids.len() != count) || count > MAX_NODES {
             return Err("its lists of leaves are not of one length".into());
         }
-        let one = ensemble.classifier && ensemble.outputs == 2 && {
-            let first = ensemble.leaf_outputs.first();
-            ensemble
-                .leaf_outputs
-                .iter()
-                .all(|output| Some(output) == first)
-        };
+        let first = ensemble.leaf_outputs.first().ok_or("it has no leaves")?;
+        let one = ensemble.classifier
+            && ensemble.outputs == 2
+            && ensemble.leaf_outputs.iter().all(|output| output == first);
         if one {
             self.trees.sums = 1;
+            self.trees.of_second = *first == 1;
             let negative = ensemble.leaf_weights.iter().any(|&weight| weight < 0.0);
             if ensemble.transform == Transform::None && negative {
                 return Err("its two classes have one sum that is no probability".into());
@@ -326,16 +342,46 @@ impl Builder<'_> {
         Ok(())
     }
 
+    /// With two classes only the one form is taken that all engines add up alike.
     fn read_base(&mut self) -> Result<(), String> {
         let (sums, base) = (self.trees.sums, self.ensemble.base);
+        let two_classes = self.ensemble.classifier && self.ensemble.outputs == 2;
+        let of_first = sums == 1 && !self.trees.of_second;
         *self.trees.base = match base.len() {
             0 => vec![0.0; sums],
+            1 if two_classes && of_first => base.to_vec(),
+            _ if two_classes => {
+                return Err(format!(
+                    "it has base values for two classes, {OTHERWISE}; leave them out, or name class 0 in all leaves and give one"
+                ));
+            }
             length if length == sums => base.to_vec(),
-            // Two classes and one sum, which is the second's.
-            2 if sums == 1 => vec![base[1]],
             length => return Err(format!("{length} base values for {sums} sums")),
         };
         Ok(())
+    }
+
+    /// Refuses what onnxruntime takes and does not do, or does otherwise than the specification has it.
+    fn check_transform(&self) -> Result<(), String> {
+        let ensemble = self.ensemble;
+        if ensemble.classifier && ensemble.outputs < 2 {
+            return Err("it has fewer than two classes".into());
+        }
+        let of_first = ensemble.classifier && self.trees.sums == 1 && !self.trees.of_second;
+        match ensemble.transform {
+            Transform::Softmax if of_first => Err(format!(
+                "its post_transform is SOFTMAX of one sum for two classes, {OTHERWISE}; LOGISTIC is the same"
+            )),
+            Transform::Logistic | Transform::Softmax
+                if !ensemble.classifier && ensemble.outputs == 1 =>
+            {
+                Err(format!(
+                    "its post_transform is one for several targets and it has one, {OTHERWISE}; \
+                     give NONE and a Sigmoid after it"
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Lays out each tree from its root, which is its first node in the file.
@@ -588,16 +634,56 @@ mod tests {
         binary.base = vec![-0.5];
         let expected = |sum: f64| (1.0 / (1.0 + (-sum).exp())) as f32;
         assert_eq!(binary.scores(&ROWS[..2])[1], expected(-0.25));
-        // Leaves of the other class alone are the same sum.
+        // Leaves of the second class alone are its sum, and the first's is zero.
+        binary.base = vec![];
         binary.leaf_outputs = vec![1; 3];
-        assert_eq!(binary.scores(&ROWS[..2])[1], expected(-0.25));
-        binary.leaf_weights[0] = -0.25;
+        assert_eq!(binary.scores(&ROWS[..2]), [0.5, expected(0.25)]);
+        binary.transform = Transform::Softmax;
+        assert_eq!(binary.scores(&ROWS[..2]), [expected(-0.25), expected(0.25)]);
         binary.transform = Transform::None;
+        assert_eq!(binary.scores(&ROWS[..2]), [0.0, 0.25]);
+        binary.leaf_weights[0] = -0.25;
         assert!(
             binary
                 .build()
                 .is_err_and(|why| why.contains("no probability"))
         );
+    }
+
+    /// What others do with these is no probability that somebody trained.
+    #[test]
+    fn engines_that_differ_are_followed() {
+        let why = |change: &dyn Fn(&mut Owned)| refusal(change);
+        for transform in [Transform::Logistic, Transform::Softmax] {
+            let error = why(&|trees| trees.transform = transform);
+            assert!(error.contains("a Sigmoid after it"), "{error}");
+        }
+        let binary = |trees: &mut Owned| (trees.outputs, trees.classifier) = (2, true);
+        let error = why(&|trees| {
+            binary(trees);
+            trees.transform = Transform::Softmax;
+        });
+        assert!(error.contains("LOGISTIC is the same"), "{error}");
+        for (classes, base) in [
+            (vec![1, 1, 1], vec![0.3]),
+            (vec![1, 1, 1], vec![0.3, 0.2]),
+            (vec![0, 0, 0], vec![0.3, 0.2]),
+            (vec![0, 1, 1], vec![0.3, 0.2]),
+            (vec![0, 1, 1], vec![0.3]),
+        ] {
+            let error = why(&|trees| {
+                binary(trees);
+                (trees.leaf_outputs, trees.base) = (classes.clone(), base.clone());
+            });
+            assert!(error.contains("base values for two classes"), "{error}");
+        }
+        let error = why(&|trees| trees.classifier = true);
+        assert!(error.contains("fewer than two classes"), "{error}");
+        let error = why(&|trees| {
+            trees.leaf_ids = [vec![], vec![]];
+            (trees.leaf_outputs, trees.leaf_weights) = (vec![], vec![]);
+        });
+        assert!(error.contains("no leaves"), "{error}");
     }
 
     #[test]
@@ -640,6 +726,20 @@ mod tests {
         let rows: Vec<f32> = ROWS[..6].repeat(BLOCK);
         let scores = good().scores(&rows);
         assert_eq!(scores, [0.25, 0.5, 0.75].repeat(BLOCK));
+    }
+
+    /// Trees that were trained with values missing send all that are there to one side.
+    #[test]
+    fn threshold_beyond_all_numbers() {
+        let mut one_side = good();
+        one_side.thresholds[0] = f64::NEG_INFINITY;
+        one_side.missing = vec![1, 0, 0, 0, 0];
+        assert_eq!(one_side.scores(&ROWS), [0.75, 0.5, 0.75, 0.25, 0.75]);
+        one_side.thresholds[0] = f64::INFINITY;
+        assert_eq!(one_side.scores(&ROWS[..4]), [0.25, 0.25]);
+        assert!(refusal(|trees| trees.thresholds[0] = f64::NAN).contains("NaN"));
+        assert!(refusal(|trees| trees.leaf_weights[0] = f64::INFINITY).contains("not finite"));
+        assert!(refusal(|trees| trees.base = vec![f64::NAN]).contains("not finite"));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod digest;
 mod envelope;
+mod job;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,8 +19,11 @@ use strongroom_wire::canonical::{HashAlgorithm, to_jcs};
 
 pub use digest::{Digest, Digesting, DigestingAt, DigestingWriter, StreamDigest};
 pub use envelope::UnverifiedReceipt;
+pub use job::{
+    Handling, Input, KeyFrom, ModelUsed, OptionsUsed, Protection, ResultsFor, ResultsFormat,
+};
 
-use crate::batch::{HeaderRow, Options, Results, Summary};
+use crate::batch::{Options, Summary};
 use crate::results::{Counts, MAX_INPUTS};
 use envelope::PublicKey;
 
@@ -29,7 +33,7 @@ use envelope::PublicKey;
 pub struct Statement {
     #[serde(rename = "_type")]
     kind: StatementType,
-    subject: [Subject; 1],
+    subject: Vec<Subject>,
     #[serde(rename = "predicateType")]
     predicate_type: PredicateType,
     /// How the result came about.
@@ -37,17 +41,12 @@ pub struct Statement {
 }
 
 impl Statement {
-    /// Says of a result file how it came about.
-    pub fn new(result_name: &str, result: &Digest, predicate: Predicate) -> Self {
+    /// Says of results how they came about: of the result file, and, where that is a table, of its manifest behind it.
+    pub fn new(subjects: Vec<Subject>, predicate: Predicate) -> Self {
         Self {
             kind: StatementType::V1,
-            subject: [Subject {
-                name: result_name.to_owned(),
-                digest: Sha256Of {
-                    sha256: result.sha256.clone(),
-                },
-            }],
-            predicate_type: PredicateType::V1,
+            subject: subjects,
+            predicate_type: PredicateType::V2,
             predicate,
         }
     }
@@ -67,14 +66,19 @@ impl Statement {
         Ok(statement)
     }
 
+    /// The files that the results are: the result file first, then a table's manifest.
+    pub fn subjects(&self) -> &[Subject] {
+        &self.subject
+    }
+
     /// What the result file is called.
     pub fn result_name(&self) -> &str {
-        &self.subject[0].name
+        self.subject.first().map_or("", Subject::name)
     }
 
     /// The SHA-256 of the result file as it lies sealed, in hex.
     pub fn result_sha256(&self) -> &str {
-        &self.subject[0].digest.sha256
+        self.subject.first().map_or("", Subject::sha256)
     }
 
     /// The payload, once it is known that it can be read again.
@@ -96,18 +100,21 @@ impl Statement {
         let model = predicate.model.digest.strip_prefix("sha256:");
         let names: BTreeSet<&str> = predicate.inputs.iter().map(|input| &*input.name).collect();
         let counts = &predicate.counts;
-        holds(is_name(self.result_name()), "subject.name")?;
-        holds(is_sha256(self.result_sha256()), "subject.digest")?;
+        let subjects: BTreeSet<&str> = self.subject.iter().map(Subject::name).collect();
+        holds(
+            self.subject.len() == predicate.options.results_format.files()
+                && subjects.len() == self.subject.len(),
+            "subject",
+        )?;
+        holds(subjects.into_iter().all(is_name), "subject.name")?;
+        let mut digests = self.subject.iter().map(Subject::sha256);
+        holds(digests.all(is_sha256), "subject.digest")?;
         holds(model.is_some_and(is_sha256), "model.digest")?;
         holds((0.0..=1.0).contains(&predicate.threshold), "threshold")?;
         holds(
             (1..=MAX_INPUTS).contains(&predicate.inputs.len())
                 && names.len() == predicate.inputs.len()
-                && names.into_iter().all(is_name)
-                && predicate
-                    .inputs
-                    .iter()
-                    .all(|input| is_sha256(&input.sha256)),
+                && predicate.inputs.iter().all(Input::holds),
             "inputs",
         )?;
         holds(
@@ -159,6 +166,7 @@ impl Predicate {
     pub fn of(
         summary: &Summary,
         options: &Options,
+        handling: &Handling,
         inputs: Vec<Input>,
         software: &str,
         (started, finished): (u64, u64),
@@ -170,9 +178,15 @@ impl Predicate {
             threshold: summary.threshold,
             options: OptionsUsed {
                 results: options.results,
+                results_format: handling.results_format,
+                results_for: handling.results_for,
+                results_key: handling.results_key,
                 skip_bad_rows: options.skip_bad_rows,
                 header_row: options.header_row,
                 key_column: options.key_column.clone(),
+                ignore_unknown_columns: handling.ignore_unknown_columns,
+                insecure_plain_columns: handling.insecure_plain_columns,
+                aad_prefix: handling.aad_prefix,
             },
             inputs,
             counts: summary.counts(),
@@ -182,52 +196,6 @@ impl Predicate {
             finished: finished.max(started),
             releases: Vec::new(),
             token: None,
-        }
-    }
-}
-
-/// The model that scored.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelUsed {
-    /// The bundle's digest: weights, preprocessing and the model's own threshold.
-    pub digest: String,
-}
-
-/// How the batch was scored.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct OptionsUsed {
-    /// Which rows the owner gets.
-    pub results: Results,
-    /// Whether bad rows were counted instead of ending the job.
-    pub skip_bad_rows: bool,
-    /// Whether the first row names the columns.
-    pub header_row: HeaderRow,
-    /// The column whose text names a row.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key_column: Option<String>,
-}
-
-/// A file that was read, as it lay in storage: where it is encrypted, its ciphertext.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Input {
-    /// What it was called.
-    pub name: String,
-    /// Its bytes.
-    pub bytes: u64,
-    /// Its SHA-256, in hex.
-    pub sha256: String,
-}
-
-impl Input {
-    /// A file and its digest.
-    pub fn new(name: impl Into<String>, digest: &Digest) -> Self {
-        Self {
-            name: name.into(),
-            bytes: digest.bytes,
-            sha256: digest.sha256.clone(),
         }
     }
 }
@@ -294,6 +262,45 @@ impl ReceiptKey {
     }
 }
 
+/// Whether a receipt can name the inputs and the results of a job: what can be known before there is anything to sign.
+///
+/// # Errors
+/// When it cannot.
+pub fn check_names<'a>(
+    inputs: impl IntoIterator<Item = &'a str>,
+    results: impl IntoIterator<Item = &'a str>,
+) -> Result<(), ReceiptError> {
+    let (mut known, mut count, mut bytes) = (BTreeSet::new(), 0, 0);
+    let refused = |name: &str| crate::shown(name);
+    for name in inputs {
+        count += 1;
+        if !is_name(name) {
+            return Err(ReceiptError::Name(refused(name)));
+        }
+        if !known.insert(name) {
+            return Err(ReceiptError::SameInput(refused(name)));
+        }
+        let draft = Input {
+            name: name.to_owned(),
+            bytes: u64::MAX,
+            sha256: "0".repeat(64),
+            protection: Protection::Unauthenticated,
+            keys: vec![KeyFrom::Broker, KeyFrom::File],
+        };
+        bytes += to_jcs(&draft).map_err(ReceiptError::statement)?.len() + 1;
+    }
+    if count > MAX_INPUTS {
+        return Err(ReceiptError::TooManyInputs(count));
+    }
+    if bytes > MAX_PAYLOAD - RESERVED {
+        return Err(ReceiptError::Names);
+    }
+    match results.into_iter().find(|name| !is_name(name)) {
+        Some(name) => Err(ReceiptError::Name(refused(name))),
+        None => Ok(()),
+    }
+}
+
 /// What vouches for a receipt's key.
 #[derive(Clone, Debug)]
 pub struct Attestation {
@@ -349,6 +356,22 @@ pub enum ReceiptError {
     /// A member says what cannot be.
     #[error("its member {0:?} says what cannot be")]
     Member(&'static str),
+    /// More inputs than a receipt names.
+    #[error(
+        "it names at most {MAX_INPUTS} inputs, and the job has {0}: score them in several jobs"
+    )]
+    TooManyInputs(usize),
+    /// Inputs that could not be told apart in it.
+    #[error("two inputs are called \"{0}\", and it tells inputs apart by their names")]
+    SameInput(String),
+    /// A name that it cannot hold.
+    #[error("it cannot hold the name \"{0}\": a name has 1 to {MAX_NAME} bytes")]
+    Name(String),
+    /// Names that are too long all together.
+    #[error(
+        "the names of the inputs are longer than it can hold, all together: score them in several jobs"
+    )]
+    Names,
     /// The key id is not that of the key.
     #[error("its key id is not the thumbprint of its key")]
     KeyId,
@@ -371,11 +394,34 @@ fn place(error: &impl fmt::Display) -> String {
     crate::shown(&error.to_string())
 }
 
+/// A file of the results.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Subject {
+pub struct Subject {
     name: String,
     digest: Sha256Of,
+}
+
+impl Subject {
+    /// A file as it lies sealed.
+    pub fn new(name: impl Into<String>, digest: &Digest) -> Self {
+        Self {
+            name: name.into(),
+            digest: Sha256Of {
+                sha256: digest.sha256.clone(),
+            },
+        }
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its SHA-256 as it lies sealed, in hex.
+    pub fn sha256(&self) -> &str {
+        &self.digest.sha256
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -392,8 +438,9 @@ enum StatementType {
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 enum PredicateType {
-    #[serde(rename = "urn:strongroom:receipt:1")]
-    V1,
+    /// Version 1 said neither how the inputs were protected nor what a table's manifest was.
+    #[serde(rename = "urn:strongroom:receipt:2")]
+    V2,
 }
 
 /// 48 bytes, as the KBS protocol's own report data has, so that every platform carries them. What a guest attests to its
@@ -417,7 +464,10 @@ fn is_sha256(text: &str) -> bool {
 const DOMAIN: &str = "strongroom receipt key, version 1\n";
 const MAX_PAYLOAD: usize = 4 << 20;
 const MAX_NAME: usize = 4_096;
-const MAX_RELEASES: usize = 1_024;
+/// The most releases that a receipt names.
+pub const MAX_RELEASES: usize = 1_024;
+/// What of a payload is not for the inputs: a token has up to 256 KiB, and a release some hundred bytes.
+const RESERVED: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -453,13 +503,26 @@ mod tests {
         }
     }
 
+    fn handling() -> Handling {
+        Handling {
+            results_format: ResultsFormat::Jsonl,
+            results_for: ResultsFor::Recipient,
+            results_key: KeyFrom::Broker,
+            ignore_unknown_columns: false,
+            insecure_plain_columns: false,
+            aad_prefix: false,
+        }
+    }
+
     fn statement() -> Statement {
         let summary = summary();
-        let inputs = vec![Input::new("data.csv.enc", &digest("01"))];
+        let input = Input::new("data.csv.enc", &digest("01"));
+        let inputs = vec![input.opened(Protection::Authenticated, [KeyFrom::Broker])];
         let times = (1_800_000_000, 1_800_000_009);
         let mut predicate = Predicate::of(
             &summary,
             &Options::default(),
+            &handling(),
             inputs,
             "strongroom 0.1.0",
             times,
@@ -469,7 +532,17 @@ mod tests {
             event: Some("0123456789abcdef01234567".to_owned()),
             token: Some("t".to_owned()),
         });
-        Statement::new("results.jsonl.enc", &digest("02"), predicate)
+        let result = Subject::new("results.jsonl.enc", &digest("02"));
+        Statement::new(vec![result], predicate)
+    }
+
+    /// Of a table: it has a manifest too.
+    fn table() -> Statement {
+        let mut table = statement();
+        table.predicate.options.results_format = ResultsFormat::Csv;
+        let manifest = Subject::new("results.manifest.json.enc", &digest("03"));
+        table.subject.push(manifest);
+        table
     }
 
     fn attestation() -> Attestation {
@@ -624,6 +697,18 @@ mod tests {
             let signed = key.sign(&statement, attestation()).err();
             assert_eq!(signed, Some(ReceiptError::Member(member)), "{pointer}");
         }
+        for (protection, keys) in [
+            ("none", json!(["broker"])),
+            ("authenticated", json!([])),
+            ("unauthenticated", json!(["file", "broker"])),
+            ("plain_columns", json!(["file", "file"])),
+        ] {
+            let mut changed = good.clone();
+            let input = &mut changed["predicate"]["inputs"][0];
+            (input["protection"], input["keys"]) = (json!(protection), keys);
+            let error = Statement::parse(&to_jcs(&changed).unwrap()).unwrap_err();
+            assert_eq!(error, ReceiptError::Member("inputs"), "{protection}");
+        }
         let mut twice = statement();
         let input = twice.predicate.inputs[0].clone();
         twice.predicate.inputs.push(input);
@@ -635,7 +720,8 @@ mod tests {
         let good = String::from_utf8(statement().payload().unwrap()).unwrap();
         for (from, to) in [
             ("Statement/v1", "Statement/v2"),
-            ("receipt:1", "receipt:2"),
+            ("receipt:2", "receipt:1"),
+            ("receipt:2", "receipt:3"),
             ("\"threshold\"", "\"more\":1,\"threshold\""),
             (",\"skip_bad_rows\":false", ""),
         ] {
@@ -655,12 +741,76 @@ mod tests {
     }
 
     #[test]
+    fn table_stands_without_its_manifest_or_lines_with_one() {
+        assert!(table().payload().is_ok());
+        let refused = |change: &dyn Fn(&mut Statement)| {
+            let mut changed = table();
+            change(&mut changed);
+            changed.payload().unwrap_err()
+        };
+        let subject = ReceiptError::Member("subject");
+        assert_eq!(refused(&|table| drop(table.subject.pop())), subject);
+        assert_eq!(refused(&|table| table.subject.clear()), subject);
+        let lines = ResultsFormat::Jsonl;
+        let other = refused(&|table| table.predicate.options.results_format = lines);
+        assert_eq!(other, subject);
+        let name = refused(&|table| table.subject[1].name = table.subject[0].name.clone());
+        assert_eq!(name, subject);
+        let digest = refused(&|table| table.subject[1].digest.sha256 = "x".to_owned());
+        assert_eq!(digest, ReceiptError::Member("subject.digest"));
+    }
+
+    #[test]
+    fn receipt_that_cannot_be_is_found_out_after_the_job() {
+        let numbered = |count: usize, name: &str| -> Vec<String> {
+            (0..count).map(|at| format!("{name}{at}")).collect()
+        };
+        let check = |inputs: &[String], result: &str| {
+            check_names(inputs.iter().map(String::as_str), [result])
+        };
+        assert_eq!(check(&numbered(MAX_INPUTS, "in/"), "r"), Ok(()));
+        let long = "x".repeat(MAX_NAME - 4);
+        for (inputs, result, expected) in [
+            (
+                numbered(MAX_INPUTS + 1, "in/"),
+                "r",
+                ReceiptError::TooManyInputs(MAX_INPUTS + 1),
+            ),
+            (numbered(2_000, &long), "r", ReceiptError::Names),
+            (
+                vec!["a".to_owned(), "b".to_owned(), "a".to_owned()],
+                "r",
+                ReceiptError::SameInput("a".to_owned()),
+            ),
+            (numbered(1, "a"), "", ReceiptError::Name(String::new())),
+        ] {
+            assert_eq!(check(&inputs, result), Err(expected));
+        }
+        let error = check(&["x".repeat(MAX_NAME + 1)], "r").unwrap_err();
+        assert!(matches!(error, ReceiptError::Name(_)), "{error}");
+        // What is let through can be signed, with all that goes beside the inputs.
+        let mut statement = statement();
+        let names = numbered(10_000, &"y".repeat(80));
+        assert_eq!(check(&names, "r"), Ok(()));
+        let inputs = names.iter().map(|name| {
+            let input = Input::new(name, &digest("04"));
+            input.opened(Protection::Authenticated, [KeyFrom::File, KeyFrom::Broker])
+        });
+        statement.predicate.inputs = inputs.collect();
+        statement.predicate.token = Some("t".repeat(256 << 10));
+        let release = statement.predicate.releases[0].clone();
+        statement.predicate.releases = vec![release; MAX_RELEASES];
+        assert!(statement.payload().is_ok());
+    }
+
+    #[test]
     fn clock_that_is_set_back_costs_the_receipt() {
         let mut summary = summary();
         summary.flagged = 0;
         let inputs = vec![Input::new("a", &digest("01"))];
-        let predicate = Predicate::of(&summary, &Options::default(), inputs, "s", (9, 8));
-        let statement = Statement::new("r", &digest("02"), predicate);
+        let options = Options::default();
+        let predicate = Predicate::of(&summary, &options, &handling(), inputs, "s", (9, 8));
+        let statement = Statement::new(vec![Subject::new("r", &digest("02"))], predicate);
         assert!(statement.payload().is_ok());
     }
 }

@@ -83,12 +83,22 @@ pub enum Side {
 }
 
 impl Report {
-    /// Reads a result file to its end.
+    /// Reads a result file of JSON lines to its end.
     ///
     /// # Errors
-    /// When it is cut or says what cannot be, or has no rows to hold labels against.
+    /// As [`Report::of`].
     pub fn read(input: impl Read, options: &Options<'_>) -> Result<Self, ReportError> {
-        let mut reader = ResultReader::open(input)?;
+        Self::of(ResultReader::open(input)?, options)
+    }
+
+    /// Reads results to their end, in whatever form they are.
+    ///
+    /// # Errors
+    /// When they are cut or say what cannot be, or have no rows to hold labels against.
+    pub fn of<R: Read>(
+        mut reader: ResultReader<R>,
+        options: &Options<'_>,
+    ) -> Result<Self, ReportError> {
         let header = reader.header().clone();
         let scored_by = |bundle: &&Bundle| bundle.digest() == header.model_digest;
         let bundle = options.bundle.filter(scored_by);

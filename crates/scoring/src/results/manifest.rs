@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::table::{TableDigest, column_names};
 use super::{Header, InputSummary, ResultsError, Summary};
+use crate::receipt::Input;
 
 /// The manifest of a table. It is sealed beside the table, and names it by its digest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,6 +18,12 @@ pub struct Manifest {
     pub header: Header,
     /// The files that were scored, in the order of the rows.
     pub inputs: Vec<InputSummary>,
+    /// The same files as they lay in storage, where the job has a receipt: without one nothing hashes them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Input>,
+    /// What the job's receipt is called. It names the table and this manifest by their digests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<String>,
     /// The whole data set in numbers.
     pub summary: Summary,
 }
@@ -37,6 +44,8 @@ impl Manifest {
             table,
             header,
             inputs,
+            sources: Vec::new(),
+            receipt: None,
             summary,
         }
     }
@@ -57,11 +66,19 @@ impl Manifest {
             .then(|| serde_json::from_slice(json).ok())
             .flatten()
             .ok_or(ResultsError::NoManifest)?;
-        if manifest.format == FORMAT && manifest.header.format == super::FORMAT {
+        if manifest.format == FORMAT
+            && manifest.header.format == super::FORMAT
+            && manifest.sources_are_the_inputs()
+        {
             Ok(manifest)
         } else {
             Err(ResultsError::NoManifest)
         }
+    }
+
+    fn sources_are_the_inputs(&self) -> bool {
+        let files = self.inputs.iter().map(|input| &input.file);
+        self.sources.is_empty() || self.sources.iter().map(|source| &source.name).eq(files)
     }
 
     /// The columns that its table has, and whether one of them holds keys.
@@ -72,5 +89,5 @@ impl Manifest {
     }
 }
 
-/// The format of a manifest.
-const FORMAT: &str = "strongroom-manifest/1";
+/// The format of a manifest. Version 1 had neither sources nor a receipt.
+const FORMAT: &str = "strongroom-manifest/2";

@@ -597,7 +597,8 @@ mod tests {
         let (_, manifest) = table(TableFormat::Csv);
         let json = String::from_utf8(manifest.to_json()).unwrap();
         for (from, to) in [
-            ("strongroom-manifest/1", "strongroom-manifest/2"),
+            ("strongroom-manifest/2", "strongroom-manifest/1"),
+            ("strongroom-manifest/2", "strongroom-manifest/3"),
             ("strongroom-results/1", "strongroom-results/2"),
             ("\"table\"", "\"tables\""),
         ] {
@@ -607,6 +608,30 @@ mod tests {
                 Manifest::parse(changed.as_bytes()),
                 Err(ResultsError::NoManifest)
             ));
+        }
+    }
+
+    #[test]
+    fn manifest_names_other_sources_than_it_has_files() {
+        let (_, mut manifest) = table(TableFormat::Csv);
+        let source = |name: &str| {
+            let digest = crate::receipt::Digest {
+                bytes: 7,
+                sha256: "00".repeat(32),
+            };
+            crate::receipt::Input::new(name, &digest)
+        };
+        manifest.receipt = Some("receipt.json".to_owned());
+        manifest.sources = ["a.csv", "b.csv", "c,\n.csv"].map(source).to_vec();
+        assert_eq!(Manifest::parse(&manifest.to_json()).unwrap(), manifest);
+        for change in [
+            |sources: &mut Vec<_>| drop(sources.pop()),
+            |sources: &mut Vec<_>| sources.swap(0, 1),
+        ] {
+            let mut changed = manifest.clone();
+            change(&mut changed.sources);
+            let refused = Manifest::parse(&changed.to_json());
+            assert!(matches!(refused, Err(ResultsError::NoManifest)));
         }
     }
 }

@@ -53,6 +53,14 @@ pub enum Cause {
     /// There is nothing here.
     #[error("there is nothing here: check the name, and that it was uploaded")]
     NotFound,
+    /// A folder or a pattern that means no file, while there are files below.
+    #[error(
+        "there are folders here and no file that is meant: write NAME/** for everything below, or NAME/*/*.csv"
+    )]
+    OnlyBelow,
+    /// A listing has a name that is not taken.
+    #[error("the name \"{}\" is there, which is refused (a part that is empty, . or .., or characters that do not print): rename it, or name the files that are meant", crate::shown(.0))]
+    Name(String),
     /// The storage does not let this credential do it.
     #[error("the storage refuses it ({}): {advice}", answer(*.status, .code.as_deref()))]
     Denied {

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::connect::Target;
 use super::error::Cause;
-use super::location::{Location, Place, is_folder};
+use super::location::{Location, Place, checked_key, is_folder};
 use super::pattern;
 
 /// A file or object that was found.
@@ -25,6 +25,8 @@ struct Search<'a> {
     pattern: &'a str,
     found: Vec<(String, u64)>,
     seen: usize,
+    /// Whether something lies in folders below, which the pattern does not mean.
+    below: bool,
 }
 
 impl Search<'_> {
@@ -35,7 +37,11 @@ impl Search<'_> {
                 "more than {MAX_SEEN} names are there: name a folder below, or a pattern that begins with one"
             )));
         }
-        if pattern::matches(self.pattern, name) {
+        let is_meant = pattern::matches(self.pattern, name)
+            // Of a whole folder, what says how it was written (_SUCCESS, _metadata) is no data.
+            && !(self.pattern == "*" && name.starts_with('_'));
+        self.below |= name.contains('/') && !is_meant;
+        if is_meant {
             self.found.push((name.to_owned(), size));
         }
         if self.found.len() > MAX_FOUND {
@@ -48,7 +54,10 @@ impl Search<'_> {
 
     fn sorted(mut self) -> Result<Vec<(String, u64)>, Cause> {
         if self.found.is_empty() {
-            return Err(Cause::NotFound);
+            return Err(match self.below {
+                true => Cause::OnlyBelow,
+                false => Cause::NotFound,
+            });
         }
         self.found.sort();
         Ok(self.found)
@@ -70,6 +79,7 @@ pub(super) async fn remote(target: &Target) -> Result<Vec<Entry>, Cause> {
         pattern: wanted,
         found: Vec::new(),
         seen: 0,
+        below: false,
     };
     let mut names = target.objects.list((!base.is_empty()).then_some(&prefix));
     let limit = target.patience.answer + target.patience.idle;
@@ -79,6 +89,9 @@ pub(super) async fn remote(target: &Target) -> Result<Vec<Entry>, Cause> {
         let Some(next) = next else { break };
         let object = next.map_err(|error| target.cause(&error))?;
         let name = object.location.as_ref();
+        if checked_key(name).is_err() {
+            return Err(Cause::Name(name.to_owned()));
+        }
         let below = name
             .strip_prefix(&base)
             .map(|name| name.trim_start_matches('/'));
@@ -113,6 +126,7 @@ pub(super) fn local(path: &FilePath) -> Result<Vec<Entry>, Cause> {
         pattern: wanted,
         found: Vec::new(),
         seen: 0,
+        below: false,
     };
     let deepest = if wanted.contains("**") {
         MAX_DEPTH
@@ -156,8 +170,12 @@ fn walk(
         };
         if metadata.is_file() {
             search.look_at(&name, metadata.len())?;
-        } else if metadata.is_dir() && !is_link && deepest > 1 {
-            walk(&entry.path(), &name, deepest - 1, search)?;
+        } else if metadata.is_dir() && !is_link {
+            if deepest > 1 {
+                walk(&entry.path(), &name, deepest - 1, search)?;
+            } else {
+                search.below = true;
+            }
         }
     }
     Ok(())
@@ -231,8 +249,12 @@ mod tests {
             ["a.csv", "b.csv", "link.csv", "x/d.csv", "x/y/e.csv"]
         );
         assert_eq!(names(&root.join("x/**"), root), ["x/d.csv", "x/y/e.csv"]);
-        assert_eq!(local(&root.join("*.parquet")), Err(Cause::NotFound));
+        assert_eq!(local(&root.join("*.parquet")), Err(Cause::OnlyBelow));
         assert_eq!(local(&root.join("none/*.csv")), Err(Cause::NotFound));
+        assert_eq!(local(&root.join("x/y/*.parquet")), Err(Cause::NotFound));
+        std::fs::write(root.join("x/y/_SUCCESS"), "").unwrap();
+        assert_eq!(names(&root.join("x/y"), root), ["x/y/e.csv"]);
+        assert_eq!(names(&root.join("x/y/_*"), root), ["x/y/_SUCCESS"]);
         let size = local(&root.join("x/*.csv")).unwrap();
         assert_eq!(size.first().unwrap().size, Some(7));
     }
@@ -251,6 +273,7 @@ mod tests {
             pattern: "*",
             found: Vec::new(),
             seen: 0,
+            below: false,
         };
         let last = (0..).find_map(|number: u32| search.look_at(&number.to_string(), 1).err());
         assert!(matches!(last, Some(Cause::TooMany(_))));

@@ -194,7 +194,7 @@ fn bucket_and_key(rest: &str, scheme: &str) -> Result<(String, String), Location
     Ok((bucket.to_owned(), checked_key(key)?))
 }
 
-fn checked_key(key: &str) -> Result<String, LocationError> {
+pub(super) fn checked_key(key: &str) -> Result<String, LocationError> {
     let bad = key.len() > 1024
         || key.chars().any(char::is_control)
         || key

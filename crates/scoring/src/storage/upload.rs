@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io::{self, BufWriter, Write};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use object_store::multipart::PartId;
@@ -166,6 +166,8 @@ struct Shared {
 /// A multipart upload at the storage.
 enum Started {
     Not,
+    /// The storage was asked for one, and may have begun it.
+    Asked,
     Yes(MultipartId),
     /// Finished or aborted.
     Over,
@@ -270,16 +272,25 @@ impl Drop for RemoteUpload {
 
 impl Shared {
     async fn start(&self) -> Result<(), Cause> {
+        *self.started() = Started::Asked;
+        let begun = self.begun().await;
+        let (started, outcome) = match begun {
+            Ok(id) => (Started::Yes(id), Ok(())),
+            Err(cause) => (Started::Not, Err(cause)),
+        };
+        *self.started() = started;
+        outcome
+    }
+
+    async fn begun(&self) -> Result<MultipartId, Cause> {
         let store = self.target.parts.as_ref().ok_or(Cause::Stopped)?;
         let mut attempts = Attempts::new(&self.target.patience);
-        let id = loop {
+        loop {
             match store.create_multipart(&self.target.path).await {
-                Ok(id) => break id,
+                Ok(id) => return Ok(id),
                 Err(error) => attempts.wait_after(self.target.cause(&error)).await?,
             }
-        };
-        *self.started() = Started::Yes(id);
-        Ok(())
+        }
     }
 
     async fn part(&self, number: usize, bytes: Bytes) -> Result<PartId, Cause> {
@@ -363,6 +374,11 @@ impl Shared {
 
     /// Gives up an upload, within a short time: a storage that does not answer keeps parts that nobody sees.
     fn abort(self: &Arc<Self>, handle: &Handle) {
+        let limit = Instant::now() + ABORT_TAKES;
+        // What was asked for has no name yet by which it could be given up.
+        while matches!(*self.started(), Started::Asked) && Instant::now() < limit {
+            std::thread::sleep(ABORT_LOOKS_AGAIN);
+        }
         let Started::Yes(id) = std::mem::replace(&mut *self.started(), Started::Over) else {
             return;
         };
@@ -388,7 +404,7 @@ impl Shared {
     fn id(&self) -> Result<MultipartId, Cause> {
         match &*self.started() {
             Started::Yes(id) => Ok(id.clone()),
-            Started::Not | Started::Over => Err(Cause::Stopped),
+            Started::Not | Started::Asked | Started::Over => Err(Cause::Stopped),
         }
     }
 
@@ -466,3 +482,4 @@ const PART: usize = 8 * 1024 * 1024;
 const MAX_PARTS: usize = 10_000;
 const PARTS_ON_THEIR_WAY: usize = 2;
 const ABORT_TAKES: Duration = Duration::from_secs(10);
+const ABORT_LOOKS_AGAIN: Duration = Duration::from_millis(10);

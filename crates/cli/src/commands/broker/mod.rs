@@ -22,7 +22,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::connect::{AdminArgs, block_on, url_of};
 use crate::notify;
-use crate::outcome::Outcome;
+use crate::outcome::{self, Outcome};
 
 /// Run the trusted side: key broker, attestation service, reference values.
 #[derive(clap::Args)]
@@ -270,7 +270,7 @@ fn serve(args: RunArgs, json: bool, verbose: u8) -> anyhow::Result<Outcome> {
     }
     let warnings = broker.warnings();
     for warning in &warnings {
-        eprintln!("warning: {warning}");
+        outcome::warn(warning);
     }
     let handle = broker.handle();
     let read_again = move || {

@@ -33,8 +33,8 @@ use super::child::{self, Server};
 use super::telling::{Proof, Telling};
 use crate::commands::audit::reason_line;
 use crate::commands::initdata;
-use crate::commands::score::thousands;
 use crate::connect::{AdminArgs, block_on, read_pem};
+use crate::progress::thousands;
 
 const DATASET_KEY: &str = "default/fraud-dataset/dataset_key";
 const MODEL_KEY: &str = "default/fraud-model/model_key";

@@ -5,8 +5,8 @@ use std::time::Instant;
 use console::style;
 use serde_json::{Value, json};
 
-use crate::commands::score::thousands;
 use crate::outcome::{self, Outcome};
+use crate::progress::thousands;
 
 /// The narrator, who also takes the record.
 pub(crate) struct Telling {

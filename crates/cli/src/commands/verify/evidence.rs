@@ -153,6 +153,7 @@ pub(super) fn remarks(verdict: &Verdict, examined: &Examined, file: &Path) -> St
                 lines.push(fetch);
             }
         }
+        lines.extend(examined.development_hint().map(str::to_owned));
         lines.extend(verdict.remark());
     }
     lines.insert(0, "\n".to_owned());

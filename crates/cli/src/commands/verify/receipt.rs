@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use strongroom_scoring::batch::Results;
 use strongroom_scoring::receipt::{
-    Digest, Digesting, Input, Predicate, Receipt, ReceiptError, UnverifiedReceipt,
+    Digest, Digesting, Input, KeyFrom, OptionsUsed, Predicate, Protection, Receipt, ReceiptError,
+    ResultsFor, ResultsFormat, Subject, UnverifiedReceipt,
 };
 use strongroom_verifier::{
-    Assurance, Check, Evidence, Expected, ExpectedInitdata, StepOutcome, measurement_claim,
+    Assurance, Check, Evidence, Expected, ExpectedInitdata, StepOutcome, VerifyError,
+    measurement_claim,
 };
-use strongroom_wire::ear::EarClaims;
+use strongroom_wire::ear::{EarClaims, Tier};
 use strongroom_wire::initdata::Initdata;
 use strongroom_wire::tee::Tee;
 
@@ -37,9 +42,10 @@ pub(super) struct VerifyReceipt {
     /// The receipt, as `strongroom score --receipt` wrote it.
     file: PathBuf,
 
-    /// The result, as it lies sealed.
-    #[arg(long, value_name = "FILE")]
-    result: Option<PathBuf>,
+    /// The result, as it lies sealed, and a table's manifest beside it; with the receipt's name for it where the two differ.
+    /// May be repeated.
+    #[arg(long, value_name = "[NAME=]FILE")]
+    result: Vec<String>,
 
     /// The model that must have scored: a packed model, a folder, or its digest (sha256:...).
     #[arg(long, value_name = "PATH|DIGEST")]
@@ -57,6 +63,20 @@ pub(super) struct VerifyReceipt {
     /// repeated.
     #[arg(long, value_name = "[NAME=]FILE")]
     input: Vec<String>,
+
+    /// What must have been launched, as the platform measures it; with the claim's name, such as quote.body.rtmr_1, where it
+    /// is another than the launch measurement. Of one claim repeated, any; of several claims, all [default: what the
+    /// broker's token affirms].
+    #[arg(long, value_name = "[CLAIM=]HEX", value_parser = parse_measurement)]
+    measurement: Vec<Launched>,
+
+    /// Fail unless each input was under encryption that tells changed bytes.
+    #[arg(long)]
+    require_authenticated: bool,
+
+    /// Fail unless a broker released the keys of every input, and the one that the results are under.
+    #[arg(long)]
+    require_broker_keys: bool,
 
     /// The init-data with which the machine must have been started.
     #[arg(long, value_name = "FILE", conflicts_with = "no_initdata")]
@@ -77,6 +97,10 @@ pub(super) struct VerifyReceipt {
     /// The key that verifies the record: the broker's audit.pub, or the key itself.
     #[arg(long, value_name = "FILE|KEY", requires = "audit")]
     audit_key: Option<String>,
+
+    /// The release policy that must have allowed each release, by the record: its text, or its digest (sha256:...).
+    #[arg(long, value_name = "FILE|DIGEST", requires = "audit")]
+    release_policy: Option<String>,
 
     /// Write the evidence in the receipt to this file, for `strongroom broker collateral fetch --evidence`.
     #[arg(long, value_name = "FILE")]
@@ -100,6 +124,8 @@ pub(super) fn run(args: &VerifyReceipt) -> anyhow::Result<Outcome> {
         lines,
         receipt,
         examined,
+        token,
+        policies,
         ..
     } = verification;
     let assurance = examined
@@ -109,12 +135,20 @@ pub(super) fn run(args: &VerifyReceipt) -> anyhow::Result<Outcome> {
         });
     let verdict = Verdict::of(&lines, assurance, &args.allow_skipped);
     let mut text = match &receipt {
-        Some(receipt) => summary(receipt),
+        Some(receipt) => summary(receipt, &policies),
         None => "Receipt".to_owned(),
     };
+    let measured = examined.as_ref().map(measurements).unwrap_or_default();
+    for (claim, value) in &measured {
+        text.push_str(&format!("\n  launched  {claim} {}", shown(value)));
+    }
+    let warnings = receipt.as_ref().map(warnings).unwrap_or_default();
     text.push_str(&format!("\n{}\n\n", paragraphs(&lines)));
     if let Some(examined) = &examined {
-        text.push_str(&missing(examined, args));
+        text.push_str(&missing(examined, args, &verdict));
+    }
+    for warning in &warnings {
+        text.push_str(&format!("warning: {warning}\n"));
     }
     if let Some(remark) = verdict.remark() {
         text.push_str(&format!("{remark}\n"));
@@ -129,6 +163,10 @@ pub(super) fn run(args: &VerifyReceipt) -> anyhow::Result<Outcome> {
         "tee": examined.as_ref().map(|examined| examined.tee),
         "at": examined.as_ref().map(|examined| examined.at),
         "steps": lines.iter().map(Line::document).collect::<Vec<_>>(),
+        "measurements": measured,
+        "token_status": token.as_ref().map(statuses),
+        "policies": policies,
+        "warnings": warnings,
         "statement": receipt.as_ref().map(|receipt| &receipt.statement),
     });
     // The verdict is the last line.
@@ -158,6 +196,10 @@ struct Verification {
     token: Option<EarClaims>,
     /// The init-data that the evidence was compared with.
     initdata: ExpectedInitdata,
+    /// Whether the token is of a machine that was launched as this one.
+    same_machine: bool,
+    /// By the event of a release, the digest of the policy that allowed it, by the broker's record.
+    policies: BTreeMap<String, String>,
 }
 
 impl Verification {
@@ -172,9 +214,11 @@ impl Verification {
         self.configuration(args)?;
         self.token(args, &receipt)?;
         self.same_machine(&receipt)?;
+        self.measurement(args)?;
         self.result(args, &receipt)?;
         self.model(args, &receipt)?;
         self.inputs(args, &receipt.statement.predicate)?;
+        self.protection(args, &receipt.statement.predicate)?;
         self.releases(args, &receipt.statement.predicate)
     }
 
@@ -284,8 +328,20 @@ impl Verification {
             moment(predicate.finished)
         );
         self.outcome(TOKEN_TIME, check(overlaps, why))?;
+        let found = statuses(&claims);
+        let bad = found.iter().find(|(_, status)| **status != AFFIRMING);
         self.token = Some(claims);
-        Ok(())
+        match bad {
+            None if !found.is_empty() => self.outcome(TOKEN_STATUS, StepOutcome::Passed),
+            None => {
+                let why = "it appraises nothing".to_owned();
+                self.outcome(TOKEN_STATUS, StepOutcome::Failed(why))
+            }
+            Some((name, status)) => {
+                let why = format!("its ear.status of {} is {status}", shown(name));
+                self.outcome(TOKEN_STATUS, StepOutcome::Failed(why))
+            }
+        }
     }
 
     /// The broker's verdict was over a machine that was launched alike.
@@ -303,7 +359,10 @@ impl Verification {
         let outcome = compare_machines(&claims, self.examined.as_ref(), &self.initdata);
         self.token = Some(claims);
         match outcome {
-            Ok(true) => self.outcome(MACHINE, StepOutcome::Passed),
+            Ok(true) => {
+                self.same_machine = true;
+                self.outcome(MACHINE, StepOutcome::Passed)
+            }
             Ok(false) => {
                 let why = "the platform measures no launch, and there is no init-data";
                 self.skip(MACHINE, why, None);
@@ -313,15 +372,54 @@ impl Verification {
         }
     }
 
-    fn result(&mut self, args: &VerifyReceipt, receipt: &Receipt) -> Result<(), Stop> {
-        let Some(path) = &args.result else {
-            self.skip(RESULT, "the result was not given", Some("--result FILE"));
+    /// What was launched is what you name, or else what the broker's reference values affirm.
+    fn measurement(&mut self, args: &VerifyReceipt) -> Result<(), Stop> {
+        let Some(examined) = &self.examined else {
             return Ok(());
         };
-        let found = digest_of(path)?.sha256;
-        let said = receipt.statement.result_sha256();
-        let why = format!("{} has the SHA-256 {found}, not {said}", path.display());
-        self.outcome(RESULT, check(found == said, why))
+        if args.measurement.is_empty() {
+            let executables = |claims: &EarClaims| {
+                let cpu = claims.submods.get(token::CPU)?;
+                Some(Tier::of(cpu.trust_vector.executables))
+            };
+            let affirmed = self.token.as_ref().and_then(executables) == Some(Tier::Affirming);
+            if affirmed && self.same_machine {
+                self.pass(MEASUREMENT);
+            } else {
+                self.skip(
+                    MEASUREMENT,
+                    "what was launched was not compared with what you expect, and no token that was verified affirms it",
+                    Some("--measurement HEX"),
+                );
+            }
+            return Ok(());
+        }
+        let compared = compare_launched(&examined.claims(), examined.tee, &args.measurement);
+        self.step(MEASUREMENT, compared)
+    }
+
+    fn result(&mut self, args: &VerifyReceipt, receipt: &Receipt) -> Result<(), Stop> {
+        let subjects = receipt.statement.subjects();
+        let names: Vec<&str> = subjects.iter().map(Subject::name).collect();
+        let given = named_results(&args.result, &names)?;
+        for subject in subjects {
+            let Some(path) = given.get(subject.name()) else {
+                continue;
+            };
+            let (found, said) = (digest_of(path)?.sha256, subject.sha256());
+            if found != said {
+                let why = format!("{} has the SHA-256 {found}, not {said}", path.display());
+                return self.outcome(RESULT, StepOutcome::Failed(why));
+            }
+        }
+        let missing = names.into_iter().filter(|name| !given.contains_key(*name));
+        let missing: Vec<String> = missing.map(shown).collect();
+        if missing.is_empty() {
+            return self.outcome(RESULT, StepOutcome::Passed);
+        }
+        let why = format!("not given: {}", missing.join(", "));
+        self.skip(RESULT, why, Some("--result [NAME=]FILE"));
+        Ok(())
     }
 
     fn model(&mut self, args: &VerifyReceipt, receipt: &Receipt) -> Result<(), Stop> {
@@ -343,11 +441,12 @@ impl Verification {
     }
 
     fn inputs(&mut self, args: &VerifyReceipt, predicate: &Predicate) -> Result<(), Stop> {
-        let given = named_inputs(&args.input, &predicate.inputs)?;
+        let names: Vec<&str> = predicate.inputs.iter().map(|it| &*it.name).collect();
+        let given = named(&args.input, &names, "input")?;
         for (name, path) in &given {
             let said = predicate.inputs.iter().find(|input| &input.name == name);
-            let found = Input::new(name.as_str(), &digest_of(path)?);
-            if said != Some(&found) {
+            let found = digest_of(path)?;
+            if !said.is_some_and(|said| said.is_file(&found)) {
                 let why = format!("{} is not what was read as {}", path.display(), shown(name));
                 return self.outcome(INPUTS, StepOutcome::Failed(why));
             }
@@ -371,9 +470,29 @@ impl Verification {
         }
     }
 
+    /// How the inputs were protected and where the keys came from is for you to require; without that it is a warning.
+    fn protection(&mut self, args: &VerifyReceipt, predicate: &Predicate) -> Result<(), Stop> {
+        match unauthenticated(predicate) {
+            None => self.pass(PROTECTION),
+            Some(why) if args.require_authenticated => {
+                return self.outcome(PROTECTION, StepOutcome::Failed(why));
+            }
+            Some(_) => {}
+        }
+        match (args.require_broker_keys, key_of_no_broker(predicate)) {
+            (true, Some(why)) => self.outcome(KEYS, StepOutcome::Failed(why)),
+            (true, None) => self.outcome(KEYS, StepOutcome::Passed),
+            (false, _) => Ok(()),
+        }
+    }
+
     fn releases(&mut self, args: &VerifyReceipt, predicate: &Predicate) -> Result<(), Stop> {
         if predicate.releases.is_empty() {
-            self.skip(RELEASES, "the receipt names no release", None);
+            const NONE: &str = "the receipt names no release";
+            self.skip(RELEASES, NONE, None);
+            if args.release_policy.is_some() {
+                self.skip(RELEASE_POLICY, NONE, None);
+            }
             return Ok(());
         }
         let (Some(folder), Some(key)) = (&args.audit, &args.audit_key) else {
@@ -389,6 +508,13 @@ impl Verification {
         let agree = here
             .iter()
             .try_for_each(|release| record::agrees(release, &entries, self.token.as_ref()));
+        let mut nameless = None;
+        for release in &here {
+            match record::policy(release, &entries) {
+                Some((event, policy)) => drop(self.policies.insert(event, policy)),
+                None => nameless = Some(shown(&release.resource)),
+            }
+        }
         match (agree, elsewhere.first()) {
             (Ok(()), Some(release)) => {
                 let named = shown(&release.resource);
@@ -397,7 +523,33 @@ impl Verification {
                 Ok(())
             }
             (agree, _) => self.step(RELEASES, agree),
-        }
+        }?;
+        self.release_policy(args, nameless)
+    }
+
+    fn release_policy(
+        &mut self,
+        args: &VerifyReceipt,
+        nameless: Option<String>,
+    ) -> Result<(), Stop> {
+        let Some(policy) = &args.release_policy else {
+            return Ok(());
+        };
+        let wanted = match policy.strip_prefix("sha256:") {
+            Some(digest) => digest.to_owned(),
+            None => digest_of(Path::new(policy))?.sha256,
+        };
+        let mut other = self.policies.iter().filter(|(_, found)| **found != wanted);
+        let outcome = match (other.next(), nameless) {
+            (None, Some(resource)) => StepOutcome::Failed(format!(
+                "the record names no policy that released {resource}"
+            )),
+            (None, None) => StepOutcome::Passed,
+            (Some((event, found)), _) => StepOutcome::Failed(format!(
+                "event {event} was allowed by the policy sha256:{found}, and the one named is sha256:{wanted}"
+            )),
+        };
+        self.outcome(RELEASE_POLICY, outcome)
     }
 
     fn step<T, E: ToString>(&mut self, kind: Kind, result: Result<T, E>) -> Result<T, Stop> {
@@ -497,35 +649,184 @@ fn compare_machines(
     Ok(compared || expected.is_some())
 }
 
+/// Whether one of the values that are expected of each claim is what the evidence has.
+fn compare_launched(claims: &Value, tee: Tee, wanted: &[Launched]) -> Result<(), String> {
+    let launch = measurement_claim(tee).map(|path| path.join("."));
+    let mut by_claim: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for Launched { claim, value } in wanted {
+        let claim = claim.as_ref().or(launch.as_ref()).ok_or_else(|| {
+            format!("platform {tee} has no single launch measurement: write CLAIM={value}")
+        })?;
+        by_claim.entry(claim.clone()).or_default().push(value);
+    }
+    for (claim, values) in by_claim {
+        let found = claim.split('.').try_fold(claims, |at, name| at.get(name));
+        let found = found
+            .and_then(Value::as_str)
+            .ok_or_else(|| format!("the evidence of platform {tee} has no claim {claim}"))?;
+        let found = in_hex(tee, &claim, found);
+        if !values
+            .iter()
+            .any(|value| value.eq_ignore_ascii_case(&found))
+        {
+            let values = values.join(" or ");
+            return Err(format!(
+                "its {claim} is {found}, and {values} was to be launched"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A claim as people write it: Azure's SNP has its launch measurement in base64.
+fn in_hex(tee: Tee, claim: &str, value: &str) -> String {
+    let bytes = match (tee, claim) {
+        (Tee::AzSnpVtpm, "measurement") => STANDARD.decode(value).ok(),
+        _ => None,
+    };
+    bytes.map_or_else(|| value.to_owned(), hex::encode)
+}
+
+/// What was launched, by claim: the launch measurement, and the registers that hold what came after it.
+fn measurements(examined: &Examined) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    if examined.examination.error.is_some() {
+        return found;
+    }
+    let launch = measurement_claim(examined.tee).map(|path| path.join("."));
+    let mut left = vec![(String::new(), examined.claims())];
+    while let Some((path, value)) = left.pop() {
+        let name = path.rsplit('.').next().unwrap_or_default();
+        let register = name.starts_with("rtmr") || name.starts_with("pcr");
+        match value {
+            Value::Object(members) => left.extend(members.into_iter().map(|(name, value)| {
+                let dot = if path.is_empty() { "" } else { "." };
+                (format!("{path}{dot}{name}"), value)
+            })),
+            Value::String(text) if register || Some(&path) == launch.as_ref() => {
+                let text = in_hex(examined.tee, &path, &text);
+                found.insert(path, text);
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// What the token says of each piece of evidence.
+fn statuses(claims: &EarClaims) -> BTreeMap<String, &'static str> {
+    let submods = claims.submods.iter();
+    submods
+        .map(|(name, submod)| (name.clone(), submod.status.as_str()))
+        .collect()
+}
+
+/// The inputs whose bytes could have been changed unnoticed before they were read.
+fn unauthenticated(predicate: &Predicate) -> Option<String> {
+    let weak = |input: &&Input| input.protection != Protection::Authenticated;
+    let mut weak = predicate.inputs.iter().filter(weak);
+    let first = weak.next()?;
+    let how = match first.protection {
+        Protection::None => "was not encrypted",
+        Protection::Unauthenticated => {
+            "was encrypted by `openssl enc`, which does not tell changed bytes"
+        }
+        Protection::PlainColumns => "holds columns that were read and are not encrypted",
+        Protection::Authenticated => "was authenticated",
+    };
+    let more = match weak.count() {
+        0 => String::new(),
+        others => format!(", and {others} more inputs were not protected either"),
+    };
+    Some(format!(
+        "{} {how}: whoever stored it could have changed it{more}",
+        shown(&first.name)
+    ))
+}
+
+/// Keys that somebody on the machine chose, or inputs that have none.
+fn key_of_no_broker(predicate: &Predicate) -> Option<String> {
+    if predicate.options.results_key == KeyFrom::File {
+        return Some("the key that the results are under came from a file".to_owned());
+    }
+    let other = |input: &&Input| input.keys != [KeyFrom::Broker];
+    let input = predicate.inputs.iter().find(other)?;
+    let how = match input.keys.is_empty() {
+        true => "was read without a key",
+        false => "was opened with a key from a file",
+    };
+    Some(format!("{} {how}", shown(&input.name)))
+}
+
+/// What holds, and yet is worth knowing.
+fn warnings(receipt: &Receipt) -> Vec<String> {
+    let predicate = &receipt.statement.predicate;
+    let changed = unauthenticated(predicate).map(|why| format!("{why} (--require-authenticated)"));
+    let from_file = |input: &Input| input.keys.contains(&KeyFrom::File);
+    let any =
+        predicate.options.results_key == KeyFrom::File || predicate.inputs.iter().any(from_file);
+    let keys = key_of_no_broker(predicate).filter(|_| any);
+    let keys = keys.map(|why| {
+        format!("{why}: who had the machine's files had the key too (--require-broker-keys)")
+    });
+    changed.into_iter().chain(keys).collect()
+}
+
+/// What the receipt names a result that was given: by the last part of its name, and the first of a single one however it
+/// is called.
+fn named_results(given: &[String], known: &[&str]) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let is_known = |text: &str| {
+        known.iter().any(|name| {
+            let prefixed = text
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('='));
+            prefixed || last(name) == last(text)
+        })
+    };
+    match (given, known) {
+        ([only], [first, ..]) if !is_known(only) => {
+            named(&[format!("{first}={only}")], known, "result")
+        }
+        _ => named(given, known, "result"),
+    }
+}
+
 /// The files that were given, by the receipt's name for each.
-fn named_inputs(given: &[String], known: &[Input]) -> anyhow::Result<BTreeMap<String, PathBuf>> {
-    let mut named = BTreeMap::new();
+fn named(
+    given: &[String],
+    known: &[&str],
+    what: &str,
+) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let mut all = BTreeMap::new();
     for text in given {
-        let prefixed = known.iter().find_map(|input| {
-            let path = text.strip_prefix(&input.name)?.strip_prefix('=')?;
-            Some((input.name.clone(), PathBuf::from(path)))
+        let prefixed = known.iter().find_map(|name| {
+            let path = text.strip_prefix(name)?.strip_prefix('=')?;
+            Some(((*name).to_owned(), PathBuf::from(path)))
         });
         let (name, path) = match prefixed {
             Some(found) => found,
-            None => (own_name(text, known)?, PathBuf::from(text)),
+            None => (own_name(text, known, what)?, PathBuf::from(text)),
         };
-        if named.insert(name.clone(), path).is_some() {
-            bail!("the input {} was given twice", shown(&name));
+        if all.insert(name.clone(), path).is_some() {
+            bail!("the {what} {} was given twice", shown(&name));
         }
     }
-    Ok(named)
+    Ok(all)
+}
+
+fn last(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or_default()
 }
 
 /// The receipt's name for a file whose own is the last part of it.
-fn own_name(path: &str, known: &[Input]) -> anyhow::Result<String> {
-    let last = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
-    let mut alike = known.iter().filter(|input| last(&input.name) == last(path));
+fn own_name(path: &str, known: &[&str], what: &str) -> anyhow::Result<String> {
+    let mut alike = known.iter().filter(|name| last(name) == last(path));
     match (alike.next(), alike.next()) {
-        (Some(only), None) => Ok(only.name.clone()),
+        (Some(only), None) => Ok((*only).to_owned()),
         (None, _) => {
-            let names: Vec<String> = known.iter().take(5).map(|it| shown(&it.name)).collect();
+            let names: Vec<String> = known.iter().take(5).map(|name| shown(name)).collect();
             bail!(
-                "the receipt names no input {path}: write NAME={path}, with one of its names ({}{})",
+                "the receipt names no {what} {path}: write NAME={path}, with one of its names ({}{})",
                 names.join(", "),
                 if known.len() > names.len() {
                     ", ..."
@@ -535,7 +836,7 @@ fn own_name(path: &str, known: &[Input]) -> anyhow::Result<String> {
             )
         }
         (Some(_), Some(_)) => bail!(
-            "several inputs of the receipt are called {}: write NAME={path}",
+            "several {what}s of the receipt are called {}: write NAME={path}",
             last(path)
         ),
     }
@@ -549,9 +850,9 @@ fn digest_of(path: &Path) -> anyhow::Result<Digest> {
 }
 
 /// What a receipt says, for people. Only after its signature holds.
-fn summary(receipt: &Receipt) -> String {
+fn summary(receipt: &Receipt, policies: &BTreeMap<String, String>) -> String {
     let predicate = &receipt.statement.predicate;
-    let counts = predicate.counts;
+    let (counts, options) = (predicate.counts, &predicate.options);
     let mut text = format!(
         "Receipt of {}: {counts} (threshold {})\n  model     {}\n  software  {}\n  ran       {} to {}, by the machine's own clock",
         shown(receipt.statement.result_name()),
@@ -561,12 +862,23 @@ fn summary(receipt: &Receipt) -> String {
         moment(predicate.started),
         moment(predicate.finished),
     );
+    text.push_str(&format!(
+        "\n  results   {}, key from {}",
+        said_of_results(options),
+        options.results_key.as_str()
+    ));
     for input in predicate.inputs.iter().take(SHOWN) {
+        let keys: Vec<&str> = input.keys.iter().map(|key| key.as_str()).collect();
+        let keys = match keys.is_empty() {
+            true => String::new(),
+            false => format!(", key from {}", keys.join(" and ")),
+        };
         text.push_str(&format!(
-            "\n  input     {} ({} bytes, sha256 {})",
+            "\n  input     {} ({} bytes, sha256 {})\n            protection: {}{keys}",
             shown(&input.name),
             input.bytes,
-            input.sha256
+            input.sha256,
+            input.protection.as_str(),
         ));
     }
     if predicate.inputs.len() > SHOWN {
@@ -577,18 +889,53 @@ fn summary(receipt: &Receipt) -> String {
     }
     for release in predicate.releases.iter().take(SHOWN) {
         let event = release.event.as_deref().unwrap_or("that it does not name");
+        let policy = policies.get(event).map(|digest| {
+            let digest = shown(digest);
+            format!(", by the policy sha256:{digest}")
+        });
         text.push_str(&format!(
-            "\n  release   {} (event {})",
+            "\n  release   {} (event {}{})",
             shown(&release.resource),
-            shown(event)
+            shown(event),
+            policy.unwrap_or_default()
         ));
     }
     text
 }
 
-/// Where the collateral that was not found belongs, and how it comes there.
-fn missing(examined: &Examined, args: &VerifyReceipt) -> String {
+fn said_of_results(options: &OptionsUsed) -> String {
+    let rows = match options.results {
+        Results::Flagged => "flagged rows",
+        Results::All => "all rows",
+        Results::Summary => "the summary",
+    };
+    let format = match options.results_format {
+        ResultsFormat::Jsonl => "JSON lines",
+        ResultsFormat::Csv => "CSV",
+        ResultsFormat::Parquet => "Parquet",
+    };
+    let for_whom = match options.results_for {
+        ResultsFor::Recipient => "sealed to a recipient",
+        ResultsFor::Key => "encrypted under a key",
+    };
+    let plain = match options.insecure_plain_columns {
+        true => ", plain columns of encrypted files allowed",
+        false => "",
+    };
+    format!("{rows} as {format}, {for_whom}{plain}")
+}
+
+/// Where the collateral that was not found belongs, and how it comes there; or the root that would mend it.
+fn missing(examined: &Examined, args: &VerifyReceipt, verdict: &Verdict) -> String {
+    if let Some(hint) = examined.development_hint() {
+        return format!("{hint}\n");
+    }
     let mut text = String::new();
+    let error = &examined.examination.error;
+    let lacks = matches!(error, Some(VerifyError::MissingCollateral { .. }));
+    if matches!(verdict, Verdict::Refused) && !lacks {
+        return text;
+    }
     for wanted in &examined.missing {
         text.push_str(&format!(
             "{wanted} was not given: it belongs to {}\n",
@@ -608,6 +955,26 @@ fn missing(examined: &Examined, args: &VerifyReceipt) -> String {
         ));
     }
     text
+}
+
+/// What must have been launched.
+#[derive(Clone)]
+struct Launched {
+    /// None for the platform's launch measurement.
+    claim: Option<String>,
+    value: String,
+}
+
+fn parse_measurement(text: &str) -> anyhow::Result<Launched> {
+    let (claim, value) = match text.split_once('=') {
+        Some((claim, value)) => (Some(claim.to_owned()), value),
+        None => (None, text),
+    };
+    anyhow::ensure!(!value.is_empty(), "write the measurement in hex");
+    Ok(Launched {
+        claim,
+        value: value.to_owned(),
+    })
 }
 
 fn parse_check(name: &str) -> anyhow::Result<&'static str> {
@@ -656,6 +1023,31 @@ const TOKEN_TIME: Kind = (
     "the token was in force while the job ran",
     "RFC 7519, 4.1.4 and 4.1.6",
 );
+const TOKEN_STATUS: Kind = (
+    "TokenStatus",
+    "the broker affirms the machine, all of it",
+    "draft-ietf-rats-ear, ear.status",
+);
+const MEASUREMENT: Kind = (
+    "Measurement",
+    "what was launched is what you named, or else what the broker's token affirms",
+    "docs/receipts.md",
+);
+const PROTECTION: Kind = (
+    "Protection",
+    "each input was under encryption that tells changed bytes",
+    "docs/receipts.md",
+);
+const KEYS: Kind = (
+    "Keys",
+    "a broker released the keys of every input and of the results",
+    "docs/receipts.md",
+);
+const RELEASE_POLICY: Kind = (
+    "ReleasePolicy",
+    "the policy that you named allowed every release",
+    "docs/receipts.md",
+);
 const MACHINE: Kind = (
     "TokenMachine",
     "the token is of a machine that was launched as the evidence's",
@@ -688,12 +1080,20 @@ const KINDS: &[Kind] = &[
     CONFIGURATION,
     TOKEN,
     TOKEN_TIME,
+    TOKEN_STATUS,
     MACHINE,
+    MEASUREMENT,
     RESULT,
     MODEL,
     INPUTS,
+    PROTECTION,
+    KEYS,
     RELEASES,
+    RELEASE_POLICY,
 ];
+
+/// What an appraisal must come to.
+const AFFIRMING: &str = "affirming";
 
 /// Inputs and releases that are shown.
 const SHOWN: usize = 10;
@@ -703,24 +1103,11 @@ const SHOWN: usize = 10;
 mod tests {
     use super::*;
 
-    fn input(name: &str) -> Input {
-        let digest = Digest {
-            bytes: 0,
-            sha256: String::new(),
-        };
-        Input::new(name, &digest)
-    }
-
     #[test]
     fn input_is_compared_with_another_ones_digest() {
-        let known = [
-            input("in/a.csv.enc"),
-            input("b=c.csv"),
-            input("x/d"),
-            input("y/d"),
-        ];
-        let named = |text: &str| {
-            let named = named_inputs(&[text.to_owned()], &known);
+        let known = ["in/a.csv.enc", "b=c.csv", "x/d", "y/d"];
+        let one = |text: &str| {
+            let named = named(&[text.to_owned()], &known, "input");
             named.map(|named| named.into_iter().next().unwrap())
         };
         let pair = |name: &str, path: &str| (name.to_owned(), PathBuf::from(path));
@@ -731,13 +1118,65 @@ mod tests {
             ("b=c.csv=f", pair("b=c.csv", "f")),
             ("x/d=f", pair("x/d", "f")),
         ] {
-            assert_eq!(named(text).unwrap(), expected, "{text}");
+            assert_eq!(one(text).unwrap(), expected, "{text}");
         }
         for text in ["none.csv", "d", "a.csv.enc=else"] {
-            assert!(named(text).is_err(), "{text}");
+            assert!(one(text).is_err(), "{text}");
         }
         let twice = ["a.csv.enc", "in/a.csv.enc=f"].map(str::to_owned);
-        assert!(named_inputs(&twice, &known).is_err());
+        assert!(named(&twice, &known, "input").is_err());
+    }
+
+    #[test]
+    fn manifest_is_taken_for_the_table_or_a_renamed_table_for_none() {
+        let known = ["t.csv.enc", "t.csv.manifest.json.enc"];
+        let named = |given: &[&str]| {
+            let given: Vec<String> = given.iter().map(|&text| text.to_owned()).collect();
+            let named = named_results(&given, &known);
+            named.map(|named| named.into_keys().collect::<Vec<_>>())
+        };
+        assert_eq!(named(&["copy"]).unwrap(), ["t.csv.enc"]);
+        assert_eq!(named(&["in/t.csv.manifest.json.enc"]).unwrap(), [known[1]]);
+        let both = ["t.csv.enc=a", "t.csv.manifest.json.enc=b"];
+        assert_eq!(named(&both).unwrap(), known);
+        assert!(named(&["a", "b"]).is_err());
+        assert!(named(&[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn other_launch_passes_for_the_one_expected() {
+        let claims = json!({"quote": {"body": {"mr_td": "AB", "rtmr_1": "cd"}}});
+        let compare = |tee: Tee, wanted: &[&str]| {
+            let wanted: Vec<_> = wanted
+                .iter()
+                .map(|it| parse_measurement(it).unwrap())
+                .collect();
+            compare_launched(&claims, tee, &wanted)
+        };
+        for good in [
+            &["ab"][..],
+            &["00", "ab"],
+            &["ab", "quote.body.rtmr_1=cd"],
+            &["quote.body.rtmr_1=CD"],
+        ] {
+            assert_eq!(compare(Tee::Tdx, good), Ok(()), "{good:?}");
+        }
+        for (bad, why) in [
+            (&["00"][..], "its quote.body.mr_td is AB, and 00 was"),
+            (&["00", "a"], "00 or a was to be"),
+            (&["ab", "quote.body.rtmr_1=ab"], "rtmr_1 is cd"),
+            (&["quote.body.rtmr_2=ab"], "has no claim quote.body.rtmr_2"),
+            (&["quote.body=ab"], "has no claim quote.body"),
+        ] {
+            let error = compare(Tee::Tdx, bad).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+        let azure = json!({"measurement": STANDARD.encode([0xab, 0xcd])});
+        let wanted = parse_measurement("abcd").unwrap();
+        assert_eq!(compare_launched(&azure, Tee::AzSnpVtpm, &[wanted]), Ok(()));
+        let error = compare(Tee::Tpm, &["ab"]).unwrap_err();
+        assert!(error.contains("write CLAIM=ab"), "{error}");
+        assert!(parse_measurement("a=").is_err());
     }
 
     #[test]

@@ -40,6 +40,16 @@ pub(super) fn must_have(release: &ReleasedKey, entries: &BTreeMap<String, Value>
     is_own || event.is_none_or(|event| entries.contains_key(event))
 }
 
+/// The event of a release, and the SHA-256 of the policy that allowed it.
+pub(super) fn policy(
+    release: &ReleasedKey,
+    entries: &BTreeMap<String, Value>,
+) -> Option<(String, String)> {
+    let event = release.event.clone()?;
+    let policy = entries.get(&event)?["policy"].as_str()?.to_owned();
+    Some((event, policy))
+}
+
 /// Whether the record has a release as the receipt has it: allowed, of this resource, on this token; and, where the
 /// receipt's own token is that one, to the key that this token binds.
 pub(super) fn agrees(

@@ -44,9 +44,14 @@ impl<'a> Attributes<'a> {
         self.find(name).map(|found| &found.ints[..])
     }
 
+    /// Numbers, whatever they are.
+    pub(super) fn any_floats(&self, name: &str) -> Option<&'a [f32]> {
+        self.find(name).map(|found| &found.floats[..])
+    }
+
     /// Finite numbers.
     pub(super) fn floats(&self, name: &str) -> Result<Option<&'a [f32]>, String> {
-        let floats = self.find(name).map(|found| &found.floats[..]);
+        let floats = self.any_floats(name);
         if floats.is_some_and(|floats| floats.iter().any(|value| !value.is_finite())) {
             return Err(format!("\"{name}\" holds a value that is not finite"));
         }

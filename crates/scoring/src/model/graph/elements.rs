@@ -11,10 +11,21 @@ pub(in crate::model) enum Elementwise {
     Relu,
     LeakyRelu(f64),
     Elu(f64),
-    Selu { alpha: f64, gamma: f64 },
+    Selu {
+        alpha: f64,
+        gamma: f64,
+    },
     Sigmoid,
     Tanh,
     Softplus,
+    Softsign,
+    HardSigmoid {
+        alpha: f64,
+        beta: f64,
+    },
+    HardSwish,
+    Gelu,
+    GeluByTanh,
     Exp,
     Log,
     Sqrt,
@@ -23,6 +34,17 @@ pub(in crate::model) enum Elementwise {
     Reciprocal,
     Erf,
     Clip(Option<f64>, Option<f64>),
+    /// Of truth values.
+    Not,
+    /// To truth values.
+    IsNan,
+    /// To truth values.
+    IsNotZero,
+    /// To whole numbers.
+    Truncate {
+        least: f64,
+        most: f64,
+    },
 }
 
 impl Elementwise {
@@ -33,6 +55,8 @@ impl Elementwise {
         let known = match node.op_type.as_str() {
             "LeakyRelu" | "Elu" => &[alpha][..],
             "Selu" => &[alpha, gamma],
+            "HardSigmoid" => &[alpha, ("beta", AttributeType::Float)],
+            "Gelu" => &[("approximate", AttributeType::String)],
             _ => &[],
         };
         let function = match node.op_type.as_str() {
@@ -45,6 +69,20 @@ impl Elementwise {
                     gamma: attributes.float("gamma", 1.050_701),
                 }
             }
+            "HardSigmoid" => {
+                let attributes = Attributes::of(node, known)?;
+                Self::HardSigmoid {
+                    alpha: attributes.float("alpha", 0.2),
+                    beta: attributes.float("beta", 0.5),
+                }
+            }
+            "Gelu" => match Attributes::of(node, known)?.text("approximate") {
+                "" | "none" => Self::Gelu,
+                "tanh" => Self::GeluByTanh,
+                _ => return Err("its approximate is neither none nor tanh".into()),
+            },
+            "HardSwish" => Self::HardSwish,
+            "Softsign" => Self::Softsign,
             "Relu" => Self::Relu,
             "Sigmoid" => Self::Sigmoid,
             "Tanh" => Self::Tanh,

@@ -1,18 +1,15 @@
 //! The operators of `ai.onnx.ml` (ONNX, "Operators-ml") that exports of scikit-learn, XGBoost and LightGBM are made of.
 //! Where the specification leaves something open, what onnxruntime does is what exporters rely on, and what is done here.
 
-use std::sync::Arc;
-
 use tract_onnx::pb::NodeProto;
 use tract_onnx::pb::attribute_proto::AttributeType;
 
 use super::attributes::Attributes;
+use super::combine::with_constant;
 use super::elements::Elementwise;
-use super::operators::{
-    elementwise, make, matrix, one_input, place, rows_of, select, to_kind, with_constant,
-};
-use super::{Arithmetic, Kind, Known, Operator, Rows, Values};
-use crate::model::trees::{Ensemble, Transform, Trees};
+use super::operators::{elementwise, make, matrix, one_input, place, rows_of, select, to_kind};
+use super::{Arithmetic, Form, Kind, Known, Norm, Operator, Rows, Values};
+use crate::model::trees::{Ensemble, OTHERWISE, Transform, Trees};
 
 /// Reads a node of the domain.
 pub(super) fn read(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
@@ -26,7 +23,7 @@ pub(super) fn read(node: &NodeProto, values: &mut Values<'_>) -> Result<(), Stri
         "ArrayFeatureExtractor" => array_feature_extractor(node, values),
         "OneHotEncoder" => one_hot_encoder(node, values),
         "FeatureVectorizer" => feature_vectorizer(node, values),
-        _ => Err("unknown operator".into()),
+        _ => Err(super::UNKNOWN.into()),
     }
 }
 
@@ -62,30 +59,11 @@ fn normalizer(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
     let attributes = Attributes::of(node, &[("norm", AttributeType::String)])?;
     let (rows, width) = float_input(node, values)?;
     let norm = match attributes.text("norm") {
-        "L1" => {
-            let sizes = elementwise(Elementwise::Abs, rows, values)?;
-            values.step(Operator::Sum, &[sizes.value], 1, Kind::Float)?
-        }
-        "L2" => {
-            let both = [rows.value, rows.value];
-            let squares = values.step(
-                Operator::Arithmetic(Arithmetic::Mul),
-                &both,
-                width,
-                Kind::Float,
-            )?;
-            let sum = values.step(Operator::Sum, &[squares.value], 1, Kind::Float)?;
-            elementwise(Elementwise::Sqrt, sum, values)?
-        }
+        "L1" => Norm::L1,
+        "L2" => Norm::L2,
         _ => return Err("its norm is neither L1 nor L2".into()),
     };
-    let of = [rows.value, norm.value];
-    let made = values.step(
-        Operator::Arithmetic(Arithmetic::Div),
-        &of,
-        width,
-        Kind::Float,
-    )?;
+    let made = values.step(Operator::Normalize(norm), &[rows.value], width, Kind::Float)?;
     make(node, made, values)
 }
 
@@ -150,7 +128,7 @@ fn linear_classifier(node: &NodeProto, values: &mut Values<'_>) -> Result<(), St
     let attributes = Attributes::of(node, &known)?;
     let outputs = attributes.floats("intercepts")?.map_or(0, <[f32]>::len);
     let classes = classes(&attributes, "classlabels_ints", "classlabels_strings")?;
-    if classes != outputs {
+    if classes != outputs || classes < 2 {
         return Err(format!("{outputs} scores for {classes} classes"));
     }
     let rows = linear(node, &attributes, outputs, values)?;
@@ -171,12 +149,14 @@ fn linear_regressor(node: &NodeProto, values: &mut Values<'_>) -> Result<(), Str
     ];
     let attributes = Attributes::of(node, &known)?;
     let targets = usize::try_from(attributes.integer("targets", 1)).unwrap_or(0);
+    let transform = Transform::of(attributes.text("post_transform"))?;
+    if targets == 1 && transform != Transform::None {
+        return Err(format!(
+            "its post_transform is one for several targets and it has one, {OTHERWISE}; give NONE and a Sigmoid after it"
+        ));
+    }
     let rows = linear(node, &attributes, targets, values)?;
-    let made = transformed(
-        Transform::of(attributes.text("post_transform"))?,
-        rows,
-        values,
-    )?;
+    let made = transformed(transform, rows, values)?;
     make(node, made, values)
 }
 
@@ -265,7 +245,7 @@ fn trees(
     let rows = matrix(one_input(node, values)?)?;
     // Whole numbers are compared as f32.
     let rows = match values.shape(rows) {
-        (_, Kind::Whole) => to_kind(rows, Kind::Float, values)?,
+        (_, Kind::Whole | Kind::Truth) => to_kind(rows, Kind::Float, values)?,
         _ => rows,
     };
     let (width, _) = values.shape(rows);
@@ -289,7 +269,7 @@ fn trees(
         tree_ids: integers("nodes_treeids")?,
         node_ids: integers("nodes_nodeids")?,
         features: integers("nodes_featureids")?,
-        thresholds: &numbers(attributes, "nodes_values")?.unwrap_or_default(),
+        thresholds: &numbers(attributes, "nodes_values", values)?.unwrap_or_default(),
         modes: attributes
             .texts("nodes_modes")
             .ok_or("has no nodes_modes")?,
@@ -298,30 +278,33 @@ fn trees(
         missing_is_true: attributes
             .integers("nodes_missing_value_tracks_true")
             .unwrap_or_default(),
-        base: &numbers(attributes, "base_values")?.unwrap_or_default(),
+        base: &numbers(attributes, "base_values", values)?.unwrap_or_default(),
         leaf_tree_ids: integers(&of_leaves("treeids"))?,
         leaf_node_ids: integers(&of_leaves("nodeids"))?,
         leaf_outputs: integers(&of_leaves("ids"))?,
-        leaf_weights: &numbers(attributes, &of_leaves("weights"))?.unwrap_or_default(),
+        leaf_weights: &numbers(attributes, &of_leaves("weights"), values)?.unwrap_or_default(),
     };
     let trees = Trees::build(&ensemble)?;
     let width = trees.outputs();
-    values.step(
-        Operator::Trees(Arc::new(trees)),
-        &[rows.value],
-        width,
-        Kind::Float,
-    )
+    values.step(Operator::Trees(trees), &[rows.value], width, Kind::Float)
 }
 
-/// Numbers that an attribute gives as f32, or as a tensor of f32 or f64 under a longer name.
-fn numbers(attributes: &Attributes<'_>, name: &str) -> Result<Option<super::Numbers>, String> {
+/// Numbers that an attribute gives as f32, or as a tensor of f32 or f64 under a longer name. Trees are trained to
+/// thresholds that are infinite; [`Trees::build`] says what may be.
+fn numbers(
+    attributes: &Attributes<'_>,
+    name: &str,
+    values: &Values<'_>,
+) -> Result<Option<super::Numbers>, String> {
     let as_tensor = attributes.tensor(&format!("{name}_as_tensor"));
-    match (attributes.floats(name)?, as_tensor) {
+    match (attributes.any_floats(name), as_tensor) {
         (Some(floats), None) => Ok(Some(widened(floats).into())),
         (None, Some(tensor)) => {
-            let weight = super::Weight::read(tensor).map_err(|why| format!("{name} {why}"))?;
-            if weight.element.kind() == Kind::Whole || weight.shape.len() > 1 {
+            let weight = super::Weight::read_any(tensor, &values.beside)
+                .map_err(|why| format!("{name} {why}"))?;
+            if !matches!(weight.element.kind(), Kind::Float | Kind::Double)
+                || weight.shape.len() > 1
+            {
                 return Err(format!("{name} is not a list of floats"));
             }
             Ok(Some(weight.numbers))
@@ -363,9 +346,12 @@ fn one_hot_encoder(node: &NodeProto, values: &mut Values<'_>) -> Result<(), Stri
         return Err("fails on a category that it does not know".into());
     }
     let rows = one_input(node, values)?;
-    if values.shape(rows).0 != 1 {
-        return Err("encodes more than one column at a time".into());
-    }
+    let form = match (values.shape(rows), rows.form) {
+        ((1, Kind::Whole), Form::Matrix) => Form::Deep(1),
+        ((1, Kind::Whole), Form::Flat) => Form::Matrix,
+        ((1, _), _) => return Err("encodes what is no whole number".into()),
+        _ => return Err("encodes more than one column at a time".into()),
+    };
     let categories: Vec<f64> = categories.iter().map(|&category| category as f64).collect();
     let width = categories.len();
     let made = values.step(
@@ -374,7 +360,7 @@ fn one_hot_encoder(node: &NodeProto, values: &mut Values<'_>) -> Result<(), Stri
         width,
         Kind::Float,
     )?;
-    make(node, made, values)
+    make(node, Rows { form, ..made }, values)
 }
 
 /// Values side by side, as f32.

@@ -7,9 +7,11 @@
 //! does not depend on (labels, the names of classes) is not looked at.
 
 mod attributes;
+mod combine;
 mod elements;
 mod learned;
 mod operators;
+mod reduce;
 mod weights;
 
 use std::collections::{HashMap, HashSet};
@@ -21,7 +23,7 @@ use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoPr
 use zeroize::Zeroizing;
 
 pub(super) use elements::Elementwise;
-use weights::Weight;
+use weights::{Beside, Weight};
 
 use super::trees::Trees;
 use crate::shown;
@@ -35,6 +37,8 @@ pub(super) struct Graph {
     pub(super) output: String,
     /// The value that holds it, and which of its numbers it is.
     pub(super) score: (ValueId, usize),
+    /// Whether a weight lies in the file beside the model.
+    pub(super) uses_beside: bool,
 }
 
 /// An input of the graph, or after the inputs the value that a step makes.
@@ -67,12 +71,13 @@ pub enum Element {
 }
 
 /// How the numbers of a value are held. Whole numbers are held in f64, which has all of them that a data set's columns
-/// do; no arithmetic is done on them before they are cast.
+/// do; no arithmetic is done on them before they are cast. Truth values are 0 and 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Float,
     Double,
     Whole,
+    Truth,
 }
 
 impl Element {
@@ -80,7 +85,8 @@ impl Element {
         match self {
             Self::Float => Kind::Float,
             Self::Double => Kind::Double,
-            Self::Int64 | Self::Int32 | Self::Bool => Kind::Whole,
+            Self::Int64 | Self::Int32 => Kind::Whole,
+            Self::Bool => Kind::Truth,
         }
     }
 
@@ -98,7 +104,7 @@ impl Element {
 
 /// One operation on whole values.
 pub(super) struct Step {
-    pub(super) operator: Operator,
+    pub(super) operator: Arc<Operator>,
     pub(super) of: Vec<ValueId>,
     pub(super) width: usize,
     pub(super) kind: Kind,
@@ -120,8 +126,20 @@ pub(super) enum Operator {
     Elementwise(Elementwise),
     /// Exponentials divided by their sum.
     Softmax,
-    /// The sum of a row.
-    Sum,
+    /// One number for each row.
+    Reduce(Reduction),
+    /// Each row divided by its norm.
+    Normalize(Norm),
+    /// Each row less its mean, divided by its deviation, scaled and shifted.
+    LayerNorm(LayerNorm),
+    /// By the truth values of the first value the numbers of one side or of the other. A side is constant, one number or
+    /// one for each column, or the next value.
+    Choose {
+        when: Option<Numbers>,
+        otherwise: Option<Numbers>,
+    },
+    /// For each whole number an entry of a table, whose entries are as long as said; no number where there is none.
+    Embed { table: Numbers, long: usize },
     /// Values side by side.
     Concat,
     /// Some numbers of a row, by their places.
@@ -131,21 +149,61 @@ pub(super) enum Operator {
     /// For each category whether the one number is it.
     OneHot(Vec<f64>),
     /// Decision trees.
-    Trees(Arc<Trees>),
+    Trees(Trees),
 }
 
+/// An operation on two numbers, of which comparisons make truth values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arithmetic {
     Add,
     Sub,
     Mul,
     Div,
+    Pow,
+    Max,
+    Min,
+    /// The second is the slope below zero.
+    PRelu,
+    Greater,
+    GreaterOrEqual,
+    Less,
+    LessOrEqual,
+    Equal,
+    And,
+    Or,
+}
+
+/// What a row's numbers become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reduction {
+    Sum,
+    Mean,
+    Max,
+    Min,
+}
+
+/// The length of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Norm {
+    L1,
+    L2,
+}
+
+/// What a layer normalization does after it has normalized; the shift is empty where there is none.
+pub(super) struct LayerNorm {
+    pub(super) epsilon: f64,
+    pub(super) scale: Numbers,
+    pub(super) shift: Numbers,
 }
 
 impl Graph {
-    /// Checks a decoded model. `positive` is the place of the class that a score is the probability of, if the model
+    /// Checks a decoded model, whose weights may lie in a file beside it. `positive` is the place of the class that a score is the probability of, if the model
     /// gives several and it is not the second of two.
-    pub(super) fn check(model: &ModelProto, positive: Option<usize>) -> Result<Self, String> {
+    pub(super) fn check(
+        model: &ModelProto,
+        beside: Option<&[u8]>,
+        positive: Option<usize>,
+    ) -> Result<Self, String> {
         let opset = opset(model)?;
         if !model.functions.is_empty() {
             return Err("it defines functions of its own".into());
@@ -161,7 +219,7 @@ impl Graph {
         let output = output(graph)?;
         let needed = needed(graph, output);
 
-        let mut values = Values::new(graph, opset, &needed)?;
+        let mut values = Values::new(graph, opset, &needed, Beside::new(beside))?;
         for (node, _) in graph
             .node
             .iter()
@@ -179,6 +237,7 @@ impl Graph {
             steps: values.steps,
             output: output.to_owned(),
             score,
+            uses_beside: values.beside.is_used(),
         })
     }
 
@@ -203,7 +262,7 @@ impl Graph {
 }
 
 /// The operator sets in which the operators that are read mean the same.
-const OPSETS: std::ops::RangeInclusive<i64> = 9..=22;
+const OPSETS: std::ops::RangeInclusive<i64> = 9..=25;
 /// The same of `ai.onnx.ml`.
 const LEARNED_OPSETS: std::ops::RangeInclusive<i64> = 1..=4;
 const MAX_NODES: usize = 1024;
@@ -221,16 +280,28 @@ enum Known {
     Rows(Rows),
 }
 
-/// A value that depends on the rows. `flat` is one number a row that has no dimension of its own, `[rows]`.
+/// A value that depends on the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rows {
     value: ValueId,
-    flat: bool,
+    form: Form,
+}
+
+/// The dimensions of a value of a known width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// `[rows]`: one number a row that has no dimension of its own.
+    Flat,
+    /// `[rows, width]`
+    Matrix,
+    /// `[rows, n, width / n]`
+    Deep(usize),
 }
 
 /// The values known so far, by name. A name is given once.
 struct Values<'a> {
     opset: i64,
+    beside: Beside<'a>,
     initializers: HashMap<&'a str, &'a TensorProto>,
     by_name: HashMap<String, Known>,
     inputs: Vec<Input>,
@@ -240,13 +311,19 @@ struct Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    fn new(graph: &'a GraphProto, opset: i64, needed: &Needed<'_>) -> Result<Self, String> {
+    fn new(
+        graph: &'a GraphProto,
+        opset: i64,
+        needed: &Needed<'_>,
+        beside: Beside<'a>,
+    ) -> Result<Self, String> {
         let weights = graph.initializer.iter();
         let initializers: HashMap<_, _> = weights
             .map(|weight| (weight.name.as_str(), weight))
             .collect();
         let mut values = Self {
             opset,
+            beside,
             initializers,
             by_name: HashMap::new(),
             inputs: Vec::new(),
@@ -256,7 +333,7 @@ impl<'a> Values<'a> {
         };
         for (name, weight) in values.initializers.clone() {
             if needed.names.contains(name) {
-                let weight = Weight::read(weight)
+                let weight = Weight::read(weight, &values.beside)
                     .map_err(|why| format!("weight \"{}\" {why}", shown(name)))?;
                 values.name(name, Known::Weight(weight))?;
             }
@@ -299,7 +376,13 @@ impl<'a> Values<'a> {
             element,
         });
         let value = self.inputs.len() - 1;
-        self.name(&input.name, Known::Rows(Rows { value, flat: false }))
+        self.name(
+            &input.name,
+            Known::Rows(Rows {
+                value,
+                form: Form::Matrix,
+            }),
+        )
     }
 
     /// Adds a step, unless a row would take too much.
@@ -314,15 +397,11 @@ impl<'a> Values<'a> {
             return Err(format!("its output is not between 1 and {MAX_WIDTH} wide"));
         }
         self.account(width)?;
-        if let Operator::Dense { weights, .. } = &operator {
-            self.total_weights += weights.len();
-            if self.total_weights > MAX_TOTAL_WEIGHTS {
-                return Err(format!(
-                    "its layers have more than {MAX_TOTAL_WEIGHTS} weights"
-                ));
-            }
+        if let Operator::Dense { weights, .. } | Operator::Embed { table: weights, .. } = &operator
+        {
+            self.account_weights(weights.len())?;
         }
-        let of = of.to_vec();
+        let (operator, of) = (Arc::new(operator), of.to_vec());
         self.steps.push(Step {
             operator,
             of,
@@ -330,7 +409,10 @@ impl<'a> Values<'a> {
             kind,
         });
         let value = self.inputs.len() + self.steps.len() - 1;
-        Ok(Rows { value, flat: false })
+        Ok(Rows {
+            value,
+            form: Form::Matrix,
+        })
     }
 
     fn account(&mut self, width: usize) -> Result<(), String> {
@@ -338,6 +420,16 @@ impl<'a> Values<'a> {
         if self.total_width > MAX_TOTAL_WIDTH {
             return Err(format!(
                 "its values take more than {MAX_TOTAL_WIDTH} numbers a row"
+            ));
+        }
+        Ok(())
+    }
+
+    fn account_weights(&mut self, count: usize) -> Result<(), String> {
+        self.total_weights += count;
+        if self.total_weights > MAX_TOTAL_WEIGHTS {
+            return Err(format!(
+                "its layers have more than {MAX_TOTAL_WEIGHTS} weights"
             ));
         }
         Ok(())
@@ -389,7 +481,7 @@ fn opset(model: &ModelProto) -> Result<i64, String> {
         };
         if !versions.contains(&set.version) {
             return Err(format!(
-                "operator set {} of \"{}\"; {} to {} are understood",
+                "operator set {} of \"{}\"; {} to {} are understood: name one of them when you export it (docs/model.md)",
                 set.version,
                 shown(&set.domain),
                 versions.start(),
@@ -408,6 +500,10 @@ fn opset(model: &ModelProto) -> Result<i64, String> {
         None => Ok(*OPSETS.start()),
     }
 }
+
+/// Of a node that is none of those that are read.
+const UNKNOWN: &str =
+    "not among the operators that docs/model.md names; export the model without it";
 
 /// The domain of operators of classical machine learning.
 const LEARNED: &str = "ai.onnx.ml";
@@ -491,7 +587,7 @@ fn score(
         return Err("its output does not depend on its input".into());
     };
     let (width, kind) = values.shape(*rows);
-    if kind == Kind::Whole {
+    if matches!(kind, Kind::Whole | Kind::Truth) {
         return Err("its output is a label, not a probability".into());
     }
     let place = match (positive, width) {

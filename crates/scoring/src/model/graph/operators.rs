@@ -4,9 +4,13 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::pb::attribute_proto::AttributeType;
 
 use super::attributes::Attributes;
+use super::combine::with_constant;
 use super::elements::Elementwise;
 use super::weights::Weight;
-use super::{Arithmetic, Element, Kind, Known, LEARNED, Numbers, Operator, Rows, Values, learned};
+use super::{
+    Arithmetic, Element, Form, Kind, Known, LEARNED, Numbers, Operator, Rows, Values, combine,
+    learned, reduce,
+};
 use crate::shown;
 
 /// Reads a node: what it makes gets its names.
@@ -22,15 +26,24 @@ pub(super) fn read(node: &NodeProto, values: &mut Values<'_>) -> Result<(), Stri
         return make(node, made, values);
     }
     match node.op_type.as_str() {
-        "Identity" => {
+        "Identity" => identity(node, values),
+        "Transpose" => transpose(node, values),
+        "Not" => {
             Attributes::of(node, &[])?;
             let rows = one_input(node, values)?;
-            make(node, rows, values)
+            if values.shape(rows).1 != Kind::Truth {
+                return Err("its input is not made of truth values".into());
+            }
+            let made = function_to(Elementwise::Not, rows, Kind::Truth, values)?;
+            make(node, made, values)
         }
-        "Add" => arithmetic(node, Arithmetic::Add, values),
-        "Sub" => arithmetic(node, Arithmetic::Sub, values),
-        "Mul" => arithmetic(node, Arithmetic::Mul, values),
-        "Div" => arithmetic(node, Arithmetic::Div, values),
+        "IsNaN" => {
+            Attributes::of(node, &[])?;
+            let rows = one_input(node, values)?;
+            arithmetic_shape(rows, values)?;
+            let made = function_to(Elementwise::IsNan, rows, Kind::Truth, values)?;
+            make(node, made, values)
+        }
         "MatMul" => {
             Attributes::of(node, &[])?;
             let (rows, weight) = rows_and_weight(node, values)?;
@@ -43,32 +56,25 @@ pub(super) fn read(node: &NodeProto, values: &mut Values<'_>) -> Result<(), Stri
         "Dropout" => dropout(node, values),
         "Flatten" => {
             let axis = Attributes::of(node, &[("axis", AttributeType::Int)])?.integer("axis", 1);
-            let rows = matrix(one_input(node, values)?)?;
-            if !matches!(axis, 1 | -1) {
-                return Err("does not leave the rows as they are".into());
-            }
-            make(node, rows, values)
+            let rows = one_input(node, values)?;
+            let form = match (rows.form, axis) {
+                (Form::Matrix, 1 | -1) | (Form::Deep(_), 1 | -2) => Form::Matrix,
+                _ => return Err(CHANGES_ROWS.into()),
+            };
+            make(node, Rows { form, ..rows }, values)
         }
         "Reshape" => reshape(node, values),
         "Squeeze" | "Unsqueeze" => squeeze(node, values),
-        "Softmax" => {
-            // Before operator set 13 all axes from this one on were taken together: of two, the same.
-            let axis = Attributes::of(node, &[("axis", AttributeType::Int)])?;
-            let axis = axis.integer("axis", if values.opset < 13 { 1 } else { -1 });
-            let rows = matrix(one_input(node, values)?)?;
-            let (width, kind) = arithmetic_shape(rows, values)?;
-            column_axis(axis)?;
-            let made = values.step(Operator::Softmax, &[rows.value], width, kind)?;
-            make(node, made, values)
-        }
-        "ReduceSum" => reduce_sum(node, values),
+        "Softmax" => reduce::softmax(node, values),
+        "LayerNormalization" => reduce::layer_normalization(node, values),
+        "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" => reduce::read(node, values),
         "Concat" => concat(node, values),
         "Gather" => gather(node, values),
         "Slice" => slice(node, values),
         "Split" => split(node, values),
         "Cast" => cast(node, values),
         "Clip" => clip(node, values),
-        _ => Err("unknown operator".into()),
+        _ => combine::read(node, values),
     }
 }
 
@@ -98,10 +104,11 @@ pub(super) fn one_input(node: &NodeProto, values: &Values<'_>) -> Result<Rows, S
 
 /// A value that has its dimension of columns.
 pub(super) fn matrix(rows: Rows) -> Result<Rows, String> {
-    if rows.flat {
-        return Err("its input has one dimension, not 2".into());
+    match rows.form {
+        Form::Matrix => Ok(rows),
+        Form::Flat => Err("its input has one dimension, not 2".into()),
+        Form::Deep(_) => Err("its input has three dimensions, not 2".into()),
     }
-    Ok(rows)
 }
 
 /// The shape of a value that is calculated with.
@@ -109,6 +116,9 @@ pub(super) fn arithmetic_shape(rows: Rows, values: &Values<'_>) -> Result<(usize
     match values.shape(rows) {
         (_, Kind::Whole) => {
             Err("calculates with whole numbers; they are cast to float first".into())
+        }
+        (_, Kind::Truth) => {
+            Err("calculates with truth values; they are cast to float first".into())
         }
         shape => Ok(shape),
     }
@@ -119,100 +129,21 @@ pub(super) fn elementwise(
     rows: Rows,
     values: &mut Values<'_>,
 ) -> Result<Rows, String> {
-    let (width, kind) = arithmetic_shape(rows, values)?;
+    let (_, kind) = arithmetic_shape(rows, values)?;
+    function_to(function, rows, kind, values)
+}
+
+/// A function whose result is of another kind than what it takes.
+fn function_to(
+    function: Elementwise,
+    rows: Rows,
+    kind: Kind,
+    values: &mut Values<'_>,
+) -> Result<Rows, String> {
+    let (width, _) = values.shape(rows);
     let made = values.step(Operator::Elementwise(function), &[rows.value], width, kind)?;
     Ok(Rows {
-        flat: rows.flat,
-        ..made
-    })
-}
-
-/// A constant for each column, by Numpy's broadcasting.
-pub(super) fn with_constant(
-    rows: Rows,
-    operation: Arithmetic,
-    constant: Numbers,
-    first: bool,
-    values: &mut Values<'_>,
-) -> Result<Rows, String> {
-    let (width, kind) = arithmetic_shape(rows, values)?;
-    let constant = match constant.len() {
-        1 => vec![constant[0]; width].into(),
-        columns if columns == width => constant,
-        columns => return Err(format!("{columns} constants do not fit {width} columns")),
-    };
-    let operator = Operator::Constant {
-        operation,
-        constant,
-        first,
-    };
-    let made = values.step(operator, &[rows.value], width, kind)?;
-    Ok(Rows {
-        flat: rows.flat,
-        ..made
-    })
-}
-
-fn arithmetic(
-    node: &NodeProto,
-    operation: Arithmetic,
-    values: &mut Values<'_>,
-) -> Result<(), String> {
-    Attributes::of(node, &[])?;
-    let [a, b] = &node.input[..] else {
-        return Err(format!("{} inputs, not 2", node.input.len()));
-    };
-    let made = match (values.of(a)?, values.of(b)?) {
-        (Known::Weight(_), Known::Weight(_)) => return Err("has constants only".into()),
-        (Known::Rows(a), Known::Rows(b)) => of_two(*a, *b, operation, values)?,
-        (Known::Rows(rows), Known::Weight(weight)) => {
-            let (rows, constant) = (*rows, for_each_column(*rows, weight, values)?);
-            with_constant(rows, operation, constant, false, values)?
-        }
-        (Known::Weight(weight), Known::Rows(rows)) => {
-            let (rows, constant) = (*rows, for_each_column(*rows, weight, values)?);
-            with_constant(rows, operation, constant, true, values)?
-        }
-    };
-    make(node, made, values)
-}
-
-/// The numbers of a constant that leaves the rows as they are.
-fn for_each_column(rows: Rows, weight: &Weight, values: &Values<'_>) -> Result<Numbers, String> {
-    let (width, kind) = values.shape(rows);
-    if weight.element.kind() != kind {
-        return Err("a constant is not of the type of the rows".into());
-    }
-    match weight.shape[..] {
-        [] | [1] => Ok(weight.numbers.clone()),
-        [1, 1] if !rows.flat => Ok(weight.numbers.clone()),
-        [columns] | [1, columns] if columns == width && !rows.flat => Ok(weight.numbers.clone()),
-        _ => Err(format!(
-            "a weight of shape {:?} does not fit {width} columns",
-            weight.shape
-        )),
-    }
-}
-
-/// Two values, of which one may be a number a row.
-fn of_two(
-    a: Rows,
-    b: Rows,
-    operation: Arithmetic,
-    values: &mut Values<'_>,
-) -> Result<Rows, String> {
-    let ((a_width, kind), (b_width, b_kind)) =
-        (arithmetic_shape(a, values)?, arithmetic_shape(b, values)?);
-    if kind != b_kind || a.flat != b.flat {
-        return Err("its inputs are of different types or dimensions".into());
-    }
-    if a_width != b_width && b_width != 1 {
-        return Err(format!("{a_width} and {b_width} columns"));
-    }
-    let operator = Operator::Arithmetic(operation);
-    let made = values.step(operator, &[a.value, b.value], a_width, kind)?;
-    Ok(Rows {
-        flat: a.flat,
+        form: rows.form,
         ..made
     })
 }
@@ -435,7 +366,10 @@ fn constant(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
         return Err("needs one value".into());
     };
     let weight = match attribute.name.as_str() {
-        "value" => Weight::read(attributes.tensor("value").ok_or("has no value")?)?,
+        "value" => Weight::read(
+            attributes.tensor("value").ok_or("has no value")?,
+            &values.beside,
+        )?,
         "value_float" => Weight::new(vec![], Element::Float, vec![f64::from(attribute.f)]),
         "value_int" => Weight::new(vec![], Element::Int64, vec![attribute.i as f64]),
         "value_floats" => {
@@ -453,7 +387,7 @@ fn constant(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
 }
 
 /// An input that a node may leave out, by its place; a constant where it is there.
-fn optional<'v>(
+pub(super) fn optional<'v>(
     node: &NodeProto,
     at: usize,
     values: &'v Values<'_>,
@@ -500,14 +434,14 @@ fn reshape(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
     let shape = optional(node, 1, values)?
         .and_then(Weight::integers)
         .ok_or("its shape is not in the file")?;
-    let flat = match shape[..] {
-        [-1] if width == 1 => true,
-        [0] if rows.flat => true,
-        [-1, columns] if usize::try_from(columns) == Ok(width) => false,
-        [0, columns] if columns == -1 || usize::try_from(columns) == Ok(width) => false,
+    let form = match shape[..] {
+        [-1] if width == 1 => Form::Flat,
+        [0] if rows.form == Form::Flat => Form::Flat,
+        [-1, columns] if usize::try_from(columns) == Ok(width) => Form::Matrix,
+        [0, columns] if columns == -1 || usize::try_from(columns) == Ok(width) => Form::Matrix,
         _ => return Err(CHANGES_ROWS.into()),
     };
-    make(node, Rows { flat, ..rows }, values)
+    make(node, Rows { form, ..rows }, values)
 }
 
 fn squeeze(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
@@ -520,19 +454,15 @@ fn squeeze(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
             .ok_or("its axes are not in the file")?,
         Some(_) => return Err("has its axes twice".into()),
     };
-    let to_flat = node.op_type == "Squeeze";
     let (width, _) = values.shape(rows);
-    if width != 1 || rows.flat == to_flat || !matches!(axes[..], [1 | -1]) {
-        return Err(CHANGES_ROWS.into());
-    }
-    make(
-        node,
-        Rows {
-            flat: to_flat,
-            ..rows
-        },
-        values,
-    )
+    let form = match (node.op_type.as_str(), rows.form, &axes[..]) {
+        ("Squeeze", Form::Matrix, [1 | -1]) if width == 1 => Form::Flat,
+        ("Squeeze", Form::Deep(1), [1 | -2]) => Form::Matrix,
+        ("Squeeze", Form::Deep(count), [2 | -1]) if count == width => Form::Matrix,
+        ("Unsqueeze", Form::Flat, [1 | -1]) => Form::Matrix,
+        _ => return Err(CHANGES_ROWS.into()),
+    };
+    make(node, Rows { form, ..rows }, values)
 }
 
 /// Fails on any axis but that of the columns.
@@ -543,47 +473,27 @@ pub(super) fn column_axis(axis: i64) -> Result<(), String> {
     }
 }
 
-fn reduce_sum(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
-    let known = [
-        ("axes", AttributeType::Ints),
-        ("keepdims", AttributeType::Int),
-        ("noop_with_empty_axes", AttributeType::Int),
-    ];
-    let attributes = Attributes::of(node, &known)?;
-    let rows = matrix(rows_of(node.input.first().ok_or("has no input")?, values)?)?;
-    let (_, kind) = arithmetic_shape(rows, values)?;
-    let axes = match attributes.integers("axes") {
-        Some(axes) => axes.to_vec(),
-        None => optional(node, 1, values)?
-            .and_then(Weight::integers)
-            .ok_or("its axes are not in the file")?,
-    };
-    let [axis] = axes[..] else {
-        return Err("works across the rows".into());
-    };
-    column_axis(axis)?;
-    let made = values.step(Operator::Sum, &[rows.value], 1, kind)?;
-    let flat = attributes.integer("keepdims", 1) == 0;
-    make(node, Rows { flat, ..made }, values)
-}
-
 fn concat(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
-    let axis = Attributes::of(node, &[("axis", AttributeType::Int)])?;
-    column_axis(axis.integer("axis", 0))?;
-    let (mut of, mut width, mut kinds) = (Vec::new(), 0, Vec::new());
+    let axis = Attributes::of(node, &[("axis", AttributeType::Int)])?.integer("axis", 0);
+    let (mut of, mut width, mut types) = (Vec::new(), 0, Vec::new());
     for name in &node.input {
-        let rows = matrix(rows_of(name, values)?)?;
+        let rows = rows_of(name, values)?;
         let (columns, kind) = values.shape(rows);
         width += columns;
-        kinds.push(kind);
+        types.push((kind, rows.form));
         of.push(rows.value);
     }
-    kinds.dedup();
-    let [kind] = kinds[..] else {
-        return Err("its inputs are of different types".into());
+    types.dedup();
+    let [(kind, form)] = types[..] else {
+        return Err("its inputs are of different types or dimensions".into());
     };
+    match (form, axis) {
+        (Form::Deep(1), 2 | -1) => {}
+        (Form::Matrix, axis) => column_axis(axis)?,
+        _ => return Err("works across the rows".into()),
+    }
     let made = values.step(Operator::Concat, &of, width, kind)?;
-    make(node, made, values)
+    make(node, Rows { form, ..made }, values)
 }
 
 /// Some columns of a value, in any order.
@@ -616,11 +526,22 @@ pub(super) fn place(at: i64, width: usize) -> Result<usize, String> {
 }
 
 fn gather(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
-    let axis = Attributes::of(node, &[("axis", AttributeType::Int)])?;
-    column_axis(axis.integer("axis", 0))?;
-    let rows = matrix(rows_of(node.input.first().ok_or("has no input")?, values)?)?;
+    let axis = Attributes::of(node, &[("axis", AttributeType::Int)])?.integer("axis", 0);
+    let [rows, indices] = &node.input[..] else {
+        return Err(format!("{} inputs, not 2", node.input.len()));
+    };
+    if let (Known::Weight(_), Known::Rows(indices)) = (values.of(rows)?, values.of(indices)?) {
+        let indices = *indices;
+        return embedding(node, axis, indices, values);
+    }
+    column_axis(axis)?;
+    let rows = matrix(rows_of(rows, values)?)?;
     let indices = optional(node, 1, values)?.ok_or("its indices are not in the file")?;
-    let flat = indices.shape.is_empty();
+    let form = if indices.shape.is_empty() {
+        Form::Flat
+    } else {
+        Form::Matrix
+    };
     let (width, _) = values.shape(rows);
     let places = indices
         .integers()
@@ -630,7 +551,80 @@ fn gather(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
         .map(|at| place(at, width))
         .collect::<Result<_, _>>()?;
     let made = select(rows, places, values)?;
-    make(node, Rows { flat, ..made }, values)
+    make(node, Rows { form, ..made }, values)
+}
+
+/// Entries of a table in the file, by whole numbers of the rows.
+fn embedding(
+    node: &NodeProto,
+    axis: i64,
+    indices: Rows,
+    values: &mut Values<'_>,
+) -> Result<(), String> {
+    let (count, kind) = values.shape(indices);
+    let Known::Weight(table) = values.of(&node.input[0])? else {
+        return Err("its table is not in the file".into());
+    };
+    if axis != 0 || kind != Kind::Whole {
+        return Err("takes no entries of a table by whole numbers".into());
+    }
+    let made_kind = table.element.kind();
+    let (long, form) = match (&table.shape[..], indices.form) {
+        ([_], Form::Flat | Form::Matrix) => (1, indices.form),
+        ([_, long], Form::Flat) => (*long, Form::Matrix),
+        ([_, long], Form::Matrix) => (*long, Form::Deep(count)),
+        _ => return Err("its table has not one or two dimensions".into()),
+    };
+    let table = table.numbers.clone();
+    let width = count.checked_mul(long).ok_or("is larger than memory")?;
+    let made = values.step(
+        Operator::Embed { table, long },
+        &[indices.value],
+        width,
+        made_kind,
+    )?;
+    make(node, Rows { form, ..made }, values)
+}
+
+fn identity(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
+    Attributes::of(node, &[])?;
+    let ([input], [output]) = (&node.input[..], &node.output[..]) else {
+        return Err("has not one input and one output".into());
+    };
+    let known = match values.of(input)? {
+        Known::Rows(rows) => Known::Rows(*rows),
+        Known::Weight(weight) => {
+            let weight = weight.clone();
+            values.account_weights(weight.numbers.len())?;
+            Known::Weight(weight)
+        }
+    };
+    values.name(output, known)
+}
+
+/// Of a constant only: rows stay rows.
+fn transpose(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
+    let attributes = Attributes::of(node, &[("perm", AttributeType::Ints)])?;
+    let ([input], [output]) = (&node.input[..], &node.output[..]) else {
+        return Err("has not one input and one output".into());
+    };
+    let Known::Weight(weight) = values.of(input)? else {
+        return Err("transposes its rows".into());
+    };
+    let made = match (&weight.shape[..], attributes.integers("perm")) {
+        ([_, _], Some([0, 1])) | ([] | [_], None) | ([], Some([])) | ([_], Some([0])) => {
+            weight.clone()
+        }
+        (&[tall, wide], None | Some([1, 0])) => {
+            let numbers = &weight.numbers;
+            let column = |at| numbers.iter().skip(at).step_by(wide).copied();
+            let turned: Vec<f64> = (0..wide).flat_map(column).collect();
+            Weight::new(vec![wide, tall], weight.element, turned)
+        }
+        _ => return Err("its perm does not fit its constant".into()),
+    };
+    values.account_weights(made.numbers.len())?;
+    values.name(output, Known::Weight(made))
 }
 
 fn slice(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
@@ -719,7 +713,7 @@ fn split(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// A value as numbers of a kind.
+/// A value as numbers of a kind of floating point.
 pub(super) fn to_kind(rows: Rows, kind: Kind, values: &mut Values<'_>) -> Result<Rows, String> {
     let (width, from) = values.shape(rows);
     if from == kind {
@@ -727,7 +721,7 @@ pub(super) fn to_kind(rows: Rows, kind: Kind, values: &mut Values<'_>) -> Result
     }
     let made = values.step(Operator::Cast, &[rows.value], width, kind)?;
     Ok(Rows {
-        flat: rows.flat,
+        form: rows.form,
         ..made
     })
 }
@@ -748,12 +742,28 @@ fn cast(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
         .get(rows.value)
         .is_some_and(|input| input.element == to);
     let made = match (from, to.kind()) {
+        (Kind::Truth, Kind::Truth) => rows,
         (Kind::Whole, Kind::Whole) if same_input || to == Element::Int64 => rows,
-        (_, Kind::Whole) => return Err("casts to whole numbers".into()),
+        (_, Kind::Whole) => {
+            // f64 has every whole number up to these.
+            let (least, most) = match to {
+                Element::Int32 => (f64::from(i32::MIN), f64::from(i32::MAX)),
+                _ => (-MOST_WHOLE, MOST_WHOLE),
+            };
+            function_to(
+                Elementwise::Truncate { least, most },
+                rows,
+                Kind::Whole,
+                values,
+            )?
+        }
+        (_, Kind::Truth) => function_to(Elementwise::IsNotZero, rows, Kind::Truth, values)?,
         (_, kind) => to_kind(rows, kind, values)?,
     };
     make(node, made, values)
 }
+
+const MOST_WHOLE: f64 = 9_007_199_254_740_992.0;
 
 fn clip(node: &NodeProto, values: &mut Values<'_>) -> Result<(), String> {
     let attributes = Attributes::of(

@@ -1,13 +1,18 @@
-//! Constants of a graph: all their numbers in the file, finite, as many as their shape says.
+//! Constants of a graph: all their numbers in the file or in the one beside it, finite, as many as their shape says
+//! (onnx.proto, "TensorProto"; ONNX, "External Data").
+
+use std::cell::Cell;
 
 use tract_onnx::pb::TensorProto;
 use tract_onnx::pb::tensor_proto::DataLocation;
 
-use super::{Element, Kind, Numbers};
+use super::{Element, Kind, MAX_TOTAL_WEIGHTS, Numbers};
+use crate::model::WEIGHTS_BESIDE;
+use crate::shown;
 
 /// A constant. Its numbers are held in f64, which has every number of the supported types but for whole ones beyond
 /// 2^53: where those stand for "to the end", the nearest does too.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Weight {
     pub(super) shape: Vec<usize>,
     pub(super) element: Element,
@@ -15,15 +20,18 @@ pub(super) struct Weight {
 }
 
 impl Weight {
-    /// Reads a tensor of at most two dimensions.
-    pub(super) fn read(tensor: &TensorProto) -> Result<Self, String> {
-        let element = Element::of(tensor.data_type).ok_or("is of a type that is not understood")?;
-        let external = tensor
-            .data_location
-            .is_some_and(|at| at != DataLocation::Default as i32);
-        if external || !tensor.external_data.is_empty() {
-            return Err("is in another file".into());
+    /// Reads a tensor of at most two dimensions and of finite numbers.
+    pub(super) fn read(tensor: &TensorProto, beside: &Beside<'_>) -> Result<Self, String> {
+        let weight = Self::read_any(tensor, beside)?;
+        if weight.numbers.iter().any(|value| !value.is_finite()) {
+            return Err("holds a value that is not finite".into());
         }
+        Ok(weight)
+    }
+
+    /// As [`Weight::read`], whatever its numbers are.
+    pub(super) fn read_any(tensor: &TensorProto, beside: &Beside<'_>) -> Result<Self, String> {
+        let element = Element::of(tensor.data_type).ok_or("is of a type that is not understood")?;
         if tensor.segment.is_some() {
             return Err("is in segments".into());
         }
@@ -37,15 +45,26 @@ impl Weight {
         if shape.contains(&0) {
             return Err("is empty".into());
         }
+        // Before any of them is read.
         let count = shape
             .iter()
             .try_fold(1_usize, |count, &size| count.checked_mul(size))
-            .ok_or("is larger than memory")?;
-        let numbers =
-            numbers(tensor, element, count).ok_or("has another number of values than its shape")?;
-        if numbers.iter().any(|value| !value.is_finite()) {
-            return Err("holds a value that is not finite".into());
-        }
+            .filter(|&count| count <= MAX_TOTAL_WEIGHTS)
+            .ok_or("is larger than a model may be")?;
+        let length = count * size(element);
+        let external = tensor
+            .data_location
+            .is_some_and(|at| at != DataLocation::Default as i32);
+        let raw = if external || !tensor.external_data.is_empty() {
+            if !tensor.raw_data.is_empty() {
+                return Err("is in another file and in this one".into());
+            }
+            Some(beside.find(tensor, length)?)
+        } else {
+            Some(&tensor.raw_data[..]).filter(|raw| !raw.is_empty())
+        };
+        let numbers = numbers(tensor, raw, element, count)
+            .ok_or("has another number of values than its shape")?;
         Ok(Self {
             shape,
             element,
@@ -78,38 +97,99 @@ impl Weight {
     }
 }
 
-/// The numbers of a tensor, which lie raw or in the field of their type; `None` when there are not `count`.
-fn numbers(tensor: &TensorProto, element: Element, count: usize) -> Option<Numbers> {
-    let fields = [
-        tensor.float_data.len(),
-        tensor.double_data.len(),
-        tensor.int64_data.len(),
-        tensor.int32_data.len(),
-    ];
-    let elsewhere: usize = fields.iter().sum();
-    let mut numbers = Numbers::default();
-    if tensor.raw_data.is_empty() {
-        match element {
-            Element::Float => {
-                numbers.extend(tensor.float_data.iter().map(|&value| f64::from(value)))
-            }
-            Element::Double => numbers.extend(&tensor.double_data),
-            Element::Int64 => numbers.extend(tensor.int64_data.iter().map(|&value| value as f64)),
-            Element::Int32 | Element::Bool => {
-                numbers.extend(tensor.int32_data.iter().map(|&value| f64::from(value)));
+/// The file of weights beside a model, as PyTorch writes it by default.
+pub(super) struct Beside<'a> {
+    bytes: Option<&'a [u8]>,
+    used: Cell<bool>,
+}
+
+impl<'a> Beside<'a> {
+    pub(super) fn new(bytes: Option<&'a [u8]>) -> Self {
+        let used = Cell::new(false);
+        Self { bytes, used }
+    }
+
+    /// Whether a weight that was read lies in it.
+    pub(super) fn is_used(&self) -> bool {
+        self.used.get()
+    }
+
+    /// The bytes of a tensor. No other file is ever looked for, whatever a model names.
+    fn find(&self, tensor: &TensorProto, length: usize) -> Result<&'a [u8], String> {
+        let (mut location, mut offset, mut long) = (None, None, None);
+        for entry in &tensor.external_data {
+            let twice = match entry.key.as_str() {
+                "location" => location.replace(entry.value.as_str()).is_some(),
+                "offset" => offset.replace(entry.value.parse::<usize>()).is_some(),
+                "length" => long.replace(entry.value.parse::<usize>()).is_some(),
+                // Of the whole file, by a function that binds nothing.
+                "checksum" => false,
+                _ => true,
+            };
+            if twice {
+                return Err("lies in another file in a way that is not understood".into());
             }
         }
-        return (numbers.len() == count && elsewhere == count).then_some(numbers);
+        let location = location.unwrap_or_default();
+        let (WEIGHTS_BESIDE, Some(bytes)) = (location, self.bytes) else {
+            return Err(format!(
+                "is in another file, \"{}\": a bundle may have {WEIGHTS_BESIDE} beside its model; or put all in one: \
+                 python -c \"import onnx; onnx.save(onnx.load('exported.onnx'), 'model.onnx', save_as_external_data=False)\" \
+                 (docs/model.md)",
+                shown(location)
+            ));
+        };
+        self.used.set(true);
+        let from = offset.unwrap_or(Ok(0)).ok();
+        let long = long.unwrap_or(Ok(length)).ok();
+        from.filter(|_| long == Some(length))
+            .and_then(|from| bytes.get(from..)?.get(..length))
+            .ok_or_else(|| format!("lies beyond {WEIGHTS_BESIDE}, or has another length there"))
     }
-    let raw = &tensor.raw_data[..];
-    let size = match element {
+}
+
+/// How many bytes a number takes.
+fn size(element: Element) -> usize {
+    match element {
         Element::Float | Element::Int32 => 4,
         Element::Double | Element::Int64 => 8,
         Element::Bool => 1,
+    }
+}
+
+/// The numbers of a tensor, which lie raw or in the field of their type; `None` when there are not `count`.
+fn numbers(
+    tensor: &TensorProto,
+    raw: Option<&[u8]>,
+    element: Element,
+    count: usize,
+) -> Option<Numbers> {
+    let (single, double) = (&tensor.float_data, &tensor.double_data);
+    let (long, short) = (&tensor.int64_data, &tensor.int32_data);
+    let elsewhere = single.len() + double.len() + long.len() + short.len();
+    let Some(raw) = raw else {
+        let here = match element {
+            Element::Float => single.len(),
+            Element::Double => double.len(),
+            Element::Int64 => long.len(),
+            Element::Int32 | Element::Bool => short.len(),
+        };
+        if here != count || elsewhere != count {
+            return None;
+        }
+        let mut numbers = Numbers::new(Vec::with_capacity(count));
+        match element {
+            Element::Float => numbers.extend(single.iter().copied().map(f64::from)),
+            Element::Double => numbers.extend(double),
+            Element::Int64 => numbers.extend(long.iter().map(|&value| value as f64)),
+            Element::Int32 | Element::Bool => numbers.extend(short.iter().copied().map(f64::from)),
+        }
+        return Some(numbers);
     };
-    if elsewhere != 0 || Some(raw.len()) != count.checked_mul(size) {
+    if elsewhere != 0 || raw.len() != count * size(element) {
         return None;
     }
+    let mut numbers = Numbers::new(Vec::with_capacity(count));
     match element {
         Element::Float => {
             numbers.extend(words(raw).map(|word| f64::from(f32::from_le_bytes(word))))
