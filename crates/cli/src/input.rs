@@ -119,12 +119,15 @@ impl OpenArgs {
         }
         at.read_at(0, &mut header)
             .with_context(|| format!("cannot read {label}"))?;
+        if !self.is_in_segments(&header) {
+            return Ok(None);
+        }
         let name = self.name.as_deref().unwrap_or(default_name).as_bytes();
         let segments = match (Format::detect(&header), &self.key, &self.identity) {
-            (Format::Tink, Some(key), _) if self.openssl_cipher.is_none() => {
+            (Format::Tink, Some(key), _) => {
                 Segments::parse(&header, at.size(), &guest.file_key(key)?, name)
             }
-            (Format::Sealed, None, Some(pem)) => {
+            (Format::Sealed, _, Some(pem)) => {
                 let beginning = Reader::new(Arc::clone(at));
                 sealed::segments(beginning, at.size(), &identity(pem)?, name)
             }
@@ -132,6 +135,20 @@ impl OpenArgs {
         };
         let segments = segments.with_context(|| format!("cannot decrypt {label}"))?;
         Ok(Some(segments))
+    }
+
+    /// Whether something asks for decryption.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.key.is_some() || self.identity.is_some()
+    }
+
+    /// Whether what begins so is opened segment by segment, each of which only that beginning opens.
+    pub(crate) fn is_in_segments(&self, beginning: &[u8]) -> bool {
+        match Format::detect(beginning) {
+            Format::Tink => self.key.is_some() && self.openssl_cipher.is_none(),
+            Format::Sealed => self.key.is_none() && self.identity.is_some(),
+            _ => false,
+        }
     }
 
     /// Opens an input that may lie in a storage.

@@ -10,6 +10,7 @@ mod files;
 mod input;
 mod keys;
 mod log;
+mod placed;
 mod progress;
 mod receipt;
 mod results;

@@ -8,9 +8,9 @@ use clap::{Args, ValueEnum};
 use strongroom_cipherfile::FileKey;
 use strongroom_cipherfile::sealed::Sealer;
 use strongroom_cipherfile::tink_stream::Encryptor;
-use strongroom_scoring::batch::HandedOut;
+use strongroom_scoring::batch::{HandedOut, PlacedFile};
 use strongroom_scoring::receipt::{
-    DigestingWriter, Input, KeyFrom, ResultsFor, ResultsFormat, Subject,
+    Digest, DigestingWriter, Input, KeyFrom, ResultsFor, ResultsFormat, Subject,
 };
 use strongroom_scoring::results::{
     ConvertOptions, Features, TableConverter, TableFormat, TableKey,
@@ -103,13 +103,32 @@ impl ResultsArgs {
         }
     }
 
-    /// Begins the results; none where they are not wanted.
+    /// What they are written in, and for whom.
+    pub(crate) fn form(&self) -> String {
+        let for_whom = self.results_to.as_ref().or(self.results_key.as_ref());
+        let for_whom = for_whom.map_or_else(String::new, ToString::to_string);
+        format!("{:?} for {for_whom}", self.results_format)
+    }
+
+    /// Their files, in the order in which they are put in place.
+    pub(crate) fn places(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let Some(target) = &self.results else {
+            return Ok(Vec::new());
+        };
+        Ok(match self.results_format {
+            FormatArg::Jsonl => vec![target.clone()],
+            FormatArg::Csv | FormatArg::Parquet => vec![target.clone(), manifest_of(target)?],
+        })
+    }
+
+    /// Begins the results; none where they are not wanted. Those files that are `ours` are replaced.
     pub(crate) fn begin(
         &self,
         storage: &StorageArgs,
         guest: &GuestArgs,
         keys: bool,
         hashes: bool,
+        ours: &[PathBuf],
     ) -> anyhow::Result<Option<ResultsFile>> {
         let Some(target) = &self.results else {
             return Ok(None);
@@ -131,6 +150,7 @@ impl ResultsArgs {
             storage,
             guest,
             existing: self.existing(),
+            ours,
             hashes,
         };
         // Both files, so that one that is there already is told before the work.
@@ -270,15 +290,20 @@ struct Place<'a> {
     storage: &'a StorageArgs,
     guest: &'a GuestArgs,
     existing: Existing,
-    /// Whether a receipt names what is written.
+    /// What this very job put in place before.
+    ours: &'a [PathBuf],
+    /// Whether a receipt or a checkpoint names what is written.
     hashes: bool,
 }
 
 impl Place<'_> {
     fn output(&self, target: &Path) -> anyhow::Result<Digested> {
-        let output = self
-            .storage
-            .create(target, self.existing, 0o644, self.guest)?;
+        let existing = if self.ours.iter().any(|ours| ours == target) {
+            Existing::Replace
+        } else {
+            self.existing
+        };
+        let output = self.storage.create(target, existing, 0o644, self.guest)?;
         Ok(DigestingWriter::new(output, self.hashes))
     }
 
@@ -338,6 +363,7 @@ impl ResultsFile {
         Ok(Written {
             outputs,
             subjects: named.collect(),
+            digests,
         })
     }
 }
@@ -347,9 +373,20 @@ pub(crate) struct Written {
     outputs: Vec<Output>,
     /// What a receipt calls them by, where there is to be one.
     pub(crate) subjects: Option<Vec<Subject>>,
+    /// The digests of all files, where they are hashed.
+    digests: Vec<Option<Digest>>,
 }
 
 impl Written {
+    /// What a checkpoint knows the files by.
+    pub(crate) fn files(&self) -> Vec<PlacedFile> {
+        let files = self.digests.iter().flatten().map(|digest| PlacedFile {
+            bytes: digest.bytes,
+            sha256: digest.sha256.clone(),
+        });
+        files.collect()
+    }
+
     /// Makes them appear, a table's manifest last: without it the table is not taken for whole.
     pub(crate) fn commit(self) -> anyhow::Result<()> {
         self.outputs.into_iter().try_for_each(Output::commit)

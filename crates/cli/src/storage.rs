@@ -11,6 +11,7 @@ use strongroom_client::http::Roots;
 use strongroom_scoring::batch::CheckpointStore;
 use strongroom_scoring::storage::{
     Credential, Credentials, LocalFile, Location, Options, Patience, ReadAhead, ReadAt, Storage,
+    remove_abandoned,
 };
 
 use crate::connect::read_pem;
@@ -180,7 +181,7 @@ impl StorageArgs {
         Ok(inputs)
     }
 
-    /// A folder, or the beginning of names in a storage, for a few small files.
+    /// A folder, or the beginning of names in a storage, for a few small files. A folder is made with the first of them.
     pub(crate) fn small_files(
         &self,
         folder: &Path,
@@ -191,15 +192,19 @@ impl StorageArgs {
             .context("the folder's name is not UTF-8 text")?;
         let storage = match url(folder) {
             Some(url) => self.storage_for(url, guest)?,
-            None => {
-                std::fs::create_dir_all(folder)
-                    .with_context(|| format!("cannot make {}", folder.display()))?;
-                self.storage(Credentials::default())?
-            }
+            None => self.storage(Credentials::default())?,
         };
         let folder = text.trim_end_matches('/').to_owned();
-        storage.location(&format!("{folder}/state"))?;
-        Ok(SmallFiles { storage, folder })
+        let one = storage.location(&format!("{folder}/state"))?;
+        let local = one.as_path().and_then(Path::parent).map(Path::to_owned);
+        if let Some(local) = &local {
+            remove_abandoned(local);
+        }
+        Ok(SmallFiles {
+            storage,
+            folder,
+            local,
+        })
     }
 
     /// Begins an output: `-`, a path, or a location in a storage.
@@ -319,6 +324,8 @@ impl StorageArgs {
 pub(crate) struct SmallFiles {
     storage: Storage,
     folder: String,
+    /// The same, on this machine.
+    local: Option<PathBuf>,
 }
 
 impl SmallFiles {
@@ -331,6 +338,9 @@ impl SmallFiles {
 impl CheckpointStore for SmallFiles {
     fn put(&mut self, name: &str, content: &[u8]) -> std::io::Result<()> {
         let location = self.location(name)?;
+        if let Some(folder) = &self.local {
+            std::fs::create_dir_all(folder)?;
+        }
         self.storage
             .put(&location, content)
             .map_err(std::io::Error::other)

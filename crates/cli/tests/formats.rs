@@ -5,8 +5,7 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use support::{Place, document, transactions};
 
@@ -24,7 +23,9 @@ with pa.ipc.new_file("data.arrow", table.schema, options=pa.ipc.IpcWriteOptions(
 
 #[test]
 fn same_rows_in_another_format_score_otherwise() {
-    let Some(python) = python() else { return };
+    let Some(python) = support::pyarrow() else {
+        return;
+    };
     let place = Place::new();
     place.ok(&["keygen", "data.key"]);
     place.write("data.csv", transactions(5000));
@@ -103,28 +104,4 @@ fn bomb_is_unpacked() {
         refusal.contains("more than 500 bytes come out of each byte"),
         "{refusal}"
     );
-}
-
-/// An interpreter that has `pyarrow`, or nothing after saying so.
-fn python() -> Option<PathBuf> {
-    let python = std::env::var_os("STRONGROOM_PEERS_PYARROW").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.peers/pyarrow/bin/python3"),
-        PathBuf::from,
-    );
-    let imported = Command::new(&python)
-        .args(["-c", "import pyarrow.parquet.encryption"])
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if imported {
-        return Some(python);
-    }
-    let required = std::env::var("STRONGROOM_REQUIRE_PEERS").is_ok_and(|value| value == "1");
-    let why = format!(
-        "no Python interpreter that can import pyarrow at {}",
-        python.display()
-    );
-    assert!(!required, "{why}");
-    println!("SKIPPED: {why}");
-    None
 }

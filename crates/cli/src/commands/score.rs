@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -11,17 +12,20 @@ use serde_json::json;
 use strongroom_cipherfile::FileKey;
 use strongroom_scoring::DEFAULT_DATA;
 use strongroom_scoring::batch::{
-    self, Checkpoints, HeaderRow, Job, Options, Results, Summary, clear_checkpoints,
+    self, Checkpoints, HeaderRow, Job, Keeper, Options, Placement, Results, Summary,
 };
 use strongroom_scoring::model::{Bundle, UnknownColumns};
 use strongroom_scoring::receipt::{Handling, Protection};
+use strongroom_wire::image::digest::Digest;
 
+use crate::cleanup;
 use crate::commands::model::ModelArgs;
 use crate::commands::workshop;
 use crate::files;
 use crate::input::OpenArgs;
 use crate::keys::KeySource;
 use crate::outcome::{self, Outcome, quoted};
+use crate::placed::Placed;
 use crate::progress::{RowsBar, thousands};
 use crate::receipt::Receipting;
 use crate::results::{ReceiptedAs, ResultsArgs, RowsArg};
@@ -208,30 +212,34 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
         inputs: &inputs,
         receipting: receipting.as_mut(),
     };
+    let mut keeper = job.keeper()?;
+    let mut ours = Vec::new();
+    if let Some(there) = &keeper {
+        match Placed::find(there.placements(), &args.results, &args.storage, guest)? {
+            Placed::All(summary) => {
+                eprintln!(
+                    "The job was done, and its results are in place. Its checkpoint is removed."
+                );
+                keeper.take().map_or(Ok(()), Keeper::clear)?;
+                return Ok(report(
+                    args,
+                    &Scored::before(*summary),
+                    args.open.is_asked(),
+                ));
+            }
+            Placed::Some(files) => ours = files,
+        }
+    }
     let keys = args.key_column.is_some();
-    let hashes = args.receipt.is_some();
-    let Some(mut results) = args.results.begin(&args.storage, guest, keys, hashes)? else {
+    let hashes = args.receipt.is_some() || args.checkpoint.is_some();
+    let Some(mut results) = args
+        .results
+        .begin(&args.storage, guest, keys, hashes, &ours)?
+    else {
         let (scored, encrypted) = job.score(&mut std::io::sink(), None)?;
         return Ok(report(args, &scored, encrypted));
     };
-    // All that can be refused is, before the folder is made.
-    let (mut store, checkpoints) = match &args.checkpoint {
-        Some(folder) => {
-            let kept = (args.checkpoint_key()?, job.identities()?);
-            (Some(args.storage.small_files(folder, guest)?), Some(kept))
-        }
-        None => (None, None),
-    };
-    let checkpoints = store.as_mut().zip(checkpoints);
-    let (scored, encrypted) = job.score(
-        &mut results,
-        checkpoints.map(|(store, (key, inputs))| Checkpoints {
-            store,
-            key,
-            every: Duration::from_secs_f64(args.checkpoint_every),
-            inputs,
-        }),
-    )?;
+    let (scored, encrypted) = job.score(&mut results, keeper.as_mut())?;
     let read = receipting.as_mut().map(Receipting::take_inputs);
     let read = read.transpose()?;
     let mut results = results.finish(match (&args.receipt, &read) {
@@ -248,13 +256,21 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
         }
         _ => None,
     };
+    // What is killed between here and the end finds its results by this.
+    if let Some(keeper) = &mut keeper {
+        keeper.place(Placement {
+            form: args.results.form(),
+            files: results.files(),
+            summary: scored.summary.clone(),
+        })?;
+    }
     results.commit()?;
     if let Some(receipt) = receipt {
         receipt.commit()?;
     }
     // Only now: what is killed before goes on from them once more.
-    if let Some(store) = &mut store {
-        clear_checkpoints(store)?;
+    if let Some(keeper) = keeper {
+        keeper.clear()?;
     }
     Ok(report(args, &scored, encrypted))
 }
@@ -375,14 +391,39 @@ struct Files<'a> {
 }
 
 impl Files<'_> {
+    /// How far the job is, where it is to be kept.
+    fn keeper(&self) -> anyhow::Result<Option<Keeper>> {
+        let Some(folder) = &self.args.checkpoint else {
+            return Ok(None);
+        };
+        let (key, inputs) = (self.args.checkpoint_key()?, self.identities()?);
+        let store = self
+            .args
+            .storage
+            .small_files(folder, &self.args.model.guest)?;
+        let checkpoints = Checkpoints {
+            store: Box::new(store),
+            key,
+            every: Duration::from_secs_f64(self.args.checkpoint_every),
+            inputs,
+        };
+        let keeper = Keeper::open(checkpoints, self.bundle, self.options);
+        let keeper = keeper.with_context(|| format!("--checkpoint {}", folder.display()))?;
+        cleanup::say_on_signal(format!(
+            "stopped: the same command goes on from the last checkpoint in {}",
+            folder.display()
+        ));
+        Ok(Some(keeper))
+    }
+
     /// Scores all of them; says too whether one was encrypted.
     fn score<'s>(
         &'s mut self,
         out: &'s mut (dyn Write + Send),
-        checkpoints: Option<Checkpoints<'s>>,
+        keeper: Option<&'s mut Keeper>,
     ) -> anyhow::Result<(Scored, bool)> {
         let started = Instant::now();
-        let mut job = Job::begin_or_go_on(self.bundle, self.options, out, checkpoints)?;
+        let mut job = Job::begin_or_go_on(self.bundle, self.options, out, keeper)?;
         if job.rows_done() > 0 {
             eprintln!("Going on behind row {}.", thousands(job.rows_done()));
         }
@@ -456,37 +497,56 @@ impl Files<'_> {
         Ok(opened.protection > Protection::None)
     }
 
-    /// What tells the inputs from others of the same names: their length, their version where the storage has one, and
-    /// how they begin, which for an encrypted file is drawn anew each time it is made.
+    /// What tells the inputs from others of the same names. An encrypted file that is opened segment by segment is told by
+    /// how it begins, which is drawn anew each time that it is made and which no other file's segments open with. Another
+    /// file is told by its beginning and its end, where Parquet and Arrow have their metadata, and by its version: the tag
+    /// or date of a storage, the times and number of a file of this machine. Where there is no version, by all of it.
     fn identities(&self) -> anyhow::Result<Vec<String>> {
         let guest = &self.args.model.guest;
         let mut identities = Vec::new();
         for path in self.inputs {
             let source = self.args.storage.open(path, guest)?;
-            let Some(at) = &source.at else {
+            let (Some(at), label) = (&source.at, &source.label) else {
                 bail!(
                     "{} cannot be read twice, so a job over it cannot go on where it was killed: leave --checkpoint out",
                     source.label
                 );
             };
-            let length = usize::try_from(at.size()).map_or(BEGINNING, |size| size.min(BEGINNING));
-            let mut beginning = vec![0; length];
-            at.read_at(0, &mut beginning)
-                .with_context(|| format!("cannot read {}", source.label))?;
-            identities.push(format!(
-                "{} {} {} {}",
-                source.label,
-                at.size(),
-                at.version().unwrap_or_default(),
-                strongroom_wire::image::digest::Digest::sha256(&beginning),
-            ));
+            let size = at.size();
+            let digest = |range: Range<u64>| {
+                let length = usize::try_from(range.end - range.start)?;
+                let mut bytes = vec![0; length];
+                at.read_at(range.start, &mut bytes)
+                    .with_context(|| format!("cannot read {label}"))?;
+                let is_in_segments = range.start == 0 && self.args.open.is_in_segments(&bytes);
+                anyhow::Ok((Digest::sha256(&bytes), is_in_segments))
+            };
+            let (beginning, is_in_segments) = digest(0..size.min(EDGE))?;
+            let mut identity = format!("{label} {size} {beginning}");
+            if !is_in_segments {
+                let from = match at.version() {
+                    Some(version) => {
+                        identity.push_str(&format!(" {version}"));
+                        size.saturating_sub(EDGE)
+                    }
+                    None => 0,
+                };
+                for start in (from..size).step_by(STEP) {
+                    let (piece, _) = digest(start..size.min(start + STEP as u64))?;
+                    identity.push_str(&format!(" {piece}"));
+                }
+            }
+            identities.push(identity);
         }
         Ok(identities)
     }
 }
 
-/// How much of a file's beginning goes into what tells it from others.
-const BEGINNING: usize = 4096;
+/// How much of a file's beginning and end goes into what tells it from others: more than any head of an encrypted file.
+const EDGE: u64 = 64 << 10;
+
+/// How much of a file is in memory at once to tell it from others.
+const STEP: usize = 1 << 20;
 
 fn parse_seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| "a number of seconds".to_owned())?;
@@ -577,6 +637,15 @@ pub(crate) struct Scored {
 }
 
 impl Scored {
+    /// One that an earlier process finished.
+    fn before(summary: Summary) -> Self {
+        Self {
+            rows_before: summary.rows,
+            summary,
+            seconds: 0.0,
+        }
+    }
+
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

@@ -232,6 +232,30 @@ pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// An interpreter that has `pyarrow`, or nothing after saying so.
+pub(crate) fn pyarrow() -> Option<PathBuf> {
+    let python = std::env::var_os("STRONGROOM_PEERS_PYARROW").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.peers/pyarrow/bin/python3"),
+        PathBuf::from,
+    );
+    let imported = std::process::Command::new(&python)
+        .args(["-c", "import pyarrow.parquet.encryption"])
+        .stderr(std::process::Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if imported {
+        return Some(python);
+    }
+    let required = std::env::var("STRONGROOM_REQUIRE_PEERS").is_ok_and(|value| value == "1");
+    let why = format!(
+        "no Python interpreter that can import pyarrow at {}",
+        python.display()
+    );
+    assert!(!required, "{why}");
+    println!("SKIPPED: {why}");
+    None
+}
+
 /// The shell blocks of a document of the project, in their order.
 pub(crate) fn shell_blocks(document: &str) -> Vec<String> {
     let text = fs::read_to_string(workspace_root().join(document)).unwrap();

@@ -22,6 +22,7 @@ static UNDER_WAY: Mutex<UnderWay> = Mutex::new(UnderWay {
     children: Vec::new(),
     aborts: Vec::new(),
     numbered: 0,
+    last_words: None,
 });
 static TAKEN_OVER: AtomicBool = AtomicBool::new(false);
 
@@ -30,6 +31,7 @@ struct UnderWay {
     children: Vec<Pid>,
     aborts: Vec<(Abort, Box<dyn FnOnce() + Send>)>,
     numbered: u64,
+    last_words: Option<String>,
 }
 
 /// Something that is given up when the process is told to stop.
@@ -91,6 +93,9 @@ static QUESTIONS: OnceLock<UnboundedSender<SyncSender<()>>> = OnceLock::new();
 const HEARING: Duration = Duration::from_millis(10);
 
 struct Signals {
+    /// Never waited for: with a handler in place, a file that grows beyond the limit of its size (`ulimit -f`) is an error
+    /// of the write and no end without a word.
+    _file_size: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     quit: tokio::signal::unix::Signal,
@@ -100,6 +105,7 @@ struct Signals {
 impl Signals {
     fn new() -> io::Result<Self> {
         Ok(Self {
+            _file_size: signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?,
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
@@ -170,6 +176,11 @@ pub fn forget(abort: Abort) {
     under_way().aborts.retain(|(other, _)| *other != abort);
 }
 
+/// What standard error is told when the process is told to stop.
+pub fn say_on_signal(last_words: String) {
+    under_way().last_words = Some(last_words);
+}
+
 /// Starts a child that ends when the process is told to stop.
 pub fn spawn(command: &mut Command) -> io::Result<Child> {
     let mut under_way = under_way();
@@ -206,6 +217,9 @@ fn clean_and_exit(code: i32) -> ! {
     }
     for (_, abort) in std::mem::take(&mut under_way.aborts) {
         abort();
+    }
+    if let Some(last_words) = under_way.last_words.take() {
+        eprintln!("{last_words}");
     }
     std::process::exit(code);
 }

@@ -1,25 +1,34 @@
 //! How far a job is, kept so that the next process goes on from there.
 //!
 //! At the end of a part the job stores the result lines since the last time, as one more piece, and
-//! then its state, which names how many pieces count. Both are encrypted (Tink streams under the
-//! checkpoints' key, each with a salt of its own) and bound to the job by their associated data: a
-//! checkpoint of other inputs, another model or other options does not open. Whoever keeps the
-//! checkpoints can take them away or bring back older ones; then work is done again, and the result
-//! is the same.
+//! then its state, which names each piece that counts by its digest. Both are encrypted (Tink streams
+//! under the checkpoints' key, each with a salt of its own) and bound to the job by their associated
+//! data: a checkpoint of other inputs, another model or other options does not open.
+//!
+//! Whoever keeps the checkpoints can take them away, or bring back an older state with the pieces that
+//! it names; then work is done again, and the result is the same. A piece that is gone, or one that
+//! another run of the same job stored, which may have been cut at other rows, is not the one of that
+//! digest: it ends the job with an error. What is handed on at the end is counted besides, and held
+//! against what the job counted.
+//!
+//! A process that begins or goes on writes its state first, with a number that it drew for this run.
+//! One that finds another's number in its way ends: the job is in other hands. So of two processes on
+//! one checkpoint one goes on, and a piece of the other is not taken for its own.
+//!
+//! Before results are put in place, the state says which bytes they are. The process after a kill in
+//! between finds them there, and the job done; or finds some of them, and puts them all anew.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use serde::{Deserialize, Serialize};
 use strongroom_cipherfile::tink_stream::{Decryptor, Encryptor};
 use strongroom_cipherfile::{CipherfileError, FileKey};
 use zeroize::Zeroizing;
 
-use super::{BadReason, BadRow, InputSummary, Options};
-use crate::profile::Outside;
-use crate::results::HISTOGRAM_BINS;
+use super::Options;
+use super::state::{Done, Placement, State};
+use crate::model::Bundle;
 
 /// Where checkpoints are kept: a few small files, each written as a whole.
 pub trait CheckpointStore: Send {
@@ -44,9 +53,9 @@ pub trait CheckpointStore: Send {
 }
 
 /// Where, under which key and how often a job keeps how far it is.
-pub struct Checkpoints<'a> {
+pub struct Checkpoints {
     /// Where.
-    pub store: &'a mut dyn CheckpointStore,
+    pub store: Box<dyn CheckpointStore>,
     /// What they are encrypted under. The same key is needed to go on.
     pub key: FileKey,
     /// The time from one to the next; zero for one after every part.
@@ -70,102 +79,150 @@ pub enum CheckpointError {
     /// It is of a job with other files, another model or other options.
     #[error(
         "the checkpoint is of another job: a file, the model or an option changed since; \
-         start anew without it"
+         delete the checkpoint's folder to begin anew"
     )]
     OtherJob,
-    /// It does not open with the key, or was changed.
-    #[error("the checkpoint does not open with this key, or was changed")]
-    Changed,
+    /// One of its files does not open with the key, or was changed.
+    #[error(
+        "the checkpoint's file {file} does not open with this key, or was changed: give the key \
+         that the job began with, or delete the checkpoint's folder to begin anew"
+    )]
+    Changed {
+        /// Which one.
+        file: String,
+    },
+    /// A piece of results is gone, or another one lies in its place.
+    #[error(
+        "the checkpoint's file {file} is not the one that the job stored: it was taken away or \
+         was changed; delete the checkpoint's folder to begin anew"
+    )]
+    NotTheOne {
+        /// Which one.
+        file: String,
+    },
+    /// What was put together has not the rows that were handed out.
+    #[error(
+        "the results have {found} rows where the job handed out {expected}: delete the \
+         checkpoint's folder to begin anew"
+    )]
+    Rows {
+        /// The rows of the results.
+        found: u64,
+        /// Those that the job counted.
+        expected: u64,
+    },
+    /// What was scored of a file is no longer there.
+    #[error(
+        "{file} is not what it was: what the job has scored of it was changed since; delete the \
+         checkpoint's folder to begin anew"
+    )]
+    InputChanged {
+        /// The file.
+        file: String,
+    },
+    /// Another process has the job.
+    #[error(
+        "another process goes on with this job from the same checkpoint, or has ended it: this \
+         one stops and leaves it to that one"
+    )]
+    OtherProcess,
     /// The files went away from under the job.
     #[error("the job has fewer files than its checkpoint has done")]
     FewerInputs,
 }
 
-/// Removes the checkpoints of a job whose result is where it belongs.
-///
-/// # Errors
-/// When the place fails.
-pub fn clear_checkpoints(store: &mut dyn CheckpointStore) -> Result<(), CheckpointError> {
-    // The state goes first: pieces without it are nothing.
-    store.delete(STATE).map_err(failed("removed"))?;
-    for name in (0..).map(piece) {
-        if store.get(&name).map_err(failed("read"))?.is_none() {
-            break;
-        }
-        store.delete(&name).map_err(failed("removed"))?;
+impl CheckpointError {
+    /// The state opens, and does not say what one says.
+    pub(super) fn of_state() -> Self {
+        changed(STATE)
     }
-    Ok(())
-}
-
-/// A job's state between two parts.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct State {
-    /// Pieces of results that were stored.
-    pub(super) pieces: u32,
-    /// Files that are done.
-    pub(super) inputs_done: usize,
-    /// The file that is not.
-    pub(super) within: Option<Within>,
-    pub(super) rows: u64,
-    pub(super) bytes: u64,
-    pub(super) first_bad: Vec<BadRow>,
-    pub(super) scored: u64,
-    pub(super) flagged: u64,
-    pub(super) bad: BTreeMap<BadReason, u64>,
-    pub(super) histogram: [u64; HISTOGRAM_BINS],
-    /// The floats by their bits: none may come back another.
-    pub(super) max: u64,
-    pub(super) sum: u64,
-    pub(super) outside: Outside,
-}
-
-/// Where in a file a job is.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Within {
-    pub(super) next_part: u64,
-    pub(super) input: InputSummary,
-    pub(super) lines: u64,
-    /// The begun line, in hexadecimal digits.
-    pub(super) carry: String,
 }
 
 /// A job's use of its checkpoints.
-pub(super) struct Keeper<'a> {
-    checkpoints: Checkpoints<'a>,
-    job: [u8; 32],
-    pieces: u32,
+pub struct Keeper {
+    checkpoints: Checkpoints,
+    job: JobDigest,
+    run: Run,
+    state: State,
     last: Instant,
 }
 
-impl<'a> Keeper<'a> {
-    /// Finds the state of the same job, if one was kept.
-    pub(super) fn open(
-        checkpoints: Checkpoints<'a>,
-        model_digest: &str,
-        threshold: f64,
+/// Which job a checkpoint is of.
+type JobDigest = [u8; 32];
+/// Which process wrote a state: a number that it drew.
+type Run = [u8; 16];
+
+impl Keeper {
+    /// Finds the state of the same job, if one was kept. Nothing is written yet.
+    ///
+    /// # Errors
+    /// When there is one that is of another job or does not open, or the place fails.
+    pub fn open(
+        checkpoints: Checkpoints,
+        bundle: &Bundle,
         options: &Options,
-    ) -> Result<(Self, Option<State>), CheckpointError> {
+    ) -> Result<Self, CheckpointError> {
+        let mut run = Run::default();
+        aws_lc_rs::rand::fill(&mut run)
+            .map_err(|_| failed("begun")(io::Error::other("no random bytes")))?;
         let mut keeper = Self {
-            job: job_digest(&checkpoints.inputs, model_digest, threshold, options),
+            job: job_digest(&checkpoints.inputs, bundle, options),
             checkpoints,
-            pieces: 0,
+            run,
+            state: State::default(),
             last: Instant::now(),
         };
         let Some(content) = keeper.get(STATE)? else {
-            return Ok((keeper, None));
+            return Ok(keeper);
         };
-        let Some((job, sealed)) = content.split_first_chunk::<32>() else {
-            return Err(CheckpointError::Changed);
-        };
+        let (job, run, sealed) = split(&content).ok_or_else(|| changed(STATE))?;
         if *job != keeper.job {
             return Err(CheckpointError::OtherJob);
         }
-        let state = keeper.opened(STATE, sealed)?;
-        let state: State = serde_json::from_slice(&state).map_err(|_| CheckpointError::Changed)?;
-        keeper.pieces = state.pieces;
-        Ok((keeper, Some(state)))
+        let state = keeper.opened(STATE, run, sealed)?;
+        keeper.state = serde_json::from_slice(&state).map_err(|_| changed(STATE))?;
+        Ok(keeper)
+    }
+
+    /// What processes before this one were about to put in place. The job is done where all files of
+    /// one of these are there.
+    pub fn placements(&self) -> &[Placement] {
+        &self.state.placements
+    }
+
+    /// Says that these results are about to be put in place.
+    ///
+    /// # Errors
+    /// When another process has the job, or the place fails.
+    pub fn place(&mut self, placement: Placement) -> Result<(), CheckpointError> {
+        self.check_ours()?;
+        self.state.placements.push(placement);
+        self.put_state()
+    }
+
+    /// Removes the checkpoints of a job whose results are where they belong.
+    ///
+    /// # Errors
+    /// When the place fails.
+    pub fn clear(mut self) -> Result<(), CheckpointError> {
+        // A process that was killed may have stored one that no state names.
+        let mut count = self.state.pieces.len();
+        while self.get(&piece(count))?.is_some() {
+            count += 1;
+        }
+        // From the last one on: what a kill leaves has no gap. And the state after them: while it is
+        // there, the results are known again.
+        for number in (0..count).rev() {
+            self.delete(&piece(number))?;
+        }
+        self.delete(STATE)
+    }
+
+    /// Makes the job this process's own, and says how far it is.
+    pub(super) fn take_over(&mut self) -> Result<Option<Done>, CheckpointError> {
+        self.put_state()?;
+        self.last = Instant::now();
+        Ok(self.state.done.clone())
     }
 
     /// Whether it is time to store, with so many bytes of results in hand.
@@ -173,27 +230,17 @@ impl<'a> Keeper<'a> {
         in_hand >= MOST_IN_HAND || self.last.elapsed() >= self.checkpoints.every
     }
 
-    /// Stores what was written since the last time, and the state, of which the pieces are counted
-    /// here.
-    pub(super) fn store(
-        &mut self,
-        results: &[u8],
-        mut state: State,
-    ) -> Result<(), CheckpointError> {
+    /// Stores what was written since the last time, and how far the job is.
+    pub(super) fn store(&mut self, results: &[u8], done: Done) -> Result<(), CheckpointError> {
+        self.check_ours()?;
         if !results.is_empty() {
-            let name = piece(self.pieces);
-            let sealed = self.sealed(&name, results)?;
-            self.put(&name, &sealed)?;
-            self.pieces += 1;
+            let file = piece(self.state.pieces.len());
+            let sealed = self.sealed(&file, &ANY_RUN, results)?;
+            self.put(&file, &sealed)?;
+            self.state.pieces.push(digest_of(&sealed));
         }
-        state.pieces = self.pieces;
-        let state = serde_json::to_vec(&state).map_err(|error| CheckpointError::Store {
-            doing: "written",
-            source: error.into(),
-        })?;
-        let mut content = self.job.to_vec();
-        content.extend(self.sealed(STATE, &state)?);
-        self.put(STATE, &content)?;
+        self.state.done = Some(done);
+        self.put_state()?;
         self.last = Instant::now();
         Ok(())
     }
@@ -203,14 +250,36 @@ impl<'a> Keeper<'a> {
         &mut self,
         mut each: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<io::Result<()>, CheckpointError> {
-        for number in 0..self.pieces {
-            let name = piece(number);
-            let sealed = self.get(&name)?.ok_or(CheckpointError::Changed)?;
-            if let Err(error) = each(&self.opened(&name, &sealed)?) {
+        for number in 0..self.state.pieces.len() {
+            let file = piece(number);
+            let sealed = self.get(&file)?;
+            let expected = self.state.pieces.get(number);
+            let Some(sealed) = sealed.filter(|there| expected == Some(&digest_of(there))) else {
+                // Who has the job now may have removed it with good reason.
+                self.check_ours()?;
+                return Err(CheckpointError::NotTheOne { file });
+            };
+            if let Err(error) = each(&self.opened(&file, &ANY_RUN, &sealed)?) {
                 return Ok(Err(error));
             }
         }
         Ok(Ok(()))
+    }
+
+    /// Whether the state is still one that this process wrote.
+    fn check_ours(&mut self) -> Result<(), CheckpointError> {
+        let content = self.get(STATE)?;
+        match content.as_deref().and_then(split) {
+            Some((job, run, _)) if *job == self.job && *run == self.run => Ok(()),
+            _ => Err(CheckpointError::OtherProcess),
+        }
+    }
+
+    fn put_state(&mut self) -> Result<(), CheckpointError> {
+        let state = self.state.to_json();
+        let state = state.map_err(|error| failed("written")(error.into()))?;
+        let sealed = self.sealed(STATE, &self.run, &state)?;
+        self.put(STATE, &[&self.job[..], &self.run, &sealed].concat())
     }
 
     fn get(&mut self, name: &str) -> Result<Option<Vec<u8>>, CheckpointError> {
@@ -222,15 +291,21 @@ impl<'a> Keeper<'a> {
         store.put(name, content).map_err(failed("written"))
     }
 
-    fn associated_data(&self, name: &str) -> Vec<u8> {
-        let mut data = b"strongroom-checkpoint/1\0".to_vec();
+    fn delete(&mut self, name: &str) -> Result<(), CheckpointError> {
+        let store = &mut self.checkpoints.store;
+        store.delete(name).map_err(failed("removed"))
+    }
+
+    fn associated_data(&self, name: &str, run: &Run) -> Vec<u8> {
+        let mut data = b"strongroom-checkpoint/2\0".to_vec();
         data.extend_from_slice(&self.job);
+        data.extend_from_slice(run);
         data.extend_from_slice(name.as_bytes());
         data
     }
 
-    fn sealed(&self, name: &str, plaintext: &[u8]) -> Result<Vec<u8>, CheckpointError> {
-        let data = self.associated_data(name);
+    fn sealed(&self, name: &str, run: &Run, plaintext: &[u8]) -> Result<Vec<u8>, CheckpointError> {
+        let data = self.associated_data(name, run);
         let sealed = || {
             let mut writer = Encryptor::new(Vec::new(), &self.checkpoints.key, &data)?;
             writer.write_all(plaintext)?;
@@ -239,13 +314,19 @@ impl<'a> Keeper<'a> {
         sealed().map_err(|error| failed("written")(io::Error::other(error)))
     }
 
-    fn opened(&self, name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, CheckpointError> {
-        let data = self.associated_data(name);
-        let mut plaintext = Zeroizing::new(Vec::new());
+    fn opened(
+        &self,
+        name: &str,
+        run: &Run,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, CheckpointError> {
+        let data = self.associated_data(name, run);
+        // Longer than what is in it: memory that grows leaves copies behind.
+        let mut plaintext = Zeroizing::new(Vec::with_capacity(sealed.len()));
         Decryptor::new(sealed, &self.checkpoints.key, &data)
-            .map_err(|_| CheckpointError::Changed)?
+            .map_err(|_| changed(name))?
             .read_to_end(&mut plaintext)
-            .map_err(|_| CheckpointError::Changed)?;
+            .map_err(|_| changed(name))?;
         Ok(plaintext)
     }
 }
@@ -255,8 +336,27 @@ const MOST_IN_HAND: usize = 8 << 20;
 
 const STATE: &str = "state";
 
-fn piece(number: u32) -> String {
+/// What pieces are sealed with: the state that names one says whose it is.
+const ANY_RUN: Run = [0; 16];
+
+fn piece(number: usize) -> String {
     format!("results-{number:08}")
+}
+
+/// The job and the run that a state is of, and the state.
+fn split(content: &[u8]) -> Option<(&JobDigest, &Run, &[u8])> {
+    let (job, rest) = content.split_first_chunk()?;
+    let (run, sealed) = rest.split_first_chunk()?;
+    Some((job, run, sealed))
+}
+
+fn digest_of(sealed: &[u8]) -> String {
+    hex::encode(digest(&SHA256, sealed))
+}
+
+fn changed(file: &str) -> CheckpointError {
+    let file = file.to_owned();
+    CheckpointError::Changed { file }
 }
 
 fn failed(doing: &'static str) -> impl Fn(io::Error) -> CheckpointError {
@@ -264,12 +364,8 @@ fn failed(doing: &'static str) -> impl Fn(io::Error) -> CheckpointError {
 }
 
 /// What a job is: everything that its results depend on.
-fn job_digest(
-    inputs: &[String],
-    model_digest: &str,
-    threshold: f64,
-    options: &Options,
-) -> [u8; 32] {
+fn job_digest(inputs: &[String], bundle: &Bundle, options: &Options) -> JobDigest {
+    let threshold = options.threshold_for(bundle);
     let Options {
         threshold: _,
         skip_bad_rows,
@@ -284,7 +380,7 @@ fn job_digest(
     } = options;
     let job = serde_json::json!({
         "inputs": inputs,
-        "model": model_digest,
+        "model": bundle.digest(),
         "threshold": threshold.to_bits(),
         "skip_bad_rows": skip_bad_rows,
         "results": results,
@@ -303,6 +399,9 @@ fn job_digest(
 
 #[cfg(test)]
 pub(super) mod doubles {
+    use std::collections::BTreeMap;
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     /// Keeps files in memory, and fails once it was written to often enough.
@@ -312,21 +411,34 @@ pub(super) mod doubles {
         pub(crate) puts_left: Option<usize>,
     }
 
-    impl CheckpointStore for Memory {
+    impl Memory {
+        /// Lends it to jobs, and has back what they left.
+        pub(crate) fn lend<T>(&mut self, with: impl FnOnce(&dyn Fn() -> Lent) -> T) -> T {
+            let lent = Arc::new(Mutex::new(std::mem::take(self)));
+            let outcome = with(&|| Lent(Arc::clone(&lent)));
+            *self = std::mem::take(&mut lent.lock().unwrap());
+            outcome
+        }
+    }
+
+    pub(crate) struct Lent(Arc<Mutex<Memory>>);
+
+    impl CheckpointStore for Lent {
         fn put(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
-            if let Some(left) = &mut self.puts_left {
+            let mut memory = self.0.lock().unwrap();
+            if let Some(left) = &mut memory.puts_left {
                 *left = left.checked_sub(1).ok_or(io::ErrorKind::BrokenPipe)?;
             }
-            self.files.insert(name.to_owned(), content.to_vec());
+            memory.files.insert(name.to_owned(), content.to_vec());
             Ok(())
         }
 
         fn get(&mut self, name: &str) -> io::Result<Option<Vec<u8>>> {
-            Ok(self.files.get(name).cloned())
+            Ok(self.0.lock().unwrap().files.get(name).cloned())
         }
 
         fn delete(&mut self, name: &str) -> io::Result<()> {
-            self.files.remove(name);
+            self.0.lock().unwrap().files.remove(name);
             Ok(())
         }
     }
@@ -336,7 +448,7 @@ pub(super) mod doubles {
 mod tests {
     use super::super::pipeline::PART;
     use super::super::{Job, Results, ScoreError, Summary};
-    use super::doubles::Memory;
+    use super::doubles::{Lent, Memory};
     use super::*;
     use crate::model::Bundle;
 
@@ -371,21 +483,34 @@ mod tests {
         FileKey::from_slice(&[7; 32]).unwrap()
     }
 
+    fn checkpoints(store: Lent, key: FileKey, every: Duration) -> Checkpoints {
+        Checkpoints {
+            store: Box::new(store),
+            key,
+            every,
+            inputs: vec!["a.csv, version 1".to_owned(), "b.csv".to_owned()],
+        }
+    }
+
     fn attempt(
         store: &mut Memory,
         key: FileKey,
         options: &Options,
         files: &[String],
     ) -> Result<(Summary, Vec<u8>), ScoreError> {
+        let every = Duration::ZERO;
+        store.lend(|store| attempt_with(checkpoints(store(), key, every), options, files))
+    }
+
+    fn attempt_with(
+        checkpoints: Checkpoints,
+        options: &Options,
+        files: &[String],
+    ) -> Result<(Summary, Vec<u8>), ScoreError> {
         let bundle = Bundle::built_in();
         let mut out = Vec::new();
-        let checkpoints = Checkpoints {
-            store,
-            key,
-            every: Duration::ZERO,
-            inputs: vec!["a.csv, version 1".to_owned(), "b.csv".to_owned()],
-        };
-        let mut job = Job::begin_or_go_on(&bundle, options, &mut out, Some(checkpoints))?;
+        let mut keeper = Keeper::open(checkpoints, &bundle, options)?;
+        let mut job = Job::begin_or_go_on(&bundle, options, &mut out, Some(&mut keeper))?;
         let names = ["a.csv", "b.csv"].into_iter().zip(files);
         for (name, csv) in names.skip(job.inputs_done()) {
             job.csv(name, &mut csv.as_bytes(), &mut |_| {})?;
@@ -424,7 +549,8 @@ mod tests {
         let whole = uninterrupted();
         let mut store = Memory::default();
         assert!(attempt(&mut store, key(), &options(), &files()).unwrap() == whole);
-        let puts = 2 * (store.files.len() - 1);
+        // The first state, and with each piece another.
+        let puts = 1 + 2 * (store.files.len() - 1);
         assert!(puts >= 10, "{puts}");
         for cut in 0..puts {
             let mut store = cut_after(cut);
@@ -436,8 +562,13 @@ mod tests {
 
     #[test]
     fn older_checkpoint_gives_another_result() {
-        let older = cut_after(4);
-        let mut store = cut_after(8);
+        let older = cut_after(5);
+        let mut store = older.clone();
+        store.puts_left = Some(4);
+        attempt(&mut store, key(), &options(), &files()).unwrap_err();
+        store.puts_left = None;
+        assert_ne!(store.files[STATE], older.files[STATE]);
+        assert!(store.files.len() > older.files.len());
         store
             .files
             .insert(STATE.to_owned(), older.files[STATE].clone());
@@ -446,7 +577,7 @@ mod tests {
 
     #[test]
     fn checkpoint_of_another_job_is_taken() {
-        let store = cut_after(6);
+        let store = cut_after(7);
         let other = [
             Options {
                 results: Results::Flagged,
@@ -478,14 +609,18 @@ mod tests {
 
     #[test]
     fn changed_checkpoint_is_taken() {
-        let store = cut_after(6);
+        let store = cut_after(7);
         for name in [STATE, "results-00000000", "results-00000001"] {
             let length = store.files[name].len();
-            for at in [32 + 5, length / 2, length - 1] {
+            for at in [48 + 5, length / 2, length - 1] {
                 let mut store = store.clone();
                 store.files.get_mut(name).unwrap()[at] ^= 1;
                 let error = attempt(&mut store, key(), &options(), &files()).unwrap_err();
-                assert!(error.to_string().contains("was changed"), "{name}: {error}");
+                let error = error.to_string();
+                assert!(
+                    error.contains("was changed") && error.contains(name),
+                    "{error}"
+                );
             }
         }
         let mut lost = store.clone();
@@ -504,7 +639,7 @@ mod tests {
 
     #[test]
     fn file_that_got_shorter_is_taken_for_whole() {
-        let mut store = cut_after(6);
+        let mut store = cut_after(7);
         let [a, b] = files();
         let short = [a[..PART].to_owned(), b];
         let error = attempt(&mut store, key(), &options(), &short).unwrap_err();
@@ -515,14 +650,140 @@ mod tests {
 
     #[test]
     fn checkpoints_hold_plaintext_or_stay() {
-        let mut store = cut_after(6);
+        let mut store = cut_after(7);
         for (name, content) in &store.files {
             let found = content
                 .windows(12)
                 .any(|part| part == b"\"probability" || part == b"57.877856583");
             assert!(!found, "{name}");
         }
-        clear_checkpoints(&mut store).unwrap();
+        // One more that no state names, as a kill leaves it.
+        let piece = store.files["results-00000000"].clone();
+        store.files.insert("results-00000003".to_owned(), piece);
+        assert_eq!(store.files.len(), 5);
+        store.lend(|store| {
+            let checkpoints = checkpoints(store(), key(), Duration::ZERO);
+            let keeper = Keeper::open(checkpoints, &Bundle::built_in(), &options());
+            keeper.unwrap().clear().unwrap();
+        });
         assert!(store.files.is_empty());
+    }
+
+    /// What a run that is cut elsewhere leaves, as one does that stores less often.
+    fn cut_elsewhere() -> Memory {
+        let mut store = Memory::default();
+        let [a, _] = files();
+        store.lend(|store| {
+            let checkpoints = checkpoints(store(), key(), Duration::from_secs(3600));
+            let (bundle, options) = (Bundle::built_in(), options());
+            let mut out = Vec::new();
+            let mut keeper = Keeper::open(checkpoints, &bundle, &options).unwrap();
+            let mut job =
+                Job::begin_or_go_on(&bundle, &options, &mut out, Some(&mut keeper)).unwrap();
+            job.csv("a.csv", &mut a.as_bytes(), &mut |_| {}).unwrap();
+            job.store(None).unwrap();
+        });
+        store
+    }
+
+    #[test]
+    fn piece_of_another_run_of_the_job_is_taken() {
+        let other = cut_elsewhere();
+        assert_eq!(other.files.len(), 2);
+        let whole = attempt(&mut other.clone(), key(), &options(), &files()).unwrap();
+        assert!(whole == uninterrupted());
+        for first in ["results-00000000", "results-00000001"] {
+            let mut store = cut_after(7);
+            let theirs = other.files["results-00000000"].clone();
+            store.files.insert(first.to_owned(), theirs);
+            let error = attempt(&mut store, key(), &options(), &files()).unwrap_err();
+            let expected = format!("{first} is not the one that the job stored");
+            assert!(error.to_string().contains(&expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn two_processes_go_on_with_one_job() {
+        let (bundle, options) = (Bundle::built_in(), options());
+        let [a, b] = files();
+        let mut memory = cut_after(5);
+        memory.lend(|store| {
+            let keeper = || {
+                let checkpoints = checkpoints(store(), key(), Duration::ZERO);
+                Keeper::open(checkpoints, &bundle, &options).unwrap()
+            };
+            let (mut older, mut newer) = (keeper(), keeper());
+            let (mut out, mut newer_out) = (Vec::new(), Vec::new());
+            let mut older =
+                Job::begin_or_go_on(&bundle, &options, &mut out, Some(&mut older)).unwrap();
+            let mut newer_job =
+                Job::begin_or_go_on(&bundle, &options, &mut newer_out, Some(&mut newer)).unwrap();
+            let error = older.csv("a.csv", &mut a.as_bytes(), &mut |_| {});
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("another process goes on"), "{error}");
+            for (name, csv) in [("a.csv", &a), ("b.csv", &b)] {
+                newer_job
+                    .csv(name, &mut csv.as_bytes(), &mut |_| {})
+                    .unwrap();
+            }
+            let summary = newer_job.finish().unwrap();
+            assert!((summary, newer_out) == uninterrupted());
+        });
+    }
+
+    #[test]
+    fn rows_that_were_scored_are_others_when_the_job_goes_on() {
+        let [a, b] = files();
+        // Of the same length, in the part that was done and in its last line.
+        for at in [HEADER.len() + 1, PART - 60] {
+            let mut store = cut_after(5);
+            let mut other = a.clone().into_bytes();
+            let digit = other[at..].iter().position(u8::is_ascii_digit).unwrap();
+            other[at + digit] ^= 1;
+            let other = String::from_utf8(other).unwrap();
+            let error = attempt(&mut store, key(), &options(), &[other, b.clone()]).unwrap_err();
+            let expected = "a.csv is not what it was";
+            assert!(error.to_string().starts_with(expected), "{error}");
+        }
+        // What comes behind is the job's to read.
+        let mut store = cut_after(5);
+        let longer = format!("{a}1,1,0,0,1\n");
+        assert!(attempt(&mut store, key(), &options(), &[longer, b]).is_ok());
+    }
+
+    #[test]
+    fn what_was_put_in_place_is_forgotten() {
+        let mut memory = cut_after(7);
+        memory.lend(|store| {
+            let (bundle, options) = (Bundle::built_in(), options());
+            let open = || {
+                let checkpoints = checkpoints(store(), key(), Duration::ZERO);
+                Keeper::open(checkpoints, &bundle, &options).unwrap()
+            };
+            let placement = |form: &str| Placement {
+                form: form.to_owned(),
+                files: Vec::new(),
+                summary: uninterrupted().0,
+            };
+            for form in ["first", "second"] {
+                let (mut keeper, mut out, [a, b]) = (open(), Vec::new(), files());
+                let mut job =
+                    Job::begin_or_go_on(&bundle, &options, &mut out, Some(&mut keeper)).unwrap();
+                let names = [("a.csv", a), ("b.csv", b)];
+                for (name, csv) in names.into_iter().skip(job.inputs_done()) {
+                    job.csv(name, &mut csv.as_bytes(), &mut |_| {}).unwrap();
+                }
+                job.finish().unwrap();
+                keeper.place(placement(form)).unwrap();
+            }
+            assert_eq!(
+                open().placements(),
+                [placement("first"), placement("second")]
+            );
+            let mut older = open();
+            open().take_over().unwrap();
+            let error = older.place(placement("third")).unwrap_err();
+            assert!(matches!(error, CheckpointError::OtherProcess), "{error}");
+        });
     }
 }

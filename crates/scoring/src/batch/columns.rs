@@ -5,10 +5,11 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::checkpoint::{CheckpointError, Within};
+use super::checkpoint::CheckpointError;
 use super::part::{Part, Sink};
 use super::pipeline::{self, Commit, Order};
 use super::score::Job;
+use super::state::Within;
 use super::{Progress, ScoreError};
 use crate::columns::{Batch, ColumnsError, ColumnsInput};
 use crate::results::InputSummary;
@@ -265,7 +266,7 @@ mod tests {
 
     use super::*;
     use crate::batch::checkpoint::doubles::Memory;
-    use crate::batch::{Checkpoints, Options, Results, score};
+    use crate::batch::{Checkpoints, Keeper, Options, Results, score};
     use crate::columns::ParquetKeys;
     use crate::detect::Format;
     use crate::model::Bundle;
@@ -451,15 +452,16 @@ mod tests {
         let file = parquet(count, &[7, 70_000], 100_000);
         let whole = run(&file, &options(2)).unwrap();
         let (bundle, options) = (Bundle::built_in(), options(2));
-        let attempt = |store: &mut Memory| {
+        let attempt_in = |store| {
             let checkpoints = Checkpoints {
-                store,
+                store: Box::new(store),
                 key: FileKey::from_slice(&[7; 32]).unwrap(),
                 every: Duration::ZERO,
                 inputs: vec!["rows, version 1".to_owned()],
             };
             let mut out = Vec::new();
-            let mut job = Job::begin_or_go_on(&bundle, &options, &mut out, Some(checkpoints))?;
+            let mut keeper = Keeper::open(checkpoints, &bundle, &options)?;
+            let mut job = Job::begin_or_go_on(&bundle, &options, &mut out, Some(&mut keeper))?;
             if job.inputs_done() == 0 {
                 let source = Arc::new(Bytes::from(file.clone()));
                 let (keys, id) = (ParquetKeys::default(), Some("id"));
@@ -471,6 +473,7 @@ mod tests {
             let summary = job.finish()?;
             Ok::<_, ScoreError>((summary, out))
         };
+        let attempt = |store: &mut Memory| store.lend(|store| attempt_in(store()));
         let mut cuts = 0;
         for puts in 0.. {
             let mut store = Memory {

@@ -11,21 +11,23 @@ mod pipeline;
 mod profile;
 mod record;
 mod score;
+mod state;
 
 use std::io;
 use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
 
-pub use checkpoint::{CheckpointError, CheckpointStore, Checkpoints, clear_checkpoints};
+pub use checkpoint::{CheckpointError, CheckpointStore, Checkpoints, Keeper};
 pub(crate) use header::{Field, Layout};
 pub use header::{HeaderError, header_names};
 pub(crate) use part::MAX_KEY;
 pub use profile::profile;
 pub use score::{Job, score};
+pub use state::{PlacedFile, Placement};
 
 use crate::columns::ColumnsError;
-use crate::model::ModelError;
+use crate::model::{Bundle, ModelError};
 pub use crate::results::{BadReason, BadRow, Counts, InputSummary, Summary};
 
 /// How a batch is scored.
@@ -53,6 +55,12 @@ pub struct Options {
 }
 
 impl Options {
+    /// Above what a row is flagged.
+    pub(crate) fn threshold_for(&self, bundle: &Bundle) -> f64 {
+        let own = || bundle.preprocessing().threshold();
+        self.threshold.unwrap_or_else(own)
+    }
+
     /// Whether rows are handed out with their features.
     pub(crate) fn hands_out_features(&self) -> bool {
         match self.features {

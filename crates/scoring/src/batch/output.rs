@@ -14,13 +14,16 @@ pub(super) struct ResultWriter<'a> {
     out: BufWriter<&'a mut (dyn Write + Send)>,
     /// Lines that are not handed on yet, of a job that keeps how far it is.
     kept: Option<Zeroizing<Vec<u8>>>,
+    /// Rows that were handed on.
+    rows: u64,
 }
 
 impl<'a> ResultWriter<'a> {
     pub(super) fn new(out: &'a mut (dyn Write + Send), is_kept: bool) -> Self {
         Self {
             out: BufWriter::with_capacity(BUFFER, out),
-            kept: is_kept.then(Zeroizing::default),
+            kept: is_kept.then(|| Zeroizing::new(Vec::with_capacity(KEPT))),
+            rows: 0,
         }
     }
 
@@ -29,9 +32,18 @@ impl<'a> ResultWriter<'a> {
         self.kept.as_deref_mut()
     }
 
-    /// Hands on lines that were written before.
+    /// Hands on lines that were written before, and counts the rows in them.
     pub(super) fn lines(&mut self, lines: &[u8]) -> io::Result<()> {
+        let rows = lines
+            .split_inclusive(|&byte| byte == b'\n')
+            .filter(|line| line.starts_with(BEGIN_OF_ROW));
+        self.rows += rows.count() as u64;
         self.out.write_all(lines)
+    }
+
+    /// How many rows were handed on.
+    pub(super) fn rows(&self) -> u64 {
+        self.rows
     }
 
     pub(super) fn header(&mut self, header: &Header) -> io::Result<()> {
@@ -40,7 +52,7 @@ impl<'a> ResultWriter<'a> {
 
     /// Where rows of a file begin: their lines up to the row's number.
     pub(super) fn begin_of_rows(file: Option<&str>) -> Vec<u8> {
-        let mut begin = b"{\"kind\":\"row\",".to_vec();
+        let mut begin = BEGIN_OF_ROW.to_vec();
         if let Some(file) = file {
             begin.extend_from_slice(b"\"file\":");
             begin.extend_from_slice(serde_json::Value::from(file).to_string().as_bytes());
@@ -61,6 +73,7 @@ impl<'a> ResultWriter<'a> {
                 }
             }
             None => {
+                self.rows += 1;
                 for part in parts {
                     self.out.write_all(part)?;
                 }
@@ -96,6 +109,11 @@ impl<'a> ResultWriter<'a> {
         Ok(())
     }
 }
+
+const BEGIN_OF_ROW: &[u8] = b"{\"kind\":\"row\",";
+
+/// Room for what is not handed on yet: more than is ever in hand, as a rule, for memory that grows leaves copies behind.
+const KEPT: usize = 12 << 20;
 
 const BUFFER: usize = 64 * 1024;
 

@@ -10,7 +10,9 @@ use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use strongroom_cipherfile::tink_stream::Segments;
+use zeroize::Zeroizing;
 
 use super::ScoreError;
 use super::csv::Lines;
@@ -20,6 +22,9 @@ use crate::read_at::ReadAt;
 
 /// Bytes of a part. Its size decides where sums are rounded, so it is the same on every machine.
 pub(super) const PART: usize = 1 << 20;
+
+/// Memory of a part, encrypted or not. It does not grow: that would leave a copy behind.
+const CAPACITY: usize = PART + 64;
 
 /// Where the bytes of a file come from.
 pub(super) enum Source<'a> {
@@ -36,23 +41,45 @@ pub(super) enum Source<'a> {
 pub(super) struct Parts<'a> {
     source: Source<'a>,
     /// The first part, which was read for its header, and where its rows begin.
-    first: Option<Vec<u8>>,
+    first: Option<Zeroizing<Vec<u8>>>,
     next: u64,
+    /// Whether what is read is digested, and the digest of the first part.
+    digests: bool,
+    first_digest: Option<PartDigest>,
+}
+
+/// The SHA-256 of a part. Those of all parts make up that of the file, so that each thread digests
+/// its own.
+pub(super) type PartDigest = [u8; 32];
+
+/// The digest of what was read before, and of the part behind it.
+pub(super) fn digest_on(before: &PartDigest, part: &PartDigest) -> PartDigest {
+    digest_of(&[&before[..], part].concat())
+}
+
+fn digest_of(bytes: &[u8]) -> PartDigest {
+    let mut out = PartDigest::default();
+    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    out
 }
 
 impl<'a> Parts<'a> {
-    /// Reads the first part.
-    pub(super) fn begin(source: Source<'a>) -> io::Result<Self> {
+    /// Reads the first part. With `digests`, what comes from a reader is digested: nothing else tells
+    /// it from what the reader hands out another time.
+    pub(super) fn begin(source: Source<'a>, digests: bool) -> io::Result<Self> {
         let mut parts = Self {
+            digests: digests && matches!(source, Source::Stream(_)),
             source,
             first: None,
             next: 0,
+            first_digest: None,
         };
-        let mut first = Vec::with_capacity(PART);
+        let mut first = Zeroizing::new(Vec::with_capacity(CAPACITY));
         let claim = parts.claim(&mut first);
         if claim.read? {
             claim.open.map_or(Ok(()), |open| open.into(&mut first))?;
         }
+        parts.first_digest = parts.digests.then(|| digest_of(&first));
         parts.first = Some(first);
         parts.next = 0;
         Ok(parts)
@@ -60,40 +87,54 @@ impl<'a> Parts<'a> {
 
     /// The bytes of the first part.
     pub(super) fn first(&self) -> &[u8] {
-        self.first.as_deref().unwrap_or_default()
+        self.first.as_ref().map_or(&[], |first| first.as_slice())
     }
 
-    /// Goes on with a later part, before which there are so many bytes of plaintext.
-    pub(super) fn go_on_with(&mut self, part: u64, before: u64) -> io::Result<()> {
+    /// Goes on with a later part, before which there are so many bytes of plaintext. Gives the digest
+    /// of them, where they are digested.
+    pub(super) fn go_on_with(&mut self, part: u64, before: u64) -> io::Result<Option<PartDigest>> {
         if part == 0 {
-            return Ok(());
+            return Ok(None);
         }
-        let first = self.first.take().unwrap_or_default();
+        let mut buffer = self.first.take().unwrap_or_default();
         self.next = part;
-        let is_there = match &mut self.source {
+        match &mut self.source {
             Source::Stream(input) => {
-                let more = before.saturating_sub(first.len() as u64);
-                let input: &mut (dyn Read + Send) = &mut **input;
-                io::copy(&mut input.take(more), &mut io::sink())? == more
+                let mut digest = PartDigest::default();
+                if let Some(first) = self.first_digest.take() {
+                    digest = digest_on(&digest, &first);
+                }
+                let mut done = buffer.len() as u64;
+                while done < before {
+                    buffer.clear();
+                    let input: &mut (dyn Read + Send) = &mut **input;
+                    let length = (before - done).min(PART as u64);
+                    let read = input.take(length).read_to_end(&mut buffer)?;
+                    if read == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    if self.digests {
+                        digest = digest_on(&digest, &digest_of(&buffer));
+                    }
+                    done += read as u64;
+                }
+                Ok(self.digests.then_some(digest))
             }
-            Source::Segments { segments, .. } => part <= u64::from(segments.count()),
-        };
-        if is_there {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::UnexpectedEof.into())
+            Source::Segments { segments, .. } if part <= u64::from(segments.count()) => Ok(None),
+            Source::Segments { .. } => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 
     /// Takes off what is no row.
     pub(super) fn skip(&mut self, bytes: usize) {
         if let Some(first) = &mut self.first {
-            first.drain(..bytes.min(first.len()));
+            let bytes = bytes.min(first.len());
+            first.drain(..bytes);
         }
     }
 
     /// Takes the next part for the caller. Of a stream it is in `buffer` then.
-    fn claim(&mut self, buffer: &mut Vec<u8>) -> Claim<'a> {
+    fn claim(&mut self, buffer: &mut Zeroizing<Vec<u8>>) -> Claim<'a> {
         let number = self.next;
         self.next += 1;
         if let Some(first) = self.first.take() {
@@ -102,6 +143,8 @@ impl<'a> Parts<'a> {
                 number,
                 read: Ok(true),
                 open: None,
+                digest: self.first_digest.take(),
+                digests: false,
             };
         }
         match &mut self.source {
@@ -113,6 +156,8 @@ impl<'a> Parts<'a> {
                     number,
                     read: read.map(|read| read > 0),
                     open: None,
+                    digest: None,
+                    digests: self.digests,
                 }
             }
             Source::Segments { file, segments } => {
@@ -128,6 +173,8 @@ impl<'a> Parts<'a> {
                         segments,
                         segment,
                     }),
+                    digest: None,
+                    digests: false,
                 }
             }
         }
@@ -141,6 +188,9 @@ struct Claim<'a> {
     read: io::Result<bool>,
     /// What is left to do to have its bytes.
     open: Option<Open<'a>>,
+    /// Its digest, or whether it is still to be digested.
+    digest: Option<PartDigest>,
+    digests: bool,
 }
 
 /// A segment that is still to be read and opened.
@@ -151,7 +201,7 @@ struct Open<'a> {
 }
 
 impl Open<'_> {
-    fn into(self, buffer: &mut Vec<u8>) -> io::Result<()> {
+    fn into(self, buffer: &mut Zeroizing<Vec<u8>>) -> io::Result<()> {
         let place = self.segments.ciphertext_range(self.segment);
         let length = usize::try_from(place.end - place.start).map_err(io::Error::other)?;
         buffer.resize(length, 0);
@@ -172,17 +222,19 @@ pub(super) trait Commit<T>: Send {
 #[derive(Default)]
 pub(super) struct CsvPart {
     /// Up to and with the first line end, or all of it when there is none.
-    pub(super) head: Vec<u8>,
+    pub(super) head: Zeroizing<Vec<u8>>,
     /// Whether `head` ends with a line end.
     pub(super) head_ends: bool,
     /// The rows that are whole.
     pub(super) body: Part,
     /// Behind the last line end.
-    pub(super) tail: Vec<u8>,
+    pub(super) tail: Zeroizing<Vec<u8>>,
     /// A line of the body that no row could need: it ended the part.
     pub(super) has_long_line: bool,
     /// Bytes of the part.
     pub(super) bytes: u64,
+    /// Their digest, where they are digested.
+    pub(super) digest: Option<PartDigest>,
 }
 
 /// What each thread has of its own.
@@ -253,7 +305,7 @@ pub(super) fn cores() -> usize {
 }
 
 fn work(mut worker: Worker<'_>, parts: &Mutex<Parts<'_>>, order: &Order<'_, CsvPart>, file: &str) {
-    let mut buffer = Vec::with_capacity(PART);
+    let mut buffer = Zeroizing::new(Vec::with_capacity(CAPACITY));
     loop {
         let claim = {
             let mut parts = lock(parts);
@@ -262,6 +314,7 @@ fn work(mut worker: Worker<'_>, parts: &Mutex<Parts<'_>>, order: &Order<'_, CsvP
             }
             parts.claim(&mut buffer)
         };
+        let (digest, digests) = (claim.digest, claim.digests);
         let opened = match (claim.read, claim.open) {
             (Ok(false), _) => return,
             (Ok(true), Some(open)) => open.into(&mut buffer),
@@ -273,7 +326,11 @@ fn work(mut worker: Worker<'_>, parts: &Mutex<Parts<'_>>, order: &Order<'_, CsvP
                 file: file.to_owned(),
                 source,
             })
-            .and_then(|()| worker.part(&buffer));
+            .and_then(|()| worker.part(&buffer))
+            .map(|part| CsvPart {
+                digest: digest.or_else(|| digests.then(|| digest_of(&buffer))),
+                ..part
+            });
         let failed = part.is_err();
         order.put(claim.number, part);
         if failed {
@@ -302,10 +359,8 @@ impl Worker<'_> {
             _ => (bytes, &[][..], &[][..]),
         };
         // Pieces of a line that is too long in any case need not be kept whole.
-        part.head
-            .extend_from_slice(&head[..head.len().min(MAX_LINE + 2)]);
-        part.tail
-            .extend_from_slice(&tail[..tail.len().min(MAX_LINE + 2)]);
+        part.head = Zeroizing::new(head[..head.len().min(MAX_LINE + 2)].to_vec());
+        part.tail = Zeroizing::new(tail[..tail.len().min(MAX_LINE + 2)].to_vec());
         part.has_long_line = self.lines.read(body, &mut self.sink).is_err();
         part.body = self.sink.finish()?;
         Ok(part)

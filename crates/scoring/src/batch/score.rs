@@ -7,14 +7,17 @@ use std::io::{Read, Write};
 use strongroom_cipherfile::tink_stream::Segments;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::checkpoint::{CheckpointError, Checkpoints, Keeper, State, Within};
+use super::checkpoint::{CheckpointError, Keeper};
 use super::csv::Lines;
 use super::header::Layout;
 use super::output::ResultWriter;
 use super::part::{NAMED_BAD_ROWS, Part, Sink, Tally};
-use super::pipeline::{self, Commit, CsvPart, Parts, Source, Worker};
+use super::pipeline::{self, Commit, CsvPart, PartDigest, Parts, Source, Worker};
 use super::record::MAX_LINE;
-use super::{BadRow, HeaderError, HeaderRow, LineTooLong, Options, Progress, ScoreError, Summary};
+use super::state::{Done, Within};
+use super::{
+    BadRow, HeaderError, HeaderRow, LineTooLong, Options, Progress, Results, ScoreError, Summary,
+};
 use crate::model::Bundle;
 use crate::read_at::ReadAt;
 use crate::results::{FORMAT, Header, InputSummary};
@@ -45,7 +48,7 @@ pub struct Job<'a> {
     pub(super) options: &'a Options,
     pub(super) threshold: f64,
     results: ResultWriter<'a>,
-    keeper: Option<Keeper<'a>>,
+    keeper: Option<&'a mut Keeper>,
     /// Where the job goes on, until it is there.
     pub(super) resumed: Option<Within>,
     inputs_done: usize,
@@ -73,16 +76,14 @@ impl<'a> Job<'a> {
     /// `out` before [`Job::finish`].
     ///
     /// # Errors
-    /// Also when there is a checkpoint that is of another job, or does not open.
+    /// Also when the checkpoint cannot be written.
     pub fn begin_or_go_on(
         bundle: &'a Bundle,
         options: &'a Options,
         out: &'a mut (dyn Write + Send),
-        checkpoints: Option<Checkpoints<'a>>,
+        keeper: Option<&'a mut Keeper>,
     ) -> Result<Self, ScoreError> {
-        let threshold = options
-            .threshold
-            .unwrap_or_else(|| bundle.preprocessing().threshold());
+        let threshold = options.threshold_for(bundle);
         if !(0.0..=1.0).contains(&threshold) {
             return Err(ScoreError::Threshold);
         }
@@ -93,8 +94,8 @@ impl<'a> Job<'a> {
             bundle,
             options,
             threshold,
-            results: ResultWriter::new(out, checkpoints.is_some()),
-            keeper: None,
+            results: ResultWriter::new(out, keeper.is_some()),
+            keeper,
             resumed: None,
             inputs_done: 0,
             tally: Tally::default(),
@@ -102,13 +103,11 @@ impl<'a> Job<'a> {
             rows: 0,
             bytes: 0,
         };
-        if let Some(checkpoints) = checkpoints {
-            let (keeper, state) = Keeper::open(checkpoints, bundle.digest(), threshold, options)?;
-            job.keeper = Some(keeper);
-            if let Some(state) = state {
-                job.go_on_from(state);
-                return Ok(job);
-            }
+        if let Some(keeper) = &mut job.keeper
+            && let Some(done) = keeper.take_over()?
+        {
+            job.go_on_from(done);
+            return Ok(job);
         }
         let header = Header {
             format: FORMAT.to_owned(),
@@ -126,20 +125,20 @@ impl<'a> Job<'a> {
         Ok(job)
     }
 
-    fn go_on_from(&mut self, state: State) {
-        self.inputs_done = state.inputs_done;
-        self.resumed = state.within;
-        self.rows = state.rows;
-        self.bytes = state.bytes;
-        self.first_bad = state.first_bad;
+    fn go_on_from(&mut self, done: Done) {
+        self.inputs_done = done.inputs_done;
+        self.resumed = done.within;
+        self.rows = done.rows;
+        self.bytes = done.bytes;
+        self.first_bad = done.first_bad;
         self.tally = Tally {
-            scored: state.scored,
-            flagged: state.flagged,
-            bad: state.bad,
-            histogram: state.histogram,
-            max: f64::from_bits(state.max),
-            sum: f64::from_bits(state.sum),
-            outside: state.outside,
+            scored: done.scored,
+            flagged: done.flagged,
+            bad: done.bad,
+            histogram: done.histogram,
+            max: f64::from_bits(done.max),
+            sum: f64::from_bits(done.sum),
+            outside: done.outside,
         };
     }
 
@@ -159,16 +158,21 @@ impl<'a> Job<'a> {
         &mut self,
         within: impl FnOnce() -> Option<Within>,
     ) -> Result<(), ScoreError> {
+        let in_hand = self.results.kept().map_or(0, |kept| kept.len());
+        match &self.keeper {
+            Some(keeper) if keeper.is_due(in_hand) => self.store(within()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps how far the job is.
+    pub(super) fn store(&mut self, within: Option<Within>) -> Result<(), ScoreError> {
         let (Some(keeper), Some(kept)) = (&mut self.keeper, self.results.kept()) else {
             return Ok(());
         };
-        if !keeper.is_due(kept.len()) {
-            return Ok(());
-        }
-        let state = State {
-            pieces: 0,
+        let done = Done {
             inputs_done: self.inputs_done,
-            within: within(),
+            within,
             rows: self.rows,
             bytes: self.bytes,
             first_bad: self.first_bad.clone(),
@@ -180,7 +184,7 @@ impl<'a> Job<'a> {
             sum: self.tally.sum.to_bits(),
             outside: self.tally.outside.clone(),
         };
-        keeper.store(kept, state)?;
+        keeper.store(kept, done)?;
         kept.zeroize();
         Ok(())
     }
@@ -222,10 +226,12 @@ impl<'a> Job<'a> {
         source: Source<'_>,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<(), ScoreError> {
-        let mut parts = Parts::begin(source).map_err(|source| ScoreError::Read {
+        let failed = |source| ScoreError::Read {
             file: file.to_owned(),
             source,
-        })?;
+        };
+        let is_kept = self.keeper.is_some();
+        let mut parts = Parts::begin(source, is_kept).map_err(failed)?;
         let refused = |source| ScoreError::Header {
             file: file.to_owned(),
             source,
@@ -247,26 +253,31 @@ impl<'a> Job<'a> {
             next_part: 0,
             input: InputSummary::of(file),
             lines: header_lines,
-            carry: String::new(),
+            ..Within::default()
         };
         within.input.bytes = header_bytes as u64;
+        let mut digest = PartDigest::default();
         if let Some(resumed) = self.resumed.take() {
             if resumed.input.file != file {
                 return Err(CheckpointError::OtherJob.into());
             }
-            parts
+            let read = parts
                 .go_on_with(resumed.next_part, resumed.input.bytes)
-                .map_err(|source| ScoreError::Read {
-                    file: file.to_owned(),
-                    source,
-                })?;
+                .map_err(failed)?;
+            if read.is_some_and(|read| hex::encode(read) != resumed.digest) {
+                let file = file.to_owned();
+                return Err(CheckpointError::InputChanged { file }.into());
+            }
+            digest = read.unwrap_or_default();
             within = resumed;
         }
         // Gone already, where the job goes on behind it.
         parts.skip(header_bytes);
-        let Ok(carry) = hex::decode(&within.carry) else {
-            return Err(CheckpointError::Changed.into());
-        };
+        let mut carry = Zeroizing::new(Vec::with_capacity(MAX_CARRY));
+        carry.resize((within.carry.len() / 2).min(MAX_CARRY), 0);
+        if hex::decode_to_slice(&*within.carry, &mut carry).is_err() {
+            return Err(CheckpointError::of_state().into());
+        }
 
         let threads = self
             .options
@@ -286,6 +297,7 @@ impl<'a> Job<'a> {
             input: within.input,
             lines: within.lines,
             carry,
+            digest,
             edge,
             job: self,
             progress,
@@ -302,6 +314,11 @@ impl<'a> Job<'a> {
         if self.resumed.is_some() {
             return Err(CheckpointError::FewerInputs.into());
         }
+        let expected = match self.options.results {
+            Results::Flagged => self.tally.flagged,
+            Results::All => self.tally.scored,
+            Results::Summary => 0,
+        };
         let summary = self.summary();
         self.results.summary(&summary).map_err(ScoreError::Write)?;
         if let Some(keeper) = &mut self.keeper {
@@ -312,6 +329,11 @@ impl<'a> Job<'a> {
             let rest = results.kept().map(std::mem::take).unwrap_or_default();
             let rest = Zeroizing::new(rest);
             results.lines(&rest).map_err(ScoreError::Write)?;
+        }
+        // Whatever is made of the lines, it is these rows: a job that says it is done has them all.
+        let found = self.results.rows();
+        if found != expected {
+            return Err(CheckpointError::Rows { found, expected }.into());
         }
         self.results.flush().map_err(ScoreError::Write)?;
         Ok(summary)
@@ -358,7 +380,9 @@ struct FileCommit<'j, 'a, 'l, 'p> {
     /// Lines of the file so far.
     lines: u64,
     /// What stands behind the last line end so far.
-    carry: Vec<u8>,
+    carry: Zeroizing<Vec<u8>>,
+    /// The digest of the file so far, where it is digested.
+    digest: PartDigest,
     /// Reads and scores the lines that lie across two parts.
     edge: Worker<'l>,
     read: u64,
@@ -382,12 +406,20 @@ impl Commit<CsvPart> for FileCommit<'_, '_, '_, '_> {
         self.input.bytes += part.bytes;
         self.read += part.bytes;
         self.next_part += 1;
+        if let Some(digest) = &part.digest {
+            self.digest = pipeline::digest_on(&self.digest, digest);
+        }
         self.job.keep(|| {
             Some(Within {
                 next_part: self.next_part,
                 input: self.input.clone(),
                 lines: self.lines,
-                carry: hex::encode(&self.carry),
+                carry: Zeroizing::new(hex::encode(&*self.carry)),
+                digest: if part.digest.is_some() {
+                    hex::encode(self.digest)
+                } else {
+                    String::new()
+                },
             })
         })?;
         (self.progress)(Progress {
@@ -412,7 +444,7 @@ impl FileCommit<'_, '_, '_, '_> {
 
     /// Scores the line that was put together.
     fn carried_line(&mut self) -> Result<(), ScoreError> {
-        let line = std::mem::take(&mut self.carry);
+        let mut line = std::mem::take(&mut self.carry);
         let content = line.strip_suffix(b"\n").unwrap_or(&line);
         let Worker { lines, sink } = &mut self.edge;
         let read = lines.line(content, sink);
@@ -420,8 +452,8 @@ impl FileCommit<'_, '_, '_, '_> {
         if let Err(LineTooLong) = read {
             return Err(too_long(&self.input.file, self.lines + 1));
         }
+        line.clear();
         self.carry = line;
-        self.carry.clear();
         self.merge(&part)
     }
 
@@ -539,6 +571,9 @@ pub(super) enum HeaderFault {
     Refused(HeaderError),
     LineTooLong(u64),
 }
+
+/// A line in the making, at most: what one part leaves and the next one brings, before it is looked at.
+const MAX_CARRY: usize = 2 * (MAX_LINE + 2);
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 

@@ -25,8 +25,13 @@ impl Version {
         self.meta.size
     }
 
-    pub(super) fn etag(&self) -> Option<&str> {
-        self.meta.e_tag.as_deref()
+    /// What tells it from another: its tag, else its date.
+    pub(super) fn name(&self) -> Option<String> {
+        let date = || {
+            self.has_date()
+                .then(|| self.meta.last_modified.to_rfc3339())
+        };
+        self.meta.e_tag.clone().or_else(date)
     }
 
     /// Whether anything would tell it from another.

@@ -1,8 +1,13 @@
 //! Files of this machine: read by position, and written whole or not at all.
+//!
+//! What is written is `.NAME.RANDOM.partial` beside its target until it is whole. Its maker holds a lock
+//! on it (flock): the lock ends with the process, however that ends, and whoever writes the same target
+//! next removes what nobody holds any more.
 
-use std::fs::{File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::read::ReadAt;
@@ -12,6 +17,7 @@ use super::read::ReadAt;
 pub struct LocalFile {
     file: File,
     size: u64,
+    version: String,
 }
 
 impl LocalFile {
@@ -28,9 +34,19 @@ impl LocalFile {
                 "it is no regular file, which alone can be read by position",
             ));
         }
+        // Whoever changes the file changes the last of these, and another file has another number.
+        let version = format!(
+            "{} {}.{:09} {}.{:09}",
+            metadata.ino(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.ctime(),
+            metadata.ctime_nsec()
+        );
         Ok(Self {
             file,
             size: metadata.len(),
+            version,
         })
     }
 }
@@ -40,8 +56,9 @@ impl ReadAt for LocalFile {
         self.size
     }
 
+    /// When it was changed last, and its number in its file system.
     fn version(&self) -> Option<&str> {
-        None
+        Some(&self.version)
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
@@ -82,6 +99,17 @@ impl Partial {
     /// [`io::ErrorKind::AlreadyExists`] when something is at the target that may not be replaced; a folder, a pipe or a
     /// link never may.
     pub fn create(target: &Path, existing: Existing, mode: u32) -> io::Result<Self> {
+        let partial = Self::create_beside_abandoned(target, existing, mode)?;
+        remove_abandoned_in(parent(target), target.file_name().and_then(OsStr::to_str));
+        Ok(partial)
+    }
+
+    /// The same, and what others left of this target stays.
+    pub(super) fn create_beside_abandoned(
+        target: &Path,
+        existing: Existing,
+        mode: u32,
+    ) -> io::Result<Self> {
         // A link is looked at itself: it is what would be replaced.
         match target.symlink_metadata() {
             Ok(there) if !there.is_file() => {
@@ -98,16 +126,7 @@ impl Partial {
         let name = target
             .file_name()
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it names no file"))?;
-        let temporary = target.with_file_name(format!(
-            ".{}.{}.partial",
-            name.to_string_lossy(),
-            std::process::id()
-        ));
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&temporary)?;
+        let (file, temporary) = begin(target, &name.to_string_lossy(), mode)?;
         Ok(Self {
             file,
             temporary,
@@ -155,11 +174,7 @@ impl Partial {
         }
         self.kept = true;
         // That the name lasts is the folder's matter; a file system that has no such thing keeps it anyway.
-        let folder = self
-            .target
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty());
-        if let Ok(folder) = File::open(folder.unwrap_or_else(|| Path::new("."))) {
+        if let Ok(folder) = File::open(parent(&self.target)) {
             folder.sync_all().ok();
         }
         Ok(())
@@ -184,10 +199,143 @@ impl Drop for Partial {
     }
 }
 
+/// Removes from a folder what processes left that ended before it was whole.
+pub fn remove_abandoned(folder: &Path) {
+    remove_abandoned_in(folder, None);
+}
+
+/// Makes a file under a name that is nobody's, and holds it.
+fn begin(target: &Path, name: &str, mode: u32) -> io::Result<(File, PathBuf)> {
+    loop {
+        let mut random = [0; RANDOM / 2];
+        aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("no random bytes"))?;
+        let temporary = target.with_file_name(format!(".{name}.{}{PARTIAL}", hex::encode(random)));
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&temporary)?;
+        match file.try_lock() {
+            // Who clears away was here between the two, and is about to remove it.
+            Err(TryLockError::WouldBlock) => continue,
+            // Without locks nothing is cleared away either.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
+        }
+        if file.metadata()?.nlink() > 0 {
+            return Ok((file, temporary));
+        }
+    }
+}
+
+/// Of one target, or of any. What cannot be removed stays.
+fn remove_abandoned_in(folder: &Path, target: Option<&str>) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let of = name.to_str().and_then(target_of);
+        // Of something else by that name nothing is opened: a pipe would be waited for.
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if of.is_none() || !is_file || target.is_some() && target != of {
+            continue;
+        }
+        let file = OpenOptions::new().write(true).open(entry.path());
+        if file.is_ok_and(|file| file.try_lock().is_ok()) {
+            std::fs::remove_file(entry.path()).ok();
+        }
+    }
+}
+
+/// What a file in the making is to become, by its name.
+fn target_of(name: &str) -> Option<&str> {
+    let (target, random) = name
+        .strip_prefix('.')?
+        .strip_suffix(PARTIAL)?
+        .rsplit_once('.')?;
+    let is_random = random.len() == RANDOM && random.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_random.then_some(target)
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."))
+}
+
+const PARTIAL: &str = ".partial";
+
+/// The digits that tell two of one target apart.
+const RANDOM: usize = 16;
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_a_killed_process_left_stays_or_a_live_one_loses_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out.csv");
+        let live = Partial::create(&target, Existing::Refuse, 0o600).unwrap();
+        let live_name = live.temporary().file_name().unwrap().to_owned();
+        let abandoned = ".out.csv.0123456789abcdef.partial";
+        let others = [
+            ".out.csv.17.partial",
+            ".out.csv.gz.0123456789abcdef.partial",
+            ".x.out.csv.0123456789abcdef.partial",
+            "out.csv.0123456789abcdef.partial",
+        ];
+        for name in others.iter().chain([&abandoned]) {
+            std::fs::write(folder.path().join(name), b"left").unwrap();
+        }
+        let second = Partial::create(&target, Existing::Refuse, 0o600).unwrap();
+        let left = names(folder.path());
+        assert!(!left.contains(&abandoned.to_owned()), "{left:?}");
+        assert_eq!(left.len(), others.len() + 2, "{left:?}");
+        assert!(left.iter().any(|name| **name == *live_name), "{left:?}");
+        drop(second);
+        // A folder that is cleared keeps the live one too.
+        remove_abandoned(folder.path());
+        let left = names(folder.path());
+        assert!(left.iter().any(|name| **name == *live_name), "{left:?}");
+        assert_eq!(left.len(), 3, "{left:?}");
+        drop(live);
+        assert_eq!(names(folder.path()).len(), 2);
+    }
+
+    #[test]
+    fn file_of_the_same_length_passes_for_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let version = || {
+            let file = LocalFile::open(&path).unwrap();
+            file.version().unwrap().to_owned()
+        };
+        std::fs::write(&path, b"0123456789").unwrap();
+        let first = version();
+        assert_eq!(version(), first);
+        // The clock of a file system ticks slower than this program.
+        let mut tries = 0;
+        while version() == first && tries < 1000 {
+            std::fs::write(&path, b"0123456788").unwrap();
+            tries += 1;
+        }
+        assert_ne!(version(), first);
+        let (second, other) = (version(), folder.path().join("y"));
+        std::fs::write(&other, b"0123456788").unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        assert_ne!(version(), second);
+    }
 
     #[test]
     fn file_is_read_past_its_end_or_elsewhere() {

@@ -30,7 +30,7 @@ use strongroom_client::http::Roots;
 pub use credentials::{Credential, Credentials};
 pub use error::{Cause, StorageError};
 pub use list::Entry;
-pub use local::{Existing, LocalFile, Partial};
+pub use local::{Existing, LocalFile, Partial, remove_abandoned};
 pub use location::{Location, LocationError};
 pub use patience::Patience;
 pub use read::{ReadAt, Reader};
@@ -218,12 +218,12 @@ impl Storage {
     pub fn put(&self, location: &Location, bytes: &[u8]) -> Result<(), StorageError> {
         let fail = |cause| StorageError::new(location, cause);
         if let Place::File(path) = &location.0 {
-            let written =
-                Partial::create(path, Existing::Replace, 0o600).and_then(|mut partial| {
-                    io::Write::write_all(&mut partial, bytes)?;
-                    partial.sync()?;
-                    partial.appear()
-                });
+            let partial = Partial::create_beside_abandoned(path, Existing::Replace, 0o600);
+            let written = partial.and_then(|mut partial| {
+                io::Write::write_all(&mut partial, bytes)?;
+                partial.sync()?;
+                partial.appear()
+            });
             return written.map_err(|error| fail(error.into()));
         }
         let target = self

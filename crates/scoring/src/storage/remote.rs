@@ -45,6 +45,7 @@ pub(super) struct RemoteObject {
 struct Shared {
     target: Target,
     version: Version,
+    version_name: Option<String>,
     window: Mutex<Window>,
     changed: Condvar,
 }
@@ -105,6 +106,7 @@ impl RemoteObject {
         Ok(Self {
             shared: Arc::new(Shared {
                 target,
+                version_name: version.name(),
                 version,
                 window: Mutex::new(window),
                 changed: Condvar::new(),
@@ -275,7 +277,7 @@ impl ReadAt for RemoteObject {
     }
 
     fn version(&self) -> Option<&str> {
-        self.shared.version.etag()
+        self.shared.version_name.as_deref()
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
