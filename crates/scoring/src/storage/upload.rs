@@ -390,12 +390,19 @@ impl Shared {
             let Some(store) = shared.target.parts.as_ref() else {
                 return Ok(());
             };
-            let abort = store.abort_multipart(&shared.target.path, &id);
-            match timeout(ABORT_TAKES, abort).await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(shared.target.cause(&error)),
-                Err(_) => Err(Cause::Stopped),
-            }
+            // The parts that were given up took their connections along: the first attempt may meet one of those.
+            let abort = async {
+                let mut attempts = Attempts::new(&shared.target.patience);
+                loop {
+                    match store.abort_multipart(&shared.target.path, &id).await {
+                        Ok(()) => return Ok(()),
+                        Err(error) => attempts.wait_after(shared.target.cause(&error)).await?,
+                    }
+                }
+            };
+            timeout(ABORT_TAKES, abort)
+                .await
+                .unwrap_or(Err(Cause::Stopped))
         });
         // Nobody is left to be told; storages remove such parts by a rule of theirs.
         drop(aborted);
