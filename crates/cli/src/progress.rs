@@ -1,6 +1,6 @@
 //! Progress: bars when somebody is looking and there is something to wait for, lines in the log of a long job.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -80,7 +80,9 @@ impl RowsBar {
                 .map_or_else(String::new, |length| {
                     format!(", {} %", (bytes.saturating_mul(100) / length).min(100))
                 });
-            eprintln!("{}: {}{share}", lines(&self.what), counted());
+            // A log that nobody takes any more is no reason to end.
+            let line = format!("{}: {}{share}", lines(&self.what), counted());
+            writeln!(std::io::stderr(), "{line}").ok();
         }
     }
 

@@ -256,6 +256,11 @@ enum Key {
 }
 
 impl ParquetArgs {
+    /// What is taken of an encrypted file, and as which: rows that were read laxly are not those of a stricter job.
+    pub(crate) fn strictness(&self) -> String {
+        format!("{} {:?}", self.insecure_plain_columns, self.aad_prefix)
+    }
+
     /// Where the keys come from that these options name.
     fn origins(&self) -> impl Iterator<Item = KeyFrom> {
         let columns = self.column_key.iter().filter_map(|given| {

@@ -136,11 +136,11 @@ impl StorageArgs {
     /// What an input is called once it is open.
     pub(crate) fn label(&self, text: &Path, guest: &GuestArgs) -> anyhow::Result<String> {
         let Some(url) = url(text) else {
-            return Ok(text.display().to_string());
+            return Ok(outcome::shown(&text.display().to_string()));
         };
         let location = self.storage_for(url, guest)?.location(url)?;
         Ok(match location.as_path() {
-            Some(path) => path.display().to_string(),
+            Some(path) => outcome::shown(&path.display().to_string()),
             None => location.to_string(),
         })
     }
@@ -198,7 +198,7 @@ impl StorageArgs {
         let one = storage.location(&format!("{folder}/state"))?;
         let local = one.as_path().and_then(Path::parent).map(Path::to_owned);
         if let Some(local) = &local {
-            remove_abandoned(local);
+            remove_abandoned(local, is_of_checkpoint);
         }
         Ok(SmallFiles {
             storage,
@@ -359,6 +359,12 @@ impl CheckpointStore for SmallFiles {
             .delete(&location)
             .map_err(std::io::Error::other)
     }
+}
+
+/// Whether a job's checkpoint has a file of this name: the folder may be one that others use too.
+fn is_of_checkpoint(name: &str) -> bool {
+    let piece = name.strip_prefix("results-");
+    name == "state" || piece.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Larger than any checkpoint is made.

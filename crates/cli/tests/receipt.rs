@@ -321,6 +321,11 @@ fn honest(house: &House) {
         let mut skipped = skipped.filter(|step| step["outcome"] == "SKIPPED");
         assert_eq!(skipped.next().unwrap()["check"], check, "{verdict}");
     }
+    // To whose key it was released is in a token that was verified, or not known.
+    let verdict = house.verify("receipt.json", &[("--broker-key", "")]);
+    let releases = verdict["steps"].as_array().unwrap().iter();
+    let mut releases = releases.filter(|step| step["check"] == "Releases");
+    assert_eq!(releases.next().unwrap()["outcome"], "SKIPPED", "{verdict}");
     let less = [("--audit", ""), ("--audit-key", "")];
     assert_eq!(house.verify("receipt.json", &less)["verdict"], "incomplete");
     let allowed = [&less[..], &[("--allow-skipped", "Releases")]].concat();

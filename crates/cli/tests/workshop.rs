@@ -239,7 +239,15 @@ fn bad_row_in_the_folder_is_shown() {
     assert_eq!(finished.status.code(), Some(1));
     assert!(finished.stderr_text().contains("row 1 (line 2)"));
     assert_never_printed(&["8123.775533", "4111-2222"], &finished);
-    let finished = container.ok(&["--skip-bad-rows", "--json"], &settings);
+    let finished = container.run(&["--skip-bad-rows"], &settings);
+    assert_eq!(finished.status.code(), Some(1));
+    assert!(
+        finished
+            .stderr_text()
+            .contains("1 of 1 rows cannot be read")
+    );
+    let skip = ["--skip-bad-rows", "--max-bad-rows", "100%", "--json"];
+    let finished = container.ok(&skip, &settings);
     assert_eq!(document(&finished)["bad_rows"], 1);
     assert_never_printed(&["8123.775533", "4111-2222"], &finished);
 }

@@ -218,7 +218,13 @@ fn plain_columns_of_an_encrypted_file_are_read_only_on_demand() {
     // What a receipt says of such a file is what was read, not what was allowed.
     let protection = |name: &str| open(&file(folder, name), &keys).unwrap().protection();
     assert_eq!(protection("columns-some"), Protection::PlainColumns);
-    assert_eq!(protection("columns-all"), Protection::Authenticated);
+    assert_eq!(protection("columns-all"), Protection::Unbound);
+    let keys = ParquetKeys {
+        aad_prefix: Some(b"rows-2026-11".to_vec()),
+        ..footer_key(16)
+    };
+    let held = open(&file(folder, "prefix-stored"), &keys).unwrap();
+    assert_eq!(held.protection(), Protection::Authenticated);
 }
 
 #[test]

@@ -375,6 +375,27 @@ pub fn measurement_claim(tee: Tee) -> Option<&'static [&'static str]> {
     }
 }
 
+/// The claims below the platform's own name that tell apart what was launched: the launch measurement, and what the
+/// default policies grade executables by, such as the registers that hold a kernel. Two machines of which all are equal
+/// run the same.
+pub fn launched_claims(tee: Tee) -> &'static [&'static [&'static str]] {
+    match tee {
+        Tee::Snp => &[&["measurement"]],
+        Tee::AzSnpVtpm => &[&["measurement"], &["tpm", "pcr11"]],
+        Tee::Tdx => &[
+            &["quote", "body", "mr_td"],
+            &["quote", "body", "rtmr_0"],
+            &["quote", "body", "rtmr_1"],
+            &["quote", "body", "rtmr_2"],
+        ],
+        Tee::AzTdxVtpm => &[&["quote", "body", "mr_td"], &["tpm", "pcr11"]],
+        Tee::Sgx => &[&["body", "mr_enclave"]],
+        Tee::Tpm => &[&["pcr11"], &["ak_public"]],
+        Tee::Sample => &[&["launch_digest"]],
+        _ => &[],
+    }
+}
+
 impl AppraisedSubmod {
     /// What was launched, as the platform measured it, in the spelling of its claim.
     pub fn measurement(&self) -> Option<&str> {
@@ -502,6 +523,43 @@ mod tests {
 
     fn sample() -> Value {
         json!({"assurance": "hardware", "sample": {"svn": "1", "launch_digest": "abcde", "debug": false, "platform_version": {"major": 1, "minor": 4}}})
+    }
+
+    #[test]
+    fn claim_that_executables_are_graded_by_is_not_compared() {
+        let policy = include_str!("policies/default_cpu.rego");
+        let mut seen = 0;
+        for section in policy.split("requirements(\"").skip(1) {
+            let Some((platform, rules)) = section.split_once("\") := [") else {
+                continue;
+            };
+            let tee: Tee = serde_json::from_value(platform.into()).unwrap();
+            for line in rules.lines().take_while(|line| *line != "]") {
+                let Some(rule) = line
+                    .trim()
+                    .strip_suffix(',')
+                    .filter(|it| it.starts_with('{'))
+                else {
+                    continue;
+                };
+                let rule: Value = serde_json::from_str(rule).unwrap();
+                if rule["grade"] != "executables" {
+                    continue;
+                }
+                let path: Vec<&str> = rule["claim"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|name| name.as_str().unwrap())
+                    .collect();
+                assert!(
+                    launched_claims(tee).contains(&&path[..]),
+                    "{platform}: {path:?}"
+                );
+                seen += 1;
+            }
+        }
+        assert!(seen >= 9, "{seen}");
     }
 
     #[test]

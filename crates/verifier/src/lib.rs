@@ -35,7 +35,7 @@ use strongroom_wire::tee::Tee;
 pub use anchors::{AnchorError, TrustAnchors};
 pub use appraise::{
     AppraisalPolicies, AppraisalPolicy, AppraiseError, AppraisedClaims, AppraisedSubmod,
-    DEFAULT_CPU_ID, DEFAULT_GPU_ID, Rehearsed, appraise, measurement_claim,
+    DEFAULT_CPU_ID, DEFAULT_GPU_ID, Rehearsed, appraise, launched_claims, measurement_claim,
 };
 pub use binding::{Binding, Expected, ExpectedInitdata};
 pub use check::{Check, Step, StepOutcome};

@@ -169,7 +169,7 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
             &bundle,
             &args.model.guest,
             &args.storage,
-            args.skip_bad_rows,
+            (args.skip_bad_rows, args.max_bad_rows),
             args.insecure_print_rows,
             json,
         );
@@ -217,6 +217,7 @@ pub(crate) fn run(args: &Args, json: bool) -> anyhow::Result<Outcome> {
     if let Some(there) = &keeper {
         match Placed::find(there.placements(), &args.results, &args.storage, guest)? {
             Placed::All(summary) => {
+                args.max_bad_rows.check(&summary)?;
                 eprintln!(
                     "The job was done, and its results are in place. Its checkpoint is removed."
                 );
@@ -332,7 +333,7 @@ impl Args {
 
 /// How many rows may be bad before it is the data set that is.
 #[derive(Clone, Copy, Debug)]
-enum MostBadRows {
+pub(crate) enum MostBadRows {
     Rows(u64),
     Percent(f64),
 }
@@ -354,7 +355,7 @@ impl FromStr for MostBadRows {
 }
 
 impl MostBadRows {
-    fn check(self, summary: &Summary) -> anyhow::Result<()> {
+    pub(crate) fn check(self, summary: &Summary) -> anyhow::Result<()> {
         let (bad, all) = (summary.bad_rows, summary.rows);
         let (holds, most) = match self {
             Self::Rows(most) => (bad <= most, thousands(most)),
@@ -503,7 +504,9 @@ impl Files<'_> {
     /// or date of a storage, the times and number of a file of this machine. Where there is no version, by all of it.
     fn identities(&self) -> anyhow::Result<Vec<String>> {
         let guest = &self.args.model.guest;
-        let mut identities = Vec::new();
+        // How files are opened is part of what is read of them.
+        let columns = self.args.ignore_unknown_columns;
+        let mut identities = vec![format!("{columns} {}", self.args.parquet.strictness())];
         for path in self.inputs {
             let source = self.args.storage.open(path, guest)?;
             let (Some(at), label) = (&source.at, &source.label) else {

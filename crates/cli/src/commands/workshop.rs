@@ -14,7 +14,7 @@ use strongroom_scoring::batch::{Options, Results};
 use strongroom_scoring::model::Bundle;
 use strongroom_scoring::storage::{Credential, Location, Storage};
 
-use crate::commands::score::score;
+use crate::commands::score::{MostBadRows, score};
 use crate::files;
 use crate::input::{OpenArgs, OpensslCipher, bound_name};
 use crate::keys::GuestArgs;
@@ -25,7 +25,7 @@ pub(crate) fn run(
     bundle: &Bundle,
     guest: &GuestArgs,
     storage: &StorageArgs,
-    skip_bad_rows: bool,
+    (skip_bad_rows, max_bad_rows): (bool, MostBadRows),
     print_rows: bool,
     json: bool,
 ) -> anyhow::Result<Outcome> {
@@ -60,6 +60,7 @@ pub(crate) fn run(
         } else {
             score(opened, bundle, &options, &mut io::sink(), None)?
         };
+        max_bad_rows.check(&scored.summary)?;
         totals.rows += scored.summary.rows;
         totals.flagged += scored.summary.flagged;
         totals.bad_rows += scored.summary.bad_rows;

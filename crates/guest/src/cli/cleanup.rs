@@ -3,7 +3,7 @@
 //! Making, finishing and removing happen under one lock, which the cleaner takes and never gives back: nothing is made
 //! behind its back.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -219,7 +219,7 @@ fn clean_and_exit(code: i32) -> ! {
         abort();
     }
     if let Some(last_words) = under_way.last_words.take() {
-        eprintln!("{last_words}");
+        writeln!(io::stderr(), "{last_words}").ok();
     }
     std::process::exit(code);
 }
@@ -233,7 +233,9 @@ fn remove(path: &Path) {
     if let Err(error) = removed
         && error.kind() != io::ErrorKind::NotFound
     {
-        eprintln!("could not remove {}: {error}", path.display());
+        // Nobody may be there to read it, which must not keep the process.
+        let path = crate::cli::outcome::shown(&path.display().to_string());
+        writeln!(io::stderr(), "could not remove {path}: {error}").ok();
     }
 }
 

@@ -46,7 +46,7 @@ impl Outcome {
     pub fn print(self, json: bool) -> anyhow::Result<ExitCode> {
         let mut out = std::io::stdout().lock();
         let written = if json && !self.document.is_null() {
-            writeln!(out, "{}", self.document)
+            writeln!(out, "{}", json_line(&self.document))
         } else if json || self.text.is_empty() {
             Ok(())
         } else {
@@ -82,7 +82,7 @@ pub fn lines(text: &str) -> String {
 
 fn is_plain(c: char) -> bool {
     !c.is_control()
-        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        && !matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 fn escaped(text: &str, is_plain: impl Fn(char) -> bool) -> String {
@@ -116,6 +116,23 @@ pub fn code(text: &str) -> String {
     }
 }
 
+/// A document on one line. JSON may hold what steers a terminal as it is; here it is escaped, which reads the same.
+fn json_line(document: &Value) -> String {
+    let mut line = String::new();
+    for c in document.to_string().chars() {
+        match is_plain(c) {
+            true => line.push(c),
+            false => {
+                let mut units = [0; 2];
+                for unit in c.encode_utf16(&mut units) {
+                    line.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+        }
+    }
+    line
+}
+
 /// Prints a line of what goes on even when nobody reads it any more.
 pub fn say(line: &str) {
     writeln!(std::io::stdout(), "{line}").ok();
@@ -141,7 +158,7 @@ pub fn print_error(error: &anyhow::Error, json: bool) {
     }
     if json && !STANDARD_OUTPUT_IS_TAKEN.load(Ordering::SeqCst) {
         let document = json!({ "error": error.to_string(), "causes": causes });
-        return say(&document.to_string());
+        return say(&json_line(&document));
     }
     eprintln!("error: {}", lines(&error.to_string()));
     for cause in causes {
@@ -169,6 +186,12 @@ mod tests {
             "\\u{202e}x\\u{feff}\\u{2028}"
         );
         assert_eq!(shown("plain \u{e4} `text`"), "plain \u{e4} `text`");
+        let wild = json!({"a": "\u{9b}\u{202e}\u{e4}\n"});
+        assert_eq!(json_line(&wild), "{\"a\":\"\\u009b\\u202e\u{e4}\\n\"}");
+        assert_eq!(
+            serde_json::from_str::<Value>(&json_line(&wild)).unwrap(),
+            wild
+        );
         assert_eq!(lines("a\n\tb\u{1b}c\r"), "a\n\tb\\u{1b}c\\u{d}");
         assert_eq!(code("**x** <b>"), "`**x** <b>`");
         assert_eq!(code("a ``` b"), "```` a ``` b ````");

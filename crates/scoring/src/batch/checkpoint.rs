@@ -233,11 +233,15 @@ impl Keeper {
     /// Stores what was written since the last time, and how far the job is.
     pub(super) fn store(&mut self, results: &[u8], done: Done) -> Result<(), CheckpointError> {
         self.check_ours()?;
-        if !results.is_empty() {
+        // What a part made may be far more than is kept in hand; a piece is read as a whole.
+        let mut rest = results;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(end_of_piece(rest, MOST_IN_HAND));
             let file = piece(self.state.pieces.len());
-            let sealed = self.sealed(&file, &ANY_RUN, results)?;
+            let sealed = self.sealed(&file, &ANY_RUN, now)?;
             self.put(&file, &sealed)?;
             self.state.pieces.push(digest_of(&sealed));
+            rest = later;
         }
         self.state.done = Some(done);
         self.put_state()?;
@@ -364,6 +368,13 @@ fn failed(doing: &'static str) -> impl Fn(io::Error) -> CheckpointError {
 }
 
 /// What a job is: everything that its results depend on.
+/// Where a piece of about so many bytes ends: behind a whole line.
+fn end_of_piece(lines: &[u8], about: usize) -> usize {
+    let from = about.min(lines.len());
+    let end = lines[from..].iter().position(|&byte| byte == b'\n');
+    end.map_or(lines.len(), |end| from + end + 1)
+}
+
 fn job_digest(inputs: &[String], bundle: &Bundle, options: &Options) -> JobDigest {
     let threshold = options.threshold_for(bundle);
     let Options {
@@ -542,6 +553,14 @@ mod tests {
         );
         store.puts_left = None;
         store
+    }
+
+    #[test]
+    fn piece_ends_within_a_line() {
+        let lines = b"aa\nbbbb\nc\n";
+        let ends = |about| end_of_piece(lines, about);
+        assert_eq!((ends(0), ends(2), ends(3), ends(99)), (3, 3, 8, 10));
+        assert_eq!(end_of_piece(b"no end", 2), 6);
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl ParquetFile {
             places,
             protection: Protection::None,
         };
-        file.protection = file.check_columns(encrypted, keys.plain_columns)?;
+        file.protection = file.check_columns(encrypted, keys)?;
         Ok(file)
     }
 
@@ -180,17 +180,18 @@ impl ParquetFile {
     fn check_columns(
         &self,
         encrypted: bool,
-        plain: PlainColumns,
+        keys: &ParquetKeys,
     ) -> Result<Protection, ColumnsError> {
         let mut protection = match encrypted {
-            true => Protection::Authenticated,
+            true if keys.aad_prefix.is_some() => Protection::Authenticated,
+            true => Protection::Unbound,
             false => Protection::None,
         };
         let metadata = self.metadata.metadata();
         for group in &self.groups {
             for (column, chunk) in self.wanted_chunks(metadata, group.index) {
                 if encrypted && chunk.crypto_metadata().is_none() {
-                    if plain == PlainColumns::Refuse {
+                    if keys.plain_columns == PlainColumns::Refuse {
                         return Err(ColumnsError::PlainColumn {
                             column: shown(column),
                         });

@@ -156,6 +156,9 @@ pub enum Protection {
     Unauthenticated,
     /// Its encryption, except for columns that were read and lie unencrypted in it.
     PlainColumns,
+    /// Its encryption, though nothing held it to a name: another file under the same key would have been read (Parquet
+    /// without an AAD prefix that the job gives).
+    Unbound,
     /// Its encryption: a changed byte, or another file under the same key, is refused.
     Authenticated,
 }
@@ -167,6 +170,7 @@ impl Protection {
             Self::None => "none",
             Self::Unauthenticated => "unauthenticated",
             Self::PlainColumns => "plain_columns",
+            Self::Unbound => "unbound",
             Self::Authenticated => "authenticated",
         }
     }

@@ -100,7 +100,8 @@ impl Partial {
     /// link never may.
     pub fn create(target: &Path, existing: Existing, mode: u32) -> io::Result<Self> {
         let partial = Self::create_beside_abandoned(target, existing, mode)?;
-        remove_abandoned_in(parent(target), target.file_name().and_then(OsStr::to_str));
+        let name = target.file_name().and_then(OsStr::to_str);
+        remove_abandoned(parent(target), |of| Some(of) == name);
         Ok(partial)
     }
 
@@ -199,9 +200,25 @@ impl Drop for Partial {
     }
 }
 
-/// Removes from a folder what processes left that ended before it was whole.
-pub fn remove_abandoned(folder: &Path) {
-    remove_abandoned_in(folder, None);
+/// Removes from a folder what processes left that ended before it was whole: files in the making whose target is meant, and
+/// that no living process holds. What cannot be removed stays.
+pub fn remove_abandoned(folder: &Path, is_meant: impl Fn(&str) -> bool) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let target = name.to_str().and_then(target_of);
+        // Of something else by that name nothing is opened: a pipe would be waited for.
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if !is_file || !target.is_some_and(&is_meant) {
+            continue;
+        }
+        let file = OpenOptions::new().write(true).open(entry.path());
+        if file.is_ok_and(|file| file.try_lock().is_ok()) {
+            std::fs::remove_file(entry.path()).ok();
+        }
+    }
 }
 
 /// Makes a file under a name that is nobody's, and holds it.
@@ -223,26 +240,6 @@ fn begin(target: &Path, name: &str, mode: u32) -> io::Result<(File, PathBuf)> {
         }
         if file.metadata()?.nlink() > 0 {
             return Ok((file, temporary));
-        }
-    }
-}
-
-/// Of one target, or of any. What cannot be removed stays.
-fn remove_abandoned_in(folder: &Path, target: Option<&str>) {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let of = name.to_str().and_then(target_of);
-        // Of something else by that name nothing is opened: a pipe would be waited for.
-        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-        if of.is_none() || !is_file || target.is_some() && target != of {
-            continue;
-        }
-        let file = OpenOptions::new().write(true).open(entry.path());
-        if file.is_ok_and(|file| file.try_lock().is_ok()) {
-            std::fs::remove_file(entry.path()).ok();
         }
     }
 }
@@ -305,7 +302,7 @@ mod tests {
         assert!(left.iter().any(|name| **name == *live_name), "{left:?}");
         drop(second);
         // A folder that is cleared keeps the live one too.
-        remove_abandoned(folder.path());
+        remove_abandoned(folder.path(), |_| true);
         let left = names(folder.path());
         assert!(left.iter().any(|name| **name == *live_name), "{left:?}");
         assert_eq!(left.len(), 3, "{left:?}");

@@ -14,7 +14,7 @@ use strongroom_scoring::receipt::{
 };
 use strongroom_verifier::{
     Assurance, Check, Evidence, Expected, ExpectedInitdata, StepOutcome, VerifyError,
-    measurement_claim,
+    launched_claims, measurement_claim,
 };
 use strongroom_wire::ear::{EarClaims, Tier};
 use strongroom_wire::initdata::Initdata;
@@ -364,7 +364,7 @@ impl Verification {
                 self.outcome(MACHINE, StepOutcome::Passed)
             }
             Ok(false) => {
-                let why = "the platform measures no launch, and there is no init-data";
+                let why = "the platform measures no launch";
                 self.skip(MACHINE, why, None);
                 Ok(())
             }
@@ -505,9 +505,14 @@ impl Verification {
             .releases
             .iter()
             .partition(|release| record::must_have(release, &entries));
-        let agree = here
-            .iter()
-            .try_for_each(|release| record::agrees(release, &entries, self.token.as_ref()));
+        let mut other_key = None;
+        let agree = here.iter().try_for_each(|release| {
+            let same_key = record::agrees(release, &entries, self.token.as_ref())?;
+            if !same_key {
+                other_key.get_or_insert_with(|| shown(&release.resource));
+            }
+            Ok::<_, String>(())
+        });
         let mut nameless = None;
         for release in &here {
             match record::policy(release, &entries) {
@@ -515,15 +520,28 @@ impl Verification {
                 None => nameless = Some(shown(&release.resource)),
             }
         }
-        match (agree, elsewhere.first()) {
-            (Ok(()), Some(release)) => {
+        let is_elsewhere = !elsewhere.is_empty();
+        match (agree, elsewhere.first(), other_key) {
+            (Ok(()), Some(release), _) => {
                 let named = shown(&release.resource);
                 let why = format!("the record of another broker would have the release of {named}");
                 self.skip(RELEASES, why, Some("--audit DIR of that broker"));
                 Ok(())
             }
-            (agree, _) => self.step(RELEASES, agree),
+            (Ok(()), None, Some(resource)) => {
+                let why = format!(
+                    "{resource} was released on a token that was not verified here, so to which key is not known"
+                );
+                self.skip(RELEASES, why, Some("--broker-key FILE"));
+                Ok(())
+            }
+            (agree, ..) => self.step(RELEASES, agree),
         }?;
+        if is_elsewhere && args.release_policy.is_some() {
+            let why = "not every release is in the record that was given";
+            self.skip(RELEASE_POLICY, why, Some("--audit DIR of that broker"));
+            return Ok(());
+        }
         self.release_policy(args, nameless)
     }
 
@@ -616,22 +634,24 @@ fn compare_machines(
         ));
     };
     let mut compared = false;
-    if let Some(path) = measurement_claim(tee) {
+    let here_claims = examined.claims();
+    for path in launched_claims(tee) {
         let at = |claims: &Value| {
             let found = path
                 .iter()
                 .try_fold(claims, |claims, name| claims.get(name));
-            found.cloned()
+            found.filter(|found| !found.is_null()).cloned()
         };
-        let (broker, here) = (at(said), at(&examined.claims()));
-        if broker != here {
+        let (broker, here) = (at(said), at(&here_claims));
+        if broker != here || here.is_none() {
             return Err(format!(
-                "the token is of a machine that measured {}, the evidence of one that measured {}",
+                "{}: the token is of a machine that measured {}, the evidence of one that measured {}",
+                path.join("."),
                 broker.unwrap_or_default(),
                 here.unwrap_or_default()
             ));
         }
-        compared |= here.is_some();
+        compared = true;
     }
     let digest = of_the_cpu(claims, "init_data_digest").and_then(Value::as_str);
     let expected = match initdata {
@@ -646,7 +666,7 @@ fn compare_machines(
             expected.as_deref().unwrap_or("none")
         ));
     }
-    Ok(compared || expected.is_some())
+    Ok(compared)
 }
 
 /// Whether one of the values that are expected of each claim is what the evidence has.
@@ -732,6 +752,9 @@ fn unauthenticated(predicate: &Predicate) -> Option<String> {
             "was encrypted by `openssl enc`, which does not tell changed bytes"
         }
         Protection::PlainColumns => "holds columns that were read and are not encrypted",
+        Protection::Unbound => {
+            "is encrypted Parquet that was not held to a name (--aad-prefix): another file under its key would have been read too"
+        }
         Protection::Authenticated => "was authenticated",
     };
     let more = match weak.count() {

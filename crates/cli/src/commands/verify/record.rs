@@ -51,12 +51,13 @@ pub(super) fn policy(
 }
 
 /// Whether the record has a release as the receipt has it: allowed, of this resource, on this token; and, where the
-/// receipt's own token is that one, to the key that this token binds.
+/// receipt's own token is that one, to the key that this token binds; `Ok(false)` where it is not, so that nothing is known
+/// of the key.
 pub(super) fn agrees(
     release: &ReleasedKey,
     entries: &BTreeMap<String, Value>,
     token: Option<&EarClaims>,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let Some(event) = &release.event else {
         return Err(format!(
             "{}: the receipt names no event of its release",
@@ -92,10 +93,11 @@ pub(super) fn agrees(
         said("token"),
     )?;
     let Some(token) = token.filter(|token| token.jti == release.token) else {
-        return Ok(());
+        return Ok(false);
     };
     let key = of_the_cpu(token, "runtime_data_claims").and_then(|claims| claims.get("tee-pubkey"));
     let key = key.and_then(|key| serde_json::from_value::<TeePublicKey>(key.clone()).ok());
     let key = key.map(|key| key.thumbprint()).unwrap_or_default();
-    expect("key", &key, said("tee_key"))
+    expect("key", &key, said("tee_key"))?;
+    Ok(true)
 }

@@ -51,6 +51,7 @@ impl Weight {
             .try_fold(1_usize, |count, &size| count.checked_mul(size))
             .filter(|&count| count <= MAX_TOTAL_WEIGHTS)
             .ok_or("is larger than a model may be")?;
+        beside.count(count)?;
         let length = count * size(element);
         let external = tensor
             .data_location
@@ -101,12 +102,27 @@ impl Weight {
 pub(super) struct Beside<'a> {
     bytes: Option<&'a [u8]>,
     used: Cell<bool>,
+    /// Numbers of all constants so far: several tensors may lie at one place.
+    numbers: Cell<usize>,
 }
 
 impl<'a> Beside<'a> {
     pub(super) fn new(bytes: Option<&'a [u8]>) -> Self {
-        let used = Cell::new(false);
-        Self { bytes, used }
+        Self {
+            bytes,
+            used: Cell::new(false),
+            numbers: Cell::new(0),
+        }
+    }
+
+    /// Counts the numbers of a constant before they are read.
+    fn count(&self, more: usize) -> Result<(), String> {
+        let all = self.numbers.get().saturating_add(more);
+        self.numbers.set(all);
+        match all <= MAX_TOTAL_WEIGHTS {
+            true => Ok(()),
+            false => Err("makes the constants together larger than a model may be".into()),
+        }
     }
 
     /// Whether a weight that was read lies in it.
@@ -206,4 +222,19 @@ fn numbers(
 
 fn words<const N: usize>(raw: &[u8]) -> impl Iterator<Item = [u8; N]> {
     raw.as_chunks::<N>().0.iter().copied()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn constants_at_one_place_fill_memory() {
+        let beside = Beside::new(None);
+        assert!(beside.count(MAX_TOTAL_WEIGHTS - 1).is_ok());
+        assert!(beside.count(1).is_ok());
+        assert!(beside.count(1).unwrap_err().contains("together larger"));
+        assert!(beside.count(usize::MAX).is_err());
+    }
 }
