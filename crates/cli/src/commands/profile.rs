@@ -1,19 +1,22 @@
 //! `strongroom profile`: a data set in numbers, held against the rows that a model was trained on.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use serde_json::json;
 use strongroom_scoring::batch;
 use strongroom_scoring::model::{Bundle, UnknownColumns};
+use strongroom_scoring::plain_at::PlainAt;
 use strongroom_scoring::profile::{ColumnStatistics, DriftLevel, ProfileBuilder, Statistics};
+use strongroom_scoring::storage::Reader;
 
 use crate::commands::model::ModelArgs;
 use crate::files::{self, Existing};
-use crate::input::{OpenArgs, bound_name};
+use crate::input::OpenArgs;
 use crate::outcome::{self, Outcome, quoted, shown};
-use crate::progress;
-use crate::progress::thousands;
+use crate::progress::{self, thousands};
+use crate::rows::{Opening, ParquetArgs, Rows};
 use crate::storage::{self, StorageArgs};
 
 /// Look at a data set before it is scored: ranges, missing values, and how far it has drifted from what the model was
@@ -26,7 +29,7 @@ use crate::storage::{self, StorageArgs};
 /// 0.1 and 0.2). What so few rows show by chance is called stable.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The transactions, CSV with a header, encrypted or not: paths or a storage's URLs, folders and patterns too; - for
+    /// The transactions: CSV with a header (plain, gzip or zstd), Parquet or Arrow, encrypted or not: paths or a storage's URLs, folders and patterns too; - for
     /// standard input.
     #[arg(required = true)]
     input: Vec<PathBuf>,
@@ -57,6 +60,9 @@ pub(crate) struct Args {
     /// Read a data set that has columns besides those of the model.
     #[arg(long)]
     ignore_unknown_columns: bool,
+
+    #[command(flatten)]
+    parquet: ParquetArgs,
 
     #[command(flatten)]
     storage: StorageArgs,
@@ -127,20 +133,34 @@ impl Args {
         let guest = &self.model.guest;
         let source = self.storage.open(input, guest)?;
         let (label, bar) = (source.label.clone(), progress::bytes(source.length)?);
-        let mut opened = self.open.open_source(source, &bound_name(input)?, guest)?;
+        let opening = Opening {
+            open: &self.open,
+            parquet: &self.parquet,
+            guest,
+            preprocessing: bundle.preprocessing(),
+            key_column: None,
+        };
+        let opened = opening.rows(source, input)?;
         for warning in &opened.warnings {
             outcome::warn(warning);
         }
-        let read = batch::profile(
-            &mut opened.reader,
-            bundle,
-            builder,
-            &label,
-            &mut |progress| {
-                bar.set_position(progress.bytes);
-                bar.set_message(format!("{} rows", thousands(progress.rows)));
-            },
-        );
+        let mut show = |progress: batch::Progress| {
+            bar.set_position(progress.bytes);
+            bar.set_message(format!("{} rows", thousands(progress.rows)));
+        };
+        let mut csv = |mut reader: Box<dyn std::io::Read + Send>, builder| {
+            batch::profile(&mut reader, bundle, builder, &label, &mut show)
+        };
+        let read = match opened.rows {
+            Rows::Stream(reader) => csv(reader, builder),
+            Rows::Segments { at, segments } => {
+                let plain = PlainAt::new(at, segments)?;
+                csv(Box::new(Reader::new(Arc::new(plain))), builder)
+            }
+            Rows::Columns { input, size } => {
+                batch::profile_columns(&input, bundle, builder, (&label, size), &mut show)
+            }
+        };
         bar.finish_and_clear();
         Ok(read?)
     }

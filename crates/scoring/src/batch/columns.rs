@@ -123,6 +123,35 @@ impl Chunks {
     }
 }
 
+/// Hands rows of a batch to a sink, good and bad, until it wants no more.
+pub(super) fn take(sink: &mut Sink<'_>, batch: &Batch, rows: Range<usize>) {
+    let bad = batch.bad();
+    let bad = &bad[bad.partition_point(|bad| bad.row < rows.start)..];
+    let mut start = rows.start;
+    for bad in bad.iter().take_while(|bad| bad.row < rows.end) {
+        take_good(sink, batch, start..bad.row);
+        if sink.is_stopped() {
+            return;
+        }
+        sink.bad_row(Some(bad.column), bad.reason);
+        start = bad.row + 1;
+        if sink.is_stopped() {
+            return;
+        }
+    }
+    take_good(sink, batch, start..rows.end);
+}
+
+fn take_good(sink: &mut Sink<'_>, batch: &Batch, rows: Range<usize>) {
+    if rows.is_empty() {
+        return;
+    }
+    let columns: Vec<&[f64]> = (0..batch.width())
+        .map(|column| &batch.column(column)[rows.clone()])
+        .collect();
+    sink.columns(&columns, &|row| batch.key(rows.start + row));
+}
+
 /// Why a part was not read to its end.
 enum Stop {
     /// It cannot be read.
@@ -158,7 +187,7 @@ impl Feeder<'_, '_, '_> {
             let room = usize::try_from(CHUNK - self.rows).unwrap_or(usize::MAX);
             let end = batch.rows().min(start.saturating_add(room));
             if self.number >= self.first {
-                self.good_and_bad(batch, start..end);
+                take(self.sink, batch, start..end);
             }
             self.rows += (end - start) as u64;
             if self.rows == CHUNK || self.sink.is_stopped() {
@@ -167,35 +196,6 @@ impl Feeder<'_, '_, '_> {
             start = end;
         }
         Ok(())
-    }
-
-    fn good_and_bad(&mut self, batch: &Batch, rows: Range<usize>) {
-        let bad = batch.bad();
-        let bad = &bad[bad.partition_point(|bad| bad.row < rows.start)..];
-        let mut start = rows.start;
-        for bad in bad.iter().take_while(|bad| bad.row < rows.end) {
-            self.good(batch, start..bad.row);
-            if self.sink.is_stopped() {
-                return;
-            }
-            self.sink.bad_row(Some(bad.column), bad.reason);
-            start = bad.row + 1;
-            if self.sink.is_stopped() {
-                return;
-            }
-        }
-        self.good(batch, start..rows.end);
-    }
-
-    fn good(&mut self, batch: &Batch, rows: Range<usize>) {
-        if rows.is_empty() {
-            return;
-        }
-        let columns: Vec<&[f64]> = (0..batch.width())
-            .map(|column| &batch.column(column)[rows.clone()])
-            .collect();
-        self.sink
-            .columns(&columns, &|row| batch.key(rows.start + row));
     }
 
     fn put(&mut self) -> Result<(), Stop> {

@@ -22,7 +22,7 @@ pub use checkpoint::{CheckpointError, CheckpointStore, Checkpoints, Keeper};
 pub(crate) use header::{Field, Layout};
 pub use header::{HeaderError, header_names};
 pub(crate) use part::MAX_KEY;
-pub use profile::profile;
+pub use profile::{profile, profile_columns};
 pub use score::{Job, score};
 pub use state::{PlacedFile, Placement};
 

@@ -3,6 +3,7 @@
 
 use std::io::Read;
 
+use super::columns::take;
 use super::csv::Lines;
 use super::header::Layout;
 use super::part::Sink;
@@ -10,6 +11,7 @@ use super::pipeline::PART;
 use super::record::MAX_LINE;
 use super::score::{Beginning, HeaderFault, too_long};
 use super::{HeaderRow, Options, Progress, Results, ScoreError};
+use crate::columns::{ColumnsError, ColumnsInput};
 use crate::model::Bundle;
 use crate::profile::ProfileBuilder;
 
@@ -79,6 +81,44 @@ pub fn profile(
         progress(seen);
         read = more(&mut bytes)?;
         seen.bytes += read as u64;
+    }
+    Ok(sink.into_profile().expect("the sink was made of a builder"))
+}
+
+/// The same of a file of columns, which has so many bytes.
+///
+/// # Errors
+/// When a part of it cannot be read.
+pub fn profile_columns(
+    input: &ColumnsInput,
+    bundle: &Bundle,
+    builder: ProfileBuilder,
+    (file, size): (&str, u64),
+    progress: &mut dyn FnMut(Progress),
+) -> Result<ProfileBuilder, ScoreError> {
+    let options = Options {
+        skip_bad_rows: true,
+        results: Results::Summary,
+        ..Options::default()
+    };
+    let mut sink = Sink::of_profile(bundle, &options, builder)?;
+    let mut rows = 0;
+    for part in 0..input.parts() {
+        let read = input.read(part, &mut |batch| {
+            take(&mut sink, batch, 0..batch.rows());
+            rows += batch.rows() as u64;
+            Ok::<_, ColumnsError>(())
+        });
+        read.map_err(|source| ScoreError::Columns {
+            file: file.to_owned(),
+            source,
+        })?;
+        sink.finish()?;
+        let share = u128::from(size) * u128::from(part + 1) / u128::from(input.parts());
+        progress(Progress {
+            rows,
+            bytes: u64::try_from(share).unwrap_or(size),
+        });
     }
     Ok(sink.into_profile().expect("the sink was made of a builder"))
 }
