@@ -8,15 +8,15 @@ mod broker;
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use broker::ScriptedBroker;
 use rustix::process::{Pid, Signal, kill_process};
-use support::{eventually, fixture, request};
+use support::{eventually, fixture, get_resource, request};
 
 const KEY: &str = "default/key/one";
 
@@ -182,29 +182,6 @@ impl Drop for Program {
 fn get(address: SocketAddr, path: &str) -> support::Answer {
     let host = address.to_string();
     request(&host, "GET", path, &[("host", &host)], b"")
-}
-
-/// The message of an answer of `api.GetResourceService`.
-fn get_resource(socket: &Path, uri: &str) -> Vec<u8> {
-    let field = |number: u8, value: &[u8]| {
-        let length = u8::try_from(value.len()).unwrap();
-        [&[number << 3 | 2, length], value].concat()
-    };
-    let body = [
-        field(1, b"api.GetResourceService"),
-        field(2, b"GetResource"),
-        field(3, &field(1, uri.as_bytes())),
-    ]
-    .concat();
-    let mut stream = UnixStream::connect(socket).unwrap();
-    let length = u32::try_from(body.len()).unwrap().to_be_bytes();
-    let head = [&length[..], &[0, 0, 0, 1, 1, 0]].concat();
-    stream.write_all(&[head, body].concat()).unwrap();
-    let mut head = [0; 10];
-    stream.read_exact(&mut head).unwrap();
-    let mut answer = vec![0; u32::from_be_bytes(head[..4].try_into().unwrap()) as usize];
-    stream.read_exact(&mut answer).unwrap();
-    answer
 }
 
 #[test]

@@ -8,13 +8,11 @@ mod broker;
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 
 use broker::ScriptedBroker;
 use serde_json::Value;
 use strongroom_guest::{Socket, TtrpcLimits, TtrpcService, serve_ttrpc};
-use support::{Guest, agent, everything, fixture};
+use support::{Guest, agent, call, everything, fixture, text, varint};
 
 const KEY: &str = "default/key/one";
 
@@ -63,42 +61,8 @@ impl Proto {
     }
 }
 
-fn varint(mut number: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while number > 0x7f {
-        bytes.push(u8::try_from(number & 0x7f).unwrap() | 0x80);
-        number >>= 7;
-    }
-    bytes.push(u8::try_from(number).unwrap());
-    bytes
-}
-
-fn text(number: u32, value: &[u8]) -> Vec<u8> {
-    let tag = varint(number as usize * 8 + 2);
-    [tag, varint(value.len()), value.to_vec()].concat()
-}
-
 fn number(number: u32, value: usize) -> Vec<u8> {
     [varint(number as usize * 8), varint(value)].concat()
-}
-
-/// Calls, and gives the answer's frame whole: status and payload.
-fn call(socket: &std::path::Path, service: &str, method: &str, request: &[u8]) -> Vec<u8> {
-    let body = [
-        text(1, service.as_bytes()),
-        text(2, method.as_bytes()),
-        text(3, request),
-    ]
-    .concat();
-    let mut stream = UnixStream::connect(socket).unwrap();
-    let length = u32::try_from(body.len()).unwrap().to_be_bytes();
-    let head = [&length[..], &[0, 0, 0, 1, 1, 0]].concat();
-    stream.write_all(&[head, body].concat()).unwrap();
-    let mut head = [0; 10];
-    stream.read_exact(&mut head).unwrap();
-    let mut answer = vec![0; u32::from_be_bytes(head[..4].try_into().unwrap()) as usize];
-    stream.read_exact(&mut answer).unwrap();
-    answer
 }
 
 fn has(answer: &[u8], words: &str) -> bool {

@@ -6,9 +6,8 @@
 mod broker;
 mod support;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -16,7 +15,7 @@ use broker::ScriptedBroker;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use strongroom_wire::sealed_secret::{SealedSecret, SigningJwk, seal};
-use support::request;
+use support::{get_resource, request};
 
 const KEY: &str = "default/key/one";
 
@@ -72,29 +71,6 @@ fn run(broker: &str, folder: &Path, more: &[&str]) -> Running {
     arguments.extend(["--listen", "127.0.0.1:0", &ttrpc]);
     arguments.extend(more);
     Running::start(&arguments)
-}
-
-/// What a data hub answers to a call of `GetResource`, and its status code.
-fn get_resource(socket: &Path, uri: &str) -> Vec<u8> {
-    let field = |number: u8, value: &[u8]| {
-        let length = u8::try_from(value.len()).unwrap();
-        [&[number << 3 | 2, length], value].concat()
-    };
-    let body = [
-        field(1, b"api.GetResourceService"),
-        field(2, b"GetResource"),
-        field(3, &field(1, uri.as_bytes())),
-    ]
-    .concat();
-    let mut stream = UnixStream::connect(socket).unwrap();
-    let length = u32::try_from(body.len()).unwrap().to_be_bytes();
-    let head = [&length[..], &[0, 0, 0, 1, 1, 0]].concat();
-    stream.write_all(&[head, body].concat()).unwrap();
-    let mut head = [0; 10];
-    stream.read_exact(&mut head).unwrap();
-    let mut answer = vec![0; u32::from_be_bytes(head[..4].try_into().unwrap()) as usize];
-    stream.read_exact(&mut answer).unwrap();
-    answer
 }
 
 fn sockets(folder: &Path) -> [PathBuf; 2] {

@@ -4,6 +4,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use strongroom_attester::Attester;
@@ -29,7 +31,7 @@ pub fn agent(broker: &str) -> Agent {
 }
 
 pub fn fixture(path: &str) -> Option<String> {
-    let full = std::path::Path::new(concat!(
+    let full = Path::new(concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../../../shared/fixtures"
     ))
@@ -37,7 +39,7 @@ pub fn fixture(path: &str) -> Option<String> {
     let text = std::fs::read_to_string(full).ok();
     if text.is_none() {
         assert!(
-            !std::path::Path::new(concat!(
+            !Path::new(concat!(
                 env!("CARGO_MANIFEST_DIR"),
                 "/../../../shared/fixtures"
             ))
@@ -183,4 +185,45 @@ impl Answer {
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
+}
+
+pub fn varint(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number > 0x7f {
+        bytes.push(u8::try_from(number & 0x7f).unwrap() | 0x80);
+        number >>= 7;
+    }
+    bytes.push(u8::try_from(number).unwrap());
+    bytes
+}
+
+/// A field of a protobuf message that has a length.
+pub fn text(number: u32, value: &[u8]) -> Vec<u8> {
+    let tag = varint(number as usize * 8 + 2);
+    [tag, varint(value.len()), value.to_vec()].concat()
+}
+
+/// Calls a ttRPC service, and gives the answer's frame whole: status and payload.
+pub fn call(socket: &Path, service: &str, method: &str, request: &[u8]) -> Vec<u8> {
+    let body = [
+        text(1, service.as_bytes()),
+        text(2, method.as_bytes()),
+        text(3, request),
+    ]
+    .concat();
+    let mut stream = UnixStream::connect(socket).unwrap();
+    let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+    let head = [&length[..], &[0, 0, 0, 1, 1, 0]].concat();
+    stream.write_all(&[head, body].concat()).unwrap();
+    let mut head = [0; 10];
+    stream.read_exact(&mut head).unwrap();
+    let mut answer = vec![0; u32::from_be_bytes(head[..4].try_into().unwrap()) as usize];
+    stream.read_exact(&mut answer).unwrap();
+    answer
+}
+
+/// What a data hub answers to a call of `GetResource`: status and payload.
+pub fn get_resource(socket: &Path, uri: &str) -> Vec<u8> {
+    let request = text(1, uri.as_bytes());
+    call(socket, "api.GetResourceService", "GetResource", &request)
 }
