@@ -36,12 +36,7 @@ pub fn profile(
         source,
     };
     let preprocessing = bundle.preprocessing();
-    let options = Options {
-        skip_bad_rows: true,
-        results: Results::Summary,
-        ..Options::default()
-    };
-    let mut sink = Sink::of_profile(bundle, &options, builder)?;
+    let mut sink = sink(bundle, builder)?;
 
     // What is read and not yet looked at: the beginning of a line, then a part of the file.
     let mut bytes = Vec::with_capacity(PART + MAX_LINE);
@@ -96,12 +91,7 @@ pub fn profile_columns(
     (file, size): (&str, u64),
     progress: &mut dyn FnMut(Progress),
 ) -> Result<ProfileBuilder, ScoreError> {
-    let options = Options {
-        skip_bad_rows: true,
-        results: Results::Summary,
-        ..Options::default()
-    };
-    let mut sink = Sink::of_profile(bundle, &options, builder)?;
+    let mut sink = sink(bundle, builder)?;
     let mut rows = 0;
     for part in 0..input.parts() {
         let read = input.read(part, &mut |batch| {
@@ -121,6 +111,16 @@ pub fn profile_columns(
         });
     }
     Ok(sink.into_profile().expect("the sink was made of a builder"))
+}
+
+/// Takes rows to look at, and counts the bad ones.
+fn sink(bundle: &Bundle, builder: ProfileBuilder) -> Result<Sink<'_>, ScoreError> {
+    let options = Options {
+        skip_bad_rows: true,
+        results: Results::Summary,
+        ..Options::default()
+    };
+    Ok(Sink::of_profile(bundle, &options, builder)?)
 }
 
 #[cfg(test)]
