@@ -12,9 +12,10 @@ use strongroom_scoring::profile::{ColumnStatistics, DriftLevel, ProfileBuilder, 
 use strongroom_scoring::storage::Reader;
 
 use crate::commands::model::ModelArgs;
+use crate::commands::score::scored_by;
 use crate::files::{self, Existing};
 use crate::input::OpenArgs;
-use crate::outcome::{self, Outcome, quoted, shown};
+use crate::outcome::{self, Outcome, shown};
 use crate::progress::{self, thousands};
 use crate::rows::{Opening, ParquetArgs, Rows};
 use crate::storage::{self, StorageArgs};
@@ -215,15 +216,7 @@ fn outcome(args: &Args, statistics: &Statistics, withheld: usize) -> Outcome {
                 .next(format!("strongroom model pack {folder} --output model.tar"))
         }
         (None, _) => {
-            let inputs = args
-                .input
-                .iter()
-                .map(|path| quoted(&path.display().to_string()));
-            let words = std::iter::once("strongroom score".to_owned())
-                .chain(inputs)
-                .chain([args.model.asked(), args.open.asked()]);
-            let words: Vec<String> = words.filter(|word| !word.is_empty()).collect();
-            Outcome::new(text, document).next(words.join(" "))
+            Outcome::new(text, document).next(scored_by(&args.input, &args.model, &args.open))
         }
     };
     let failed = args

@@ -607,14 +607,7 @@ fn report(args: &Args, scored: &Scored, encrypted: bool) -> Outcome {
 
 /// The command that scores the same rows by the same model once more.
 fn again(args: &Args) -> String {
-    let mut words = vec!["strongroom score".to_owned()];
-    let input = args.input.iter().map(|input| input.display().to_string());
-    words.extend(input.map(|input| quoted(&input)));
-    if args.input.is_empty() {
-        words.push("DATA.csv.enc".to_owned());
-    }
-    words.push(args.model.asked());
-    words.push(args.open.asked());
+    let mut words = vec![scored_by(&args.input, &args.model, &args.open)];
     if let Some(threshold) = args.threshold {
         words.push(format!("--threshold {threshold}"));
     }
@@ -627,6 +620,18 @@ fn again(args: &Args) -> String {
             words.push(option.to_owned());
         }
     }
+    words.join(" ")
+}
+
+/// The command that scores these inputs, so opened, by this model.
+pub(crate) fn scored_by(inputs: &[PathBuf], model: &ModelArgs, open: &OpenArgs) -> String {
+    let mut words = vec!["strongroom score".to_owned()];
+    let inputs = inputs.iter().map(|input| input.display().to_string());
+    words.extend(inputs.map(|input| quoted(&input)));
+    if words.len() == 1 {
+        words.push("DATA.csv.enc".to_owned());
+    }
+    words.extend([model.asked(), open.asked()]);
     words.retain(|word| !word.is_empty());
     words.join(" ")
 }
